@@ -1,0 +1,1 @@
+"""The model: WRITE, READ, checkpoints and memory blobs."""

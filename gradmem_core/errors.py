@@ -1,0 +1,160 @@
+"""Every error that GradMem raises on purpose.
+
+    GradMemError
+    ├── InputError                    what a caller sent cannot be used
+    │   ├── EmptyContextError         a document without a token
+    │   ├── ContextTooLongError       a document beyond the checkpoint's limit
+    │   ├── EmptyQueryError           a query without a token
+    │   ├── QueryTooLongError         a query beyond the checkpoint's limit
+    │   ├── UnknownCharactersError    characters that the tokenizer does not know
+    │   ├── WriteStepsError           K below 1 or above the limit
+    │   ├── GenerationError           sampling settings out of range
+    │   └── RecipeError               a training recipe that cannot run
+    ├── NonFiniteLossError            WRITE diverged
+    ├── NotFoundError
+    │   ├── ModelNotFoundError        no checkpoint of that name is served
+    │   └── MemoryNotFoundError       no memory of that id, or it has expired
+    ├── FingerprintMismatchError      a memory of another checkpoint
+    ├── CheckpointError               a checkpoint folder that cannot be loaded
+    ├── BlobError                     bytes that are not a memory, or a memory that does not fit
+    ├── StoreUnavailableError         the store cannot be reached or refuses
+    └── EngineError
+        ├── OverloadedError           no room in the queue
+        ├── OutOfMemoryError          the device has no room for the batch
+        ├── DeviceError               the batch failed on the device
+        └── EngineStoppedError        the engine is shutting down
+
+A message says what was wrong, which limit was hit, and what to do. It never holds the text of a
+document or a query.
+"""
+
+
+class GradMemError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: What was wrong and what to do about it.
+        limit: The limit that was hit, in the unit the message names; None where there is none.
+    """
+
+    def __init__(self, message: str, *, limit: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.limit = limit
+
+
+class InputError(GradMemError):
+    """What a caller sent cannot be used."""
+
+
+class EmptyContextError(InputError):
+    """A document has no token."""
+
+
+class ContextTooLongError(InputError):
+    """A document has more tokens than the checkpoint was trained for."""
+
+
+class EmptyQueryError(InputError):
+    """A query has no token."""
+
+
+class QueryTooLongError(InputError):
+    """A query has more tokens than the checkpoint was trained for."""
+
+
+class UnknownCharactersError(InputError):
+    """A text holds characters that the tokenizer does not know.
+
+    Args:
+        message: See the base class; it names the first characters and where they stand.
+        positions: Offsets of the first unknown characters in the text, counted from 0.
+    """
+
+    def __init__(self, message: str, *, positions: list[int]) -> None:
+        super().__init__(message)
+        self.positions = positions
+
+
+class WriteStepsError(InputError):
+    """The number of write steps is below 1 or above the limit."""
+
+
+class GenerationError(InputError):
+    """A sampling setting is out of range."""
+
+
+class RecipeError(InputError):
+    """A training recipe has a wrong field or a combination that cannot run."""
+
+
+class NonFiniteLossError(GradMemError):
+    """A WRITE loss became infinite or NaN.
+
+    Args:
+        message: See the base class.
+        samples: Batch indices of the samples that diverged.
+    """
+
+    def __init__(self, message: str, *, samples: list[int]) -> None:
+        super().__init__(message)
+        self.samples = samples
+
+
+class NotFoundError(GradMemError):
+    """Something was asked for by a name that nothing has."""
+
+
+class ModelNotFoundError(NotFoundError):
+    """No checkpoint of that name is served."""
+
+
+class MemoryNotFoundError(NotFoundError):
+    """No memory has that id, or it has expired."""
+
+
+class FingerprintMismatchError(GradMemError):
+    """A memory was written by another checkpoint than the one asked to read it.
+
+    Args:
+        message: See the base class; it names both fingerprints.
+        expected: Fingerprint of the checkpoint asked to read.
+        found: Fingerprint inside the blob.
+    """
+
+    def __init__(self, message: str, *, expected: str, found: str) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.found = found
+
+
+class CheckpointError(GradMemError):
+    """A checkpoint folder is missing, damaged, or of another format."""
+
+
+class BlobError(GradMemError):
+    """Bytes are not a memory blob, or a memory does not fit the format asked for."""
+
+
+class StoreUnavailableError(GradMemError):
+    """The store cannot be reached, or refused the operation."""
+
+
+class EngineError(GradMemError):
+    """The engine could not do the work; the request itself was fine."""
+
+
+class OverloadedError(EngineError):
+    """The engine's queue has no room for the request."""
+
+
+class OutOfMemoryError(EngineError):
+    """The device has no room for the batch."""
+
+
+class DeviceError(EngineError):
+    """The device failed while it worked on the batch."""
+
+
+class EngineStoppedError(EngineError):
+    """The engine is shutting down."""

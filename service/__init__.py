@@ -1,0 +1,1 @@
+"""The HTTP service: routes, engine, stores, client and command line."""

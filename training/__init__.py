@@ -1,0 +1,1 @@
+"""Meta-training: tasks, recipes, the training loop and evaluation."""
