@@ -1,0 +1,179 @@
+"""The causal language model that reads and is written through.
+
+The only place that imports transformers' model classes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from gradmem_core.errors import CheckpointError
+
+DROPOUT_FIELDS = (
+    "attention_dropout",
+    "hidden_dropout",
+    "attn_pdrop",
+    "embd_pdrop",
+    "resid_pdrop",
+    "summary_first_dropout",
+)
+
+Cache: TypeAlias = DynamicCache
+
+
+class Backbone(nn.Module):
+    """A transformers causal language model, seen as embeddings → hidden states → logits.
+
+    Dropout is off always: WRITE has to be a function of its inputs. `B` is the batch, `T` the
+    sequence, `S` the cached sequence before it, `d` the width, `V` the vocabulary.
+
+    Args:
+        causal_lm: A model with a base transformer and an output head.
+    """
+
+    def __init__(self, causal_lm: PreTrainedModel) -> None:
+        super().__init__()
+        self.causal_lm = causal_lm
+        config = causal_lm.config
+        self.width: int = config.hidden_size
+        self.vocabulary_size: int = config.vocab_size
+        self.max_positions: int = config.max_position_embeddings
+
+    @classmethod
+    def from_config(cls, settings: dict[str, Any], *, seed: int) -> "Backbone":
+        """Build a model with random weights.
+
+        Args:
+            settings: A transformers configuration with its `model_type`, for instance
+                `{"model_type": "llama", "hidden_size": 128, ...}`.
+            seed: Seed of the initial weights.
+
+        Raises:
+            CheckpointError: No such model type, or settings that cannot be built.
+        """
+        fields = {name: value for name, value in settings.items() if name != "model_type"}
+        try:
+            config = AutoConfig.for_model(settings["model_type"], **fields)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                    _without_dropout(config), attn_implementation="sdpa", dtype=torch.float32
+                )
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"the backbone cannot be built: {error}") from error
+        return cls(model)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Backbone":
+        """Load a Hugging Face model folder in float32, strictly.
+
+        Raises:
+            CheckpointError: The folder is missing or damaged, or its tensors are not exactly
+                those of the architecture it names.
+        """
+        try:
+            config = _without_dropout(AutoConfig.from_pretrained(folder, local_files_only=True))
+            loaded = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                attn_implementation="sdpa",
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the backbone in {folder} cannot be loaded: {error}") from error
+        model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
+        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if report.get(problem):
+                names = ", ".join(sorted(str(key) for key in report[problem])[:5])
+                raise CheckpointError(f"the backbone in {folder} has {problem}: {names}")
+        return cls(model)
+
+    def save(self, folder: Path) -> None:
+        """Write a plain Hugging Face model folder."""
+        self.causal_lm.save_pretrained(folder)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.causal_lm.dtype
+
+    @property
+    def _head(self) -> nn.Linear:
+        return cast("nn.Linear", self.causal_lm.get_output_embeddings())  # type: ignore[no-untyped-call]
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The weight of the language-model head, `(V, d)`."""
+        return self._head.weight
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embed token ids `(B, T)` as vectors `(B, T, d)`."""
+        return cast("Tensor", self.causal_lm.get_input_embeddings()(ids))
+
+    def hidden(
+        self,
+        embeddings: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Run the transformer.
+
+        Args:
+            embeddings: Inputs, `(B, T, d)`.
+            mask: Which keys a query may see, boolean `(B or 1, 1, T, S + T)`; causal when None.
+            positions: Position ids `(B or 1, T)`; counted from the cache's end when None.
+            cache: Keys and values of the `S` tokens before; extended in place.
+
+        Returns:
+            The final normalised hidden states, `(B, T, d)`.
+        """
+        output = self.causal_lm.base_model(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return cast("Tensor", output.last_hidden_state)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the language-model head: `(..., d)` → `(..., V)`."""
+        return cast("Tensor", self._head(hidden))
+
+    def new_cache(self) -> Cache:
+        """Return an empty key-value cache."""
+        return DynamicCache(config=self.causal_lm.config)
+
+
+@contextmanager
+def twice_differentiable_attention() -> Iterator[None]:
+    """Run attention by plain matrix products, whose gradient can be differentiated again.
+
+    The fused kernels are faster, but their backward passes have no derivative.
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
+    for name in DROPOUT_FIELDS:
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    return config

@@ -1,0 +1,32 @@
+"""What a memory of a checkpoint is: its size, how it is written, and for which lengths."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class MemoryConfig(BaseModel):
+    """Everything about a checkpoint's memory that is not a tensor. Stored inside the checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    memory_tokens: int = Field(ge=1)
+    "Vectors in a memory (m)."
+    write_steps: int = Field(ge=1)
+    "Gradient steps of a WRITE when the caller names no number (K)."
+    max_write_steps: int = Field(default=20, ge=1)
+    "Most gradient steps that a caller may ask for."
+    inner_learning_rate: float = Field(gt=0)
+    "Step size of WRITE (alpha); the starting value where it is learned per element."
+    inner_learning_rate_per_element: bool = False
+    "Learn one step size for every element of the memory, kept as its logarithm."
+    inner_gradient_clip: float | None = Field(default=None, gt=0)
+    "Largest norm of one sample's memory gradient in a step; None for no limit."
+    write_head: bool = True
+    "An output head of its own for WRITE; without it WRITE uses the language-model head."
+    memory_projection: bool = False
+    "A linear map on the memory before it enters the backbone, at WRITE and at READ."
+    max_context_tokens: int = Field(ge=1)
+    "Longest document that the checkpoint was trained for, in tokens."
+    max_query_tokens: int = Field(ge=1)
+    "Longest query, in tokens."
+    max_answer_tokens: int = Field(ge=1)
+    "Most tokens of a generated answer."

@@ -1,0 +1,57 @@
+"""READ: a memory and a query become an answer.
+
+Shapes: `B` memories, `Q` queries of each, `N` queries in all, `m` memory vectors, `T` query tokens,
+`d` width, `V` vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from gradmem_core.model import MemoryModel
+
+
+def read(model: MemoryModel, memory: Tensor, query_ids: Tensor) -> Tensor:
+    """Score every token of the queries (and of the targets that follow them), teacher-forced.
+
+    The queries of one memory stand one after the other in one sequence, so that the memory is
+    computed once for all of them: each sees the memory and itself, and its positions start
+    right after the memory. That is exactly what reading them one by one computes.
+
+    Args:
+        model: Backbone, M0 and write side.
+        memory: `(B, m, d)`.
+        query_ids: Token ids of queries with their targets, `(B, Q, T)`, padded on the right with
+            any id.
+
+    Returns:
+        Logits `(B, Q, T + 1, V)`: entry `j` predicts query token `j`, the last predicts what
+        follows.
+    """
+    batch, queries, tokens = query_ids.shape
+    size = memory.shape[1]
+    embedded = model.backbone.embed(query_ids.flatten(1))  # (B, Q * T, d)
+    inputs = torch.cat([model.prefix(memory), embedded], dim=1)  # (B, m + Q * T, d)
+    hidden = model.backbone.hidden(
+        inputs,
+        mask=_packed_mask(size, queries, tokens, query_ids.device),
+        positions=_packed_positions(size, queries, tokens, query_ids.device),
+    )
+    # The last memory vector predicts the first token of every query.
+    first = hidden[:, size - 1, None, None].expand(-1, queries, -1, -1)  # (B, Q, 1, d)
+    rest = hidden[:, size:].view(batch, queries, tokens, -1)  # (B, Q, T, d)
+    return model.backbone.logits(torch.cat([first, rest], dim=2))
+
+
+def _packed_positions(size: int, queries: int, tokens: int, device: torch.device) -> Tensor:
+    """Position ids `(1, m + Q * T)` that restart after the memory for every query."""
+    query = torch.arange(size, size + tokens, device=device).repeat(queries)
+    return torch.cat([torch.arange(size, device=device), query])[None]
+
+
+def _packed_mask(size: int, queries: int, tokens: int, device: torch.device) -> Tensor:
+    """Who sees whom, boolean `(1, 1, m + Q * T, m + Q * T)`: causal, the memory and oneself."""
+    owner = torch.arange(queries, device=device).repeat_interleave(tokens)
+    owner = torch.cat([torch.full((size,), -1, device=device), owner])  # -1 is the memory
+    causal = torch.ones(len(owner), len(owner), dtype=torch.bool, device=device).tril()
+    seen = (owner[None, :] == -1) | (owner[None, :] == owner[:, None])
+    return (causal & seen)[None, None]

@@ -1,0 +1,182 @@
+"""WRITE: a context becomes a memory by gradient descent on its reconstruction loss.
+
+Source: Kuratov et al., GradMem, arXiv 2603.13875. Shapes: `B` batch, `m` memory vectors, `T`
+context tokens, `d` width, `V` vocabulary, `K` write steps.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gradmem_core.backbone import twice_differentiable_attention
+from gradmem_core.config import MemoryConfig
+from gradmem_core.errors import (
+    ContextTooLongError,
+    EmptyContextError,
+    NonFiniteLossError,
+    WriteStepsError,
+)
+from gradmem_core.model import MemoryModel
+
+
+@dataclass(frozen=True)
+class Written:
+    """What WRITE returns."""
+
+    memory: Tensor
+    "The memories, float32 `(B, m, d)`."
+    losses: Tensor
+    "Each sample's loss in nats per token before each step, and after the last: `(B, K + 1)`."
+    recall: Tensor | None
+    "Share of each context's tokens that the memory predicts correctly, `(B,)`."
+
+
+def write(
+    model: MemoryModel,
+    context_ids: Tensor,
+    lengths: Tensor,
+    steps: int,
+    *,
+    create_graph: bool,
+    measure: bool = True,
+) -> Written:
+    """Compress contexts into memories. Changes nothing in the model.
+
+    Args:
+        model: Backbone, M0 and write side.
+        context_ids: Token ids, `(B, T)`, padded on the right with any id.
+        lengths: Tokens of each context, `(B,)`, from 1 to `T`.
+        steps: Gradient steps (K), from 1 to the configuration's `max_write_steps`.
+        create_graph: Keep the graph of every step, so that a loss of the memory can be
+            differentiated through WRITE (second order, for meta-training). Without it nothing is
+            kept and attention runs on fused kernels.
+        measure: Score the finished memory too. Without it `losses` is `(B, K)` and `recall` None,
+            which saves meta-training a forward pass.
+
+    Returns:
+        The memories with their losses and recall. A sample's memory does not depend on the batch.
+
+    Raises:
+        EmptyContextError: A context has no token.
+        ContextTooLongError: A context is longer than the checkpoint was trained for.
+        WriteStepsError: `steps` is out of range.
+        NonFiniteLossError: A loss or a memory became infinite or NaN.
+    """
+    check_lengths(model.config, lengths)
+    check_steps(model.config, steps)
+    embedded = model.backbone.embed(context_ids)
+    memory = model.initial_memory.expand(len(context_ids), -1, -1)  # (B, m, d)
+    losses: list[Tensor] = []
+    with torch.enable_grad(), _attention(create_graph):
+        for _ in range(steps):
+            if not create_graph:
+                memory = memory.detach().requires_grad_()
+            loss = _token_losses(model, memory, embedded, context_ids, lengths)[0]  # (B,)
+            (gradient,) = torch.autograd.grad(loss.sum(), memory, create_graph=create_graph)
+            memory = memory - model.inner_learning_rate() * _clipped(model.config, gradient)
+            losses.append(loss if create_graph else loss.detach())
+    if not create_graph:
+        memory = memory.detach()
+    recall = None
+    if measure:
+        final, recall = reconstruction(model, memory, context_ids, lengths)
+        losses.append(final)
+    written = Written(memory, torch.stack(losses, dim=1), recall)
+    _check_finite(written)
+    return written
+
+
+@torch.no_grad()
+def reconstruction(
+    model: MemoryModel, memory: Tensor, context_ids: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How well memories hold their contexts.
+
+    Args:
+        model: The model that wrote them.
+        memory: `(B, m, d)`.
+        context_ids: `(B, T)`, padded on the right.
+        lengths: `(B,)`.
+
+    Returns:
+        Each sample's reconstruction loss in nats per token `(B,)`, and the share of its tokens
+        that are predicted correctly `(B,)`.
+    """
+    embedded = model.backbone.embed(context_ids)
+    return _token_losses(model, memory, embedded, context_ids, lengths)
+
+
+def check_lengths(config: MemoryConfig, lengths: Tensor) -> None:
+    """Refuse contexts that are empty or beyond the checkpoint's limit.
+
+    Raises:
+        EmptyContextError: A length is below 1.
+        ContextTooLongError: A length is above `max_context_tokens`.
+    """
+    if int(lengths.min()) < 1:
+        raise EmptyContextError("the document has no token; send at least one")
+    longest = int(lengths.max())
+    if longest > config.max_context_tokens:
+        raise ContextTooLongError(
+            f"the document has {longest} tokens and this checkpoint takes at most"
+            f" {config.max_context_tokens}; send a shorter document or split it",
+            limit=config.max_context_tokens,
+        )
+
+
+def check_steps(config: MemoryConfig, steps: int) -> None:
+    """Refuse a number of write steps out of range.
+
+    Raises:
+        WriteStepsError: `steps` is below 1 or above `max_write_steps`.
+    """
+    if not 1 <= steps <= config.max_write_steps:
+        raise WriteStepsError(
+            f"{steps} write steps were asked for and this checkpoint takes 1 to"
+            f" {config.max_write_steps}",
+            limit=config.max_write_steps,
+        )
+
+
+def _attention(create_graph: bool) -> AbstractContextManager[None]:
+    return twice_differentiable_attention() if create_graph else nullcontext()
+
+
+def _token_losses(
+    model: MemoryModel, memory: Tensor, embedded: Tensor, context_ids: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean reconstruction loss and share of tokens predicted, each `(B,)`."""
+    size = model.config.memory_tokens
+    inputs = torch.cat([model.prefix(memory), embedded], dim=1)  # (B, m + T, d)
+    hidden = model.backbone.hidden(inputs)
+    # The last memory vector predicts the first token; the last token predicts nothing.
+    logits = model.write_logits(hidden[:, size - 1 : -1]).float()  # (B, T, V)
+    loss = F.cross_entropy(logits.flatten(0, 1), context_ids.flatten(), reduction="none")
+    positions = torch.arange(context_ids.shape[1], device=context_ids.device)
+    real = positions < lengths[:, None]  # (B, T)
+    mean_loss = (loss.view_as(context_ids) * real).sum(dim=1) / lengths
+    predicted = (logits.detach().argmax(dim=-1) == context_ids) & real
+    return mean_loss, predicted.sum(dim=1) / lengths
+
+
+def _clipped(config: MemoryConfig, gradient: Tensor) -> Tensor:
+    """Scale down each sample's gradient `(B, m, d)` whose norm is above the limit."""
+    if config.inner_gradient_clip is None:
+        return gradient
+    norm: Tensor = torch.linalg.vector_norm(gradient, dim=(1, 2), keepdim=True)  # (B, 1, 1)
+    limit = config.inner_gradient_clip
+    return gradient * (limit / norm.clamp(min=limit))
+
+
+def _check_finite(written: Written) -> None:
+    finite = written.losses.isfinite().all(dim=1) & written.memory.isfinite().all(dim=(1, 2))
+    if not finite.all():
+        samples = (~finite).nonzero().flatten().tolist()
+        raise NonFiniteLossError(
+            f"WRITE diverged for {len(samples)} of {len(finite)} documents: a loss or a memory is"
+            " not finite; use fewer steps or a smaller inner learning rate",
+            samples=samples,
+        )

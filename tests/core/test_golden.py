@@ -1,0 +1,121 @@
+"""Parity with golden tensors: memory, logits, loss, and every gradient through WRITE.
+
+The cases in `tests/core/golden` were made by `tests/core/make_golden.py`; others come from the
+folder given by `--golden`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from gradmem_core.backbone import Backbone
+from gradmem_core.config import MemoryConfig
+from gradmem_core.model import MemoryModel
+from gradmem_core.read import read
+from gradmem_core.write import Written, reconstruction, write
+
+OUTPUT_TOLERANCE = 1e-5
+GRADIENT_TOLERANCE = 1e-4
+VOLATILE = ("transformers_version", "dtype", "use_cache", "architectures")
+
+
+def relative_error(value: Tensor, golden: Tensor) -> float:
+    return float((value.detach() - golden).norm() / golden.norm())
+
+
+class Case:
+    """One golden case: the model with its parameters, its inputs, and what must come out."""
+
+    def __init__(self, path: Path) -> None:
+        description = json.loads(path.read_text())
+        self.config = description["config"]
+        self.tensors = load_file(path.with_suffix(".safetensors"))
+        self.model = self.build(description["base_config"])
+        self.contexts = self.tensors["in.context_input_ids"]
+        pad = description["tokens"]["pad"]
+        self.lengths = (self.contexts != pad).sum(dim=1)
+
+    def build(self, backbone: dict[str, Any]) -> MemoryModel:
+        settings = {k: v for k, v in backbone.items() if k not in VOLATILE and v is not None}
+        config = MemoryConfig(
+            memory_tokens=self.config["n_mem_tokens"],
+            write_steps=self.config["K"],
+            inner_learning_rate=self.config["lr"],
+            inner_gradient_clip=self.config["inner_clip_norm"],
+            write_head=self.config["use_write_head"],
+            memory_projection=self.config["use_mem_proj"],
+            max_context_tokens=64,
+            max_query_tokens=32,
+            max_answer_tokens=8,
+        )
+        model = MemoryModel(Backbone.from_config(settings, seed=0), config, seed=0)
+        model.load_state_dict(
+            {ours(k): v for k, v in self.tensors.items() if k.startswith("param.")}, strict=True
+        )
+        return model
+
+    def write(self) -> Written:
+        steps = self.config["K"]
+        return write(self.model, self.contexts, self.lengths, steps, create_graph=True)
+
+    def outer_loss(self, written: Written, logits: Tensor) -> Tensor:
+        labels = self.tensors["in.labels"]
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten())
+        if self.config["add_inner_loss_to_outer"]:
+            last = written.losses[:, self.config["K"] - 1].mean()
+            loss = loss + self.config["inner_loss_weight"] * last
+        return loss
+
+
+def ours(name: str) -> str:
+    """Our name of a parameter of the reference."""
+    name = name.split(".", 1)[1]
+    if name.startswith("model."):
+        return "backbone.causal_lm." + name.removeprefix("model.")
+    return {"mem": "initial_memory"}.get(name, name.replace("mem_proj", "memory_projection"))
+
+
+@pytest.fixture
+def case(golden_case: Path) -> Case:
+    return Case(golden_case)
+
+
+def test_memory_and_write_losses(case: Case) -> None:
+    written = case.write()
+    assert relative_error(written.memory, case.tensors["out.mem"]) < OUTPUT_TOLERANCE
+    golden = case.tensors["out.write_loss_per_sample"].T
+    assert relative_error(written.losses, golden) < OUTPUT_TOLERANCE
+    final, _ = reconstruction(case.model, written.memory, case.contexts, case.lengths)
+    assert relative_error(final, golden[:, -1]) < OUTPUT_TOLERANCE
+
+
+def test_serving_write_gives_the_same_memory(case: Case) -> None:
+    steps = case.config["K"]
+    written = write(case.model, case.contexts, case.lengths, steps, create_graph=False)
+    assert relative_error(written.memory, case.tensors["out.mem"]) < OUTPUT_TOLERANCE
+    assert not written.memory.requires_grad
+
+
+def test_read_logits_and_outer_loss(case: Case) -> None:
+    written = case.write()
+    logits = read(case.model, written.memory, case.tensors["in.query_input_ids"][:, None])[:, 0]
+    assert relative_error(logits, case.tensors["out.logits"]) < OUTPUT_TOLERANCE
+    loss = case.outer_loss(written, logits)
+    assert relative_error(loss, case.tensors["out.loss"]) < OUTPUT_TOLERANCE
+
+
+def test_every_gradient_through_write(case: Case) -> None:
+    written = case.write()
+    logits = read(case.model, written.memory, case.tensors["in.query_input_ids"][:, None])[:, 0]
+    case.outer_loss(written, logits).backward()
+    golden = {ours(k): v for k, v in case.tensors.items() if k.startswith("grad.")}
+    gradients = {name: p.grad for name, p in case.model.named_parameters()}
+    assert golden.keys() == gradients.keys()
+    errors = {name: relative_error(gradients[name], golden[name]) for name in golden}
+    assert {name: e for name, e in errors.items() if e > GRADIENT_TOLERANCE} == {}
