@@ -1,0 +1,236 @@
+"""Checkpoints: a folder with all that serving needs.
+
+`backbone/` is a plain Hugging Face model folder, the tokenizer stands beside it in the ordinary
+files, `gradmem.json` holds the configuration and the fingerprint, `gradmem.safetensors` M0 and the
+write side, `README.md` the model card. `docs/FORMATS.md` has the fields.
+"""
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gradmem_core.backbone import Backbone
+from gradmem_core.config import MemoryConfig
+from gradmem_core.errors import CheckpointError
+from gradmem_core.fingerprint import backbone_digest, fingerprint_of
+from gradmem_core.model import MemoryModel
+from gradmem_core.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+class Task(BaseModel):
+    """What a checkpoint was trained to answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    "The training task."
+    stop_tokens: list[str] = Field(min_length=1)
+    "Tokens that end an answer; they are not part of it."
+    example_document: str
+    "A document as the checkpoint expects it."
+    example_query: str
+    "A query of that document."
+    example_answer: str
+    "The right answer to it."
+
+
+class ExternalBackbone(BaseModel):
+    """A backbone that the checkpoint names instead of holding it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    "A model folder, absolute or relative to the checkpoint."
+    sha256: str
+    "Digest of its configuration and tensors."
+
+
+class Manifest(BaseModel):
+    """The contents of `gradmem.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int
+    name: str
+    fingerprint: str
+    memory: MemoryConfig
+    task: Task
+    backbone: ExternalBackbone | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint, ready to serve: nothing in it requires a gradient."""
+
+    name: str
+    fingerprint: str
+    model: MemoryModel
+    tokenizer: Tokenizer
+    task: Task
+    stop_ids: list[int]
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    name: str,
+    model: MemoryModel,
+    tokenizer: Tokenizer,
+    task: Task,
+    card: str,
+    external_backbone: str | None = None,
+) -> str:
+    """Write a checkpoint folder, all or nothing; an older one at the same place is replaced.
+
+    Args:
+        folder: Where the checkpoint goes.
+        name: What it is called when served.
+        model: Its backbone, M0 and write side.
+        tokenizer: Its tokenizer.
+        task: What it answers.
+        card: The model card, Markdown.
+        external_backbone: Name this model folder (absolute, or relative to `folder`) instead of
+            storing the backbone.
+
+    Returns:
+        The fingerprint.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
+        tokenizer.save(made)
+        tensors = {key: value.detach().contiguous() for key, value in model.write_side().items()}
+        save_file(tensors, made / "gradmem.safetensors")
+        external = None
+        if external_backbone is None:
+            model.backbone.save(made / "backbone")
+        else:
+            digest = backbone_digest(folder / external_backbone)
+            external = ExternalBackbone(path=external_backbone, sha256=digest)
+        backbone = made / "backbone" if external is None else folder / external.path
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            name=name,
+            fingerprint=fingerprint_of(made, backbone, model.config),
+            memory=model.config,
+            task=task,
+            backbone=external,
+        )
+        (made / "gradmem.json").write_text(manifest.model_dump_json(indent=2) + "\n")
+        (made / "README.md").write_text(card)
+        if folder.exists():
+            shutil.rmtree(folder)
+        made.rename(folder)
+    return manifest.fingerprint
+
+
+def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint:
+    """Load a checkpoint for serving, strictly.
+
+    Args:
+        reference: A checkpoint folder, or the name of one that the package bundles.
+        device: Where the model goes.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, a file is missing or damaged, a tensor is
+            missing, left over or of another shape, or the contents are not those of the
+            fingerprint.
+    """
+    folder = find_checkpoint(reference)
+    manifest = read_manifest(folder)
+    backbone_folder = folder / ("backbone" if manifest.backbone is None else manifest.backbone.path)
+    if manifest.backbone and backbone_digest(backbone_folder) != manifest.backbone.sha256:
+        raise CheckpointError(
+            f"the backbone in {backbone_folder} is not the one that {folder} was trained with"
+        )
+    found = fingerprint_of(folder, backbone_folder, manifest.memory)
+    if found != manifest.fingerprint:
+        raise CheckpointError(
+            f"the contents of {folder} have fingerprint {found}, its gradmem.json says"
+            f" {manifest.fingerprint}: a file was damaged or changed; fetch the checkpoint again"
+        )
+    model = MemoryModel(Backbone.from_folder(backbone_folder), manifest.memory, seed=0)
+    _load_write_side(model, folder / "gradmem.safetensors")
+    tokenizer = Tokenizer.from_folder(folder)
+    return Checkpoint(
+        name=manifest.name,
+        fingerprint=manifest.fingerprint,
+        model=model.requires_grad_(False).eval().to(device),
+        tokenizer=tokenizer,
+        task=manifest.task,
+        stop_ids=tokenizer.ids_of(manifest.task.stop_tokens),
+    )
+
+
+def find_checkpoint(reference: str | Path) -> Path:
+    """The folder of a checkpoint given by path or by the name of a bundled one.
+
+    Raises:
+        CheckpointError: There is no such checkpoint.
+    """
+    for folder in (Path(reference), BUNDLED / reference):
+        if (folder / "gradmem.json").is_file():
+            return folder
+    bundled = ", ".join(bundled_names()) or "none"
+    raise CheckpointError(
+        f"there is no checkpoint {str(reference)!r}: give a folder with a gradmem.json, or a"
+        f" bundled name ({bundled})"
+    )
+
+
+def bundled_names() -> list[str]:
+    """Names of the checkpoints that the package holds."""
+    return sorted(path.parent.name for path in BUNDLED.glob("*/gradmem.json"))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `gradmem.json`.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or of a later format.
+    """
+    try:
+        fields = json.loads((folder / "gradmem.json").read_text())
+        version = fields.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{folder} has format version {version}; this GradMem reads {FORMAT_VERSION}"
+            )
+        return Manifest.model_validate(fields)
+    except (OSError, ValueError, AttributeError) as error:
+        detail = _first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise CheckpointError(f"gradmem.json of {folder} cannot be read: {detail}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+
+
+def _load_write_side(model: MemoryModel, path: Path) -> None:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    expected = model.write_side()
+    if tensors.keys() != expected.keys():
+        names = ", ".join(sorted(tensors.keys() ^ expected.keys()))
+        raise CheckpointError(f"{path} and its gradmem.json differ in: {names}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape or tensor.dtype != torch.float32:
+            raise CheckpointError(
+                f"{name} in {path} is {tensor.dtype} {list(tensor.shape)}, the checkpoint needs"
+                f" float32 {list(expected[name].shape)}"
+            )
+    model.load_state_dict(tensors, strict=False)  # the backbone's entries are already there

@@ -1,0 +1,88 @@
+"""The SHA-256 that tells whether a memory and a checkpoint belong together.
+
+It is taken from the files as stored, so that a later release of a library, which may add fields to
+a configuration in memory, does not change it.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from gradmem_core.config import MemoryConfig
+from gradmem_core.errors import CheckpointError
+
+LIMITS = {
+    "write_steps",
+    "max_write_steps",
+    "max_context_tokens",
+    "max_query_tokens",
+    "max_answer_tokens",
+}
+"Fields of MemoryConfig that say what callers may ask for, not what a memory means."
+VOLATILE = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
+"Fields of a backbone's configuration that change without the model changing."
+
+
+def fingerprint_of(folder: Path, backbone: Path, config: MemoryConfig) -> str:
+    """The fingerprint of a checkpoint: every tensor, and every setting that a memory depends on.
+
+    Args:
+        folder: The checkpoint, with its tokenizer and `gradmem.safetensors`.
+        backbone: The backbone's folder.
+        config: The memory's configuration; its limits do not count.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+    """
+    digest = hashlib.sha256()
+    _add_json(digest, config.model_dump(mode="json", exclude=LIMITS))
+    _add_json(digest, _read_json(folder / "tokenizer.json"))
+    _add_tensors(digest, folder / "gradmem.safetensors")
+    digest.update(backbone_digest(backbone).encode())
+    return digest.hexdigest()
+
+
+def backbone_digest(folder: Path) -> str:
+    """SHA-256 of a model folder's configuration and tensors.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"there is no backbone with safetensors files in {folder}")
+    digest = hashlib.sha256()
+    settings = _read_json(folder / "config.json")
+    _add_json(digest, {key: settings[key] for key in settings.keys() - VOLATILE})
+    for path in files:
+        _add_tensors(digest, path)
+    return digest.hexdigest()
+
+
+def _add_json(digest: "hashlib._Hash", value: dict[str, Any]) -> None:
+    digest.update(json.dumps(value, sort_keys=True).encode())
+
+
+def _add_tensors(digest: "hashlib._Hash", path: Path) -> None:
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            for name in sorted(tensors.keys()):
+                tensor = tensors.get_tensor(name)
+                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+                digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return value

@@ -1,0 +1,100 @@
+"""Text to token ids and back, refusing what the vocabulary does not cover."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as FastTokenizer
+from transformers import PreTrainedTokenizerFast
+
+from gradmem_core.errors import CheckpointError, UnknownCharactersError
+
+PAD = "<pad>"
+UNKNOWN = "<unk>"
+NAMED_AT_MOST = 5
+
+
+class Tokenizer:
+    """A Hugging Face fast tokenizer that never lets an unknown symbol pass.
+
+    Args:
+        fast: The tokenizer. Where it has an unknown token, texts that need it are refused.
+    """
+
+    def __init__(self, fast: PreTrainedTokenizerFast) -> None:
+        self._fast = fast
+        self._backend: FastTokenizer = fast.backend_tokenizer
+
+    @classmethod
+    def of_characters(cls, characters: str) -> "Tokenizer":
+        """A tokenizer of single characters, whose ids follow padding and unknown in order."""
+        vocabulary = {token: i for i, token in enumerate([PAD, UNKNOWN, *characters])}
+        fast = FastTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+        fast.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), "isolated")
+        fast.decoder = decoders.Fuse()
+        return cls(PreTrainedTokenizerFast(tokenizer_object=fast, pad_token=PAD, unk_token=UNKNOWN))
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Tokenizer":
+        """Load the ordinary tokenizer files.
+
+        Raises:
+            CheckpointError: The files are missing or damaged.
+        """
+        if not (folder / "tokenizer.json").is_file():
+            raise CheckpointError(f"the checkpoint {folder} has no tokenizer.json")
+        try:
+            return cls(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
+        except Exception as error:  # tokenizers raises bare Exception for a damaged file
+            raise CheckpointError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write the ordinary tokenizer files."""
+        self._fast.save_pretrained(folder)
+
+    def __len__(self) -> int:
+        return len(self._fast)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills the right of a batch."""
+        pad = self._fast.pad_token_id
+        return 0 if pad is None else int(pad)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text.
+
+        Raises:
+            UnknownCharactersError: The text holds characters outside the vocabulary; the error
+                names the first ones and their positions.
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        unknown = self._fast.unk_token_id
+        if unknown is not None and unknown in encoding.ids:
+            spans = zip(encoding.ids, encoding.offsets, strict=True)
+            self._refuse(text, [start for id_, (start, _) in spans if id_ == unknown])
+        return list(encoding.ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def ids_of(self, tokens: Iterable[str]) -> list[int]:
+        """The ids of single tokens.
+
+        Raises:
+            CheckpointError: One of them is not in the vocabulary.
+        """
+        vocabulary = self._fast.get_vocab()
+        missing = [token for token in tokens if token not in vocabulary]
+        if missing:
+            raise CheckpointError(f"the tokenizer has no token {missing[0]!r}")
+        return [vocabulary[token] for token in tokens]
+
+    def _refuse(self, text: str, positions: list[int]) -> None:
+        named = ", ".join(f"{text[p]!r} at {p}" for p in positions[:NAMED_AT_MOST])
+        raise UnknownCharactersError(
+            f"{len(positions)} characters are outside this checkpoint's vocabulary, the first"
+            f" (positions from 0): {named}; remove or replace them",
+            positions=positions[:NAMED_AT_MOST],
+        )
