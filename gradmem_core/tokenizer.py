@@ -30,9 +30,12 @@ class Tokenizer:
         """A tokenizer of single characters, whose ids follow padding and unknown in order."""
         vocabulary = {token: i for i, token in enumerate([PAD, UNKNOWN, *characters])}
         fast = FastTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-        fast.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), "isolated")
+        fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         fast.decoder = decoders.Fuse()
-        return cls(PreTrainedTokenizerFast(tokenizer_object=fast, pad_token=PAD, unk_token=UNKNOWN))
+        wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_object=fast, pad_token=PAD, unk_token=UNKNOWN
+        )
+        return cls(wrapped)
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":

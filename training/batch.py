@@ -1,0 +1,49 @@
+"""Examples as tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradmem_core.tokenizer import Tokenizer
+from training.tasks import Example
+
+IGNORED = -100
+"The label of a token that is not scored."
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Contexts with their questions. `B` contexts, `Q` queries each, `T` tokens."""
+
+    context_ids: Tensor
+    "`(B, T)`, padded on the right."
+    lengths: Tensor
+    "Tokens of each context, `(B,)`."
+    query_ids: Tensor
+    "Queries followed by their targets, `(B, Q, T)`, padded on the right."
+    labels: Tensor
+    "The targets' ids where they stand in `query_ids`, IGNORED elsewhere, `(B, Q, T)`."
+
+
+def collate(examples: Sequence[Example], tokenizer: Tokenizer) -> Batch:
+    """Make a batch of examples that all have the same number of questions."""
+    contexts = [tokenizer.encode(example.context) for example in examples]
+    rows = [
+        (tokenizer.encode(question.query), tokenizer.encode(question.target))
+        for example in examples
+        for question in example.questions
+    ]
+    shape = (len(examples), len(examples[0].questions), -1)
+    return Batch(
+        context_ids=_padded(contexts, tokenizer.pad_id),
+        lengths=torch.tensor([len(context) for context in contexts]),
+        query_ids=_padded([query + target for query, target in rows], tokenizer.pad_id).view(shape),
+        labels=_padded([[IGNORED] * len(q) + target for q, target in rows], IGNORED).view(shape),
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])

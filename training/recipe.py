@@ -1,0 +1,190 @@
+"""A training run as a file.
+
+A recipe is TOML with the tables below; any field can be overridden on the command line by its
+dotted name. Lengths are in tokens, sizes in the task's own unit (pairs for `kv`).
+"""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gradmem_core.config import MemoryConfig
+from gradmem_core.errors import RecipeError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Table(BaseModel):
+    """A table of a recipe: unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(Table):
+    """One step of the curriculum."""
+
+    size: int = Field(ge=1)
+    "Size of the largest contexts."
+    advance_at: float = Field(default=1.0, gt=0, le=1)
+    "Exact match at this size (moving average over training batches) that starts the next stage."
+
+
+class Curriculum(Table):
+    """Which context sizes are trained, and when they grow."""
+
+    stages: list[Stage] = Field(min_length=1)
+    "From small to large; the last one lasts until the end."
+    rehearsal: float = Field(ge=0, lt=1)
+    "Share of micro-batches at a smaller size, drawn evenly from 1 to the stage's size."
+    horizon: int = Field(default=20, ge=1)
+    "Steps that the moving average of the exact match looks back over."
+
+
+class BatchSize(Table):
+    """How much goes into an optimizer step."""
+
+    contexts: int = Field(ge=1)
+    "Contexts in a step."
+    micro_batch: int = Field(ge=1)
+    "Contexts that go through the model at once; all of one size."
+    queries: int = Field(ge=1)
+    "Queries for each context."
+
+    @model_validator(mode="after")
+    def _whole(self) -> "BatchSize":
+        if self.contexts % self.micro_batch:
+            raise ValueError("contexts must be a multiple of micro_batch")
+        return self
+
+
+class Optimizer(Table):
+    """The outer loop's optimizer."""
+
+    name: Literal["adamw", "muon"]
+    "`muon` takes Muon for the matrices of the blocks and AdamW for the rest."
+    learning_rate: float = Field(gt=0)
+    "AdamW's rate."
+    muon_learning_rate: float = Field(default=2e-3, gt=0)
+    "Muon's rate, for updates scaled to the size of AdamW's."
+    inner_rate_multiplier: float = Field(default=10.0, gt=0)
+    "Rate of the learned inner learning rates, in multiples of AdamW's."
+    betas: tuple[float, float] = (0.9, 0.98)
+    "AdamW's decay rates of the two moments."
+    weight_decay: float = Field(default=0.0, ge=0)
+    "Decoupled weight decay of both optimizers."
+    warmup_steps: int = Field(default=50, ge=0)
+    "Steps in which the rates rise linearly to their full value."
+    decay_share: float = Field(default=0.3, ge=0, le=1)
+    "Last share of the budget in which the rates fall linearly to zero."
+    gradient_clip: float = Field(default=1.0, gt=0)
+    "Largest norm of the whole gradient."
+
+
+class Evaluation(Table):
+    """Measurement on the selection split during the run."""
+
+    every_steps: int = Field(default=250, ge=1)
+    "Optimizer steps between evaluations."
+    sizes: list[int] = Field(min_length=1)
+    "Context sizes."
+    contexts: int = Field(default=32, ge=1)
+    "Contexts of each size."
+    queries: int = Field(default=8, ge=1)
+    "Queries for each context."
+    write_steps: list[int] = Field(min_length=1)
+    "Numbers of write steps (K)."
+
+
+class Recipe(Table):
+    """One training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    "Name of the checkpoint."
+    task: str
+    "Name of the task."
+    seed: int = Field(ge=0)
+    "Seed of the weights and the data."
+    budget_tokens: int = Field(ge=1)
+    "Context tokens to write in the whole run; the rates decay towards its end."
+    write_loss_weight: float = Field(ge=0)
+    "Weight of the last write step's reconstruction loss in the outer loss."
+    train_write_steps: int = Field(ge=1)
+    "Write steps (K) in training."
+    save_every_seconds: float = Field(default=180, gt=0)
+    "Seconds between saves of the state to resume from."
+    threads: int = Field(default=2, ge=1)
+    "CPU threads."
+    backbone: dict[str, Any]
+    "Settings of the transformers model, with `model_type`; the vocabulary is the task's."
+    memory: MemoryConfig
+    curriculum: Curriculum
+    batch: BatchSize
+    optimizer: Optimizer
+    evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if self.train_write_steps > self.memory.max_write_steps:
+            raise ValueError("train_write_steps is above memory.max_write_steps")
+        sizes = [stage.size for stage in self.curriculum.stages]
+        if sizes != sorted(set(sizes)):
+            raise ValueError("curriculum.stages must grow in size")
+        width, heads = (self.backbone.get(k) for k in ("hidden_size", "num_attention_heads"))
+        if width and heads and width % heads:
+            raise ValueError(
+                f"backbone: hidden_size {width} is not a multiple of num_attention_heads {heads}"
+            )
+        return self
+
+
+def load_recipe(reference: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        reference: A TOML file, or the name of a recipe that the package holds.
+        overrides: `dotted.field=value`, the value as in TOML (a bare word is a string).
+
+    Raises:
+        RecipeError: No such recipe, or a field that is unknown, of a wrong type or out of range.
+    """
+    path = Path(reference)
+    if not path.is_file():
+        path = RECIPES / f"{reference}.toml"
+    try:
+        fields = tomllib.loads(path.read_text())
+    except OSError as error:
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise RecipeError(f"no recipe {str(reference)!r}: give a file or one of {known}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from error
+    for override in overrides:
+        _override(fields, override)
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        problems = "; ".join(_problem(entry) for entry in error.errors())
+        raise RecipeError(f"{path}: {problems}") from error
+
+
+def _override(fields: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise RecipeError(f"{override!r} is not of the form field=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, field = name.split(".")
+    for table in tables:
+        fields = fields.setdefault(table, {})
+        if not isinstance(fields, dict):
+            raise RecipeError(f"{override!r}: {table} is not a table")
+    fields[field] = value
+
+
+def _problem(entry: Any) -> str:  # noqa: ANN401 (pydantic's ErrorDetails is not public)
+    place = ".".join(str(part) for part in entry["loc"])
+    return f"{place}: {entry['msg']}" if place else str(entry["msg"])

@@ -1,0 +1,256 @@
+"""The meta-training loop."""
+
+import math
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from gradmem_core.backbone import Backbone
+from gradmem_core.checkpoint import save_checkpoint
+from gradmem_core.errors import NonFiniteLossError, RecipeError
+from gradmem_core.model import MemoryModel
+from training.batch import collate
+from training.card import model_card
+from training.curriculum import Progress
+from training.evaluate import evaluate
+from training.optim import build_optimizers, rate_factor, set_rates
+from training.recipe import Recipe
+from training.seeds import stream
+from training.step import Outcome, gradient_norm, outer_loss
+from training.tasks import task_by_name
+
+STATE = "state.pt"
+SKIPPED_IN_A_ROW = 20
+
+
+class Trainer:
+    """One run of a recipe in a folder, from wherever the folder's state stands.
+
+    Args:
+        recipe: What to train.
+        folder: Where state, scalars and the finished checkpoint go.
+
+    Raises:
+        RecipeError: The folder holds a run of another recipe.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        torch.set_num_threads(recipe.threads)
+        self.recipe = recipe
+        self.folder = folder
+        self.task = task_by_name(recipe.task)
+        self.tokenizer = self.task.tokenizer()
+        settings = {**recipe.backbone, "vocab_size": len(self.tokenizer)}
+        self.model = MemoryModel(
+            Backbone.from_config(settings, seed=recipe.seed), recipe.memory, seed=recipe.seed
+        )
+        self.optimizers = build_optimizers(self.model, recipe.optimizer)
+        self.progress = Progress()
+        self.step = 0
+        self.tokens = 0
+        self.seconds = 0.0
+        self.skipped = 0
+        self._skipped_in_a_row = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / STATE).exists():
+            self.load()
+
+    def fit(self, *, until_step: int | None = None, quiet: bool = False) -> list[float]:
+        """Train until the budget is spent, and write the checkpoint.
+
+        Args:
+            until_step: Stop before the budget is spent, after this many optimizer steps, saving
+                the state but writing no checkpoint.
+            quiet: Show no progress bar.
+
+        Returns:
+            The outer loss of every step that this call made.
+
+        Raises:
+            NonFiniteLossError: Too many steps in a row diverged.
+        """
+        losses = []
+        saved = started = time.monotonic()
+        before = self.seconds
+        bar = tqdm(total=self.recipe.budget_tokens, initial=self.tokens, unit="tok", disable=quiet)
+        with SummaryWriter(str(self.folder / "scalars")) as scalars, bar:
+            while self.tokens < self.recipe.budget_tokens and self.step != until_step:
+                spent = self.tokens
+                outcomes = self._train_step(scalars)
+                losses.append(sum(float(o.loss.detach()) for o in outcomes) / max(1, len(outcomes)))
+                self.seconds = before + time.monotonic() - started
+                bar.update(self.tokens - spent)
+                bar.set_postfix(self._summary(losses[-1]))
+                if self.step % self.recipe.evaluation.every_steps == 0:
+                    self._evaluate(scalars)
+                if time.monotonic() - saved > self.recipe.save_every_seconds:
+                    self.save()
+                    saved = time.monotonic()
+        self.save()
+        if self.tokens >= self.recipe.budget_tokens:
+            self.export()
+        return losses
+
+    def save(self) -> None:
+        """Replace the state on disk in one move, so that a kill at any moment leaves one whole."""
+        state = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "progress": self.progress.state(),
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+        }
+        scratch = self.folder / f"{STATE}.new"
+        with scratch.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(self.folder / STATE)
+
+    def load(self) -> None:
+        """Continue from the state on disk.
+
+        Raises:
+            RecipeError: It belongs to a run with another model, task or seed.
+        """
+        state = torch.load(self.folder / STATE, weights_only=True)
+        ours = self.recipe.model_dump(mode="json")
+        for field in ("task", "seed", "backbone", "memory"):
+            if state["recipe"][field] != ours[field]:
+                raise RecipeError(
+                    f"{field}: {self.folder} holds a run with another {field}; give another folder"
+                )
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.progress = Progress(**state["progress"])
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+
+    def export(self) -> str:
+        """Write the checkpoint folder with its model card; returns the fingerprint."""
+        return save_checkpoint(
+            self.folder / "checkpoint",
+            name=self.recipe.name,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            task=self.task.card(),
+            card=model_card(self.recipe, step=self.step, tokens=self.tokens, seconds=self.seconds),
+        )
+
+    def _train_step(self, scalars: SummaryWriter) -> list[Outcome]:
+        """One optimizer step; no outcome where it was skipped."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        try:
+            outcomes = self._accumulate()
+            norm = gradient_norm(self.model, self.recipe.optimizer.gradient_clip)
+            if not math.isfinite(norm):
+                raise NonFiniteLossError("the outer gradient is not finite", samples=[])
+        except NonFiniteLossError:
+            self._skip()
+            return []
+        self._skipped_in_a_row = 0
+        spent = self.tokens / self.recipe.budget_tokens
+        factor = rate_factor(self.recipe.optimizer, self.step, spent)
+        set_rates(self.optimizers, factor)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        self._log(scalars, outcomes, norm=norm, factor=factor)
+        return outcomes
+
+    def _accumulate(self) -> list[Outcome]:
+        """Sum the gradients of a step's micro-batches."""
+        recipe, size = self.recipe, self.progress.size(self.recipe.curriculum)
+        count = recipe.batch.contexts // recipe.batch.micro_batch
+        outcomes, matches = [], []
+        attempt = self.step + self.skipped  # a skipped step must not draw the same data again
+        for micro in range(count):
+            drawn = self.progress.micro_batch_size(recipe.curriculum, recipe.seed, attempt, micro)
+            examples = [
+                self.task.sample(
+                    stream("train", recipe.seed, attempt, micro, 1 + index),
+                    size=drawn,
+                    queries=recipe.batch.queries,
+                )
+                for index in range(recipe.batch.micro_batch)
+            ]
+            batch = collate(examples, self.tokenizer)
+            self.tokens += int(batch.lengths.sum())
+            outcome = outer_loss(
+                self.model,
+                batch,
+                steps=recipe.train_write_steps,
+                write_loss_weight=recipe.write_loss_weight,
+            )
+            (outcome.loss / count).backward()  # type: ignore[no-untyped-call]
+            outcomes.append(outcome)
+            if drawn == size:
+                matches.append(outcome.exact_match)
+        for match in matches:
+            if self.progress.record(recipe.curriculum, match):
+                break
+        return outcomes
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= SKIPPED_IN_A_ROW:
+            raise NonFiniteLossError(
+                f"{SKIPPED_IN_A_ROW} steps in a row diverged; lower the learning rates",
+                samples=[],
+            )
+
+    def _log(
+        self, scalars: SummaryWriter, outcomes: list[Outcome], *, norm: float, factor: float
+    ) -> None:
+        values = {
+            "train/target_loss": sum(o.target_loss for o in outcomes) / len(outcomes),
+            "train/write_loss": sum(o.write_loss for o in outcomes) / len(outcomes),
+            "train/exact_match": self.progress.accuracy,
+            "train/size": self.progress.size(self.recipe.curriculum),
+            "train/gradient_norm": norm,
+            "train/rate_factor": factor,
+            "train/skipped_steps": self.skipped,
+        }
+        for name, value in values.items():
+            scalars.add_scalar(name, value, self.step)
+
+    def _evaluate(self, scalars: SummaryWriter) -> None:
+        """Measure on the selection split and say so."""
+        plan = self.recipe.evaluation
+        for size in plan.sizes:
+            for steps in plan.write_steps:
+                score = evaluate(
+                    self.model,
+                    self.tokenizer,
+                    self.task,
+                    size=size,
+                    contexts=plan.contexts,
+                    queries=plan.queries,
+                    write_steps=steps,
+                    seed=self.recipe.seed,
+                    split="selection",
+                )
+                name = f"selection/size_{size}/steps_{steps}"
+                scalars.add_scalar(name, score.exact_match, self.step)
+                tqdm.write(f"step {self.step} {name} {asdict(score)}")
+
+    def _summary(self, loss: float) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "loss": f"{loss:.3f}",
+            "size": self.progress.size(self.recipe.curriculum),
+            "match": f"{self.progress.accuracy:.3f}",
+            "skipped": self.skipped,
+        }
+
+
+COUNTERS = ("step", "tokens", "seconds", "skipped")
