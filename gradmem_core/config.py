@@ -1,6 +1,11 @@
 """What a memory of a checkpoint is: its size, how it is written, and for which lengths."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+BlobDtype = Literal["float32", "float16", "int8"]
+"How a blob holds a memory's elements."
 
 
 class MemoryConfig(BaseModel):

@@ -1,0 +1,150 @@
+"""A memory as bytes: one safetensors string with the tensor and what is known of it.
+
+Blobs are as secret as the document: they answer questions about it. `docs/FORMATS.md` has the fields.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from gradmem_core.config import BlobDtype
+from gradmem_core.errors import BlobError, FingerprintMismatchError
+
+FORMAT_VERSION = 1
+INT8_LARGEST = 127
+
+
+class BlobInfo(BaseModel):
+    """What is known of a memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: str
+    "Fingerprint of the checkpoint that wrote it."
+    write_steps: int = Field(ge=1)
+    "Gradient steps made (K)."
+    tokens: int = Field(ge=1)
+    "Tokens of the document."
+    document_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    "SHA-256 of the document's UTF-8 bytes."
+    losses: tuple[float, ...]
+    "Reconstruction loss before each step and after the last, nats per token."
+    recall: float = Field(ge=0, le=1)
+    "Share of the document's tokens that the memory predicts correctly."
+    created_at: datetime
+    "When it was written, UTC."
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A memory with what is known of it."""
+
+    memory: Tensor
+    "Float32 `(m, d)`."
+    dtype: BlobDtype
+    "How the bytes hold the elements."
+    info: BlobInfo
+
+
+def pack(memory: Tensor, info: BlobInfo, *, dtype: BlobDtype = "float32") -> bytes:
+    """Make the bytes of a memory.
+
+    Args:
+        memory: Finite, `(m, d)`.
+        info: What is known of it.
+        dtype: `float32` keeps every bit, `float16` halves the bytes, `int8` quarters them with one
+            scale for each vector.
+
+    Raises:
+        BlobError: The memory is not finite, or too large for float16.
+    """
+    memory = memory.detach().to("cpu", torch.float32).contiguous()
+    if not memory.isfinite().all():
+        raise BlobError("the memory is not finite and cannot be stored")
+    metadata = {
+        "format_version": str(FORMAT_VERSION),
+        "dtype": dtype,
+        "shape": json.dumps(list(memory.shape)),
+        "info": info.model_dump_json(),
+    }
+    return save(_encoded(memory, dtype), metadata)
+
+
+def unpack(data: bytes) -> Blob:
+    """Read a memory from its bytes.
+
+    Raises:
+        BlobError: The bytes are not a memory, are damaged, or are of a later format.
+    """
+    try:
+        metadata = _metadata(data)
+        version = metadata["format_version"]
+        if version != str(FORMAT_VERSION):
+            raise BlobError(
+                f"the memory has format version {version}; this GradMem reads {FORMAT_VERSION}"
+            )
+        memory = _decoded(load(data), metadata["dtype"])
+        if list(memory.shape) != json.loads(metadata["shape"]) or not memory.isfinite().all():
+            raise BlobError("the memory's tensor does not fit its description")
+        info = BlobInfo.model_validate_json(metadata["info"])
+    except (SafetensorError, ValidationError, ValueError, KeyError, TypeError) as error:
+        raise BlobError(f"the bytes are not a memory blob: {type(error).__name__}") from error
+    return Blob(memory, metadata["dtype"], info)  # type: ignore[arg-type]  # _decoded checked it
+
+
+def require_fingerprint(blob: Blob, expected: str) -> None:
+    """Refuse a memory that another checkpoint wrote.
+
+    Raises:
+        FingerprintMismatchError: The fingerprints differ; the error names both.
+    """
+    found = blob.info.fingerprint
+    if found != expected:
+        raise FingerprintMismatchError(
+            f"the memory was written by checkpoint {found} and cannot be read by {expected};"
+            " write the document again",
+            expected=expected,
+            found=found,
+        )
+
+
+def _encoded(memory: Tensor, dtype: BlobDtype) -> dict[str, Tensor]:
+    if dtype == "int8":
+        scales = memory.abs().amax(dim=1, keepdim=True) / INT8_LARGEST  # (m, 1)
+        steps = memory / scales.clamp(min=torch.finfo(torch.float32).tiny)
+        return {"memory": steps.round().clamp(-INT8_LARGEST, INT8_LARGEST).char(), "scales": scales}
+    if dtype == "float16":
+        half = memory.half()
+        if not half.isfinite().all():
+            raise BlobError("the memory has elements beyond float16's range; store it as float32")
+        return {"memory": half}
+    return {"memory": memory}
+
+
+def _decoded(tensors: dict[str, Tensor], dtype: str) -> Tensor:
+    expected = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
+    memory = tensors["memory"]
+    if memory.dtype != expected[dtype] or memory.ndim != 2:
+        raise BlobError(f"the memory's tensor is {memory.dtype}, its description says {dtype}")
+    if dtype != "int8":
+        return memory.float()
+    scales = tensors["scales"]
+    if scales.shape != (len(memory), 1) or scales.dtype != torch.float32:
+        raise BlobError("the memory's scales do not fit its tensor")
+    return memory.float() * scales
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors string, which its library reads from files only."""
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > len(data) - 8:
+        raise BlobError("the bytes are not a memory blob: they are cut short")
+    header = json.loads(data[8 : 8 + size])
+    metadata: dict[str, str] = header["__metadata__"]
+    return metadata

@@ -1,0 +1,79 @@
+"""The one table from errors to HTTP, and the responses made of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastapi.responses import JSONResponse
+
+from gradmem_core import errors as core
+from service.schemas import Problem
+
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem: its status, its stable name and its title."""
+
+    status: int
+    slug: str
+    title: str
+
+    @property
+    def type(self) -> str:
+        """The stable `type` of RFC 9457."""
+        return f"urn:gradmem:problem:{self.slug}"
+
+
+KINDS: Mapping[type[core.GradMemError], Kind] = {
+    core.GradMemError: Kind(500, "internal", "Internal error"),
+    core.InputError: Kind(422, "invalid-input", "Invalid input"),
+    core.EmptyContextError: Kind(422, "empty-document", "Empty document"),
+    core.ContextTooLongError: Kind(413, "document-too-long", "Document too long"),
+    core.EmptyQueryError: Kind(422, "empty-query", "Empty query"),
+    core.QueryTooLongError: Kind(413, "query-too-long", "Query too long"),
+    core.UnknownCharactersError: Kind(422, "unknown-characters", "Unknown characters"),
+    core.WriteStepsError: Kind(422, "write-steps", "Write steps out of range"),
+    core.GenerationError: Kind(422, "generation", "Generation setting out of range"),
+    core.RecipeError: Kind(422, "recipe", "Invalid recipe"),
+    core.NonFiniteLossError: Kind(422, "write-diverged", "WRITE diverged"),
+    core.NotFoundError: Kind(404, "not-found", "Not found"),
+    core.ModelNotFoundError: Kind(404, "model-not-found", "Model not found"),
+    core.MemoryNotFoundError: Kind(404, "memory-not-found", "Memory not found"),
+    core.FingerprintMismatchError: Kind(409, "fingerprint-mismatch", "Other checkpoint"),
+    core.CheckpointError: Kind(500, "checkpoint", "Checkpoint cannot be used"),
+    core.BlobError: Kind(500, "blob", "Stored memory cannot be used"),
+    core.StoreUnavailableError: Kind(503, "store-unavailable", "Store unavailable"),
+    core.EngineError: Kind(503, "engine", "Engine unavailable"),
+    core.OverloadedError: Kind(429, "overloaded", "Too many requests"),
+    core.OutOfMemoryError: Kind(503, "out-of-memory", "Device out of memory"),
+    core.DeviceError: Kind(503, "device", "Device failed"),
+    core.EngineStoppedError: Kind(503, "stopping", "Service is stopping"),
+}
+INVALID_REQUEST = Kind(422, "invalid-request", "Invalid request")
+INTERNAL = KINDS[core.GradMemError]
+RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
+
+
+def problem_of(error: core.GradMemError) -> Problem:
+    """Describe an error of the tree."""
+    kind = KINDS[type(error)]
+    return Problem(
+        type=kind.type,
+        title=kind.title,
+        status=kind.status,
+        detail=error.message,
+        limit=error.limit,
+        positions=getattr(error, "positions", None),
+    )
+
+
+def response_of(problem: Problem) -> JSONResponse:
+    """The HTTP response of a problem."""
+    retry = RETRY_AFTER_SECONDS.get(problem.status)
+    return JSONResponse(
+        problem.model_dump(exclude_none=True),
+        status_code=problem.status,
+        media_type=MEDIA_TYPE,
+        headers={"Retry-After": retry} if retry else None,
+    )

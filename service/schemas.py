@@ -1,0 +1,210 @@
+"""What goes over the wire: requests, results and problems."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gradmem_core.config import BlobDtype
+
+MemoryId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+MAX_QUERIES = 256
+"Most queries in one request."
+MAX_METADATA = 32
+"Most metadata entries of one memory."
+YEAR_SECONDS = 365 * 24 * 3600
+
+EXAMPLE_ID = "5f1c0a7e9b3d4c2e8a6f7b0d1e2c3a4b"
+EXAMPLE_FINGERPRINT = "9f" * 32
+
+
+class Request(BaseModel):
+    """A request body: unknown fields are refused, types are not coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class WriteRequest(Request):
+    """`POST /write`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"document": "!aB:7x!!kk:Q3!|", "ttl_seconds": 3600}]}
+    )
+
+    document: str = Field(min_length=1)
+    "The text to compress; it is forgotten once the memory is written."
+    model: str | None = None
+    "A checkpoint's name, from `GET /models`; the first one by default."
+    steps: int | None = Field(default=None, ge=1)
+    "Gradient steps (K); the checkpoint's own number by default."
+    ttl_seconds: int | None = Field(default=None, ge=1, le=10 * YEAR_SECONDS)
+    "Seconds until the memory is deleted; kept until deleted by default."
+    metadata: dict[str, Annotated[str, Field(max_length=1024)]] = Field(
+        default_factory=dict, max_length=MAX_METADATA
+    )
+    "Names and values of your own, returned with the memory."
+
+
+class MemoryInfo(BaseModel):
+    """A memory without its vectors: the answer to `POST /write` and `GET /memories/{id}`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "memory_id": EXAMPLE_ID,
+                    "model": "kv-16",
+                    "fingerprint": EXAMPLE_FINGERPRINT,
+                    "tokens": 15,
+                    "write_steps": 5,
+                    "losses": [4.1, 1.2, 0.5, 0.3, 0.2, 0.2],
+                    "recall": 0.93,
+                    "bytes": 4888,
+                    "dtype": "float32",
+                    "created_at": "2026-11-23T12:00:00Z",
+                    "expires_at": "2026-11-23T13:00:00Z",
+                    "metadata": {},
+                }
+            ]
+        }
+    )
+
+    memory_id: MemoryId
+    model: str
+    "Name of the checkpoint that wrote it."
+    fingerprint: str
+    "Fingerprint of that checkpoint."
+    tokens: int
+    "Tokens of the document."
+    write_steps: int
+    "Gradient steps made."
+    losses: list[float]
+    "Reconstruction loss before each step and after the last, nats per token."
+    recall: float
+    "Share of the document's tokens that the memory predicts correctly, 0 to 1."
+    bytes: int
+    "Size of the stored blob."
+    dtype: BlobDtype
+    "How the blob holds the vectors."
+    created_at: datetime
+    expires_at: datetime | None
+    metadata: dict[str, str]
+
+
+class ReadRequest(Request):
+    """`POST /read`: one `query` or several `queries` of one memory."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"memory_id": EXAMPLE_ID, "query": "?!kk:"}]}
+    )
+
+    memory_id: MemoryId
+    query: str | None = None
+    queries: list[str] | None = Field(default=None, min_length=1, max_length=MAX_QUERIES)
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    "Most tokens of an answer; the checkpoint's limit by default."
+    temperature: float = Field(default=0.0, ge=0, le=100)
+    "0 takes the likeliest token, above draws."
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    "Share of the probability mass that tokens are drawn from."
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    "Seed of the draws."
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "ReadRequest":
+        if (self.query is None) == (self.queries is None):
+            raise ValueError("give either query or queries")
+        return self
+
+    def asked(self) -> list[str]:
+        """The queries, however they were given."""
+        return self.queries if self.query is None else [self.query]  # type: ignore[return-value]
+
+
+class AnswerInfo(BaseModel):
+    """The answer to one query."""
+
+    query: str
+    answer: str
+    confidence: float
+    "Mean probability of the answer's tokens, 0 to 1."
+    tokens: int
+    "Tokens of the answer."
+    finish_reason: Literal["stop", "length"]
+    "`stop`: the model ended the answer; `length`: `max_new_tokens` did."
+
+
+class ReadResponse(BaseModel):
+    """The answers in the order of the queries."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "answers": [
+                        {
+                            "query": "?!kk:",
+                            "answer": "Q3",
+                            "confidence": 0.99,
+                            "tokens": 2,
+                            "finish_reason": "stop",
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
+    answers: list[AnswerInfo]
+
+
+class ModelInfo(BaseModel):
+    """A served checkpoint and what it takes."""
+
+    name: str
+    fingerprint: str
+    task: str
+    memory_tokens: int
+    "Vectors in a memory."
+    width: int
+    "Elements of a vector."
+    write_steps: int
+    "Gradient steps by default."
+    max_write_steps: int
+    max_context_tokens: int
+    max_query_tokens: int
+    max_answer_tokens: int
+    cache_bytes_per_token: int
+    "Bytes that a token of the document would take in the backbone's float32 KV cache."
+    example_document: str
+    example_query: str
+    example_answer: str
+
+
+class ModelsResponse(BaseModel):
+    """The served checkpoints; the first is the default."""
+
+    models: list[ModelInfo]
+
+
+class Status(BaseModel):
+    """The answer of the health routes."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Problem(BaseModel):
+    """What went wrong, as RFC 9457 has it (`application/problem+json`)."""
+
+    type: str
+    "Stable name of the kind of problem."
+    title: str
+    status: int
+    detail: str
+    "What was wrong and what to change."
+    limit: int | None = None
+    "The limit that was hit, where there was one."
+    positions: list[int] | None = None
+    "Where the first unknown characters stand, from 0."
+    errors: list[dict[str, str]] | None = None
+    "Each field that is wrong, without its value."
