@@ -1,6 +1,7 @@
 """A memory as bytes: one safetensors string with the tensor and what is known of it.
 
-Blobs are as secret as the document: they answer questions about it. `docs/FORMATS.md` has the fields.
+A blob is as secret as its document: it answers questions about it. The fields are described in
+`docs/FORMATS.md`.
 """
 
 import json
