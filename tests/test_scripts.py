@@ -1,0 +1,131 @@
+"""The commands that people and CI run: `scripts/setup` against an interpreter that only notes."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = (
+    ".ci/run",
+    "scripts/setup",
+    "scripts/demo",
+    "scripts/test",
+    "scripts/check",
+    "deploy/check",
+)
+NOTING_PYTHON = """#!/bin/sh
+echo "$@" >> calls
+case "$*" in
+"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+"-m pip"*) test ! -e no-network ;;
+*"import ensurepip"*) test ! -e no-venv ;;
+*version_info*) test ! -e too-old ;;
+--version) echo "Python 3.9.2" ;;
+esac
+"""
+
+
+class Checkout:
+    """A repository of its own with the real setup script and a stand-in for Python."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "scripts").mkdir()
+        shutil.copy(ROOT / "scripts" / "setup", folder / "scripts")
+        self.write("pyproject.toml", "[project]")
+        self.write("constraints.txt", "torch==2.13.0")
+        self.write("python", NOTING_PYTHON).chmod(0o755)
+
+    def write(self, name: str, text: str = "") -> Path:
+        (self.folder / name).write_text(text)
+        return self.folder / name
+
+    def setup(self, *extra: str, cwd: str = ".") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.folder / "scripts" / "setup", *extra],
+            env=os.environ | {"PYTHON": str(self.folder / "python")},
+            cwd=self.folder / cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @property
+    def installed(self) -> list[str]:
+        """What each call of pip was asked to install."""
+        calls = (self.folder / "calls").read_text().splitlines()
+        return [call.split()[-1] for call in calls if call.startswith("-m pip install")]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("extras", "installed"),
+    [
+        (["", ""], ["."]),
+        (["dev", "", "train", "dev"], [".[dev]"]),
+        (["", "train", "dev"], [".", ".[train]", ".[dev]"]),
+    ],
+)
+def test_nothing_is_installed_twice(
+    checkout: Checkout, extras: list[str], installed: list[str]
+) -> None:
+    for extra in extras:
+        assert checkout.setup(extra, cwd="scripts").returncode == 0
+    assert checkout.installed == installed
+
+
+def test_a_run_that_installs_nothing_says_nothing(checkout: Checkout) -> None:
+    checkout.setup()
+    second = checkout.setup()
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_changed_pins_are_installed_with_the_extra_that_was_there(
+    checkout: Checkout, name: str
+) -> None:
+    checkout.setup("dev")
+    checkout.write(name, "changed")
+    checkout.setup()
+    assert checkout.installed == [".[dev]", ".[dev]"]
+
+
+def test_a_failed_installation_is_tried_again(checkout: Checkout) -> None:
+    mark = checkout.write("no-network")
+    assert checkout.setup().returncode == 1
+    mark.unlink()
+    assert checkout.setup().returncode == 0
+    assert checkout.installed == [".", "."]
+
+
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [("too-old", "Python 3.9.2 is too old: 3.11"), ("no-venv", "apt install python3-venv")],
+)
+def test_an_unfit_interpreter_is_refused(checkout: Checkout, mark: str, message: str) -> None:
+    checkout.write(mark)
+    done = checkout.setup()
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (checkout.folder / ".venv").exists()
+
+
+def test_an_unknown_extra_is_refused(checkout: Checkout) -> None:
+    done = checkout.setup("everything")
+    assert done.returncode == 1
+    assert "no extra is named 'everything'" in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_can_be_called_and_stops_at_the_first_error(command: str) -> None:
+    file = ROOT / command
+    assert os.access(file, os.X_OK)
+    assert "\nset -euo pipefail\n" in file.read_text()
+    subprocess.run(["bash", "-n", file], check=True)
