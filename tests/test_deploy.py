@@ -1,0 +1,169 @@
+"""The image and the composition, as far as they can be judged without a container engine.
+
+The minutes-long replay of the build is `deploy/check`; here its parts run on small stand-ins.
+"""
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from deploy import replay
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+BUILD, FINAL = replay.parse((ROOT / "Dockerfile").read_text())
+COMPOSE: dict[str, Any] = YAML(typ="safe", pure=True).load(ROOT / "docker-compose.yml")
+
+SERVICE = """#!/usr/bin/env python
+import http.server, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(STATUS if self.path == "/livez" else 404)
+        self.end_headers()
+
+if sys.argv[1:] == ["serve"]:
+    port = int(os.environ["GRADMEM_PORT"])
+    http.server.HTTPServer((os.environ["GRADMEM_HOST"], port), Handler).serve_forever()
+"""
+
+
+def accepted(*command: str | Path) -> bool:
+    done = subprocess.run([SCRIPTS / command[0], *command[1:]], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def follows_schema(file: Path) -> bool:
+    return accepted("check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
+
+
+def test_hadolint_accepts_the_dockerfile() -> None:
+    assert accepted("hadolint", ROOT / "Dockerfile")
+
+
+def test_hadolint_refuses_a_wrong_dockerfile(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM python\nRUN cd /src && pip install torch\n")
+    assert not accepted("hadolint", tmp_path / "Dockerfile")
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", "deploy/docker-compose.cuda.yml"])
+def test_the_composition_follows_the_schema(name: str) -> None:
+    assert follows_schema(ROOT / name)
+
+
+def test_the_schema_refuses_a_wrong_composition(tmp_path: Path) -> None:
+    (tmp_path / "compose.yml").write_text("services: {redis: {image: redis, port: 6379}}\n")
+    assert not follows_schema(tmp_path / "compose.yml")
+
+
+def test_the_image_runs_as_a_numeric_user_without_privileges() -> None:
+    user, _, group = FINAL.last("USER").partition(":")
+    assert int(user) > 0
+    assert int(group) > 0
+
+
+def test_the_health_check_asks_livez_and_needs_no_curl() -> None:
+    check = replay.exec_form(FINAL.last("HEALTHCHECK"))
+    assert check[0] == "python"
+    assert "/livez" in check[-1]
+
+
+def test_code_comes_after_the_installation_of_its_dependencies() -> None:
+    steps = [f"{word} {rest}" for word, rest in BUILD.steps if word in ("COPY", "RUN")]
+    torch, dependencies = (
+        next(number for number, step in enumerate(steps) if mark in step)
+        for mark in ("constraints.txt torch", "requirements.txt")
+    )
+    code = steps.index("COPY gradmem_core ./gradmem_core")
+    assert torch < steps.index("COPY pyproject.toml ./") < dependencies < code
+
+
+def test_what_is_copied_exists_and_is_not_ignored() -> None:
+    let_through = (ROOT / ".dockerignore").read_text().splitlines()
+    sources = [rest.split()[0] for word, rest in BUILD.steps if word == "COPY"]
+    assert {"gradmem_core", "service", "constraints.txt"} <= set(sources)
+    for source in sources:
+        assert (ROOT / source).exists()
+        assert f"!{source}" in let_through
+
+
+@pytest.mark.parametrize("name", ["gradmem", "redis"])
+def test_a_container_has_no_more_rights_than_it_needs(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_redis_keeps_what_it_was_given_and_is_not_published() -> None:
+    redis = COMPOSE["services"]["redis"]
+    assert "ports" not in redis
+    assert redis["command"][1:3] == ["--appendonly", "yes"]
+    assert redis["volumes"] == ["redis-data:/data"]
+    assert "redis-data" in COMPOSE["volumes"]
+
+
+def test_the_service_waits_for_a_healthy_redis() -> None:
+    service = COMPOSE["services"]["gradmem"]
+    assert service["depends_on"] == {"redis": {"condition": "service_healthy"}}
+    assert service["environment"]["GRADMEM_STORE_URL"] == "redis://redis:6379/0"
+    assert COMPOSE["services"]["redis"]["healthcheck"]["test"][1:] == ["redis-cli", "ping"]
+
+
+def test_a_dockerfile_is_read_in_stages() -> None:
+    text = 'ARG X=1\nFROM a AS build\n# said\nRUN one \\\n    && two\nFROM b\nCMD ["c", "d"]\n'
+    build, final = replay.parse(text)
+    assert build == replay.Stage("build", [("RUN", "one && two")])
+    assert replay.exec_form(final.last("CMD")) == ["c", "d"]
+    assert final.last("USER") == ""
+
+
+def test_a_build_stage_is_carried_out(tmp_path: Path) -> None:
+    image = replay.Image(tmp_path / "root", {"GREETING": "hello"})
+    image.build(
+        replay.parse(
+            "FROM x AS build\nARG GREETING=none\nENV NAME=/opt/venv/bin:$GREETING\n"
+            "WORKDIR /src\nCOPY README.md ./\n"
+            'RUN test -f README.md && echo "$NAME" > /src/said\n'
+        )[0]
+    )
+    assert (image.root / "src/said").read_text() == f"{image.root}/opt/venv/bin:hello\n"
+
+
+def test_an_instruction_that_the_replay_does_not_know_is_refused(tmp_path: Path) -> None:
+    image = replay.Image(tmp_path / "root", {})
+    with pytest.raises(ValueError, match="ADD"):
+        image.build(replay.Stage("build", [("ADD", "x y")]))
+
+
+def image_with_service(folder: Path, status: int) -> replay.Image:
+    image = replay.Image(folder / "root", {})
+    bin_folder = image.root / "opt/venv/bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "python").symlink_to(Path(sys.executable).resolve())
+    (bin_folder / "gradmem").write_text(SERVICE.replace("STATUS", str(status)))
+    (bin_folder / "gradmem").chmod(0o755)
+    for package in ("gradmem_core", "service"):
+        (image.root / "lib" / package).mkdir(parents=True)
+        (image.root / "lib" / package / "__init__.py").touch()
+    image.environment["PYTHONPATH"] = str(image.root / "lib")
+    return image
+
+
+def test_the_final_stage_is_started_asked_and_stopped(tmp_path: Path) -> None:
+    image = image_with_service(tmp_path, 200)
+    replay.check_service(image, FINAL)
+    assert image.environment["GRADMEM_STORE_URL"] == f"sqlite:///{image.root}/data/gradmem.db"
+
+
+def test_a_service_that_never_gets_healthy_fails_the_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "START_SECONDS", 0.5)
+    with pytest.raises(RuntimeError, match="not healthy"):
+        replay.check_service(image_with_service(tmp_path, 503), FINAL)
