@@ -1,0 +1,26 @@
+"""Where memories are kept: one interface, with SQLite or Redis behind it."""
+
+from service.stores.base import MemoryExistsError, Store, StoredMemory, new_memory_id
+from service.stores.redis import RedisStore
+from service.stores.sqlite import SqliteStore, path_of
+
+__all__ = ["MemoryExistsError", "Store", "StoredMemory", "create_store", "new_memory_id"]
+
+
+def create_store(url: str) -> Store:
+    """Return the store that a URL names, not yet open.
+
+    Args:
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://...` or `rediss://...`.
+
+    Raises:
+        ValueError: The URL names no store. The message repeats no part of it, since URLs hold
+            passwords.
+    """
+    match url.partition("://")[0]:
+        case "sqlite":
+            return SqliteStore(path_of(url))
+        case "redis" | "rediss":
+            return RedisStore(url)
+        case _:
+            raise ValueError("a store URL begins with sqlite:///, redis:// or rediss://")

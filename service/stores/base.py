@@ -1,0 +1,224 @@
+"""What every store of memories promises, and the record it keeps of one.
+
+A record is one byte string, so that any store can publish it in one operation:
+
+    magic (4) | CRC-32 of the rest (4) | size of the JSON (4) | JSON | blob
+
+with big-endian numbers. The JSON holds every field of the memory except the blob.
+"""
+
+import json
+import re
+import secrets
+import struct
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailableError
+
+MAGIC = b"GMS1"
+PREFIX = struct.Struct(">4sII")
+MEMORY_ID = re.compile(r"[0-9a-f]{32}")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def new_memory_id() -> str:
+    """Return 128 random bits as 32 lower-case hexadecimal digits.
+
+    Whoever knows an id can read the memory, so ids come from the system's secure source.
+    """
+    return secrets.token_hex(16)
+
+
+class MemoryExistsError(ValueError):
+    """The id of a new memory is taken: a fault of the caller, since ids are random."""
+
+
+@dataclass(frozen=True)
+class StoredMemory:
+    """A memory as a store keeps it. Blob and metadata are users' secrets: repr omits them.
+
+    Raises:
+        ValueError: The id is not one that `new_memory_id` makes, or a time is not in UTC.
+    """
+
+    memory_id: str
+    model: str
+    blob: bytes = field(repr=False)
+    metadata: dict[str, str] = field(repr=False)
+    created_at: datetime
+    expires_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if not MEMORY_ID.fullmatch(self.memory_id):
+            raise ValueError("a memory id is 32 lower-case hexadecimal digits")
+        for moment in (self.created_at, self.expires_at):
+            if moment is not None and moment.utcoffset() != timedelta(0):
+                raise ValueError("created_at and expires_at are in UTC, and say so")
+
+
+class Store(ABC):
+    """Keeps memories by their id until they are deleted or expire.
+
+    Use it as `async with store:`, or call `open` first and `close` last. Any operation may raise
+    StoreUnavailableError; the next one tries afresh. A store belongs to one event loop.
+    """
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Get ready for use.
+
+        Raises:
+            StoreUnavailableError: The store cannot be used now; `open` may be called again.
+        """
+
+    @abstractmethod
+    async def put(self, memory: StoredMemory) -> None:
+        """Publish a new memory, whole or not at all.
+
+        Raises:
+            MemoryExistsError: The id is taken; what is stored stays as it was.
+            StoreUnavailableError: See the class.
+        """
+
+    @abstractmethod
+    async def get(self, memory_id: str) -> StoredMemory:
+        """Return a memory.
+
+        Raises:
+            MemoryNotFoundError: No memory has that id, or it has expired.
+            BlobError: What is stored under the id is damaged.
+            StoreUnavailableError: See the class.
+        """
+
+    @abstractmethod
+    async def delete(self, memory_id: str) -> None:
+        """Delete a memory for good.
+
+        Raises:
+            MemoryNotFoundError: No memory has that id, or it has expired.
+            StoreUnavailableError: See the class.
+        """
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Do nothing, successfully.
+
+        Raises:
+            StoreUnavailableError: The store does not answer.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of connections and threads; a store that is not open stays so."""
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+@contextmanager
+def translated(store: str, foreign: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn a library's errors into StoreUnavailableError.
+
+    The message names no more than the store: the cause may hold paths or addresses, and goes to
+    the log as the error's cause.
+    """
+    try:
+        yield
+    except foreign as exc:
+        raise StoreUnavailableError(
+            f"The {store} store cannot be reached or refused the operation. Try again; if it"
+            " persists, the operator finds the cause in the log."
+        ) from exc
+
+
+def not_open(store: str) -> StoreUnavailableError:
+    """Return the error for an operation on a store that is not open."""
+    return StoreUnavailableError(f"The {store} store is not open.")
+
+
+def not_found() -> MemoryNotFoundError:
+    """Return the error for an id without a memory; it does not repeat the id, which is a key."""
+    return MemoryNotFoundError("No memory has this id, or it has expired.")
+
+
+def check_memory_id(memory_id: str) -> None:
+    """Refuse an id that no memory can have, before a store is asked for it.
+
+    Raises:
+        MemoryNotFoundError: The text is not an id.
+    """
+    if not MEMORY_ID.fullmatch(memory_id):
+        raise not_found()
+
+
+def microseconds(moment: datetime) -> int:
+    """Return a time as microseconds since 1970, exactly."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def pack(memory: StoredMemory) -> bytes:
+    """Return the record of a memory."""
+    head = {
+        "memory_id": memory.memory_id,
+        "model": memory.model,
+        "metadata": memory.metadata,
+        "created_at": memory.created_at.isoformat(),
+        "expires_at": memory.expires_at and memory.expires_at.isoformat(),
+    }
+    text = json.dumps(head).encode()
+    checksum = zlib.crc32(memory.blob, zlib.crc32(text))
+    return PREFIX.pack(MAGIC, checksum, len(text)) + text + memory.blob
+
+
+def unpack(memory_id: str, record: object) -> StoredMemory:
+    """Return the memory that the record stored under an id holds.
+
+    Args:
+        memory_id: The id that was asked for.
+        record: What the library returned: bytes, unless someone else wrote there.
+
+    Raises:
+        BlobError: The record was cut, damaged, or is that of another memory.
+    """
+    try:
+        memory = _parse(record)
+    except (struct.error, ValueError, KeyError, TypeError) as exc:
+        raise BlobError("The stored memory is damaged. Write the document again.") from exc
+    if memory.memory_id != memory_id:
+        raise BlobError("The stored memory is that of another id. Write the document again.")
+    return memory
+
+
+def _parse(record: object) -> StoredMemory:
+    if not isinstance(record, bytes):
+        raise TypeError("a record is bytes")
+    magic, checksum, size = PREFIX.unpack_from(record)
+    body = record[PREFIX.size :]
+    if magic != MAGIC or checksum != zlib.crc32(body):
+        raise ValueError("wrong magic or checksum")
+    head = json.loads(body[:size])
+    expires_at = head["expires_at"]
+    return StoredMemory(
+        memory_id=head["memory_id"],
+        model=head["model"],
+        blob=body[size:],
+        metadata=head["metadata"],
+        created_at=datetime.fromisoformat(head["created_at"]),
+        expires_at=expires_at and datetime.fromisoformat(expires_at),
+    )

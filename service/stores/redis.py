@@ -1,0 +1,155 @@
+"""Memories in Redis (6.2 or later): the store that several services share."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff, NoBackoff
+from redis.exceptions import (
+    ChildDeadlockedError,
+    IncorrectPolicyType,
+    RedisClusterException,
+    RedisError,
+)
+
+from service.stores.base import (
+    MemoryExistsError,
+    Store,
+    StoredMemory,
+    check_memory_id,
+    microseconds,
+    not_found,
+    not_open,
+    pack,
+    translated,
+    unpack,
+)
+
+T = TypeVar("T")
+
+# redis-py's own tree has four roots; OSError covers sockets and asyncio's timeout.
+FOREIGN_ERRORS = (
+    RedisError,
+    RedisClusterException,
+    ChildDeadlockedError,
+    IncorrectPolicyType,
+    OSError,
+)
+KEY_PREFIX = "gradmem:memory:"
+
+DEADLINE_SECONDS = 2.0
+"Time for one operation, with connecting and repeating"
+SOCKET_SECONDS = 1.0
+"Time to connect, to send, and for an answer to arrive"
+RETRY_PAUSE_SECONDS = 0.05
+"Time between the two attempts of a read"
+MAX_CONNECTIONS = 64
+"Connections in the pool; further operations wait for one, within their deadline"
+
+
+class RedisStore(Store):
+    """Memories in Redis, each under one key that Redis itself removes when it expires.
+
+    A read is repeated once. A put or delete is sent only once: were it repeated after its answer
+    got lost, it would meet its own effect and report a memory that exists, or one that is missing.
+
+    Args:
+        url: `redis://` or `rediss://` (TLS), as redis-py reads it.
+
+    Raises:
+        ValueError: The URL cannot be used. The message repeats no part of it.
+    """
+
+    def __init__(self, url: str) -> None:
+        _connect(url)  # so that a bad URL is refused here
+        self._url = url
+        self._redis: Redis | None = None
+
+    async def open(self) -> None:
+        """See `Store.open`."""
+        self._redis = _connect(self._url)
+        try:
+            await self.ping()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def put(self, memory: StoredMemory) -> None:
+        """See `Store.put`."""
+        # Rounded down, so that a memory never outlives its time.
+        expires_at = None if memory.expires_at is None else microseconds(memory.expires_at) // 1000
+        key, record = KEY_PREFIX + memory.memory_id, pack(memory)
+        created = await self._ask(lambda redis: redis.set(key, record, nx=True, pxat=expires_at))
+        if not created:
+            raise MemoryExistsError("a memory of this id exists")
+
+    async def get(self, memory_id: str) -> StoredMemory:
+        """See `Store.get`."""
+        check_memory_id(memory_id)
+        record = await self._ask_twice(lambda redis: redis.get(KEY_PREFIX + memory_id))
+        if record is None:
+            raise not_found()
+        memory = unpack(memory_id, record)
+        # The clock of the server may be behind ours.
+        if memory.expires_at is not None and memory.expires_at <= datetime.now(UTC):
+            raise not_found()
+        return memory
+
+    async def delete(self, memory_id: str) -> None:
+        """See `Store.delete`."""
+        check_memory_id(memory_id)
+        if not await self._ask(lambda redis: redis.delete(KEY_PREFIX + memory_id)):
+            raise not_found()
+
+    async def ping(self) -> None:
+        """See `Store.ping`."""
+        await self._ask_twice(lambda redis: redis.ping())
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        redis, self._redis = self._redis, None
+        if redis is not None:
+            with translated("Redis", FOREIGN_ERRORS):
+                await redis.aclose()
+
+    async def _ask_twice(self, command: Callable[[Redis], Awaitable[T]]) -> T:
+        retry = Retry(ConstantBackoff(RETRY_PAUSE_SECONDS), retries=1)
+        return await self._ask(lambda redis: retry.call_with_retry(lambda: command(redis), _pass))
+
+    async def _ask(self, command: Callable[[Redis], Awaitable[T]]) -> T:
+        if self._redis is None:
+            raise not_open("Redis")
+        with translated("Redis", FOREIGN_ERRORS):
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                return await command(self._redis)
+
+
+async def _pass(error: Exception) -> None:
+    """Take note of a failed attempt: redis-py has closed its connection already."""
+
+
+def _connect(url: str) -> Redis:
+    """Return a client; it opens its connections when they are needed."""
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=DEADLINE_SECONDS,
+            socket_timeout=SOCKET_SECONDS,
+            socket_connect_timeout=SOCKET_SECONDS,
+            retry=Retry(NoBackoff(), retries=0),
+            # With protocol 3, redis-py takes a connection that the server has closed for a good
+            # one, and the first command after a restart of Redis fails.
+            protocol=2,
+        )
+        pool.connection_class(**pool.connection_kwargs)  # refuses options it does not know
+    except (ValueError, TypeError):
+        # The cause may quote a piece of the password.
+        raise ValueError(
+            "the Redis URL cannot be used: check its port and options, and that special"
+            " characters of the password are percent-encoded"
+        ) from None
+    return Redis.from_pool(pool)
