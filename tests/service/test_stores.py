@@ -108,10 +108,10 @@ async def test_delete_removes_one_memory(store: Store) -> None:
 
 
 async def test_an_expired_memory_is_not_found(store: Store) -> None:
-    memory = a_memory(expires_at=soon(0.3))
+    memory = a_memory(expires_at=soon(1))
     await store.put(memory)
     assert await store.get(memory.memory_id) == memory
-    await asyncio.sleep(0.35)
+    await asyncio.sleep(1.05)
     with pytest.raises(MemoryNotFoundError):
         await store.get(memory.memory_id)
     with pytest.raises(MemoryNotFoundError):
@@ -360,9 +360,9 @@ async def test_a_deleted_memory_leaves_no_trace_in_the_files(path: Path) -> None
 @pytest.mark.parametrize("occasion", ["put", "open", "sweep"])
 async def test_an_expired_memory_is_removed_from_the_files(path: Path, occasion: str) -> None:
     async with SqliteStore(path, sweep_seconds=0.05 if occasion == "sweep" else 60) as store:
-        await store.put(a_memory(SECRET, expires_at=soon(0.2)))
+        await store.put(a_memory(SECRET, expires_at=soon(0.5)))
         assert SECRET in files_of(path)
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.8)
         if occasion == "put":
             await store.put(a_memory())
         if occasion == "open":
@@ -379,7 +379,7 @@ async def test_the_sweep_goes_on_after_an_outage(
         with write_locked(path):
             await asyncio.sleep(0.3)
         assert "Expired memories could not be removed" in caplog.text
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         assert SECRET[:30] not in files_of(path)
 
 
