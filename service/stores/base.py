@@ -23,7 +23,8 @@ from typing import Self
 from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailableError
 
 MAGIC = b"GMS1"
-PREFIX = struct.Struct(">4sII")
+PREFIX = struct.Struct(">4sI")
+SIZE = struct.Struct(">I")
 MEMORY_ID = re.compile(r"[0-9a-f]{32}")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -182,8 +183,8 @@ def pack(memory: StoredMemory) -> bytes:
         "expires_at": memory.expires_at and memory.expires_at.isoformat(),
     }
     text = json.dumps(head).encode()
-    checksum = zlib.crc32(memory.blob, zlib.crc32(text))
-    return PREFIX.pack(MAGIC, checksum, len(text)) + text + memory.blob
+    body = SIZE.pack(len(text)) + text + memory.blob
+    return PREFIX.pack(MAGIC, zlib.crc32(body)) + body
 
 
 def unpack(memory_id: str, record: object) -> StoredMemory:
@@ -208,16 +209,17 @@ def unpack(memory_id: str, record: object) -> StoredMemory:
 def _parse(record: object) -> StoredMemory:
     if not isinstance(record, bytes):
         raise TypeError("a record is bytes")
-    magic, checksum, size = PREFIX.unpack_from(record)
+    magic, checksum = PREFIX.unpack_from(record)
     body = record[PREFIX.size :]
     if magic != MAGIC or checksum != zlib.crc32(body):
         raise ValueError("wrong magic or checksum")
-    head = json.loads(body[:size])
+    end = SIZE.size + SIZE.unpack_from(body)[0]
+    head = json.loads(body[SIZE.size : end])
     expires_at = head["expires_at"]
     return StoredMemory(
         memory_id=head["memory_id"],
         model=head["model"],
-        blob=body[size:],
+        blob=body[end:],
         metadata=head["metadata"],
         created_at=datetime.fromisoformat(head["created_at"]),
         expires_at=expires_at and datetime.fromisoformat(expires_at),

@@ -223,6 +223,14 @@ def test_any_changed_byte_is_a_blob_error(memory: StoredMemory, data: st.DataObj
         unpack(memory.memory_id, bytes(record))
 
 
+def test_the_checksum_covers_where_the_blob_begins() -> None:
+    memory = a_memory(b" a blank would pass as the end of the JSON")
+    record = bytearray(pack(memory))
+    record[11] += 1
+    with pytest.raises(BlobError):
+        unpack(memory.memory_id, bytes(record))
+
+
 @pytest.mark.parametrize("record", [None, "text", 7])
 def test_a_record_that_is_not_bytes_is_a_blob_error(record: object) -> None:
     with pytest.raises(BlobError):
