@@ -113,6 +113,16 @@ class Backbone(nn.Module):
         return self.causal_lm.dtype
 
     @property
+    def cache_elements_per_token(self) -> int:
+        """Keys and values that a cache holds for one token, over all layers."""
+        config = self.causal_lm.config
+        heads: int = config.num_attention_heads
+        key_value_heads: int = getattr(config, "num_key_value_heads", None) or heads
+        head_width: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+        layers: int = config.num_hidden_layers
+        return 2 * layers * key_value_heads * head_width
+
+    @property
     def _head(self) -> nn.Linear:
         return cast("nn.Linear", self.causal_lm.get_output_embeddings())  # type: ignore[no-untyped-call]
 

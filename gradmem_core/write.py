@@ -65,7 +65,8 @@ def write(
         WriteStepsError: `steps` is out of range.
         NonFiniteLossError: A loss or a memory became infinite or NaN.
     """
-    check_lengths(model.config, lengths)
+    for extreme in lengths.aminmax():
+        check_context(model.config, int(extreme))
     check_steps(model.config, steps)
     embedded = model.backbone.embed(context_ids)
     memory = model.initial_memory.expand(len(context_ids), -1, -1)  # (B, m, d)
@@ -109,19 +110,18 @@ def reconstruction(
     return _token_losses(model, memory, embedded, context_ids, lengths)
 
 
-def check_lengths(config: MemoryConfig, lengths: Tensor) -> None:
-    """Refuse contexts that are empty or beyond the checkpoint's limit.
+def check_context(config: MemoryConfig, tokens: int) -> None:
+    """Refuse a context that is empty or beyond the checkpoint's limit.
 
     Raises:
-        EmptyContextError: A length is below 1.
-        ContextTooLongError: A length is above `max_context_tokens`.
+        EmptyContextError: There is no token.
+        ContextTooLongError: There are more than `max_context_tokens`.
     """
-    if int(lengths.min()) < 1:
+    if tokens < 1:
         raise EmptyContextError("the document has no token; send at least one")
-    longest = int(lengths.max())
-    if longest > config.max_context_tokens:
+    if tokens > config.max_context_tokens:
         raise ContextTooLongError(
-            f"the document has {longest} tokens and this checkpoint takes at most"
+            f"the document has {tokens} tokens and this checkpoint takes at most"
             f" {config.max_context_tokens}; send a shorter document or split it",
             limit=config.max_context_tokens,
         )

@@ -51,6 +51,7 @@ KINDS: Mapping[type[core.GradMemError], Kind] = {
     core.EngineStoppedError: Kind(503, "stopping", "Service is stopping"),
 }
 INVALID_REQUEST = Kind(422, "invalid-request", "Invalid request")
+BODY_TOO_LARGE = Kind(413, "body-too-large", "Request body too large")
 INTERNAL = KINDS[core.GradMemError]
 RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
 

@@ -1,0 +1,151 @@
+"""The app is a value: `create_app` returns it, and nothing happens on import."""
+
+import logging
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from gradmem_core.errors import GradMemError
+from service.engine import Engine, Limits
+from service.errors import INTERNAL, INVALID_REQUEST, problem_of, response_of
+from service.memories import Memories
+from service.middleware import BodyLimit, BodyTooLargeError, Observed
+from service.models import Models
+from service.routes import router
+from service.schemas import Problem
+from service.settings import Settings
+from service.state import State
+from service.stores import Store, create_store
+from service.telemetry import Telemetry
+
+logger = logging.getLogger("gradmem")
+
+
+def create_app(
+    settings: Settings,
+    *,
+    models: Models | None = None,
+    store: Store | None = None,
+    engine: Engine | None = None,
+) -> FastAPI:
+    """Build the service.
+
+    Args:
+        settings: What the operator decided.
+        models: Loaded checkpoints; those of the settings by default.
+        store: Where memories are kept; that of the settings by default.
+        engine: Does the work; one on the settings' device by default.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be loaded.
+        ValueError: The store's URL names no store.
+    """
+    telemetry = Telemetry()
+    models = models or Models.load(settings.checkpoints, device=settings.device)
+    store = store or create_store(settings.store_url)
+    engine = engine or Engine(_limits(settings), telemetry)
+    memories = Memories(models, engine, store, dtype=settings.blob_dtype)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        try:
+            async with store:
+                app.state.gradmem = State(settings, models, engine, memories, telemetry)
+                yield
+        finally:
+            engine.stop()
+
+    app = FastAPI(
+        title="GradMem",
+        version="0.1.0",
+        summary="Compress a document into a few vectors, then answer queries from them alone.",
+        lifespan=lifespan,
+        middleware=[
+            Middleware(Observed, telemetry=telemetry),
+            Middleware(BodyLimit, limit=settings.max_body_bytes),
+        ],
+        exception_handlers={
+            GradMemError: _refused,
+            RequestValidationError: _invalid,
+            BodyTooLargeError: _too_large,
+            HTTPException: _http,
+            Exception: _unexpected,
+        },
+    )
+    app.include_router(router)
+    return app
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        waiting=settings.max_waiting,
+        batch_documents=settings.max_batch_documents,
+        batch_queries=settings.max_batch_queries,
+        threads=settings.threads,
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    problem = problem_of(cast("GradMemError", error))
+    if problem.status >= 500:
+        cause = type(error.__cause__).__name__ if error.__cause__ else "none"
+        logger.warning("%s (cause: %s)", problem.type, cause)
+    return response_of(problem)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    entries = cast("RequestValidationError", error).errors()
+    fields = [
+        {"field": ".".join(str(part) for part in entry["loc"]), "message": str(entry["msg"])}
+        for entry in entries
+    ]
+    first = fields[0]
+    return response_of(
+        Problem(
+            type=INVALID_REQUEST.type,
+            title=INVALID_REQUEST.title,
+            status=INVALID_REQUEST.status,
+            detail=f"{first['field']}: {first['message']}",
+            errors=fields,
+        )
+    )
+
+
+async def _too_large(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return response_of(cast("BodyTooLargeError", error).problem())
+
+
+async def _http(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """The framework's own refusals: no such route, or not with this method."""
+    refusal = cast("HTTPException", error)
+    response = response_of(
+        Problem(
+            type="about:blank",
+            title=refusal.detail,
+            status=refusal.status_code,
+            detail=f"{refusal.detail}; /docs lists the routes",
+        )
+    )
+    response.headers.update(refusal.headers or {})
+    return response
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    # The text of the error may hold a document; its place in the code does not.
+    place = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("unexpected %s\n%s", type(error).__name__, place)
+    return response_of(
+        Problem(
+            type=INTERNAL.type,
+            title=INTERNAL.title,
+            status=INTERNAL.status,
+            detail="the service failed; the operator finds the place in the log",
+        )
+    )

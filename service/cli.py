@@ -1,0 +1,235 @@
+"""`gradmem`: run the service, and write and read memories with it.
+
+Every command prints its result on standard output, and an error as one line on standard error. Exit
+status: 0 done, 1 the service cannot be reached or failed, 2 what was asked for cannot be done.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from gradmem_core.errors import GradMemError
+from service.client import (
+    DEFAULT_URL,
+    Client,
+    ClientError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+)
+from service.schemas import ReadResponse
+
+FAILED = 1
+REFUSED = 2
+
+# Plain help: the reference in docs/CLI.md is made of it. No tracebacks with documents in them.
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+)
+
+Url = Annotated[
+    str, typer.Option(envvar="GRADMEM_URL", metavar="URL", help="Base URL of the service.")
+]
+MemoryId = Annotated[str, typer.Argument(metavar="ID", help="A memory's handle.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the whole result as one JSON object.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gradmem {version('gradmem')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="A folder or a bundled name; repeat it to serve several."
+        ),
+    ] = None,
+    store_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where memories are kept: sqlite:///FILE, redis://... or rediss://..."
+            " Give one with a password by GRADMEM_STORE_URL: others can see the command line."
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where the models run: cpu or cuda.")] = None,
+) -> None:
+    """Run the service until it is stopped.
+
+    Settings come from the environment (GRADMEM_HOST, GRADMEM_PORT, ...); options override them.
+    """
+    from service.server import serve as run_server  # torch takes seconds that only serving needs
+    from service.settings import Settings
+
+    given: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "checkpoints": checkpoint,
+        "store_url": store_url,
+        "device": device,
+    }
+    try:
+        run_server(Settings(**{name: value for name, value in given.items() if value is not None}))
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        _fail(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}", REFUSED)
+    except (GradMemError, ValueError) as error:
+        _fail(error, REFUSED)
+
+
+@app.command()
+def write(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A document in UTF-8, or - for standard input. One newline at its end is not part"
+            " of the document.",
+        ),
+    ],
+    model: Annotated[str | None, typer.Option(help="Checkpoint that writes it.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps (K).")] = None,
+    ttl: Annotated[
+        int | None, typer.Option(metavar="SECONDS", help="Delete the memory after that long.")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Kept with the memory; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Compress a document into a memory and print the memory's id."""
+    document = _document(file)
+    entries = dict(_entry(text) for text in metadata or [])
+    with _service(url) as client:
+        memory = client.write(document, model=model, steps=steps, ttl_seconds=ttl, metadata=entries)
+    typer.echo(memory.model_dump_json() if as_json else memory.memory_id)
+
+
+@app.command()
+def read(
+    memory_id: MemoryId,
+    queries: Annotated[
+        list[str],
+        typer.Argument(metavar="QUERY", help="Put -- before one that begins with a dash."),
+    ],
+    max_new_tokens: Annotated[
+        int | None, typer.Option(metavar="TOKENS", help="Most tokens of an answer.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest token, above draws.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Share of the probability mass to draw from.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draws.")] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Answer queries from a memory alone; print one answer a line, in the order of the queries."""
+    with _service(url) as client:
+        answers = client.read_many(
+            memory_id,
+            queries,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+    if as_json:
+        typer.echo(ReadResponse(answers=answers).model_dump_json())
+    else:
+        typer.echo("\n".join(answer.answer for answer in answers))
+
+
+@app.command()
+def show(memory_id: MemoryId, as_json: Json = False, url: Url = DEFAULT_URL) -> None:
+    """Print what is known of a memory."""
+    with _service(url) as client:
+        memory = client.show(memory_id)
+    typer.echo(memory.model_dump_json() if as_json else _lines(memory))
+
+
+@app.command()
+def delete(memory_id: MemoryId, url: Url = DEFAULT_URL) -> None:
+    """Delete a memory for good."""
+    with _service(url) as client:
+        client.delete(memory_id)
+
+
+@contextmanager
+def _service(url: str) -> Iterator[Client]:
+    """A client whose errors end the program."""
+    try:
+        with Client(url) as client:
+            yield client
+    except (InvalidRequest, NotFound, Conflict) as error:
+        _fail(error, REFUSED)
+    except ClientError as error:
+        _fail(error, FAILED)
+
+
+def _document(file: str) -> str:
+    """The text of a file, or of standard input, without one newline at its end."""
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        text = content.decode()
+    except OSError as error:
+        _fail(f"cannot read {file}: {error.strerror}", REFUSED)
+    except UnicodeDecodeError as error:
+        _fail(f"{file} is not UTF-8 at byte {error.start}", REFUSED)
+    return re.sub(r"\r?\n\Z", "", text)
+
+
+def _entry(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        _fail("--metadata has to be KEY=VALUE", REFUSED)
+    return key, value
+
+
+def _lines(result: BaseModel) -> str:
+    fields = result.model_dump(mode="json")
+    return "\n".join(
+        f"{name}: {value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in fields.items()
+    )
+
+
+def _fail(error: Exception | str, status: int) -> NoReturn:
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    raise typer.Exit(status)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,32 @@
+"""A client of the HTTP service, for programs and for the command line; it needs no torch."""
+
+from service.client.calls import SamplingOptions, WriteOptions
+from service.client.client import DEFAULT_URL, AsyncClient, Client
+from service.client.errors import (
+    ClientError,
+    Conflict,
+    ConnectionFailed,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ProblemError,
+    Unavailable,
+    UnexpectedResponse,
+)
+
+__all__ = [
+    "DEFAULT_URL",
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "ConnectionFailed",
+    "InvalidRequest",
+    "NotFound",
+    "Overloaded",
+    "ProblemError",
+    "SamplingOptions",
+    "Unavailable",
+    "UnexpectedResponse",
+    "WriteOptions",
+]

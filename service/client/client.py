@@ -1,0 +1,218 @@
+"""`Client` and `AsyncClient`: the same methods, one of them to be awaited."""
+
+from types import TracebackType
+from typing import Self, TypedDict, TypeVar, Unpack
+
+import httpx
+
+from service.client import calls
+from service.client.calls import Call, SamplingOptions, WriteOptions
+from service.client.errors import ClientError, translated
+from service.schemas import AnswerInfo, MemoryInfo, ModelInfo
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+TIMEOUT_SECONDS = 300.0
+CONNECT_SECONDS = 10.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+T = TypeVar("T")
+
+
+class _Options(TypedDict):
+    base_url: httpx.URL
+    timeout: httpx.Timeout
+    trust_env: bool
+
+
+def _options(base_url: str, timeout_seconds: float | None) -> _Options:
+    with translated(base_url):
+        url = httpx.URL(base_url)
+    return _Options(
+        base_url=url,
+        timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
+        trust_env=url.host not in LOOPBACK,  # a proxy of the environment is not for this machine
+    )
+
+
+class Client:
+    """Talks to a GradMem service. Use it as `with Client() as client:`, or call `close` last.
+
+    Every method may raise ConnectionFailed, Overloaded, Unavailable and UnexpectedResponse, besides
+    what it names itself.
+
+    Args:
+        base_url: Where the service listens.
+        timeout_seconds: Longest wait for each part of an answer; a WRITE answers when it is done.
+            None waits for ever. Connecting may take 10 seconds in any case.
+        transport: What carries the requests; the network by default.
+
+    Raises:
+        ConnectionFailed: The base URL is not a URL.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        timeout_seconds: float | None = TIMEOUT_SECONDS,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.base_url = base_url
+        self._http = httpx.Client(**_options(base_url, timeout_seconds), transport=transport)
+
+    def write(self, document: str, **options: Unpack[WriteOptions]) -> MemoryInfo:
+        """Compress a document into a memory; the service forgets the text.
+
+        Args:
+            document: The text.
+            options: See `WriteOptions`.
+
+        Raises:
+            InvalidRequest: The document, the steps or another argument is refused.
+            NotFound: No such model is served.
+        """
+        return self._send(calls.write(document, options))
+
+    def read(self, memory_id: str, query: str, **sampling: Unpack[SamplingOptions]) -> AnswerInfo:
+        """Answer one query; the arguments are those of `read_many`."""
+        answers = self.read_many(memory_id, [query], **sampling)
+        return answers[0]
+
+    def read_many(
+        self, memory_id: str, queries: list[str], **sampling: Unpack[SamplingOptions]
+    ) -> list[AnswerInfo]:
+        """Answer queries from a memory alone, in their order and in one request.
+
+        Args:
+            memory_id: The memory's handle.
+            queries: From 1 to 256 of them.
+            sampling: See `SamplingOptions`.
+
+        Raises:
+            InvalidRequest: A query or another argument is refused.
+            NotFound: No memory has that id, or it has expired.
+            Conflict: The memory was written by another checkpoint.
+        """
+        return self._send(calls.read(memory_id, queries, sampling))
+
+    def show(self, memory_id: str) -> MemoryInfo:
+        """What is known of a memory.
+
+        Raises:
+            NotFound: No memory has that id, or it has expired.
+        """
+        return self._send(calls.show(memory_id))
+
+    def delete(self, memory_id: str) -> None:
+        """Delete a memory for good.
+
+        Raises:
+            NotFound: No memory has that id, or it has expired.
+        """
+        return self._send(calls.delete(memory_id))
+
+    def models(self) -> list[ModelInfo]:
+        """The served checkpoints with their limits; the first is the default."""
+        return self._send(calls.models())
+
+    def ready(self) -> bool:
+        """Whether the service answers and can work now. Raises nothing."""
+        try:
+            self._send(calls.ready())
+        except ClientError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _send(self, call: Call[T]) -> T:
+        with translated(self.base_url):
+            response = self._http.send(call.request(self._http))
+        return call.result(response)
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, results and errors.
+
+    Use it as `async with AsyncClient() as client:`, or await `aclose` last.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        timeout_seconds: float | None = TIMEOUT_SECONDS,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.base_url = base_url
+        self._http = httpx.AsyncClient(**_options(base_url, timeout_seconds), transport=transport)
+
+    async def write(self, document: str, **options: Unpack[WriteOptions]) -> MemoryInfo:
+        """See `Client.write`."""
+        return await self._send(calls.write(document, options))
+
+    async def read(
+        self, memory_id: str, query: str, **sampling: Unpack[SamplingOptions]
+    ) -> AnswerInfo:
+        """See `Client.read`."""
+        answers = await self.read_many(memory_id, [query], **sampling)
+        return answers[0]
+
+    async def read_many(
+        self, memory_id: str, queries: list[str], **sampling: Unpack[SamplingOptions]
+    ) -> list[AnswerInfo]:
+        """See `Client.read_many`."""
+        return await self._send(calls.read(memory_id, queries, sampling))
+
+    async def show(self, memory_id: str) -> MemoryInfo:
+        """See `Client.show`."""
+        return await self._send(calls.show(memory_id))
+
+    async def delete(self, memory_id: str) -> None:
+        """See `Client.delete`."""
+        return await self._send(calls.delete(memory_id))
+
+    async def models(self) -> list[ModelInfo]:
+        """See `Client.models`."""
+        return await self._send(calls.models())
+
+    async def ready(self) -> bool:
+        """See `Client.ready`."""
+        try:
+            await self._send(calls.ready())
+        except ClientError:
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def _send(self, call: Call[T]) -> T:
+        with translated(self.base_url):
+            response = await self._http.send(call.request(self._http))
+        return call.result(response)

@@ -1,0 +1,130 @@
+"""The HTTP routes. Each hands over to `Memories` and returns what comes back."""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Response
+
+from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.errors import EngineStoppedError, OverloadedError
+from service.memories import Memories
+from service.models import Models
+from service.schemas import (
+    EXAMPLE_ID,
+    MemoryInfo,
+    ModelInfo,
+    ModelsResponse,
+    Problem,
+    ReadRequest,
+    ReadResponse,
+    Status,
+    WriteRequest,
+)
+from service.state import State, state_of
+from service.telemetry import CONTENT_TYPE
+
+MemoryPath = Annotated[str, Path(description="A memory's handle.", examples=[EXAMPLE_ID])]
+FLOAT32_BYTES = 4
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries of the problems that a route answers with."""
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {status: {"description": "Problem", "content": content} for status in statuses}
+
+
+def _memories(state: Annotated[State, Depends(state_of)]) -> Memories:
+    return state.memories
+
+
+def _models(state: Annotated[State, Depends(state_of)]) -> Models:
+    return state.models
+
+
+router = APIRouter()
+
+
+@router.post(
+    "/write", status_code=201, tags=["memories"], responses=_problems(404, 413, 422, 429, 503)
+)
+async def write(
+    body: WriteRequest, memories: Annotated[Memories, Depends(_memories)]
+) -> MemoryInfo:
+    """Compress a document into a memory and forget the text."""
+    return await memories.write(body)
+
+
+@router.post("/read", tags=["memories"], responses=_problems(404, 409, 413, 422, 429, 503))
+async def read(
+    body: ReadRequest, memories: Annotated[Memories, Depends(_memories)]
+) -> ReadResponse:
+    """Answer queries from a memory alone."""
+    return ReadResponse(answers=await memories.read(body))
+
+
+@router.get("/memories/{memory_id}", tags=["memories"], responses=_problems(404, 503))
+async def show(
+    memory_id: MemoryPath, memories: Annotated[Memories, Depends(_memories)]
+) -> MemoryInfo:
+    """What is known of a memory."""
+    return await memories.show(memory_id)
+
+
+@router.delete(
+    "/memories/{memory_id}", status_code=204, tags=["memories"], responses=_problems(404, 503)
+)
+async def delete(memory_id: MemoryPath, memories: Annotated[Memories, Depends(_memories)]) -> None:
+    """Delete a memory for good."""
+    await memories.delete(memory_id)
+
+
+@router.get("/models", tags=["models"])
+async def models(served: Annotated[Models, Depends(_models)]) -> ModelsResponse:
+    """The served checkpoints with their limits; the first is the default."""
+    return ModelsResponse(models=[_model_info(checkpoint) for checkpoint in served.all()])
+
+
+@router.get("/livez", tags=["operations"], responses=_problems(503))
+async def livez(state: Annotated[State, Depends(state_of)]) -> Status:
+    """The process answers and its device thread runs."""
+    if not state.engine.alive:
+        raise EngineStoppedError("the device thread has ended; restart the service")
+    return Status()
+
+
+@router.get("/readyz", tags=["operations"], responses=_problems(429, 503))
+async def readyz(state: Annotated[State, Depends(state_of)]) -> Status:
+    """A tiny memory of every model was written and read on the device, and the store answers."""
+    limit = state.settings.ready_timeout_seconds
+    try:
+        async with asyncio.timeout(limit):
+            await state.memories.check()
+    except TimeoutError as error:
+        raise OverloadedError(f"no answer from device and store within {limit:g} s") from error
+    return Status()
+
+
+@router.get("/metrics", tags=["operations"], response_class=Response)
+async def metrics(state: Annotated[State, Depends(state_of)]) -> Response:
+    """Metrics in Prometheus' text format."""
+    return Response(state.telemetry.exposition(), media_type=CONTENT_TYPE)
+
+
+def _model_info(checkpoint: Checkpoint) -> ModelInfo:
+    config, backbone = checkpoint.model.config, checkpoint.model.backbone
+    return ModelInfo(
+        name=checkpoint.name,
+        fingerprint=checkpoint.fingerprint,
+        task=checkpoint.task.name,
+        memory_tokens=config.memory_tokens,
+        width=backbone.width,
+        write_steps=config.write_steps,
+        max_write_steps=config.max_write_steps,
+        max_context_tokens=config.max_context_tokens,
+        max_query_tokens=config.max_query_tokens,
+        max_answer_tokens=config.max_answer_tokens,
+        cache_bytes_per_token=backbone.cache_elements_per_token * FLOAT32_BYTES,
+        example_document=checkpoint.task.example_document,
+        example_query=checkpoint.task.example_query,
+        example_answer=checkpoint.task.example_answer,
+    )

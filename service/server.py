@@ -1,0 +1,42 @@
+"""Runs the app under uvicorn."""
+
+import logging
+
+import uvicorn
+
+from service.app import create_app
+from service.settings import Settings
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal ends the process.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be loaded.
+        ValueError: The store's URL names no store.
+    """
+    configure_logging(settings.log_level)
+    uvicorn.Server(server_config(settings)).run()
+
+
+def server_config(settings: Settings) -> uvicorn.Config:
+    """The uvicorn configuration of the app.
+
+    uvicorn's own access log is off: it prints paths, and paths hold memory ids.
+    """
+    return uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        access_log=False,
+        server_header=False,
+    )
+
+
+def configure_logging(level: str) -> None:
+    """Log to standard error, one line an event."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -1,0 +1,48 @@
+"""What an operator decides: environment variables `GRADMEM_*`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from gradmem_core.config import BlobDtype
+
+
+class Settings(BaseSettings):
+    """Settings of one service process; each field is read from `GRADMEM_` and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="GRADMEM_", extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    "Address to listen on."
+    port: int = Field(default=8080, ge=0, le=65535)
+    "Port to listen on; 0 takes a free one."
+    checkpoints: Annotated[list[str], NoDecode, Field(min_length=1)] = ["kv-16"]
+    "Checkpoints to serve, folders or bundled names, separated by commas; the first is the default."
+    device: str = "cpu"
+    "Where the models run, as torch names it: `cpu`, `cuda`, `cuda:1`."
+    threads: int | None = Field(default=None, ge=1)
+    "CPU threads of a batch; torch's own choice by default."
+    store_url: str = Field(default="sqlite:///gradmem.db", repr=False)
+    "Where memories are kept: `sqlite:///FILE`, `redis://...` or `rediss://...`."
+    blob_dtype: BlobDtype = "float32"
+    "How the elements of a memory are stored."
+    max_body_bytes: int = Field(default=4 * 2**20, ge=1024)
+    "Largest request body, in bytes."
+    max_waiting: int = Field(default=1024, ge=1)
+    "Most requests that wait for the device; more are refused with 429."
+    max_batch_documents: int = Field(default=32, ge=1)
+    "Most documents of a WRITE batch."
+    max_batch_queries: int = Field(default=512, ge=1)
+    "Most queries of a READ batch; a single request may pass it."
+    ready_timeout_seconds: float = Field(default=30, gt=0)
+    "Longest that `/readyz` waits for the device and the store."
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    "Least severity that is logged."
+
+    @field_validator("checkpoints", mode="before")
+    @classmethod
+    def _separated(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [name.strip() for name in value.split(",") if name.strip()]
+        return value

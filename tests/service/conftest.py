@@ -1,0 +1,119 @@
+"""A tiny checkpoint, and the service over a real socket."""
+
+import string
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from gradmem_core.backbone import Backbone
+from gradmem_core.checkpoint import Checkpoint, Task, load_checkpoint, save_checkpoint
+from gradmem_core.config import MemoryConfig
+from gradmem_core.model import MemoryModel
+from gradmem_core.tokenizer import Tokenizer
+from service.app import create_app
+from service.models import Models
+from service.settings import Settings
+
+Serving = Callable[[FastAPI], AbstractContextManager[str]]
+TASK = Task(
+    name="kv",
+    stop_tokens=["!", "|"],
+    example_document="!aB:7x!!kk:Q3!|",
+    example_query="?!kk:",
+    example_answer="Q3",
+)
+
+
+def save_tiny(folder: Path, *, seed: int, name: str = "tiny") -> Path:
+    """A checkpoint with random weights."""
+    tokenizer = Tokenizer.of_characters(string.ascii_letters + string.digits + "!?:|")
+    backbone = Backbone.from_config(
+        {
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.2,
+        },
+        seed=seed,
+    )
+    config = MemoryConfig(
+        memory_tokens=4,
+        write_steps=2,
+        max_write_steps=8,
+        inner_learning_rate=0.1,
+        max_context_tokens=64,
+        max_query_tokens=16,
+        max_answer_tokens=8,
+    )
+    save_checkpoint(
+        folder,
+        name=name,
+        model=MemoryModel(backbone, config, seed=seed),
+        tokenizer=tokenizer,
+        task=TASK,
+        card="# tiny\n",
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("checkpoints") / "tiny", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Checkpoint:
+    return load_checkpoint(tiny_folder)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_folder: Path) -> Settings:
+    return Settings(
+        checkpoints=[str(tiny_folder)], store_url=f"sqlite:///{tmp_path}/memories.db", threads=1
+    )
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[str]:
+    """Serve an app on a free loopback port; gives its base URL."""
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            assert time.monotonic() < deadline, "the server took too long to start"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def serving() -> Serving:
+    """Serve any app: `with serving(app) as base_url`."""
+    return running
+
+
+@pytest.fixture(scope="session")
+def base_url(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service with the tiny checkpoint and a store in SQLite, for the whole session."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('store')}/memories.db"
+    with running(create_app(Settings(store_url=url, threads=1), models=Models([tiny]))) as base:
+        yield base
