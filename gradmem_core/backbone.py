@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 from gradmem_core.errors import CheckpointError
 
@@ -85,15 +86,16 @@ class Backbone(nn.Module):
         """
         try:
             config = _without_dropout(AutoConfig.from_pretrained(folder, local_files_only=True))
-            loaded = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                attn_implementation="sdpa",
-                dtype=torch.float32,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
+            with _without_progress_bar():
+                loaded = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    config=config,
+                    attn_implementation="sdpa",
+                    dtype=torch.float32,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                )
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"the backbone in {folder} cannot be loaded: {error}") from error
         model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
@@ -180,6 +182,18 @@ def twice_differentiable_attention() -> Iterator[None]:
     """
     with sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Loading a few megabytes is no occasion to draw on the user's terminal."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:

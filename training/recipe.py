@@ -28,7 +28,7 @@ class Stage(Table):
 
     size: int = Field(ge=1)
     "Size of the largest contexts."
-    advance_at: float = Field(default=1.0, gt=0, le=1)
+    advance_at: float = Field(default=1.0, ge=0, le=1)
     "Exact match at this size (moving average over training batches) that starts the next stage."
 
 

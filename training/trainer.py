@@ -82,11 +82,13 @@ class Trainer:
         with SummaryWriter(str(self.folder / "scalars")) as scalars, bar:
             while self.tokens < self.recipe.budget_tokens and self.step != until_step:
                 spent = self.tokens
-                outcomes = self._train_step(scalars)
-                losses.append(sum(float(o.loss.detach()) for o in outcomes) / max(1, len(outcomes)))
+                loss = self._train_step(scalars)
                 self.seconds = before + time.monotonic() - started
                 bar.update(self.tokens - spent)
-                bar.set_postfix(self._summary(losses[-1]))
+                if loss is None:
+                    continue
+                losses.append(loss)
+                bar.set_postfix(self._summary(loss))
                 if self.step % self.recipe.evaluation.every_steps == 0:
                     self._evaluate(scalars)
                 if time.monotonic() - saved > self.recipe.save_every_seconds:
@@ -144,8 +146,8 @@ class Trainer:
             card=model_card(self.recipe, step=self.step, tokens=self.tokens, seconds=self.seconds),
         )
 
-    def _train_step(self, scalars: SummaryWriter) -> list[Outcome]:
-        """One optimizer step; no outcome where it was skipped."""
+    def _train_step(self, scalars: SummaryWriter) -> float | None:
+        """One optimizer step; its outer loss, or None where it was skipped."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         try:
@@ -155,7 +157,7 @@ class Trainer:
                 raise NonFiniteLossError("the outer gradient is not finite", samples=[])
         except NonFiniteLossError:
             self._skip()
-            return []
+            return None
         self._skipped_in_a_row = 0
         spent = self.tokens / self.recipe.budget_tokens
         factor = rate_factor(self.recipe.optimizer, self.step, spent)
@@ -164,7 +166,7 @@ class Trainer:
             optimizer.step()
         self.step += 1
         self._log(scalars, outcomes, norm=norm, factor=factor)
-        return outcomes
+        return sum(float(outcome.loss.detach()) for outcome in outcomes) / len(outcomes)
 
     def _accumulate(self) -> list[Outcome]:
         """Sum the gradients of a step's micro-batches."""

@@ -1,0 +1,71 @@
+"""A recipe that trains in a second."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from training.recipe import Recipe, load_recipe
+
+TINY = """
+name = "tiny"
+task = "kv"
+seed = 3
+budget_tokens = 2000
+train_write_steps = 2
+write_loss_weight = 0.4
+threads = 1
+
+[backbone]
+model_type = "llama"
+hidden_size = 16
+intermediate_size = 32
+num_hidden_layers = 2
+num_attention_heads = 2
+num_key_value_heads = 2
+max_position_embeddings = 128
+
+[memory]
+memory_tokens = 4
+write_steps = 2
+inner_learning_rate = 0.05
+inner_learning_rate_per_element = true
+max_context_tokens = 64
+max_query_tokens = 16
+max_answer_tokens = 8
+
+[curriculum]
+stages = [{ size = 1, advance_at = 0.0 }, { size = 2, advance_at = 0.9 }, { size = 3 }]
+rehearsal = 0.5
+horizon = 2
+
+[batch]
+contexts = 4
+micro_batch = 2
+queries = 2
+
+[optimizer]
+name = "muon"
+learning_rate = 1e-3
+warmup_steps = 2
+
+[evaluation]
+every_steps = 1000
+sizes = [1]
+write_steps = [1]
+"""
+
+TinyRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def tiny_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def tiny_recipe(tiny_file: Path) -> TinyRecipe:
+    """The recipe with overrides: `tiny_recipe("seed=4", "batch.queries=1")`."""
+    return lambda *overrides: load_recipe(tiny_file, overrides)

@@ -1,0 +1,57 @@
+"""Recipes: what they take and how they refuse."""
+
+from pathlib import Path
+
+import pytest
+
+from gradmem_core.errors import RecipeError
+from tests.training.conftest import TinyRecipe
+from training.recipe import RECIPES, load_recipe
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_bundled_recipes_load(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+def test_overrides_replace_fields_of_any_depth(tiny_recipe: TinyRecipe) -> None:
+    recipe = tiny_recipe(
+        "seed=9", "name=other", "optimizer.learning_rate=3e-4", "optimizer.betas=[0.8, 0.9]"
+    )
+    assert recipe.seed == 9
+    assert recipe.name == "other"
+    assert recipe.optimizer.learning_rate == 3e-4
+    assert recipe.optimizer.betas == (0.8, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("sede=1", "sede"),
+        ("seed=x", "seed"),
+        ("seed=-1", "seed"),
+        ("optimizer.name=sgd", "optimizer.name"),
+        ("optimizer.rate=1", "optimizer.rate"),
+        ("batch.micro_batch=3", "micro_batch"),
+        ("backbone.num_attention_heads=3", "num_attention_heads"),
+        ("train_write_steps=21", "train_write_steps"),
+        ("curriculum.stages=[{size = 4}, {size = 2}]", "curriculum.stages"),
+        ("curriculum.stages=[]", "curriculum.stages"),
+        ("memory.memory_tokens=0", "memory.memory_tokens"),
+        ("name=../x", "name"),
+        ("seed", "seed"),
+        ("seed.deeper=1", "seed"),
+    ],
+)
+def test_a_wrong_field_is_named(tiny_recipe: TinyRecipe, override: str, named: str) -> None:
+    with pytest.raises(RecipeError, match=named.replace(".", r"\.")):
+        tiny_recipe(override)
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ")
+    with pytest.raises(RecipeError, match="is not TOML"):
+        load_recipe(broken)
+    with pytest.raises(RecipeError, match="kv-16"):
+        load_recipe("no-such-recipe")

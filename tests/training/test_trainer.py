@@ -1,0 +1,201 @@
+"""The meta-training loop."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from gradmem_core.checkpoint import load_checkpoint
+from gradmem_core.errors import NonFiniteLossError, RecipeError
+from tests.training.conftest import TinyRecipe
+from training.cli import app
+from training.curriculum import Progress
+from training.optim import Muon, build_optimizers, orthogonalised, rate_factor
+from training.step import Outcome, outer_loss
+from training.trainer import STATE, Trainer
+
+
+def test_resuming_continues_exactly(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    recipe = tiny_recipe()
+    whole = Trainer(recipe, tmp_path / "whole")
+    losses = whole.fit(until_step=8, quiet=True)
+    parts = [
+        Trainer(recipe, tmp_path / "parts").fit(until_step=step, quiet=True) for step in (3, 5, 8)
+    ]
+    assert [len(part) for part in parts] == [3, 2, 3]
+    assert [loss for part in parts for loss in part] == losses
+    resumed = Trainer(recipe, tmp_path / "parts")
+    assert resumed.progress == whole.progress
+    assert resumed.progress.stage > 0
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_training_lowers_the_loss(tiny_recipe: TinyRecipe, tmp_path: Path, optimizer: str) -> None:
+    recipe = tiny_recipe(
+        f"optimizer.name={optimizer}",
+        "optimizer.learning_rate=1e-2",
+        "optimizer.muon_learning_rate=2e-2",
+        "curriculum.stages=[{size = 1}]",
+    )
+    losses = Trainer(recipe, tmp_path).fit(until_step=30, quiet=True)
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_a_finished_run_leaves_a_checkpoint_and_scalars(tiny_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    arguments = ["fit", str(tiny_file), "--output", str(output), "--set", "budget_tokens=300"]
+    arguments += ["--set", "evaluation.every_steps=5"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    checkpoint = load_checkpoint(output / "checkpoint")
+    assert checkpoint.name == "tiny"
+    assert "recipe `tiny`, seed 3" in (output / "checkpoint" / "README.md").read_text()
+    events = EventAccumulator(str(output / "scalars"))
+    events.Reload()
+    scalars = events.Tags()["scalars"]
+    assert "train/target_loss" in scalars
+    assert "selection/size_1/steps_1" in scalars
+
+    arguments = ["evaluate", str(output / "checkpoint"), "--pairs", "2", "--contexts", "3"]
+    result = CliRunner().invoke(app, [*arguments, "--queries", "2", "--steps", "1", "--json"])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert set(figures) == {
+        "task",
+        "pairs",
+        "contexts",
+        "queries",
+        "write_steps",
+        "exact_match",
+        "token_accuracy",
+        "checkpoint",
+        "fingerprint",
+        "seed",
+        "seconds",
+    }
+    assert figures["fingerprint"] == checkpoint.fingerprint
+
+
+def test_a_diverged_step_is_skipped_and_counted(
+    tiny_recipe: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def sometimes(*args: Any, **kwargs: Any) -> Outcome:
+        nonlocal calls
+        calls += 1
+        outcome = outer_loss(*args, **kwargs)
+        if calls != 3:
+            return outcome
+        return Outcome(outcome.loss * math.nan, math.nan, math.nan, 0.0)
+
+    monkeypatch.setattr("training.trainer.outer_loss", sometimes)
+    trainer = Trainer(tiny_recipe(), tmp_path)
+    losses = trainer.fit(until_step=4, quiet=True)
+    assert trainer.skipped == 1
+    assert trainer.step == 4
+    assert len(losses) == 4
+    assert all(math.isfinite(loss) for loss in losses)
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_a_run_that_only_diverges_ends(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_recipe(), tmp_path)
+    with torch.no_grad():
+        trainer.model.initial_memory.fill_(math.inf)
+    with pytest.raises(NonFiniteLossError, match="in a row"):
+        trainer.fit(quiet=True)
+
+
+def test_a_folder_of_another_run_is_refused(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    Trainer(tiny_recipe(), tmp_path).save()
+    with pytest.raises(RecipeError, match="seed"):
+        Trainer(tiny_recipe("seed=4"), tmp_path)
+
+
+def test_a_kill_while_saving_leaves_the_last_state(
+    tiny_recipe: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tiny_recipe(), tmp_path)
+    trainer.fit(until_step=2, quiet=True)
+    before = (tmp_path / STATE).read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.trainer.os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save()
+    assert (tmp_path / STATE).read_bytes() == before
+
+
+def test_every_parameter_has_one_optimizer(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_recipe(), tmp_path)
+    held = [
+        p
+        for o in build_optimizers(trainer.model, trainer.recipe.optimizer)
+        for group in o.param_groups
+        for p in group["params"]
+    ]
+    assert len(held) == len({id(p) for p in held})
+    assert {id(p) for p in held} == {id(p) for p in trainer.model.parameters()}
+
+
+def test_orthogonalised_has_singular_values_near_one() -> None:
+    matrices = torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(0))
+    for batch in (matrices, matrices.mT):
+        values = torch.linalg.svdvals(orthogonalised(batch))
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+
+
+def test_muon_treats_matrices_alone_and_together_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+    starts = [torch.randn(4, 6, generator=generator) for _ in range(2)]
+    gradients = [torch.randn(4, 6, generator=generator) for _ in range(2)]
+
+    def stepped(chosen: list[int]) -> list[Tensor]:
+        parameters = [nn.Parameter(starts[i].clone()) for i in chosen]
+        optimizer = Muon(parameters, lr=0.1)
+        for _ in range(3):
+            for i, parameter in zip(chosen, parameters, strict=True):
+                parameter.grad = gradients[i].clone()
+            optimizer.step()
+        return [parameter.detach() for parameter in parameters]
+
+    together = stepped([0, 1])
+    for i in range(2):
+        torch.testing.assert_close(stepped([i])[0], together[i])
+
+
+def test_rates_rise_hold_and_fall(tiny_recipe: TinyRecipe) -> None:
+    settings = tiny_recipe("optimizer.warmup_steps=4", "optimizer.decay_share=0.5").optimizer
+    assert rate_factor(settings, 0, 0.0) == 0.25
+    assert rate_factor(settings, 3, 0.0) == 1
+    assert rate_factor(settings, 100, 0.5) == 1
+    assert rate_factor(settings, 100, 0.75) == pytest.approx(0.5)
+    assert rate_factor(settings, 100, 1.2) == 0
+
+
+def test_the_curriculum_advances_on_accuracy_only(tiny_recipe: TinyRecipe) -> None:
+    curriculum = tiny_recipe("curriculum.horizon=1").curriculum
+    progress = Progress()
+    assert progress.record(curriculum, 1.0)
+    assert not progress.record(curriculum, 0.5)
+    assert progress.size(curriculum) == 2
+    assert progress.record(curriculum, 0.95)
+    assert not progress.record(curriculum, 1.0)
+    assert progress.size(curriculum) == 3
+    sizes = [progress.micro_batch_size(curriculum, 1, step, 0) for step in range(200)]
+    assert set(sizes) == {1, 2, 3}
+    assert 70 < sum(size == 3 for size in sizes) < 130
