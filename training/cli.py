@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -10,6 +10,7 @@ from gradmem_core.checkpoint import load_checkpoint
 from gradmem_core.errors import GradMemError
 from training.evaluate import evaluate as score_of
 from training.recipe import load_recipe
+from training.report import load_results, table
 from training.tasks import task_by_name
 from training.trainer import Trainer
 
@@ -84,6 +85,17 @@ def evaluate(
     typer.echo(json.dumps(result) if as_json else "\n".join(lines))
 
 
-def _fail(error: GradMemError) -> "typer.Exit":
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="JSON lines of evaluate --json.")],
+) -> None:
+    """Print the table of exact match (%) over pairs and write steps, as Markdown."""
+    try:
+        typer.echo(table(load_results(results)))
+    except GradMemError as error:
+        _fail(error)
+
+
+def _fail(error: GradMemError) -> NoReturn:
     typer.echo(f"error: {error}", err=True)
     raise typer.Exit(2)
