@@ -14,7 +14,13 @@ from training.report import load_results, table
 from training.tasks import task_by_name
 from training.trainer import Trainer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+)
 
 
 @app.command()
