@@ -1,0 +1,221 @@
+"""`gradmem`: its commands against the running service, and how they fail."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+from service.client import Client
+from service.schemas import MemoryInfo
+
+DOCUMENT = "!aB:7x!!kk:Q3!!0z:mN!|"
+QUERIES = ["?!aB:", "?!kk:", "?!0z:"]
+UNKNOWN_ID = "0" * 32
+NOBODY = "http://127.0.0.1:1"
+GRADMEM = Path(sys.executable).with_name("gradmem")
+
+
+class Gradmem:
+    """Runs commands against one service."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __call__(self, *arguments: str, stdin: bytes = b"") -> Result:
+        return CliRunner(env={"GRADMEM_URL": self.url}).invoke(app, arguments, input=stdin)
+
+    def output(self, *arguments: str, stdin: bytes = b"") -> str:
+        result = self(*arguments, stdin=stdin)
+        assert (result.exit_code, result.stderr) == (0, "")
+        return result.stdout
+
+    def written(self, *arguments: str, stdin: bytes = DOCUMENT.encode()) -> MemoryInfo:
+        output = self.output("write", "-", "--json", *arguments, stdin=stdin)
+        return MemoryInfo.model_validate_json(output)
+
+
+@pytest.fixture
+def gradmem(base_url: str) -> Gradmem:
+    return Gradmem(base_url)
+
+
+@pytest.fixture
+def memory_id(gradmem: Gradmem) -> str:
+    return gradmem.written().memory_id
+
+
+def assert_refused(result: Result, *, status: int, says: str) -> None:
+    assert result.exit_code == status
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert says in result.stderr
+
+
+def test_write_prints_the_id_and_nothing_else(gradmem: Gradmem, tmp_path: Path) -> None:
+    file = tmp_path / "document.txt"
+    file.write_text(DOCUMENT)
+    output = gradmem.output("write", str(file))
+    assert len(output) == 33
+    assert gradmem.output("show", output.strip()).startswith(f"memory_id: {output}")
+
+
+def test_options_of_write_reach_the_service(gradmem: Gradmem) -> None:
+    options = ["--model", "tiny", "--steps", "3", "--ttl", "60"]
+    memory = gradmem.written(*options, "--metadata", "a=b=c", "--metadata", "empty=")
+    assert (memory.model, memory.write_steps) == ("tiny", 3)
+    assert memory.metadata == {"a": "b=c", "empty": ""}
+    assert memory.expires_at is not None
+    assert (memory.expires_at - memory.created_at).total_seconds() == pytest.approx(60)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_one_newline_at_the_end_is_not_part_of_the_document(gradmem: Gradmem, end: bytes) -> None:
+    assert gradmem.written(stdin=DOCUMENT.encode() + end).tokens == len(DOCUMENT)
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r", b"\n "])
+def test_no_more_than_one_newline_is_taken_away(gradmem: Gradmem, end: bytes) -> None:
+    result = gradmem("write", "-", stdin=DOCUMENT.encode() + end)
+    assert_refused(result, status=2, says=f"{len(DOCUMENT)}")
+
+
+def test_read_prints_an_answer_a_line(gradmem: Gradmem, memory_id: str, base_url: str) -> None:
+    with Client(base_url) as client:
+        answers = client.read_many(memory_id, QUERIES)
+    output = gradmem.output("read", memory_id, *QUERIES)
+    assert output == "".join(f"{answer.answer}\n" for answer in answers)
+    whole = json.loads(gradmem.output("read", "--json", memory_id, *QUERIES))
+    assert whole == {"answers": [answer.model_dump() for answer in answers]}
+
+
+def test_options_of_read_reach_the_service(gradmem: Gradmem, memory_id: str) -> None:
+    def drawn(seed: int) -> str:
+        options = ["--temperature", "5", "--top-p", "0.9", "--seed", str(seed)]
+        return gradmem.output("read", memory_id, QUERIES[0], *options)
+
+    assert drawn(1) == drawn(1)
+    assert len({drawn(seed) for seed in range(8)}) > 1
+    short = gradmem.output("read", memory_id, QUERIES[0], "--max-new-tokens", "1", "--json")
+    assert json.loads(short)["answers"][0]["tokens"] <= 1
+
+
+def test_show_prints_a_field_a_line_or_one_object(gradmem: Gradmem, memory_id: str) -> None:
+    memory = MemoryInfo.model_validate_json(gradmem.output("show", memory_id, "--json"))
+    assert memory.memory_id == memory_id
+    lines = gradmem.output("show", memory_id).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == list(MemoryInfo.model_fields)
+    assert "model: tiny" in lines
+    assert "expires_at: null" in lines
+
+
+def test_a_deleted_memory_is_gone(gradmem: Gradmem, memory_id: str) -> None:
+    assert gradmem.output("delete", memory_id) == ""
+    for command in (["show", memory_id], ["delete", memory_id], ["read", memory_id, "?!aB:"]):
+        assert_refused(gradmem(*command), status=2, says="memory")
+
+
+def test_the_url_option_overrides_the_environment(base_url: str, memory_id: str) -> None:
+    assert memory_id in Gradmem(NOBODY).output("show", memory_id, "--url", base_url)
+
+
+@pytest.mark.parametrize(
+    "command", [["write", "-"], ["read", UNKNOWN_ID, "?"], ["show", "i"], ["delete", "i"]]
+)
+def test_an_unreachable_service_is_told(command: list[str]) -> None:
+    result = Gradmem(NOBODY)(*command, stdin=DOCUMENT.encode())
+    assert_refused(result, status=1, says=f"{NOBODY}: start it with `gradmem serve`")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["write", "-", "--steps", "0"], "steps"),
+        (["write", "-", "--model", "nobody's"], "tiny"),
+        (["write", "-", "--ttl", "-5"], "ttl_seconds"),
+        (["write", "-", "--metadata", "alone"], "KEY=VALUE"),
+        (["write", "/no/such/file"], "cannot read /no/such/file: No such file"),
+        (["write", "/"], "cannot read /: Is a directory"),
+        (["read", "../models", "?!aB:"], "memory_id"),
+        (["show", "../models"], "Not Found"),
+    ],
+)
+def test_what_cannot_be_done_is_told(gradmem: Gradmem, command: list[str], says: str) -> None:
+    assert_refused(gradmem(*command, stdin=DOCUMENT.encode()), status=2, says=says)
+
+
+def test_a_document_that_is_not_utf_8_is_told(gradmem: Gradmem, tmp_path: Path) -> None:
+    file = tmp_path / "latin"
+    file.write_bytes("!aB:é".encode("latin-1"))
+    assert_refused(gradmem("write", str(file)), status=2, says=f"{file} is not UTF-8 at byte 4")
+    assert_refused(gradmem("write", "-", stdin=b"\xff"), status=2, says="- is not UTF-8")
+
+
+@pytest.mark.parametrize("command", [["write"], ["read", UNKNOWN_ID], ["no-such"], ["--no-such"]])
+def test_wrong_usage_is_status_2(gradmem: Gradmem, command: list[str]) -> None:
+    result = gradmem(*command)
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_version(gradmem: Gradmem) -> None:
+    assert gradmem.output("--version") == "gradmem 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--port", "70000"], "port: "),
+        (["--checkpoint", "/no/such/checkpoint"], "/no/such/checkpoint"),
+        (["--store-url", "ftp://user:password@host"], "sqlite"),
+    ],
+)
+def test_serve_refuses_wrong_settings(tiny_folder: Path, options: list[str], says: str) -> None:
+    result = CliRunner(env={"GRADMEM_CHECKPOINTS": str(tiny_folder)}).invoke(
+        app, ["serve", *options]
+    )
+    assert_refused(result, status=2, says=says)
+    assert "password" not in result.stderr
+
+
+@pytest.fixture
+def served(tiny_folder: Path, tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """`gradmem serve` as a process of its own, with options and environment mixed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [GRADMEM, "serve", "--port", str(port), "--checkpoint", str(tiny_folder)],
+        env=os.environ
+        | {"GRADMEM_PORT": "1", "GRADMEM_STORE_URL": f"sqlite:///{tmp_path}/memories.db"},
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_serve_serves_until_it_is_stopped(
+    served: tuple[str, "subprocess.Popen[bytes]"], tmp_path: Path
+) -> None:
+    url, process = served
+    deadline = time.monotonic() + 60
+    with Client(url) as client:
+        while not client.ready():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert client.write(DOCUMENT).model == "tiny"
+    assert (tmp_path / "memories.db").exists()
+    process.terminate()
+    process.wait(timeout=30)

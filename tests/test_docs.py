@@ -1,0 +1,24 @@
+"""Pages that are made by a program are what the program makes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"GRADMEM_URL": "http://elsewhere", "COLUMNS": "200", "FORCE_COLOR": "1"}]
+)
+def test_the_command_line_reference_is_the_programs_help(environment: dict[str, str]) -> None:
+    page = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "cli_reference.py"],
+        env=os.environ | environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert (ROOT / "docs" / "CLI.md").read_text(encoding="utf-8") == page.stdout
