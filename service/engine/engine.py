@@ -147,11 +147,20 @@ class Engine:
         """The device thread."""
         if self._limits.threads is not None:
             torch.set_num_threads(self._limits.threads)
-        while batch := self._next_batch():
-            outcomes = self._attempt([job.work for job in batch])
-            for job, outcome in zip(batch, outcomes, strict=True):
-                job.answer(outcome)
-        for job in self._waiting:
+        try:
+            while batch := self._next_batch():
+                outcomes = self._attempt([job.work for job in batch])
+                for job, outcome in zip(batch, outcomes, strict=True):
+                    job.answer(outcome)
+        finally:
+            self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        """Answer whoever still waits; nobody can join them any more."""
+        with self._changed:
+            self._stopping = True
+            waiting, self._waiting = self._waiting, deque()
+        for job in waiting:
             job.answer(EngineStoppedError("the service stopped before the request's turn"))
 
     def _next_batch(self) -> list[_Job]:
