@@ -1,0 +1,103 @@
+"""The README's commands run as they are written, and its table is that of the result file."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gradmem_core.checkpoint import BUNDLED, load_checkpoint
+from service.client import Client
+from training.report import load_results, table
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+SERVE, ASK, PYTHON, TRAIN = (text for _, text in BLOCKS)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that looks like the checkout, in which commands may leave files."""
+    for name in ("scripts", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for program in ("python", "gradmem", "gradmem-train"):
+        (tmp_path / ".venv" / "bin" / program).symlink_to(Path(sys.executable).with_name(program))
+    return tmp_path
+
+
+@pytest.fixture
+def environment(folder: Path) -> Iterator[dict[str, str]]:
+    """The service as the README starts it, on a port that is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    environment = os.environ | {"GRADMEM_PORT": str(port), "GRADMEM_URL": url}
+    environment |= {"GRADMEM_STORE_URL": f"sqlite:///{folder}/gradmem.db"}
+    with subprocess.Popen(["bash", "-c", f"exec {SERVE}"], cwd=folder, env=environment) as process:
+        try:
+            with Client(url) as client:
+                deadline = time.monotonic() + 120
+                while not client.ready():
+                    assert process.poll() is None, "the service ended"
+                    assert time.monotonic() < deadline, "the service is not ready"
+                    time.sleep(0.1)
+            yield environment
+        finally:
+            process.terminate()
+
+
+def run(script: str, folder: Path, environment: dict[str, str]) -> str:
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    result = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_two_commands_stand_at_the_top() -> None:
+    assert README.startswith("# GradMem\n\n    ./scripts/demo\n    ./scripts/test\n")
+
+
+def test_demo() -> None:
+    result = subprocess.run(
+        ["./scripts/demo"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "16 of 16 answers are right" in result.stdout
+    assert "KV cache" in result.stdout
+
+
+def test_command_line_block(folder: Path, environment: dict[str, str]) -> None:
+    assert run(ASK, folder, environment).splitlines()[:2] == ["Q3", "mN"]
+
+
+def test_python_block(folder: Path, environment: dict[str, str]) -> None:
+    script = PYTHON.replace("Client()", f"Client({environment['GRADMEM_URL']!r})")
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("Q3 ")
+
+
+def test_training_block_with_a_small_budget(folder: Path) -> None:
+    script = TRAIN.replace("scripts/setup train", "")
+    script = script.replace("fit kv-16", "fit kv-16 --set budget_tokens=400 --set threads=1")
+    script = script.replace("--contexts 200", "--contexts 2")
+    assert '"exact_match"' in run(script, folder, dict(os.environ))
+
+
+def test_table_is_that_of_the_result_file() -> None:
+    results = load_results(ROOT / "docs" / "results" / "kv-16.jsonl")
+    assert table(results) in README
+    fingerprints = {result.fingerprint for result in results}
+    assert fingerprints == {load_checkpoint(BUNDLED / "kv-16").fingerprint}
