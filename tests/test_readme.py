@@ -80,7 +80,7 @@ def test_command_line_block(folder: Path, environment: dict[str, str]) -> None:
     assert run(ASK, folder, environment).splitlines()[:2] == ["Q3", "mN"]
 
 
-def test_python_block(folder: Path, environment: dict[str, str]) -> None:
+def test_python_block(environment: dict[str, str]) -> None:
     script = PYTHON.replace("Client()", f"Client({environment['GRADMEM_URL']!r})")
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
