@@ -107,7 +107,8 @@ class Backbone(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face model folder."""
-        self.causal_lm.save_pretrained(folder)
+        with _without_progress_bar():
+            self.causal_lm.save_pretrained(folder)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -186,7 +187,7 @@ def twice_differentiable_attention() -> Iterator[None]:
 
 @contextmanager
 def _without_progress_bar() -> Iterator[None]:
-    """Loading a few megabytes is no occasion to draw on the user's terminal."""
+    """Loading or saving a few megabytes is no occasion to draw on the user's terminal."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

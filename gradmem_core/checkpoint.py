@@ -129,6 +129,8 @@ def save_checkpoint(
         )
         (made / "gradmem.json").write_text(manifest.model_dump_json(indent=2) + "\n")
         (made / "README.md").write_text(card)
+        for path in made.rglob("*.safetensors"):
+            path.chmod(0o644)  # safetensors keeps its files private; a container's user reads them
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
