@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
-from gradmem_core.errors import CheckpointError
+from gradmem_core.errors import CheckpointError, DeviceError
 from gradmem_core.fingerprint import backbone_digest, fingerprint_of
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
@@ -148,6 +148,7 @@ def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint
         CheckpointError: There is no such checkpoint, a file is missing or damaged, a tensor is
             missing, left over or of another shape, or the contents are not those of the
             fingerprint.
+        DeviceError: The device is not there.
     """
     folder = find_checkpoint(reference)
     manifest = read_manifest(folder)
@@ -168,7 +169,7 @@ def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint
     return Checkpoint(
         name=manifest.name,
         fingerprint=manifest.fingerprint,
-        model=model.requires_grad_(False).eval().to(device),
+        model=_placed(model.requires_grad_(False).eval(), device),
         tokenizer=tokenizer,
         task=manifest.task,
         stop_ids=tokenizer.ids_of(manifest.task.stop_tokens),
@@ -218,6 +219,14 @@ def read_manifest(folder: Path) -> Manifest:
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+
+
+def _placed(model: MemoryModel, device: str) -> MemoryModel:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        first_line = str(error).partition("\n")[0]
+        raise DeviceError(f"the device {device!r} cannot be used: {first_line}") from error
 
 
 def _load_write_side(model: MemoryModel, path: Path) -> None:

@@ -153,7 +153,8 @@ def _token_losses(
     inputs = torch.cat([model.prefix(memory), embedded], dim=1)  # (B, m + T, d)
     hidden = model.backbone.hidden(inputs)
     # The last memory vector predicts the first token; the last token predicts nothing.
-    logits = model.write_logits(hidden[:, size - 1 : -1]).float()  # (B, T, V)
+    logits = model.write_logits(hidden[:, size - 1 : -1])  # (B, T, V)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     loss = F.cross_entropy(logits.flatten(0, 1), context_ids.flatten(), reduction="none")
     positions = torch.arange(context_ids.shape[1], device=context_ids.device)
     real = positions < lengths[:, None]  # (B, T)

@@ -103,7 +103,7 @@ async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG
 async def _invalid(request: Request, error: Exception) -> Response:  # noqa: ARG001
     entries = cast("RequestValidationError", error).errors()
     fields = [
-        {"field": ".".join(str(part) for part in entry["loc"]), "message": str(entry["msg"])}
+        {"field": _printable(".".join(map(str, entry["loc"]))), "message": str(entry["msg"])}
         for entry in entries
     ]
     first = fields[0]
@@ -116,6 +116,11 @@ async def _invalid(request: Request, error: Exception) -> Response:  # noqa: ARG
             errors=fields,
         )
     )
+
+
+def _printable(name: str) -> str:
+    """A field's name; a client may invent one that UTF-8 cannot hold."""
+    return name.encode(errors="replace").decode()
 
 
 async def _too_large(request: Request, error: Exception) -> Response:  # noqa: ARG001

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gradmem_core.config import BlobDtype
 
 MemoryId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Text = Annotated[str, Field(max_length=2**26)]
+"""A text. The body's limit is lower: the constraint makes pydantic refuse lone surrogates."""
 MAX_QUERIES = 256
 "Most queries in one request."
 MAX_METADATA = 32
@@ -31,17 +33,17 @@ class WriteRequest(Request):
         json_schema_extra={"examples": [{"document": "!aB:7x!!kk:Q3!|", "ttl_seconds": 3600}]}
     )
 
-    document: str = Field(min_length=1)
+    document: Text = Field(min_length=1)
     "The text to compress; it is forgotten once the memory is written."
-    model: str | None = None
+    model: Text | None = None
     "A checkpoint's name, from `GET /models`; the first one by default."
     steps: int | None = Field(default=None, ge=1)
     "Gradient steps (K); the checkpoint's own number by default."
     ttl_seconds: int | None = Field(default=None, ge=1, le=10 * YEAR_SECONDS)
     "Seconds until the memory is deleted; kept until deleted by default."
-    metadata: dict[str, Annotated[str, Field(max_length=1024)]] = Field(
-        default_factory=dict, max_length=MAX_METADATA
-    )
+    metadata: dict[
+        Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]
+    ] = Field(default_factory=dict, max_length=MAX_METADATA)
     "Names and values of your own, returned with the memory."
 
 
@@ -99,8 +101,8 @@ class ReadRequest(Request):
     )
 
     memory_id: MemoryId
-    query: str | None = None
-    queries: list[str] | None = Field(default=None, min_length=1, max_length=MAX_QUERIES)
+    query: Text | None = None
+    queries: list[Text] | None = Field(default=None, min_length=1, max_length=MAX_QUERIES)
     max_new_tokens: int | None = Field(default=None, ge=1)
     "Most tokens of an answer; the checkpoint's limit by default."
     temperature: float = Field(default=0.0, ge=0, le=100)

@@ -212,6 +212,29 @@ def test_bodies_that_are_no_request(http: httpx.Client, content: bytes) -> None:
     problem(response, 422, "invalid-request")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"query": "\udc80"},
+        {"queries": ["?!kk:", "\ud800"]},
+        {"query": "?!kk:", "\ud800": 1},
+    ],
+)
+def test_lone_surrogates_in_a_read(http: httpx.Client, fields: dict[str, Any]) -> None:
+    body = json.dumps({"memory_id": UNKNOWN_ID, **fields})
+    response = http.post("/read", content=body, headers={"content-type": "application/json"})
+    problem(response, 422, "invalid-request")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"model": "\ud800"}, {"metadata": {"\ud800": "x"}}, {"metadata": {"x": "\ud800"}}]
+)
+def test_lone_surrogates_in_a_write(http: httpx.Client, fields: dict[str, Any]) -> None:
+    body = json.dumps({"document": DOCUMENT, **fields})
+    response = http.post("/write", content=body, headers={"content-type": "application/json"})
+    problem(response, 422, "invalid-request")
+
+
 def test_a_body_that_is_not_text(http: httpx.Client) -> None:
     response = http.post("/write", content=b"\xff", headers={"content-type": "application/json"})
     assert response.status_code == 400
