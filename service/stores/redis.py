@@ -40,13 +40,13 @@ FOREIGN_ERRORS = (
 )
 KEY_PREFIX = "gradmem:memory:"
 
-DEADLINE_SECONDS = 2.0
+DEADLINE_SECONDS = 5.0
 "Time for one operation, with connecting and repeating"
-SOCKET_SECONDS = 1.0
+SOCKET_SECONDS = 2.0
 "Time to connect, to send, and for an answer to arrive"
 RETRY_PAUSE_SECONDS = 0.05
 "Time between the two attempts of a read"
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 16
 "Connections in the pool; further operations wait for one, within their deadline"
 
 

@@ -1,0 +1,108 @@
+"""What Redis adds to the promises of every store: expiry of its own, outages, recovery."""
+
+import asyncio
+import signal
+import time
+
+import pytest
+import redis.exceptions
+
+from gradmem_core.errors import StoreUnavailableError
+from service.stores import Store, StoredMemory, create_store, new_memory_id
+from service.stores import redis as redis_store
+from service.stores.redis import KEY_PREFIX
+from tests.redis_server import RedisServer
+from tests.service.stored import a_memory, soon
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_redis_removes_an_expired_memory(redis_server: str) -> None:
+    memory = a_memory(expires_at=soon(60))
+    async with (
+        create_store(redis_server) as store,
+        redis.asyncio.Redis.from_url(redis_server) as client,
+    ):
+        await store.put(memory)
+        assert memory.expires_at is not None
+        left = await client.pttl(KEY_PREFIX + memory.memory_id)
+        assert 59_000 < left <= 60_000
+
+
+async def test_redis_outage_and_recovery(own_redis: RedisServer) -> None:
+    async with create_store(own_redis.url) as store:
+        memory = a_memory()
+        await asyncio.gather(*(store.ping() for _ in range(5)), store.put(memory))
+        own_redis.stop()
+        await expect_quick_errors(store, memory)
+        own_redis.start()
+        # The first operation after the outage is a put, which is not repeated.
+        await store.put(memory)
+        assert await store.get(memory.memory_id) == memory
+
+
+async def test_a_restart_between_two_puts_goes_unnoticed(own_redis: RedisServer) -> None:
+    async with create_store(own_redis.url) as store:
+        await store.put(a_memory())
+        own_redis.stop()
+        own_redis.start()
+        await asyncio.sleep(0.05)  # the event loop learns that the connection was closed
+        await store.put(a_memory())
+
+
+async def test_a_redis_that_hangs_is_unavailable(own_redis: RedisServer) -> None:
+    async with create_store(own_redis.url) as store:
+        memory = a_memory()
+        await store.put(memory)
+        assert own_redis.process is not None
+        own_redis.process.send_signal(signal.SIGSTOP)
+        await expect_quick_errors(store, memory)
+        own_redis.process.send_signal(signal.SIGCONT)
+        assert await store.get(memory.memory_id) == memory
+
+
+async def expect_quick_errors(store: Store, memory: StoredMemory) -> None:
+    operations = (
+        store.put(a_memory()),
+        store.get(memory.memory_id),
+        store.delete(new_memory_id()),
+        store.ping(),
+    )
+    started = time.monotonic()
+    outcomes = await asyncio.gather(*operations, return_exceptions=True)
+    assert time.monotonic() - started < redis_store.DEADLINE_SECONDS + 1
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailableError] * 4
+
+
+async def test_a_redis_that_is_not_there_does_not_open(own_redis: RedisServer) -> None:
+    own_redis.stop()
+    store = create_store(own_redis.url)
+    with pytest.raises(StoreUnavailableError):
+        await store.open()
+    own_redis.start()
+    async with store:
+        await store.ping()
+
+
+async def test_a_wrong_password_is_unavailable_and_not_told(redis_server: str) -> None:
+    url = redis_server.replace("redis://", "redis://me:hunter2@")
+    with pytest.raises(StoreUnavailableError) as caught:
+        await create_store(url).open()
+    assert "hunter2" not in f"{caught.value} {caught.value.__cause__}"
+
+
+async def test_tls_with_a_server_that_speaks_none_is_unavailable(redis_server: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailableError):
+        await create_store(redis_server.replace("redis://", "rediss://")).open()
+    assert time.monotonic() - started < redis_store.DEADLINE_SECONDS + 1
+
+
+async def test_a_full_redis_is_unavailable(own_redis: RedisServer) -> None:
+    async with (
+        create_store(own_redis.url) as store,
+        redis.asyncio.Redis.from_url(own_redis.url) as client,
+    ):
+        await client.config_set("maxmemory", "1")
+        with pytest.raises(StoreUnavailableError):
+            await store.put(a_memory())
