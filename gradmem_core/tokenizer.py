@@ -1,5 +1,6 @@
 """Text to token ids and back, refusing what the vocabulary does not cover."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from gradmem_core.errors import CheckpointError, UnknownCharactersError
 PAD = "<pad>"
 UNKNOWN = "<unk>"
 NAMED_AT_MOST = 5
+SURROGATE = re.compile("[\ud800-\udfff]")
+"Half of a UTF-16 pair: Python strings may hold one, UTF-8 and the tokenizers cannot."
 
 
 class Tokenizer:
@@ -24,6 +27,7 @@ class Tokenizer:
     def __init__(self, fast: PreTrainedTokenizerFast) -> None:
         self._fast = fast
         self._backend: FastTokenizer = fast.backend_tokenizer
+        self._backend.encode_special_tokens = True  # "<pad>" in a text is five characters
 
     @classmethod
     def of_characters(cls, characters: str) -> "Tokenizer":
@@ -44,8 +48,9 @@ class Tokenizer:
         Raises:
             CheckpointError: The files are missing or damaged.
         """
-        if not (folder / "tokenizer.json").is_file():
-            raise CheckpointError(f"the checkpoint {folder} has no tokenizer.json")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if not (folder / name).is_file():  # without the second, no token counts as unknown
+                raise CheckpointError(f"the checkpoint {folder} has no {name}")
         try:
             return cls(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
         except Exception as error:  # tokenizers raises bare Exception for a damaged file
@@ -71,6 +76,8 @@ class Tokenizer:
             UnknownCharactersError: The text holds characters outside the vocabulary; the error
                 names the first ones and their positions.
         """
+        if halves := [match.start() for match in SURROGATE.finditer(text)]:
+            self._refuse(text, halves)
         encoding = self._backend.encode(text, add_special_tokens=False)
         unknown = self._fast.unk_token_id
         if unknown is not None and unknown in encoding.ids:
