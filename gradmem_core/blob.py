@@ -19,6 +19,8 @@ from gradmem_core.errors import BlobError, FingerprintMismatchError
 
 FORMAT_VERSION = 1
 INT8_LARGEST = 127
+UNREADABLE = (SafetensorError, ValidationError, ValueError, KeyError, TypeError, RecursionError)
+"What the libraries raise on bytes that are no memory; the last on JSON nested without end."
 
 
 class BlobInfo(BaseModel):
@@ -94,7 +96,7 @@ def unpack(data: bytes) -> Blob:
         if list(memory.shape) != json.loads(metadata["shape"]) or not memory.isfinite().all():
             raise BlobError("the memory's tensor does not fit its description")
         info = BlobInfo.model_validate_json(metadata["info"])
-    except (SafetensorError, ValidationError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise BlobError(f"the bytes are not a memory blob: {type(error).__name__}") from error
     return Blob(memory, metadata["dtype"], info)  # type: ignore[arg-type]  # _decoded checked it
 
