@@ -113,12 +113,12 @@ def save_checkpoint(
         tensors = {key: value.detach().contiguous() for key, value in model.write_side().items()}
         save_file(tensors, made / "gradmem.safetensors")
         external = None
+        backbone = made / "backbone"
         if external_backbone is None:
-            model.backbone.save(made / "backbone")
+            model.backbone.save(backbone)
         else:
-            digest = backbone_digest(folder / external_backbone)
-            external = ExternalBackbone(path=external_backbone, sha256=digest)
-        backbone = made / "backbone" if external is None else folder / external.path
+            backbone = (folder / external_backbone).resolve()  # `folder` need not exist yet
+            external = ExternalBackbone(path=external_backbone, sha256=backbone_digest(backbone))
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=name,
