@@ -6,7 +6,6 @@ write side, `README.md` the model card. `docs/FORMATS.md` has the fields.
 """
 
 import json
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +131,7 @@ def save_checkpoint(
         for path in made.rglob("*.safetensors"):
             path.chmod(0o644)  # safetensors keeps its files private; a container's user reads them
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(Path(scratch) / "replaced")
         made.rename(folder)
     return manifest.fingerprint
 

@@ -4,8 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.redis_server import RedisServer
+
+settings.register_profile("gradmem", deadline=None)  # a busy machine is no failure
+settings.load_profile("gradmem")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,14 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
-
-settings.register_profile("core", deadline=None)  # a busy machine is no failure
-settings.load_profile("core")
 
 OWN_CASES = Path(__file__).parent / "golden"
 VOCABULARY = 24
