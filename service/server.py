@@ -28,7 +28,7 @@ def server_config(settings: Settings) -> uvicorn.Config:
         create_app(settings),
         host=settings.host,
         port=settings.port,
-        log_level=settings.log_level,
+        log_config=None,  # the root logger's, see configure_logging
         access_log=False,
         server_header=False,
     )
