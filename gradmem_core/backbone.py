@@ -176,10 +176,12 @@ class Backbone(nn.Module):
 
 
 @contextmanager
-def twice_differentiable_attention() -> Iterator[None]:
-    """Run attention by plain matrix products, whose gradient can be differentiated again.
+def exact_attention() -> Iterator[None]:
+    """Run attention by plain matrix products: WRITE's kernel, in training and in serving.
 
-    The fused kernels are faster, but their backward passes have no derivative.
+    Fused kernels are faster, but their backward passes have no derivative, and their rounding
+    depends on the padded length: gradient steps amplify that to 1e-4 between a document written
+    alone and in a batch (docs/LOG.md).
     """
     with sdpa_kernel(SDPBackend.MATH):
         yield

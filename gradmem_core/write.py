@@ -4,14 +4,13 @@ Source: Kuratov et al., GradMem, arXiv 2603.13875. Shapes: `B` batch, `m` memory
 context tokens, `d` width, `V` vocabulary, `K` write steps.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradmem_core.backbone import twice_differentiable_attention
+from gradmem_core.backbone import exact_attention
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import (
     ContextTooLongError,
@@ -52,7 +51,7 @@ def write(
         steps: Gradient steps (K), from 1 to the configuration's `max_write_steps`.
         create_graph: Keep the graph of every step, so that a loss of the memory can be
             differentiated through WRITE (second order, for meta-training). Without it nothing is
-            kept and attention runs on fused kernels.
+            kept from one step to the next.
         measure: Score the finished memory too. Without it `losses` is `(B, K)` and `recall` None,
             which saves meta-training a forward pass.
 
@@ -71,7 +70,7 @@ def write(
     embedded = model.backbone.embed(context_ids)
     memory = model.initial_memory.expand(len(context_ids), -1, -1)  # (B, m, d)
     losses: list[Tensor] = []
-    with torch.enable_grad(), _attention(create_graph):
+    with torch.enable_grad(), exact_attention():
         for _ in range(steps):
             if not create_graph:
                 memory = memory.detach().requires_grad_()
@@ -107,7 +106,8 @@ def reconstruction(
         that are predicted correctly `(B,)`.
     """
     embedded = model.backbone.embed(context_ids)
-    return _token_losses(model, memory, embedded, context_ids, lengths)
+    with exact_attention():
+        return _token_losses(model, memory, embedded, context_ids, lengths)
 
 
 def check_context(config: MemoryConfig, tokens: int) -> None:
@@ -139,10 +139,6 @@ def check_steps(config: MemoryConfig, steps: int) -> None:
             f" {config.max_write_steps}",
             limit=config.max_write_steps,
         )
-
-
-def _attention(create_graph: bool) -> AbstractContextManager[None]:
-    return twice_differentiable_attention() if create_graph else nullcontext()
 
 
 def _token_losses(
