@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradmem_core.backbone import Cache
+from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import EmptyQueryError, GenerationError, QueryTooLongError
 from gradmem_core.model import MemoryModel
 
@@ -107,6 +108,23 @@ def generate(
     return _answers(torch.stack(tokens, 1), torch.stack(probabilities, 1), sampling, set(stop_ids))
 
 
+def check_query(config: MemoryConfig, tokens: int) -> None:
+    """Refuse a query that is empty or beyond the checkpoint's limit.
+
+    Raises:
+        EmptyQueryError: There is no token.
+        QueryTooLongError: There are more than `max_query_tokens`.
+    """
+    if tokens < 1:
+        raise EmptyQueryError("the query has no token; send at least one")
+    if tokens > config.max_query_tokens:
+        raise QueryTooLongError(
+            f"the query has {tokens} tokens and this checkpoint takes at most"
+            f" {config.max_query_tokens}",
+            limit=config.max_query_tokens,
+        )
+
+
 def check_queries(
     model: MemoryModel, queries: Sequence[Sequence[int]], sampling: Sequence[Sampling]
 ) -> None:
@@ -118,15 +136,8 @@ def check_queries(
         GenerationError: More tokens are asked for than `max_answer_tokens`.
     """
     config = model.config
-    if not queries or min(len(query) for query in queries) < 1:
-        raise EmptyQueryError("the query has no token; send at least one")
-    longest = max(len(query) for query in queries)
-    if longest > config.max_query_tokens:
-        raise QueryTooLongError(
-            f"the query has {longest} tokens and this checkpoint takes at most"
-            f" {config.max_query_tokens}",
-            limit=config.max_query_tokens,
-        )
+    for tokens in {len(query) for query in queries} or {0}:
+        check_query(config, tokens)
     asked = max(s.max_new_tokens for s in sampling)
     if asked > config.max_answer_tokens:
         raise GenerationError(
@@ -205,7 +216,9 @@ class _Chooser:
         warm = self.temperature.clamp(min=1e-4)[:, None]
         ordered, tokens = (logits / warm).softmax(dim=-1).sort(dim=-1, descending=True)
         before = ordered.cumsum(dim=-1) - ordered
-        ordered = ordered * (before < self.top_p[:, None])
+        kept = before < self.top_p[:, None]
+        kept[:, 0] = True  # also where top_p is too small for its dtype
+        ordered = ordered * kept
         draws = torch.tensor(
             [float(torch.rand((), generator=s)) if s else 0.0 for s in self.streams],
             device=self.device,

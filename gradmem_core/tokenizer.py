@@ -28,6 +28,11 @@ class Tokenizer:
         self._fast = fast
         self._backend: FastTokenizer = fast.backend_tokenizer
         self._backend.encode_special_tokens = True  # "<pad>" in a text is five characters
+        # Of the model itself: tokenizer_config.json is not part of the fingerprint.
+        self._unknown = self._backend.token_to_id(
+            getattr(self._backend.model, "unk_token", "") or ""
+        )
+        self._longest = max(len(token) for token in fast.get_vocab())
 
     @classmethod
     def of_characters(cls, characters: str) -> "Tokenizer":
@@ -69,6 +74,10 @@ class Tokenizer:
         pad = self._fast.pad_token_id
         return 0 if pad is None else int(pad)
 
+    def fewest_tokens(self, text: str) -> int:
+        """The fewest tokens that the text can have, without the cost of finding them."""
+        return -(-len(text) // self._longest)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text.
 
@@ -79,10 +88,9 @@ class Tokenizer:
         if halves := [match.start() for match in SURROGATE.finditer(text)]:
             self._refuse(text, halves)
         encoding = self._backend.encode(text, add_special_tokens=False)
-        unknown = self._fast.unk_token_id
-        if unknown is not None and unknown in encoding.ids:
+        if self._unknown is not None and self._unknown in encoding.ids:
             spans = zip(encoding.ids, encoding.offsets, strict=True)
-            self._refuse(text, [start for id_, (start, _) in spans if id_ == unknown])
+            self._refuse(text, [start for id_, (start, _) in spans if id_ == self._unknown])
         return list(encoding.ids)
 
     def decode(self, ids: Sequence[int]) -> str:

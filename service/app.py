@@ -1,11 +1,11 @@
 """The app is a value: `create_app` returns it, and nothing happens on import."""
 
 import logging
-import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
+from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 
 from gradmem_core.errors import GradMemError
 from service.engine import Engine, Limits
-from service.errors import INTERNAL, INVALID_REQUEST, problem_of, response_of
+from service.errors import INVALID_REQUEST, problem_of, response_of
 from service.memories import Memories
 from service.middleware import BodyLimit, BodyTooLargeError, Observed
 from service.models import Models
@@ -25,6 +25,8 @@ from service.stores import Store, create_store
 from service.telemetry import Telemetry
 
 logger = logging.getLogger("gradmem")
+NAMED_ERRORS = 20
+"Most wrong fields that a response names."
 
 
 def create_app(
@@ -54,19 +56,20 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine.start()
-        try:
-            async with store:
+        async with store:
+            engine.start()
+            try:
                 app.state.gradmem = State(settings, models, engine, memories, telemetry)
                 yield
-        finally:
-            engine.stop()
+            finally:
+                await to_thread.run_sync(engine.stop)
 
     app = FastAPI(
         title="GradMem",
         version="0.1.0",
         summary="Compress a document into a few vectors, then answer queries from them alone.",
         lifespan=lifespan,
+        redirect_slashes=False,
         middleware=[
             Middleware(Observed, telemetry=telemetry),
             Middleware(BodyLimit, limit=settings.max_body_bytes),
@@ -76,7 +79,6 @@ def create_app(
             RequestValidationError: _invalid,
             BodyTooLargeError: _too_large,
             HTTPException: _http,
-            Exception: _unexpected,
         },
     )
     app.include_router(router)
@@ -101,7 +103,7 @@ async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG
 
 
 async def _invalid(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    entries = cast("RequestValidationError", error).errors()
+    entries = cast("RequestValidationError", error).errors()[:NAMED_ERRORS]
     fields = [
         {"field": _printable(".".join(map(str, entry["loc"]))), "message": str(entry["msg"])}
         for entry in entries
@@ -140,17 +142,3 @@ async def _http(request: Request, error: Exception) -> Response:  # noqa: ARG001
     )
     response.headers.update(refusal.headers or {})
     return response
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    # The text of the error may hold a document; its place in the code does not.
-    place = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("unexpected %s\n%s", type(error).__name__, place)
-    return response_of(
-        Problem(
-            type=INTERNAL.type,
-            title=INTERNAL.title,
-            status=INTERNAL.status,
-            detail="the service failed; the operator finds the place in the log",
-        )
-    )

@@ -4,12 +4,10 @@ import asyncio
 import hashlib
 from datetime import UTC, datetime, timedelta
 
-from anyio import to_thread
-
-from gradmem_core.blob import Blob, BlobInfo, pack, require_fingerprint, unpack
+from gradmem_core.blob import BlobInfo, pack, require_fingerprint, unpack
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
-from gradmem_core.generate import Answer, Sampling, check_queries
+from gradmem_core.generate import Answer, Sampling, check_queries, check_query
 from gradmem_core.write import check_context, check_steps
 from service.engine import Engine, ReadWork, WriteWork, WrittenMemory
 from service.models import Models
@@ -44,15 +42,14 @@ class Memories:
         config = checkpoint.model.config
         steps = config.write_steps if request.steps is None else request.steps
         check_steps(config, steps)
-        ids = await to_thread.run_sync(checkpoint.tokenizer.encode, request.document)
+        # A text that cannot fit is refused before its tokens are counted, which takes time.
+        check_context(config, checkpoint.tokenizer.fewest_tokens(request.document))
+        ids = checkpoint.tokenizer.encode(request.document)
         check_context(config, len(ids))
         written = await self._engine.write(WriteWork(checkpoint, ids, steps))
         now = datetime.now(UTC)
-        blob = pack(
-            written.memory,
-            _blob_info(checkpoint, request.document, len(ids), steps, written, now),
-            dtype=self._dtype,
-        )
+        info = _blob_info(checkpoint, request.document, len(ids), steps, written, now)
+        blob = pack(written.memory, info, dtype=self._dtype)
         ttl = request.ttl_seconds
         stored = StoredMemory(
             memory_id=new_memory_id(),
@@ -63,7 +60,7 @@ class Memories:
             expires_at=None if ttl is None else now + timedelta(seconds=ttl),
         )
         await self._store.put(stored)
-        return _memory_info(stored, unpack(blob))
+        return _memory_info(stored, info, self._dtype)
 
     async def read(self, request: ReadRequest) -> list[AnswerInfo]:
         """Answer the queries of a request from its memory alone.
@@ -77,6 +74,8 @@ class Memories:
         checkpoint = self._models.get(stored.model)
         require_fingerprint(blob, checkpoint.fingerprint)
         texts = request.asked()
+        for text in texts:
+            check_query(checkpoint.model.config, checkpoint.tokenizer.fewest_tokens(text))
         queries = [checkpoint.tokenizer.encode(text) for text in texts]
         sampling = _sampling(request, checkpoint, len(queries))
         check_queries(checkpoint.model, queries, sampling)
@@ -95,7 +94,8 @@ class Memories:
             StoreUnavailableError: The store cannot be reached.
         """
         stored = await self._store.get(memory_id)
-        return _memory_info(stored, unpack(stored.blob))
+        blob = unpack(stored.blob)
+        return _memory_info(stored, blob.info, blob.dtype)
 
     async def delete(self, memory_id: str) -> None:
         """Delete a memory for good.
@@ -142,17 +142,17 @@ def _blob_info(
     )
 
 
-def _memory_info(stored: StoredMemory, blob: Blob) -> MemoryInfo:
+def _memory_info(stored: StoredMemory, info: BlobInfo, dtype: BlobDtype) -> MemoryInfo:
     return MemoryInfo(
         memory_id=stored.memory_id,
         model=stored.model,
-        fingerprint=blob.info.fingerprint,
-        tokens=blob.info.tokens,
-        write_steps=blob.info.write_steps,
-        losses=list(blob.info.losses),
-        recall=blob.info.recall,
+        fingerprint=info.fingerprint,
+        tokens=info.tokens,
+        write_steps=info.write_steps,
+        losses=list(info.losses),
+        recall=info.recall,
         bytes=len(stored.blob),
-        dtype=blob.dtype,
+        dtype=dtype,
         created_at=stored.created_at,
         expires_at=stored.expires_at,
         metadata=stored.metadata,

@@ -2,15 +2,24 @@
 
 import logging
 import time
+import traceback
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BODY_TOO_LARGE, response_of
+from service.errors import BODY_TOO_LARGE, INTERNAL, response_of
 from service.schemas import Problem
 from service.telemetry import Telemetry
 
+logger = logging.getLogger("gradmem")
 access_log = logging.getLogger("gradmem.access")
+
+UNEXPECTED = Problem(
+    type=INTERNAL.type,
+    title=INTERNAL.title,
+    status=INTERNAL.status,
+    detail="the service failed; the operator finds the place in the log",
+)
 
 
 class BodyTooLargeError(HTTPException):
@@ -71,6 +80,9 @@ class BodyLimit:
 class Observed:
     """Counts and logs every request by its route's template: paths hold memory ids.
 
+    It also answers what nobody foresaw with 500. Left to the server, such an error would be
+    printed with its text, which may hold a document; its place in the code does not.
+
     Args:
         app: What it surrounds.
         telemetry: Where requests are counted.
@@ -85,7 +97,7 @@ class Observed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status = 499  # the client left before there was an answer, as nginx has it
+        status = 0  # until an answer begins
         started = time.perf_counter()
 
         async def noted(message: Message) -> None:
@@ -96,6 +108,11 @@ class Observed:
 
         try:
             await self.app(scope, receive, noted)
+        except Exception as error:
+            place = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("unexpected %s\n%s", type(error).__name__, place)
+            if status == 0:
+                await response_of(UNEXPECTED)(scope, receive, noted)
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")

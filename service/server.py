@@ -7,6 +7,9 @@ import uvicorn
 from service.app import create_app
 from service.settings import Settings
 
+SHUTDOWN_SECONDS = 20
+"Longest that requests may take to end once the process is told to stop."
+
 
 def serve(settings: Settings) -> None:
     """Serve until a signal ends the process.
@@ -31,6 +34,7 @@ def server_config(settings: Settings) -> uvicorn.Config:
         log_config=None,  # the root logger's, see configure_logging
         access_log=False,
         server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
 
 

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     "Where memories are kept: `sqlite:///FILE`, `redis://...` or `rediss://...`."
     blob_dtype: BlobDtype = "float32"
     "How the elements of a memory are stored."
-    max_body_bytes: int = Field(default=4 * 2**20, ge=1024)
+    max_body_bytes: int = Field(default=2**20, ge=1024)
     "Largest request body, in bytes."
     max_waiting: int = Field(default=1024, ge=1)
     "Most requests that wait for the device; more are refused with 429."

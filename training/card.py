@@ -27,6 +27,6 @@ queries are answered from the vectors alone. Method: arXiv 2603.13875.
   {memory.max_write_steps}.
 - Training: recipe `{recipe.name}`, seed {recipe.seed}, K = {recipe.train_write_steps}, {step}
   optimizer steps, {tokens} context tokens, {seconds / 60:.0f} minutes with {recipe.threads} threads
-  ({platform.machine()}, no GPU).
+  ({platform.machine()}).
 - Licence: Apache-2.0.
 """

@@ -40,7 +40,7 @@ class Curriculum(Table):
     rehearsal: float = Field(ge=0, lt=1)
     "Share of micro-batches at a smaller size, drawn evenly from 1 to the stage's size."
     horizon: int = Field(default=20, ge=1)
-    "Steps that the moving average of the exact match looks back over."
+    "Micro-batches of the stage's size that the exact match's moving average looks back over."
 
 
 class BatchSize(Table):
@@ -127,8 +127,13 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        if self.train_write_steps > self.memory.max_write_steps:
-            raise ValueError("train_write_steps is above memory.max_write_steps")
+        most = self.memory.max_write_steps
+        for name, steps in (
+            ("train_write_steps", [self.train_write_steps]),
+            ("evaluation.write_steps", self.evaluation.write_steps),
+        ):
+            if not 1 <= min(steps) <= max(steps) <= most:
+                raise ValueError(f"{name} must be from 1 to memory.max_write_steps, {most}")
         sizes = [stage.size for stage in self.curriculum.stages]
         if sizes != sorted(set(sizes)):
             raise ValueError("curriculum.stages must grow in size")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from gradmem_core.errors import InputError
 
@@ -26,15 +26,6 @@ class Result(BaseModel):
     seed: int
     seconds: float
 
-    @property
-    def command(self) -> str:
-        """The command that measures it again."""
-        return (
-            f"gradmem-train evaluate {self.checkpoint} --task {self.task} --pairs {self.pairs}"
-            f" --contexts {self.contexts} --queries {self.queries} --steps {self.write_steps}"
-            f" --seed {self.seed} --json"
-        )
-
 
 def load_results(path: Path) -> list[Result]:
     """Read a file of JSON lines.
@@ -50,7 +41,7 @@ def load_results(path: Path) -> list[Result]:
     for number, line in enumerate(lines, start=1):
         try:
             results.append(Result.model_validate(json.loads(line)))
-        except (ValueError, ValidationError) as error:
+        except ValueError as error:
             raise InputError(f"{path}, line {number}: not a result") from error
     return results
 

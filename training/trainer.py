@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoint import save_checkpoint
-from gradmem_core.errors import NonFiniteLossError, RecipeError
+from gradmem_core.errors import InputError, NonFiniteLossError, RecipeError
 from gradmem_core.model import MemoryModel
+from gradmem_core.write import check_context
 from training.batch import collate
 from training.card import model_card
 from training.curriculum import Progress
@@ -27,6 +28,9 @@ from training.tasks import task_by_name
 
 STATE = "state.pt"
 SKIPPED_IN_A_ROW = 20
+COUNTERS = ("step", "tokens", "seconds", "skipped")
+CHANGEABLE = {"budget_tokens", "evaluation", "save_every_seconds", "threads"}
+"Fields of a recipe that may change when a run is continued."
 
 
 class Trainer:
@@ -37,7 +41,8 @@ class Trainer:
         folder: Where state, scalars and the finished checkpoint go.
 
     Raises:
-        RecipeError: The folder holds a run of another recipe.
+        RecipeError: The folder holds a run of another recipe, or contexts of a size in the recipe
+            are beyond the memory's limits.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
@@ -50,6 +55,7 @@ class Trainer:
         self.model = MemoryModel(
             Backbone.from_config(settings, seed=recipe.seed), recipe.memory, seed=recipe.seed
         )
+        self._check_sizes()
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
         self.progress = Progress()
         self.step = 0
@@ -119,12 +125,12 @@ class Trainer:
         """Continue from the state on disk.
 
         Raises:
-            RecipeError: It belongs to a run with another model, task or seed.
+            RecipeError: It belongs to another recipe; only the fields in CHANGEABLE may differ.
         """
         state = torch.load(self.folder / STATE, weights_only=True)
         ours = self.recipe.model_dump(mode="json")
-        for field in ("task", "seed", "backbone", "memory"):
-            if state["recipe"][field] != ours[field]:
+        for field in ours.keys() - CHANGEABLE:
+            if state["recipe"].get(field) != ours[field]:
                 raise RecipeError(
                     f"{field}: {self.folder} holds a run with another {field}; give another folder"
                 )
@@ -145,6 +151,18 @@ class Trainer:
             task=self.task.card(),
             card=model_card(self.recipe, step=self.step, tokens=self.tokens, seconds=self.seconds),
         )
+
+    def _check_sizes(self) -> None:
+        """Refuse a recipe now that would fail when a size's turn comes."""
+        recipe = self.recipe
+        for size in {stage.size for stage in recipe.curriculum.stages} | set(
+            recipe.evaluation.sizes
+        ):
+            example = self.task.sample(stream("train", recipe.seed), size=size, queries=1)
+            try:
+                check_context(recipe.memory, len(self.tokenizer.encode(example.context)))
+            except InputError as error:
+                raise RecipeError(f"size {size}: {error}") from error
 
     def _train_step(self, scalars: SummaryWriter) -> float | None:
         """One optimizer step; its outer loss, or None where it was skipped."""
@@ -253,6 +271,3 @@ class Trainer:
             "match": f"{self.progress.accuracy:.3f}",
             "skipped": self.skipped,
         }
-
-
-COUNTERS = ("step", "tokens", "seconds", "skipped")

@@ -51,7 +51,7 @@ class _Job:
     loop: asyncio.AbstractEventLoop
 
     def answer(self, outcome: Result | GradMemError) -> None:
-        """Hand the outcome over to the event loop; a request that has left is passed over."""
+        """Hand the outcome over to the event loop; a cancelled request is passed over."""
         # The loop is closed only after the engine has stopped, see the app's lifespan.
         self.loop.call_soon_threadsafe(self._settle, outcome)
 
@@ -147,20 +147,22 @@ class Engine:
         """The device thread."""
         if self._limits.threads is not None:
             torch.set_num_threads(self._limits.threads)
+        batch: list[_Job] = []
         try:
             while batch := self._next_batch():
                 outcomes = self._attempt([job.work for job in batch])
                 for job, outcome in zip(batch, outcomes, strict=True):
                     job.answer(outcome)
         finally:
-            self._refuse_waiting()
+            self._refuse(batch)
 
-    def _refuse_waiting(self) -> None:
-        """Answer whoever still waits; nobody can join them any more."""
+    def _refuse(self, batch: list[_Job]) -> None:
+        """Answer the batch that the thread ends in and whoever waits; nobody can join them."""
         with self._changed:
             self._stopping = True
             waiting, self._waiting = self._waiting, deque()
-        for job in waiting:
+        self._telemetry.waiting.set(0)
+        for job in [*batch, *waiting]:  # those that have their answer keep it
             job.answer(EngineStoppedError("the service stopped before the request's turn"))
 
     def _next_batch(self) -> list[_Job]:
@@ -169,7 +171,7 @@ class Engine:
             while True:
                 if self._stopping:
                     return []
-                # A request whose client has left needs no work.
+                # A request that was cancelled needs no work.
                 self._waiting = deque(job for job in self._waiting if not job.future.done())
                 if self._waiting:
                     return self._take()

@@ -23,7 +23,7 @@ class WriteWork:
     @property
     def batch_key(self) -> tuple[object, ...]:
         """Work of one key can share a batch."""
-        return ("write", self.checkpoint.fingerprint, self.steps)
+        return ("write", self.checkpoint.name, self.steps)
 
     @property
     def weight(self) -> int:
@@ -44,7 +44,7 @@ class ReadWork:
     @property
     def batch_key(self) -> tuple[object, ...]:
         """Work of one key can share a batch."""
-        return ("read", self.checkpoint.fingerprint)
+        return ("read", self.checkpoint.name)
 
     @property
     def weight(self) -> int:

@@ -136,15 +136,15 @@ class Store(ABC):
 def translated(store: str, foreign: tuple[type[Exception], ...]) -> Iterator[None]:
     """Turn a library's errors into StoreUnavailableError.
 
-    The message names no more than the store: the cause may hold paths or addresses, and goes to
-    the log as the error's cause.
+    The message names no more than the store: the cause, chained to the error, may hold paths
+    or addresses; of it the log gets its class.
     """
     try:
         yield
     except foreign as exc:
         raise StoreUnavailableError(
             f"The {store} store cannot be reached or refused the operation. Try again; if it"
-            " persists, the operator finds the cause in the log."
+            " persists, ask the operator."
         ) from exc
 
 

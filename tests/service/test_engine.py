@@ -179,6 +179,19 @@ async def test_stopping_answers_everyone(tiny: Checkpoint) -> None:
     assert isinstance(outcomes[2], EngineStoppedError)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_the_batch_in_which_the_thread_ends_is_answered(tiny: Checkpoint) -> None:
+    def run(_: Sequence[Work]) -> list[Result]:
+        raise SystemExit
+
+    engine = Engine(LIMITS, Telemetry(), run)
+    engine.start()
+    with pytest.raises(EngineStoppedError):
+        await engine.write(work(tiny, DOCUMENTS[0]))
+    engine.stop()
+    assert not engine.alive
+
+
 async def test_reads_of_different_memories_share_a_batch(tiny: Checkpoint) -> None:
     works = []
     for document in DOCUMENTS[:3]:

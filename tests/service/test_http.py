@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,16 +14,19 @@ import torch
 
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.generate import Sampling, generate
+from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.write import write
 from service.app import create_app
 from service.models import Models
 from service.settings import Settings
+from service.stores.sqlite import SqliteStore
 from tests.redis_server import RedisServer
 from tests.service.conftest import Serving, save_tiny
 
 DOCUMENT = "!aB:7x!!kk:Q3!!0z:mN!|"
 QUERIES = ["?!aB:", "?!kk:", "?!0z:"]
 UNKNOWN_ID = "0" * 32
+SECRET = "sEcReT"
 
 
 @pytest.fixture
@@ -235,6 +239,44 @@ def test_lone_surrogates_in_a_write(http: httpx.Client, fields: dict[str, Any]) 
     problem(response, 422, "invalid-request")
 
 
+def test_texts_far_beyond_the_limit_are_refused_without_tokenising(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory_id = written(http)["memory_id"]
+
+    def encode(*_: object) -> list[int]:
+        raise AssertionError("the text was tokenised")
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+    text = "a" * 900_000
+    problem(http.post("/write", json={"document": text}), 413, "document-too-long")
+    query = {"memory_id": memory_id, "query": text}
+    problem(http.post("/read", json=query), 413, "query-too-long")
+
+
+def test_a_response_names_a_few_wrong_fields_only(http: httpx.Client) -> None:
+    fields = {f"field{i}": i for i in range(1000)}
+    body = problem(http.post("/write", json=fields), 422, "invalid-request")
+    assert len(body["errors"]) == 20
+
+
+def test_what_nobody_foresaw_is_a_500_without_its_text(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def put(*_: object) -> None:
+        raise ValueError(SECRET)
+
+    monkeypatch.setattr(SqliteStore, "put", put)
+    problem(http.post("/write", json={"document": DOCUMENT}), 500, "internal")
+    assert "unexpected ValueError" in caplog.text
+    assert SECRET not in caplog.text
+    assert 'route="/write",status="500"' in http.get("/metrics").text
+
+
+def test_a_slash_at_the_end_is_another_route(http: httpx.Client) -> None:
+    assert http.post("/write/", json={"document": DOCUMENT}).status_code == 404
+
+
 def test_a_body_that_is_not_text(http: httpx.Client) -> None:
     response = http.post("/write", content=b"\xff", headers={"content-type": "application/json"})
     assert response.status_code == 400
@@ -308,15 +350,17 @@ def test_no_text_and_no_handle_in_the_log(
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    secret = "sEcReT"
-    memory_id = written(http, document=f"!{secret}:7x!|")["memory_id"]
-    http.post("/read", json={"memory_id": memory_id, "query": f"?!{secret}:"})
-    http.post("/write", json={"document": f"{secret} \n"})
-    http.post("/write", json={"document": secret, "steps": "x"})
+    memory_id = written(http, document=f"!{SECRET}:7x!|")["memory_id"]
+    http.post("/read", json={"memory_id": memory_id, "query": f"?!{SECRET}:"})
+    http.post("/write", json={"document": f"{SECRET} \n"})
+    http.post("/write", json={"document": SECRET, "steps": "x"})
     http.get(f"/memories/{memory_id}")
+    deadline = time.monotonic() + 10  # the line follows the answer
+    while "/memories/{memory_id} 200" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert "POST /write 201" in caplog.text
-    assert "/memories/{memory_id} 200" in caplog.text
-    assert secret not in caplog.text
+    assert SECRET not in caplog.text
     assert memory_id not in caplog.text
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradmem_core.errors import InputError
 from training.seeds import Split, stream
 from training.tasks import KeyValueTask
 from training.tasks.kv import WORDS
@@ -60,5 +61,5 @@ def test_streams_repeat_and_those_of_other_splits_differ(seed: int, place: tuple
 
 @pytest.mark.parametrize("size", [0, WORDS + 1])
 def test_sizes_that_cannot_be(size: int) -> None:
-    with pytest.raises(ValueError, match=str(WORDS)):
+    with pytest.raises(InputError, match=str(WORDS)):
         TASK.sample(stream("train", 1), size=size, queries=1)

@@ -35,6 +35,7 @@ def test_overrides_replace_fields_of_any_depth(tiny_recipe: TinyRecipe) -> None:
         ("batch.micro_batch=3", "micro_batch"),
         ("backbone.num_attention_heads=3", "num_attention_heads"),
         ("train_write_steps=21", "train_write_steps"),
+        ("evaluation.write_steps=[5, 21]", "evaluation.write_steps"),
         ("curriculum.stages=[{size = 4}, {size = 2}]", "curriculum.stages"),
         ("curriculum.stages=[]", "curriculum.stages"),
         ("memory.memory_tokens=0", "memory.memory_tokens"),

@@ -121,6 +121,17 @@ def test_a_folder_of_another_run_is_refused(tiny_recipe: TinyRecipe, tmp_path: P
     Trainer(tiny_recipe(), tmp_path).save()
     with pytest.raises(RecipeError, match="seed"):
         Trainer(tiny_recipe("seed=4"), tmp_path)
+    with pytest.raises(RecipeError, match="optimizer"):
+        Trainer(tiny_recipe("optimizer.name=adamw"), tmp_path)
+    Trainer(tiny_recipe("budget_tokens=9", "threads=2"), tmp_path)
+
+
+@pytest.mark.parametrize("override", ["curriculum.stages=[{size = 10}]", "evaluation.sizes=[10]"])
+def test_sizes_beyond_the_limits_are_refused_at_once(
+    tiny_recipe: TinyRecipe, tmp_path: Path, override: str
+) -> None:
+    with pytest.raises(RecipeError, match=r"size 10.*71.*64"):
+        Trainer(tiny_recipe(override), tmp_path)
 
 
 def test_a_kill_while_saving_leaves_the_last_state(

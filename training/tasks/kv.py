@@ -9,6 +9,7 @@ import string
 import numpy as np
 
 from gradmem_core.checkpoint import Task
+from gradmem_core.errors import InputError
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks.base import Example, Question, TrainingTask
 
@@ -33,10 +34,10 @@ class KeyValueTask(TrainingTask):
         With more queries than pairs every pair is asked for, in turn, about equally often.
 
         Raises:
-            ValueError: There are not that many different keys.
+            InputError: There are not that many different keys.
         """
         if not 1 <= size <= WORDS:
-            raise ValueError(f"{size} pairs: must be from 1 to {WORDS}")
+            raise InputError(f"{size} pairs: must be from 1 to {WORDS}", limit=WORDS)
         keys = [_word(i) for i in rng.choice(WORDS, size=size, replace=False)]
         values = [_word(i) for i in rng.integers(WORDS, size=size)]
         context = "".join(f"!{key}:{value}!" for key, value in zip(keys, values, strict=True)) + "|"
