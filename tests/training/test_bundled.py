@@ -1,0 +1,52 @@
+"""The bundled checkpoint holds what it is said to hold."""
+
+import pytest
+import torch
+
+from gradmem_core.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.write import write
+from training.evaluate import evaluate
+from training.seeds import stream
+from training.tasks import KeyValueTask
+
+TASK = KeyValueTask()
+SIZES = [1, 2, 3, 5, 8, 12, 16, 16]
+
+
+@pytest.fixture(scope="module")
+def kv16() -> Checkpoint:
+    return load_checkpoint("kv-16")
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_a_document_alone_and_in_a_batch_gives_the_same_memory(
+    kv16: Checkpoint, steps: int
+) -> None:
+    documents = [
+        kv16.tokenizer.encode(TASK.sample(stream("test", 1, i), size=size, queries=1).context)
+        for i, size in enumerate(SIZES)
+    ]
+    lengths = torch.tensor([len(ids) for ids in documents])
+    batch = torch.zeros(len(documents), int(lengths.max()), dtype=torch.long)
+    for row, ids in zip(batch, documents, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    together = write(kv16.model, batch, lengths, steps, create_graph=False).memory
+    for ids, length, memory in zip(documents, lengths, together, strict=True):
+        alone = write(kv16.model, torch.tensor([ids]), length[None], steps, create_graph=False)
+        assert float((alone.memory[0] - memory).norm() / memory.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(("pairs", "least"), [(8, 0.995), (16, 0.99)])
+def test_exact_match(kv16: Checkpoint, pairs: int, least: float) -> None:
+    score = evaluate(
+        kv16.model,
+        kv16.tokenizer,
+        TASK,
+        size=pairs,
+        contexts=32,
+        queries=16,
+        write_steps=5,
+        seed=11,
+        split="test",
+    )
+    assert score.exact_match >= least
