@@ -99,5 +99,6 @@ def test_training_block_with_a_small_budget(folder: Path) -> None:
 def test_table_is_that_of_the_result_file() -> None:
     results = load_results(ROOT / "docs" / "results" / "kv-16.jsonl")
     assert table(results) in README
+    assert table(results) in (BUNDLED / "kv-16" / "README.md").read_text()
     fingerprints = {result.fingerprint for result in results}
     assert fingerprints == {load_checkpoint(BUNDLED / "kv-16").fingerprint}
