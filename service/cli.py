@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import BaseModel, ValidationError
 
-from gradmem_core.errors import GradMemError
+from gradmem_core.errors import GradMemError, StoreUnavailableError
 from service.client import (
     DEFAULT_URL,
     Client,
@@ -102,6 +102,8 @@ def serve(
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         _fail(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}", REFUSED)
+    except StoreUnavailableError as error:
+        _fail(error, FAILED)
     except (GradMemError, ValueError) as error:
         _fail(error, REFUSED)
 

@@ -1,11 +1,13 @@
 """Runs the app under uvicorn."""
 
+import asyncio
 import logging
 
 import uvicorn
 
 from service.app import create_app
 from service.settings import Settings
+from service.stores import Store, create_store
 
 SHUTDOWN_SECONDS = 20
 "Longest that requests may take to end once the process is told to stop."
@@ -16,10 +18,19 @@ def serve(settings: Settings) -> None:
 
     Raises:
         CheckpointError: A checkpoint cannot be loaded.
+        DeviceError: The device is not there.
+        StoreUnavailableError: The store cannot be opened.
         ValueError: The store's URL names no store.
     """
     configure_logging(settings.log_level)
+    asyncio.run(_try(create_store(settings.store_url)))
     uvicorn.Server(server_config(settings)).run()
+
+
+async def _try(store: Store) -> None:
+    """Open a store and close it again: uvicorn would make a traceback of its error."""
+    async with store:
+        pass
 
 
 def server_config(settings: Settings) -> uvicorn.Config:

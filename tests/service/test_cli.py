@@ -185,6 +185,13 @@ def test_serve_refuses_wrong_settings(tiny_folder: Path, options: list[str], say
     assert "password" not in result.stderr
 
 
+def test_serve_says_in_a_line_that_the_store_is_down(tiny_folder: Path) -> None:
+    result = CliRunner(env={"GRADMEM_CHECKPOINTS": str(tiny_folder)}).invoke(
+        app, ["serve", "--store-url", "redis://127.0.0.1:1"]
+    )
+    assert_refused(result, status=1, says="Redis store cannot be reached")
+
+
 @pytest.fixture
 def served(tiny_folder: Path, tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """`gradmem serve` as a process of its own, with options and environment mixed."""
