@@ -14,6 +14,7 @@ from gradmem_core.backbone import Cache
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import EmptyQueryError, GenerationError, QueryTooLongError
 from gradmem_core.model import MemoryModel
+from gradmem_core.padding import pad_right
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def generate(
     device = memory.device
     lengths = torch.tensor([len(query) for query in queries], device=device)
     decoder = _Decoder(model, memory, torch.tensor(memory_index, device=device))
-    logits = decoder.prefill(_padded(queries, device), lengths)
+    logits = decoder.prefill(pad_right(queries, 0, device=device), lengths)
     chooser = _Chooser(sampling, device)
     stop = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
     limit = torch.tensor([s.max_new_tokens for s in sampling], device=device)
@@ -226,12 +227,6 @@ class _Chooser:
         mass = ordered.cumsum(dim=-1)
         chosen = (mass <= draws[:, None] * mass[:, -1:]).sum(dim=-1)
         return tokens.gather(1, chosen[:, None])[:, 0]
-
-
-def _padded(queries: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    longest = max(len(query) for query in queries)
-    rows = [[*query, *[0] * (longest - len(query))] for query in queries]
-    return torch.tensor(rows, device=device)
 
 
 def _answers(

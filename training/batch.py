@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradmem_core.padding import pad_right
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks import Example
 
@@ -37,13 +38,10 @@ def collate(examples: Sequence[Example], tokenizer: Tokenizer) -> Batch:
     ]
     shape = (len(examples), len(examples[0].questions), -1)
     return Batch(
-        context_ids=_padded(contexts, tokenizer.pad_id),
+        context_ids=pad_right(contexts, tokenizer.pad_id),
         lengths=torch.tensor([len(context) for context in contexts]),
-        query_ids=_padded([query + target for query, target in rows], tokenizer.pad_id).view(shape),
-        labels=_padded([[IGNORED] * len(q) + target for q, target in rows], IGNORED).view(shape),
+        query_ids=pad_right([query + target for query, target in rows], tokenizer.pad_id).view(
+            shape
+        ),
+        labels=pad_right([[IGNORED] * len(q) + target for q, target in rows], IGNORED).view(shape),
     )
-
-
-def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])

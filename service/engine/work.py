@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.generate import Answer, Sampling, generate
+from gradmem_core.padding import pad_right
 from gradmem_core.write import write
 
 
@@ -82,13 +83,11 @@ def run_batch(works: Sequence[Work]) -> list[Result]:
 def _write(works: list[WriteWork]) -> list[WrittenMemory]:
     checkpoint = works[0].checkpoint
     device = checkpoint.model.initial_memory.device
-    longest = max(len(work.context_ids) for work in works)
-    pad = checkpoint.tokenizer.pad_id
-    rows = [[*w.context_ids, *[pad] * (longest - len(w.context_ids))] for w in works]
+    contexts = [work.context_ids for work in works]
     written = write(
         checkpoint.model,
-        torch.tensor(rows, device=device),
-        torch.tensor([len(work.context_ids) for work in works], device=device),
+        pad_right(contexts, checkpoint.tokenizer.pad_id, device=device),
+        torch.tensor([len(ids) for ids in contexts], device=device),
         works[0].steps,
         create_graph=False,
     )
