@@ -54,7 +54,7 @@ class Tokenizer:
             CheckpointError: The files are missing or damaged.
         """
         for name in ("tokenizer.json", "tokenizer_config.json"):
-            if not (folder / name).is_file():  # without the second, no token counts as unknown
+            if not (folder / name).is_file():
                 raise CheckpointError(f"the checkpoint {folder} has no {name}")
         try:
             return cls(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))

@@ -74,7 +74,7 @@ def write(
         for _ in range(steps):
             if not create_graph:
                 memory = memory.detach().requires_grad_()
-            loss = _token_losses(model, memory, embedded, context_ids, lengths)[0]  # (B,)
+            loss, _ = _reconstruct(model, memory, embedded, context_ids, lengths)  # (B,)
             (gradient,) = torch.autograd.grad(loss.sum(), memory, create_graph=create_graph)
             memory = memory - model.inner_learning_rate() * _clipped(model.config, gradient)
             losses.append(loss if create_graph else loss.detach())
@@ -107,7 +107,9 @@ def reconstruction(
     """
     embedded = model.backbone.embed(context_ids)
     with exact_attention():
-        return _token_losses(model, memory, embedded, context_ids, lengths)
+        loss, logits = _reconstruct(model, memory, embedded, context_ids, lengths)
+    predicted = (logits.argmax(dim=-1) == context_ids) & _real(context_ids, lengths)
+    return loss, predicted.sum(dim=1) / lengths
 
 
 def check_context(config: MemoryConfig, tokens: int) -> None:
@@ -141,10 +143,10 @@ def check_steps(config: MemoryConfig, steps: int) -> None:
         )
 
 
-def _token_losses(
+def _reconstruct(
     model: MemoryModel, memory: Tensor, embedded: Tensor, context_ids: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Mean reconstruction loss and share of tokens predicted, each `(B,)`."""
+    """Mean reconstruction loss `(B,)`, and the logits of every token `(B, T, V)`."""
     size = model.config.memory_tokens
     inputs = torch.cat([model.prefix(memory), embedded], dim=1)  # (B, m + T, d)
     hidden = model.backbone.hidden(inputs)
@@ -152,11 +154,13 @@ def _token_losses(
     logits = model.write_logits(hidden[:, size - 1 : -1])  # (B, T, V)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     loss = F.cross_entropy(logits.flatten(0, 1), context_ids.flatten(), reduction="none")
-    positions = torch.arange(context_ids.shape[1], device=context_ids.device)
-    real = positions < lengths[:, None]  # (B, T)
-    mean_loss = (loss.view_as(context_ids) * real).sum(dim=1) / lengths
-    predicted = (logits.detach().argmax(dim=-1) == context_ids) & real
-    return mean_loss, predicted.sum(dim=1) / lengths
+    real = _real(context_ids, lengths)
+    return (loss.view_as(context_ids) * real).sum(dim=1) / lengths, logits
+
+
+def _real(context_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Where tokens stand and no padding, boolean `(B, T)`."""
+    return torch.arange(context_ids.shape[1], device=context_ids.device) < lengths[:, None]
 
 
 def _clipped(config: MemoryConfig, gradient: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import cast
 
 from anyio import to_thread
@@ -66,7 +67,7 @@ def create_app(
 
     app = FastAPI(
         title="GradMem",
-        version="0.1.0",
+        version=version("gradmem"),
         summary="Compress a document into a few vectors, then answer queries from them alone.",
         lifespan=lifespan,
         redirect_slashes=False,
