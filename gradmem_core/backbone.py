@@ -5,6 +5,7 @@ The only place that imports transformers' model classes.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -12,14 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoConfig,
     AutoModelForCausalLM,
     DynamicCache,
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
+from gradmem_core.attention import causal_attention
 from gradmem_core.errors import CheckpointError
 
 DROPOUT_FIELDS = (
@@ -30,6 +36,11 @@ DROPOUT_FIELDS = (
     "resid_pdrop",
     "summary_first_dropout",
 )
+
+ATTENTION = "gradmem"
+"Name under which transformers finds `_attention`."
+_writing: ContextVar[bool] = ContextVar("writing", default=False)
+"Whether attention has to be differentiable twice."
 
 Cache: TypeAlias = DynamicCache
 
@@ -70,7 +81,7 @@ class Backbone(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                    _without_dropout(config), attn_implementation="sdpa", dtype=torch.float32
+                    _without_dropout(config), attn_implementation=ATTENTION, dtype=torch.float32
                 )
         except Exception as error:  # transformers has no base class for wrong settings
             raise CheckpointError(f"the backbone cannot be built: {error}") from error
@@ -90,7 +101,7 @@ class Backbone(nn.Module):
                 loaded = AutoModelForCausalLM.from_pretrained(
                     folder,
                     config=config,
-                    attn_implementation="sdpa",
+                    attn_implementation=ATTENTION,
                     dtype=torch.float32,
                     local_files_only=True,
                     use_safetensors=True,
@@ -176,15 +187,54 @@ class Backbone(nn.Module):
 
 
 @contextmanager
-def exact_attention() -> Iterator[None]:
-    """Run attention by plain matrix products: WRITE's kernel, in training and in serving.
+def twice_differentiable_attention() -> Iterator[None]:
+    """Run attention by kernels that have a second derivative: WRITE's, in training and serving.
 
-    Fused kernels are faster, but their backward passes have no derivative, and their rounding
-    depends on the padded length: gradient steps amplify that to 1e-4 between a document written
-    alone and in a batch (docs/LOG.md).
+    torch's fused kernels have none, and their rounding depends on the padded length: gradient steps
+    amplify that to 1e-4 between a document written alone and in a batch (docs/LOG.md).
     """
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
+    token = _writing.set(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # for what `causal_attention` does not cover
+            yield
+    finally:
+        _writing.reset(token)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options: Any,  # noqa: ANN401
+) -> tuple[Tensor, None]:
+    """Attention for transformers: ours where it has to be differentiated twice, else torch's.
+
+    Args:
+        module: The attention layer.
+        query: `(B, heads, T, w)`.
+        key: `(B, key-value heads, S, w)`.
+        value: `(B, key-value heads, S, w)`.
+        attention_mask: None for plain causal attention.
+        scaling: Factor of the scores.
+        options: What else transformers passes to its own function.
+    """
+    batch, heads, tokens, width = query.shape
+    plain = attention_mask is None and scaling is not None and key.shape[2] == tokens
+    if not (_writing.get() and plain and value.shape == key.shape):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+    groups = heads // key.shape[1]
+    flat = [x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value)]
+    out = causal_attention(*(x.reshape(-1, tokens, width) for x in (query, *flat)), scaling)
+    return out.view(batch, heads, tokens, width).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 @contextmanager

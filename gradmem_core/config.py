@@ -27,6 +27,9 @@ class MemoryConfig(BaseModel):
     "Largest norm of one sample's memory gradient in a step; None for no limit."
     write_head: bool = True
     "An output head of its own for WRITE; without it WRITE uses the language-model head."
+    token_weights: bool = False
+    """Weigh each token's reconstruction loss in WRITE by a learned function of its hidden state,
+    from 0 to 2: what is worth storing."""
     memory_projection: bool = False
     "A linear map on the memory before it enters the backbone, at WRITE and at READ."
     max_context_tokens: int = Field(ge=1)

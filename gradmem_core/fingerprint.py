@@ -23,6 +23,8 @@ LIMITS = {
     "max_answer_tokens",
 }
 "Fields of MemoryConfig that say what callers may ask for, not what a memory means."
+LATER = {"token_weights"}
+"Options newer than the first checkpoints: left out where they are off, which changes nothing."
 VOLATILE = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
 "Fields of a backbone's configuration that change without the model changing."
 
@@ -39,7 +41,9 @@ def fingerprint_of(folder: Path, backbone: Path, config: MemoryConfig) -> str:
         CheckpointError: A file is missing or damaged.
     """
     digest = hashlib.sha256()
-    _add_json(digest, config.model_dump(mode="json", exclude=LIMITS))
+    settings = config.model_dump(mode="json", exclude=LIMITS)
+    off = {name for name in LATER if settings[name] == MemoryConfig.model_fields[name].default}
+    _add_json(digest, {name: settings[name] for name in settings.keys() - off})
     _add_json(digest, _read_json(folder / "tokenizer.json"))
     _add_tensors(digest, folder / "gradmem.safetensors")
     digest.update(backbone_digest(backbone).encode())

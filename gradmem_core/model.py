@@ -35,6 +35,7 @@ class MemoryModel(nn.Module):
         self.initial_memory = nn.Parameter(scale * torch.randn(shape, generator=generator))
         self.write_head = _head_like(backbone) if config.write_head else None
         self.memory_projection = _identity(backbone.width) if config.memory_projection else None
+        self.token_weight = _zeros(backbone.width) if config.token_weights else None
         self.log_inner_learning_rate = (
             nn.Parameter(torch.full(shape, math.log(config.inner_learning_rate)))
             if config.inner_learning_rate_per_element
@@ -59,6 +60,12 @@ class MemoryModel(nn.Module):
             return self.backbone.logits(hidden)
         return self.write_head(hidden)  # type: ignore[no-any-return]
 
+    def token_weights(self, hidden: Tensor) -> Tensor | float:
+        """How much WRITE cares for tokens with these hidden states: `(B, T, d)` → `(B, T)`."""
+        if self.token_weight is None:
+            return 1.0
+        return 2 * torch.sigmoid(self.token_weight(hidden).squeeze(-1))
+
     def write_side(self) -> dict[str, Tensor]:
         """Every tensor that is not the backbone's, by name."""
         state = self.state_dict()
@@ -80,6 +87,14 @@ def _head_like(backbone: Backbone) -> nn.Linear:
     head = nn.Linear(backbone.width, backbone.vocabulary_size, bias=False)
     head.weight = nn.Parameter(backbone.output_weight.detach().clone())
     return head
+
+
+def _zeros(width: int) -> nn.Linear:
+    """A map to one number that starts at zero."""
+    linear = nn.Linear(width, 1)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def _identity(width: int) -> nn.Linear:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradmem_core.backbone import exact_attention
+from gradmem_core.backbone import twice_differentiable_attention
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import (
     ContextTooLongError,
@@ -68,15 +68,21 @@ def write(
         check_context(model.config, int(extreme))
     check_steps(model.config, steps)
     embedded = model.backbone.embed(context_ids)
+    shares = _shares(context_ids, lengths)
     memory = model.initial_memory.expand(len(context_ids), -1, -1)  # (B, m, d)
     losses: list[Tensor] = []
-    with torch.enable_grad(), exact_attention():
+    with torch.enable_grad(), twice_differentiable_attention():
         for _ in range(steps):
             if not create_graph:
                 memory = memory.detach().requires_grad_()
-            loss, _ = _reconstruct(model, memory, embedded, context_ids, lengths)  # (B,)
-            (gradient,) = torch.autograd.grad(loss.sum(), memory, create_graph=create_graph)
+            token_losses, _, hidden = _reconstruct(model, memory, embedded, context_ids)
+            weights = model.token_weights(hidden) * shares  # (B, T)
+            # As `grad_outputs` the weights are constants to the memory, but not to meta-training.
+            (gradient,) = torch.autograd.grad(
+                token_losses, memory, grad_outputs=weights, create_graph=create_graph
+            )
             memory = memory - model.inner_learning_rate() * _clipped(model.config, gradient)
+            loss = (token_losses * shares).sum(dim=1)  # (B,)
             losses.append(loss if create_graph else loss.detach())
     if not create_graph:
         memory = memory.detach()
@@ -106,10 +112,11 @@ def reconstruction(
         that are predicted correctly `(B,)`.
     """
     embedded = model.backbone.embed(context_ids)
-    with exact_attention():
-        loss, logits = _reconstruct(model, memory, embedded, context_ids, lengths)
-    predicted = (logits.argmax(dim=-1) == context_ids) & _real(context_ids, lengths)
-    return loss, predicted.sum(dim=1) / lengths
+    with twice_differentiable_attention():
+        token_losses, logits, _ = _reconstruct(model, memory, embedded, context_ids)
+    shares = _shares(context_ids, lengths)
+    predicted = logits.argmax(dim=-1) == context_ids
+    return (token_losses * shares).sum(dim=1), (predicted * (shares > 0)).sum(dim=1) / lengths
 
 
 def check_context(config: MemoryConfig, tokens: int) -> None:
@@ -144,9 +151,9 @@ def check_steps(config: MemoryConfig, steps: int) -> None:
 
 
 def _reconstruct(
-    model: MemoryModel, memory: Tensor, embedded: Tensor, context_ids: Tensor, lengths: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean reconstruction loss `(B,)`, and the logits of every token `(B, T, V)`."""
+    model: MemoryModel, memory: Tensor, embedded: Tensor, context_ids: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Every token's loss `(B, T)`, its logits `(B, T, V)` and its hidden state `(B, T, d)`."""
     size = model.config.memory_tokens
     inputs = torch.cat([model.prefix(memory), embedded], dim=1)  # (B, m + T, d)
     hidden = model.backbone.hidden(inputs)
@@ -154,13 +161,13 @@ def _reconstruct(
     logits = model.write_logits(hidden[:, size - 1 : -1])  # (B, T, V)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     loss = F.cross_entropy(logits.flatten(0, 1), context_ids.flatten(), reduction="none")
-    real = _real(context_ids, lengths)
-    return (loss.view_as(context_ids) * real).sum(dim=1) / lengths, logits
+    return loss.view_as(context_ids), logits, hidden[:, size:]
 
 
-def _real(context_ids: Tensor, lengths: Tensor) -> Tensor:
-    """Where tokens stand and no padding, boolean `(B, T)`."""
-    return torch.arange(context_ids.shape[1], device=context_ids.device) < lengths[:, None]
+def _shares(context_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Each token's share of its context's mean loss, nothing for padding: `(B, T)`."""
+    places = torch.arange(context_ids.shape[1], device=context_ids.device)
+    return (places < lengths[:, None]) / lengths[:, None]
 
 
 def _clipped(config: MemoryConfig, gradient: Tensor) -> Tensor:

@@ -79,6 +79,9 @@ class Optimizer(Table):
     "Steps in which the rates rise linearly to their full value."
     decay_share: float = Field(default=0.3, ge=0, le=1)
     "Last share of the budget in which the rates fall linearly to zero."
+    average_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Decay a step of the moving average of the weights that is evaluated and exported in place of
+    the weights; none by default."""
     gradient_clip: float = Field(default=1.0, gt=0)
     "Largest norm of the whole gradient."
 
@@ -117,6 +120,9 @@ class Recipe(Table):
     "Seconds between saves of the state to resume from."
     threads: int = Field(default=2, ge=1)
     "CPU threads."
+    start: str | None = None
+    """A checkpoint folder, or the name of a bundled one, whose weights the run starts from; what it
+    lacks (a new option of the memory) starts as in a fresh model."""
     backbone: dict[str, Any]
     "Settings of the transformers model, with `model_type`; the vocabulary is the task's."
     memory: MemoryConfig

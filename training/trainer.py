@@ -5,14 +5,15 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import save_checkpoint
+from gradmem_core.checkpoint import load_checkpoint, save_checkpoint
 from gradmem_core.errors import InputError, NonFiniteLossError, RecipeError
 from gradmem_core.model import MemoryModel
 from gradmem_core.write import check_context
@@ -56,7 +57,15 @@ class Trainer:
             Backbone.from_config(settings, seed=recipe.seed), recipe.memory, seed=recipe.seed
         )
         self._check_sizes()
+        if recipe.start is not None:
+            _start_from(self.model, recipe.start)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
+        decay = recipe.optimizer.average_decay
+        self.average = (
+            None
+            if decay is None
+            else AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        )
         self.progress = Progress()
         self.step = 0
         self.tokens = 0
@@ -110,6 +119,7 @@ class Trainer:
         state = {
             "recipe": self.recipe.model_dump(mode="json"),
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": self.progress.state(),
             "counters": {name: getattr(self, name) for name in COUNTERS},
@@ -128,25 +138,32 @@ class Trainer:
             RecipeError: It belongs to another recipe; only the fields in CHANGEABLE may differ.
         """
         state = torch.load(self.folder / STATE, weights_only=True)
-        ours = self.recipe.model_dump(mode="json")
-        for field in ours.keys() - CHANGEABLE:
-            if state["recipe"].get(field) != ours[field]:
+        theirs = Recipe.model_validate(state["recipe"])
+        for field in Recipe.model_fields.keys() - CHANGEABLE:
+            if getattr(theirs, field) != getattr(self.recipe, field):
                 raise RecipeError(
                     f"{field}: {self.folder} holds a run with another {field}; give another folder"
                 )
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.progress = Progress(**state["progress"])
         for name, value in state["counters"].items():
             setattr(self, name, value)
 
+    @property
+    def result(self) -> MemoryModel:
+        """The model that is evaluated and exported: the average where there is one."""
+        return self.model if self.average is None else cast("MemoryModel", self.average.module)
+
     def export(self) -> str:
         """Write the checkpoint folder with its model card; returns the fingerprint."""
         return save_checkpoint(
             self.folder / "checkpoint",
             name=self.recipe.name,
-            model=self.model,
+            model=self.result,
             tokenizer=self.tokenizer,
             task=self.task.card(),
             card=model_card(self.recipe, step=self.step, tokens=self.tokens, seconds=self.seconds),
@@ -182,6 +199,8 @@ class Trainer:
         set_rates(self.optimizers, factor)
         for optimizer in self.optimizers:
             optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.step += 1
         self._log(scalars, outcomes, norm=norm, factor=factor)
         return sum(float(outcome.loss.detach()) for outcome in outcomes) / len(outcomes)
@@ -249,7 +268,7 @@ class Trainer:
         for size in plan.sizes:
             for steps in plan.write_steps:
                 score = evaluate(
-                    self.model,
+                    self.result,
                     self.tokenizer,
                     self.task,
                     size=size,
@@ -271,3 +290,21 @@ class Trainer:
             "match": f"{self.progress.accuracy:.3f}",
             "skipped": self.skipped,
         }
+
+
+def _start_from(model: MemoryModel, reference: str) -> None:
+    """Take a checkpoint's weights over into a model of the same sizes.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it is damaged.
+        RecipeError: Its weights do not fit.
+    """
+    weights = load_checkpoint(reference).model.state_dict()
+    ours = model.state_dict()
+    for name, tensor in weights.items():
+        if name not in ours or ours[name].shape != tensor.shape:
+            has = list(ours[name].shape) if name in ours else "no such weight"
+            raise RecipeError(
+                f"start: {name} of {reference} is {list(tensor.shape)}, this recipe has {has}"
+            )
+    model.load_state_dict(weights, strict=False)

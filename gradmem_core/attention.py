@@ -1,0 +1,148 @@
+"""Causal attention that can be differentiated twice.
+
+WRITE takes the gradient of a loss through attention, and meta-training the gradient of that. The
+fused kernels' backward passes have no derivative, and differentiating plain matrix products twice
+spends its time on elementwise passes over `(T, T)` matrices. Here the derivatives are written out,
+and done for a block of rows at a time: nothing above the diagonal block is computed, no `(T, T)`
+matrix is kept, and what a row sums over depends on its block only, not on how far the batch is
+padded.
+
+Shapes: `N` batch times heads, `T` tokens, `w` width of a head, `R` rows of a block, `C` columns
+that they see.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BLOCK = 64
+"Rows of a block."
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Softmax attention in which a token sees itself and those before it.
+
+    Args:
+        query: `(N, T, w)`.
+        key: `(N, T, w)`.
+        value: `(N, T, w)`.
+        scale: What the products of queries and keys are multiplied by.
+
+    Returns:
+        `(N, T, w)`.
+    """
+    return _Attention.apply(query, key, value, scale)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Attention(torch.autograd.Function):
+    """`O = P V` with `P = softmax(scale Q K^T)`."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:  # noqa: ANN401
+        out = torch.empty_like(query)
+        log_sums = query.new_empty(query.shape[:2])  # (N, T)
+        for rows, seen in _blocks(query.shape[1]):
+            scores = _scores(query[:, rows], key[:, seen], scale)
+            log_sums[:, rows] = scores.logsumexp(dim=-1)
+            weights = scores.sub_(log_sums[:, rows, None]).exp_()
+            torch.bmm(weights, value[:, seen], out=out[:, rows])
+        ctx.save_for_backward(query, key, value, out, log_sums)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> Any:  # type: ignore[override]  # noqa: ANN401
+        query, key, value, out, log_sums = ctx.saved_tensors
+        # `out` and `log_sums` follow from the other inputs: _Gradient accounts for that itself.
+        grads = _Gradient.apply(  # type: ignore[no-untyped-call]
+            query, key, value, grad_out, out.detach(), log_sums, ctx.scale
+        )
+        return *grads, None
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradients of `_Attention`: `dV = P^T dO`, and with `dS = P * (dO V^T - rowsum(dO * O))`,
+    `dQ = scale dS K` and `dK = scale dS^T Q`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        grad_out: Tensor,
+        out: Tensor,
+        log_sums: Tensor,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
+        grad_value = torch.zeros_like(value)
+        row_sums = (grad_out * out).sum(dim=-1, keepdim=True)  # (N, T, 1)
+        for rows, seen in _blocks(query.shape[1]):
+            weights = _weights(query[:, rows], key[:, seen], log_sums[:, rows], scale)
+            grad_value[:, seen].add_(torch.bmm(weights.mT, grad_out[:, rows]))
+            grad_scores = torch.bmm(grad_out[:, rows], value[:, seen].mT)  # (N, R, C)
+            grad_scores.sub_(row_sums[:, rows]).mul_(weights).mul_(scale)
+            torch.bmm(grad_scores, key[:, seen], out=grad_query[:, rows])
+            grad_key[:, seen].add_(torch.bmm(grad_scores.mT, query[:, rows]))
+        ctx.save_for_backward(query, key, value, grad_out, log_sums, row_sums)
+        ctx.scale = scale
+        return grad_query, grad_key, grad_value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_query: Tensor, to_key: Tensor, to_value: Tensor) -> Any:  # noqa: ANN401
+        """Adjoints of `Q`, `K`, `V` and `dO` from those of `dQ`, `dK` and `dV`."""
+        query, key, value, grad_out, log_sums, row_sums = ctx.saved_tensors
+        scale = ctx.scale
+        for_query, for_grad_out = torch.empty_like(query), torch.empty_like(query)
+        for_key, for_value = torch.zeros_like(key), torch.zeros_like(value)
+        for rows, seen in _blocks(query.shape[1]):
+            q, k, v, do = query[:, rows], key[:, seen], value[:, seen], grad_out[:, rows]
+            weights = _weights(q, k, log_sums[:, rows], scale)  # P
+            inner = torch.bmm(do, v.mT)  # dP = dO V^T
+            centred = inner - row_sums[:, rows]
+            # E, the adjoint of dS, and what P weighs of it.
+            to_scores = torch.bmm(to_query[:, rows], k.mT)
+            to_scores.baddbmm_(q, to_key[:, seen].mT).mul_(scale)
+            mean = (to_scores * weights).sum(dim=-1, keepdim=True)  # (N, R, 1)
+            # The adjoint of P: dO c^T + E * (dP - rowsum) - mean * dP.
+            to_weights = inner.mul_(mean).neg_().addcmul_(to_scores, centred)
+            to_weights.baddbmm_(do, to_value[:, seen].mT)
+            # Through the softmax.
+            total = (to_weights * weights).sum(dim=-1, keepdim=True)
+            for_scores = to_weights.sub_(total).mul_(weights).mul_(scale)
+            grad_scores = centred.mul_(weights).mul_(scale)  # dS
+            to_inner = to_scores.sub_(mean).mul_(weights)  # the adjoint of dP
+            torch.bmm(for_scores, k, out=for_query[:, rows])
+            for_query[:, rows].add_(torch.bmm(grad_scores, to_key[:, seen]))
+            for_key[:, seen].add_(torch.bmm(for_scores.mT, q))
+            for_key[:, seen].add_(torch.bmm(grad_scores.mT, to_query[:, rows]))
+            for_value[:, seen].add_(torch.bmm(to_inner.mT, do))
+            torch.bmm(weights, to_value[:, seen], out=for_grad_out[:, rows])
+            for_grad_out[:, rows].add_(torch.bmm(to_inner, v))
+        return for_query, for_key, for_value, for_grad_out, None, None, None
+
+
+def _blocks(tokens: int) -> Iterator[tuple[slice, slice]]:
+    """The rows of each block, and the columns that they see."""
+    for start in range(0, tokens, BLOCK):
+        end = min(start + BLOCK, tokens)
+        yield slice(start, end), slice(0, end)
+
+
+def _scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """`scale Q K^T` of a block `(N, R, C)`, minus infinity above the diagonal."""
+    scores = torch.bmm(query, key.mT).mul_(scale)
+    rows = query.shape[1]
+    hidden = torch.ones(rows, rows, dtype=torch.bool, device=query.device).triu_(1)
+    scores[:, :, -rows:].masked_fill_(hidden, -torch.inf)
+    return scores
+
+
+def _weights(query: Tensor, key: Tensor, log_sums: Tensor, scale: float) -> Tensor:
+    """`P` of a block, `(N, R, C)`."""
+    return _scores(query, key, scale).sub_(log_sums[..., None]).exp_()
