@@ -222,14 +222,16 @@ def _attention(
         options: What else transformers passes to its own function.
     """
     batch, heads, tokens, width = query.shape
-    plain = attention_mask is None and scaling is not None and key.shape[2] == tokens
-    if not (_writing.get() and plain and value.shape == key.shape):
+    plain = attention_mask is None and key.shape[2] == tokens
+    if scaling is None or not (_writing.get() and plain and value.shape == key.shape):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **options
         )
     groups = heads // key.shape[1]
-    flat = [x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value)]
-    out = causal_attention(*(x.reshape(-1, tokens, width) for x in (query, *flat)), scaling)
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    flat_query, flat_key, flat_value = (x.reshape(-1, tokens, width) for x in (query, key, value))
+    out = causal_attention(flat_query, flat_key, flat_value, scaling)
     return out.view(batch, heads, tokens, width).transpose(1, 2).contiguous(), None
 
 

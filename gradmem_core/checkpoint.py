@@ -7,6 +7,8 @@ write side, `README.md` the model card. `docs/FORMATS.md` has the fields.
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,10 +106,7 @@ def save_checkpoint(
     Returns:
         The fingerprint.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        made = Path(scratch) / folder.name
-        made.mkdir()
+    with whole_folder(folder) as made:
         tokenizer.save(made)
         tensors = {key: value.detach().contiguous() for key, value in model.write_side().items()}
         save_file(tensors, made / "gradmem.safetensors")
@@ -128,12 +127,26 @@ def save_checkpoint(
         )
         (made / "gradmem.json").write_text(manifest.model_dump_json(indent=2) + "\n")
         (made / "README.md").write_text(card)
+    return manifest.fingerprint
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a scratch folder to fill, and put it in `folder`'s place when that is done.
+
+    Args:
+        folder: Where the result goes; what is there stays until the new one is whole.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
+        yield made
         for path in made.rglob("*.safetensors"):
             path.chmod(0o644)  # safetensors keeps its files private; a container's user reads them
         if folder.exists():
             folder.rename(Path(scratch) / "replaced")
         made.rename(folder)
-    return manifest.fingerprint
 
 
 def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint:

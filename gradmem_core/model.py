@@ -34,7 +34,7 @@ class MemoryModel(nn.Module):
         scale = float(backbone.output_weight.detach().std())
         self.initial_memory = nn.Parameter(scale * torch.randn(shape, generator=generator))
         self.write_head = _head_like(backbone) if config.write_head else None
-        self.memory_projection = _identity(backbone.width) if config.memory_projection else None
+        self.memory_projection = identity(backbone.width) if config.memory_projection else None
         self.token_weight = _zeros(backbone.width) if config.token_weights else None
         self.log_inner_learning_rate = (
             nn.Parameter(torch.full(shape, math.log(config.inner_learning_rate)))
@@ -97,7 +97,8 @@ def _zeros(width: int) -> nn.Linear:
     return linear
 
 
-def _identity(width: int) -> nn.Linear:
+def identity(width: int) -> nn.Linear:
+    """A linear map with a bias that changes nothing at the start."""
     projection = nn.Linear(width, width)
     nn.init.eye_(projection.weight)
     nn.init.zeros_(projection.bias)

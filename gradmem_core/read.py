@@ -4,13 +4,24 @@ Shapes: `B` memories, `Q` queries of each, `N` queries in all, `m` memory vector
 `d` width, `V` vocabulary.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from gradmem_core.model import MemoryModel
+from gradmem_core.backbone import Backbone
 
 
-def read(model: MemoryModel, memory: Tensor, query_ids: Tensor) -> Tensor:
+class Readable(Protocol):
+    """A model that a memory can be read with."""
+
+    backbone: Backbone
+
+    def prefix(self, memory: Tensor) -> Tensor:
+        """What enters the backbone for a memory: `(B, m, d)` → `(B, m, d)`."""
+
+
+def read(model: Readable, memory: Tensor, query_ids: Tensor) -> Tensor:
     """Score every token of the queries (and of the targets that follow them), teacher-forced.
 
     The queries of one memory stand one after the other in one sequence, so that the memory is
@@ -18,7 +29,7 @@ def read(model: MemoryModel, memory: Tensor, query_ids: Tensor) -> Tensor:
     right after the memory. That is exactly what reading them one by one computes.
 
     Args:
-        model: Backbone, M0 and write side.
+        model: Backbone, and what a memory is mapped by.
         memory: `(B, m, d)`.
         query_ids: Token ids of queries with their targets, `(B, Q, T)`, padded on the right with
             any id.

@@ -40,6 +40,7 @@ def write(
     steps: int,
     *,
     create_graph: bool,
+    second_order: bool = True,
     measure: bool = True,
 ) -> Written:
     """Compress contexts into memories. Changes nothing in the model.
@@ -52,6 +53,9 @@ def write(
         create_graph: Keep the graph of every step, so that a loss of the memory can be
             differentiated through WRITE (second order, for meta-training). Without it nothing is
             kept from one step to the next.
+        second_order: With `create_graph`, differentiate the gradient steps too. Without it their
+            gradients are constants to a loss of the memory, which then reaches only M0 and the
+            inner learning rate.
         measure: Score the finished memory too. Without it `losses` is `(B, K)` and `recall` None,
             which saves meta-training a forward pass.
 
@@ -75,14 +79,15 @@ def write(
         for _ in range(steps):
             if not create_graph:
                 memory = memory.detach().requires_grad_()
-            token_losses, _, hidden = _reconstruct(model, memory, embedded, context_ids)
-            weights = model.token_weights(hidden) * shares  # (B, T)
-            # As `grad_outputs` the weights are constants to the memory, but not to meta-training.
-            (gradient,) = torch.autograd.grad(
-                token_losses, memory, grad_outputs=weights, create_graph=create_graph
+            memory, loss = _step(
+                model,
+                memory,
+                embedded,
+                context_ids,
+                shares,
+                create_graph=create_graph,
+                second_order=second_order,
             )
-            memory = memory - model.inner_learning_rate() * _clipped(model.config, gradient)
-            loss = (token_losses * shares).sum(dim=1)  # (B,)
             losses.append(loss if create_graph else loss.detach())
     if not create_graph:
         memory = memory.detach()
@@ -148,6 +153,93 @@ def check_steps(config: MemoryConfig, steps: int) -> None:
             f" {config.max_write_steps}",
             limit=config.max_write_steps,
         )
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What WRITE with an automatic stop returns."""
+
+    memory: Tensor
+    "The memories, float32 `(B, m, d)`."
+    losses: Tensor
+    "Each sample's loss at its memory, nats per token, `(B,)`."
+    steps: Tensor
+    "Gradient steps computed for each sample, `(B,)`."
+
+
+def write_until_settled(
+    model: MemoryModel,
+    context_ids: Tensor,
+    lengths: Tensor,
+    max_steps: int,
+    *,
+    tolerance: float = 0.02,
+) -> Settled:
+    """Compress contexts with as many steps as still help.
+
+    A sample stops on its own when a step lowered its loss by less than `tolerance`, and keeps the
+    better memory of the last two. What stopped leaves the batch.
+
+    Args:
+        model: Backbone, M0 and write side.
+        context_ids: `(B, T)`, padded on the right with any id.
+        lengths: `(B,)`.
+        max_steps: Most gradient steps, from 1 to the configuration's `max_write_steps`.
+        tolerance: Share of the loss by which a step must lower it, from 0 to 1.
+
+    Raises:
+        EmptyContextError: A context has no token.
+        ContextTooLongError: A context is longer than the checkpoint was trained for.
+        WriteStepsError: `max_steps` is out of range.
+        NonFiniteLossError: A loss or a memory became infinite or NaN.
+    """
+    check_steps(model.config, max_steps)
+    first = write(model, context_ids, lengths, 1, create_graph=False)
+    memory, losses = first.memory.clone(), first.losses[:, 1].clone()
+    steps = torch.ones_like(lengths)
+    going = (losses < (1 - tolerance) * first.losses[:, 0]).nonzero().flatten()
+    embedded = model.backbone.embed(context_ids).detach()
+    shares = _shares(context_ids, lengths)
+    for _ in range(1, max_steps):
+        if not len(going):
+            break
+        part = (embedded[going], context_ids[going], shares[going])
+        with torch.enable_grad(), twice_differentiable_attention():
+            leaf = memory[going].requires_grad_()
+            moved = _step(model, leaf, *part, create_graph=False, second_order=False)[0].detach()
+        loss, _ = reconstruction(model, moved, context_ids[going], lengths[going])
+        steps[going] += 1
+        better = loss < losses[going]
+        helped = loss < (1 - tolerance) * losses[going]
+        memory[going[better]], losses[going[better]] = moved[better], loss[better]
+        going = going[helped]
+    _check_finite(Written(memory, losses[:, None], None))
+    return Settled(memory, losses, steps)
+
+
+def _step(
+    model: MemoryModel,
+    memory: Tensor,
+    embedded: Tensor,
+    context_ids: Tensor,
+    shares: Tensor,
+    *,
+    create_graph: bool,
+    second_order: bool,
+) -> tuple[Tensor, Tensor]:
+    """One gradient step: the next memory `(B, m, d)`, and the loss at this one `(B,)`."""
+    token_losses, _, hidden = _reconstruct(model, memory, embedded, context_ids)
+    weights = model.token_weights(hidden) * shares  # (B, T)
+    # As `grad_outputs` the weights are constants to the memory, but not to meta-training.
+    (gradient,) = torch.autograd.grad(
+        token_losses,
+        memory,
+        grad_outputs=weights,
+        create_graph=create_graph and second_order,
+        retain_graph=create_graph,
+    )
+    memory = memory - model.inner_learning_rate() * _clipped(model.config, gradient)
+    return memory, (token_losses * shares).sum(dim=1)
 
 
 def _reconstruct(

@@ -2,31 +2,44 @@
 
 import platform
 
+from gradmem_core.config import MemoryConfig
 from training.recipe import Recipe
+from training.writers import Training
+
+GRADMEM = (
+    "A GradMem checkpoint: a document becomes {vectors} vectors by gradient descent, and\n"
+    "queries are answered from the vectors alone. Method: arXiv 2603.13875."
+)
+BASELINE = "A baseline of GradMem, to be measured beside it: `{writer}`."
 
 
-def model_card(recipe: Recipe, *, step: int, tokens: int, seconds: float) -> str:
+def model_card(recipe: Recipe, training: Training) -> str:
     """The card of a finished run, without figures: `gradmem-train evaluate` measures those.
 
     Args:
         recipe: The run's recipe.
-        step: Optimizer steps made.
-        tokens: Context tokens written.
-        seconds: Wall-clock time of the run.
+        training: What it took, with the runs that it started from.
     """
     memory = recipe.memory
-    sizes = ", ".join(str(stage.size) for stage in recipe.curriculum.stages)
+    about = BASELINE.format(writer=recipe.writer)
+    limits = (
+        f"{memory.max_context_tokens} context tokens, {memory.max_query_tokens} query tokens,\n"
+        f"  {memory.max_answer_tokens} answer tokens"
+    )
+    if isinstance(memory, MemoryConfig):
+        about = GRADMEM.format(vectors=memory.memory_tokens)
+        limits += (
+            f"; {memory.write_steps} write steps by default, at most\n  {memory.max_write_steps}"
+        )
+    sizes = ", ".join(str(size) for size in training.sizes)
     return f"""# {recipe.name}
 
-A GradMem checkpoint: a document becomes {memory.memory_tokens} vectors by gradient descent, and
-queries are answered from the vectors alone. Method: arXiv 2603.13875.
+{about}
 
 - Task: `{recipe.task}`, trained on sizes {sizes} with smaller ones mixed in.
-- Limits: {memory.max_context_tokens} context tokens, {memory.max_query_tokens} query tokens,
-  {memory.max_answer_tokens} answer tokens; {memory.write_steps} write steps by default, at most
-  {memory.max_write_steps}.
-- Training: recipe `{recipe.name}`, seed {recipe.seed}, K = {recipe.train_write_steps}, {step}
-  optimizer steps, {tokens} context tokens, {seconds / 60:.0f} minutes with {recipe.threads} threads
-  ({platform.machine()}).
+- Limits: {limits}.
+- Training: recipe `{recipe.name}`, seed {recipe.seed}, K = {recipe.train_write_steps},
+  {training.contexts} contexts of {training.tokens} tokens in all, {training.seconds / 60:.0f}
+  minutes with {recipe.threads} threads ({platform.machine()}), counting the runs it started from.
 - Licence: Apache-2.0.
 """

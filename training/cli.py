@@ -6,13 +6,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gradmem_core.checkpoint import load_checkpoint
 from gradmem_core.errors import GradMemError
 from training.evaluate import evaluate as score_of
 from training.recipe import load_recipe
 from training.report import load_results, table
 from training.tasks import task_by_name
 from training.trainer import Trainer
+from training.writers import load_writer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,10 +59,11 @@ def evaluate(
 ) -> None:
     """Measure exact match on contexts that no training or selection stream can hold."""
     try:
-        loaded = load_checkpoint(checkpoint)
-        write_steps = loaded.model.config.write_steps if steps is None else steps
+        loaded = load_writer(checkpoint)
+        default = getattr(loaded.writer.config, "write_steps", 1)
+        write_steps = default if steps is None else steps
         score = score_of(
-            loaded.model,
+            loaded.writer,
             loaded.tokenizer,
             task_by_name(task),
             size=pairs,

@@ -1,4 +1,4 @@
-"""Exact match of a model on a task, by writing and free greedy generation."""
+"""Exact match of a writer on a task, by writing and free greedy generation."""
 
 import time
 from collections.abc import Sequence
@@ -6,17 +6,16 @@ from dataclasses import dataclass
 
 import torch
 
-from gradmem_core.generate import Sampling, generate
-from gradmem_core.model import MemoryModel
-from gradmem_core.read import read
+from gradmem_core.config import BlobDtype
 from gradmem_core.tokenizer import Tokenizer
-from gradmem_core.write import write
-from training.batch import collate
+from training.batch import Batch, collate
 from training.seeds import Split, stream
 from training.step import token_accuracy
 from training.tasks import Example, TrainingTask
+from training.writers import State, Writer, WriteSteps
 
 CONTEXTS_AT_ONCE = 32
+BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -27,77 +26,97 @@ class Score:
     "Share of the queries answered with exactly the right value, generated greedily."
     token_accuracy: float
     "Share of the targets' tokens predicted, teacher-forced."
+    steps_taken: float
+    "Mean number of write steps over the contexts."
+    state_floats: int
+    "Numbers kept for one context."
+    state_bytes: int
+    "Their bytes."
     seconds: float
     "Wall-clock time."
 
 
 def evaluate(
-    model: MemoryModel,
+    writer: Writer,
     tokenizer: Tokenizer,
     task: TrainingTask,
     *,
     size: int,
     contexts: int,
     queries: int,
-    write_steps: int,
+    write_steps: WriteSteps,
     seed: int,
     split: Split,
+    blob_dtype: BlobDtype | None = None,
 ) -> Score:
     """Write contexts that training never saw and ask for their values.
 
     Args:
-        model: The model.
+        writer: What writes and reads.
         tokenizer: Its tokenizer.
         task: Where contexts and questions come from.
         size: Size of every context.
         contexts: Number of contexts.
         queries: Questions for each.
-        write_steps: Gradient steps of WRITE (K).
+        write_steps: Steps of WRITE (K).
         seed: Seed of the examples.
         split: `selection` while choosing, `test` for final figures.
+        blob_dtype: Read states that went through a blob of this kind; None reads them as written.
 
     Raises:
         ContextTooLongError: The contexts are beyond the checkpoint's limit.
-        WriteStepsError: `write_steps` is out of range.
+        InputError: `write_steps` is out of the writer's range, or its states have no blob.
     """
     started = time.perf_counter()
     examples = [
         task.sample(stream(split, seed, size, index), size=size, queries=queries)
         for index in range(contexts)
     ]
-    right, tokens = 0.0, 0.0
+    right, tokens, steps, floats = 0.0, 0.0, 0.0, 0
     for start in range(0, contexts, CONTEXTS_AT_ONCE):
         part = examples[start : start + CONTEXTS_AT_ONCE]
-        matched, accuracy = _score(model, tokenizer, task, part, write_steps)
-        right += matched * len(part)
-        tokens += accuracy * len(part)
-    return Score(right / contexts, tokens / contexts, time.perf_counter() - started)
+        batch = collate(part, tokenizer)
+        with torch.no_grad():
+            state = writer.write(batch.context_ids, batch.lengths, write_steps, train=False)
+            if blob_dtype is not None:
+                state = writer.stored(state, blob_dtype)
+            right += _matched(writer, tokenizer, task, part, state)
+            tokens += len(part) * _token_accuracy(writer, batch, state)
+        taken = write_steps if state.steps is None else float(state.steps.float().mean())
+        steps += len(part) * float(taken)
+        floats = max(floats, state.floats)
+    return Score(
+        exact_match=right / contexts,
+        token_accuracy=tokens / contexts,
+        steps_taken=steps / contexts,
+        state_floats=floats,
+        state_bytes=floats * BYTES[blob_dtype or "float32"],
+        seconds=time.perf_counter() - started,
+    )
 
 
-@torch.no_grad()
-def _score(
-    model: MemoryModel,
+def _token_accuracy(writer: Writer, batch: Batch, state: State) -> float:
+    logits = writer.read(state, batch.query_ids)[:, :, :-1]
+    return token_accuracy(logits, batch.labels[:, :, 1:])
+
+
+def _matched(
+    writer: Writer,
     tokenizer: Tokenizer,
     task: TrainingTask,
     examples: Sequence[Example],
-    write_steps: int,
-) -> tuple[float, float]:
-    """Exact match and token accuracy of one batch."""
-    batch = collate(examples, tokenizer)
-    written = write(
-        model, batch.context_ids, batch.lengths, write_steps, create_graph=False, measure=False
-    )
-    logits = read(model, written.memory, batch.query_ids)[:, :, :-1]
-    questions = [question for example in examples for question in example.questions]
-    owners = [index for index, example in enumerate(examples) for _ in example.questions]
-    answers = generate(
-        model,
-        written.memory,
-        [tokenizer.encode(question.query) for question in questions],
-        owners,
-        [Sampling(model.config.max_answer_tokens)] * len(questions),
+    state: State,
+) -> float:
+    """Sum over contexts of the share of queries that are answered rightly."""
+    answers = writer.answer(
+        state,
+        [[tokenizer.encode(q.query) for q in example.questions] for example in examples],
+        max_tokens=writer.config.max_answer_tokens,
         stop_ids=tokenizer.ids_of(task.card().stop_tokens),
     )
-    said = [tokenizer.decode(answer.tokens) for answer in answers]
-    right = [a == q.answer for a, q in zip(said, questions, strict=True)]
-    return sum(right) / len(right), token_accuracy(logits, batch.labels)
+    right = 0.0
+    for example, given in zip(examples, answers, strict=True):
+        said = [tokenizer.decode(ids) for ids in given]
+        asked = example.questions
+        right += sum(a == q.answer for a, q in zip(said, asked, strict=True)) / len(asked)
+    return right

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.optimizer import Optimizer as TorchOptimizer
 
-from gradmem_core.model import MemoryModel
 from training.recipe import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -81,7 +80,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-def build_optimizers(model: MemoryModel, settings: Optimizer) -> list[TorchOptimizer]:
+def build_optimizers(model: nn.Module, settings: Optimizer) -> list[TorchOptimizer]:
     """The optimizers of a model's parameters; every parameter is in exactly one."""
     matrices, inner_rates, rest = [], [], []
     for name, parameter in model.named_parameters():

@@ -9,10 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import RecipeError
+from training.writers.base import Limits
+from training.writers.build import CONFIGS
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -108,14 +117,16 @@ class Recipe(Table):
     "Name of the checkpoint."
     task: str
     "Name of the task."
+    writer: str = "gradmem"
+    "What writes: `gradmem`, or one of its baselines in `training/writers`."
     seed: int = Field(ge=0)
     "Seed of the weights and the data."
     budget_tokens: int = Field(ge=1)
     "Context tokens to write in the whole run; the rates decay towards its end."
-    write_loss_weight: float = Field(ge=0)
-    "Weight of the last write step's reconstruction loss in the outer loss."
-    train_write_steps: int = Field(ge=1)
-    "Write steps (K) in training."
+    write_loss_weight: float = Field(default=0.0, ge=0)
+    "Weight of the last write step's reconstruction loss in the outer loss; GradMem's only."
+    train_write_steps: int = Field(default=1, ge=1)
+    "Write steps (K) in training; passes over the context for a forward writer."
     save_every_seconds: float = Field(default=180, gt=0)
     "Seconds between saves of the state to resume from."
     threads: int = Field(default=2, ge=1)
@@ -125,15 +136,36 @@ class Recipe(Table):
     lacks (a new option of the memory) starts as in a fresh model."""
     backbone: dict[str, Any]
     "Settings of the transformers model, with `model_type`; the vocabulary is the task's."
-    memory: MemoryConfig
+    memory: SerializeAsAny[MemoryConfig | Limits]
+    "What a memory is: the fields of the writer's configuration, and no other's."
     curriculum: Curriculum
     batch: BatchSize
     optimizer: Optimizer
     evaluation: Evaluation
 
+    @model_validator(mode="before")
+    @classmethod
+    def _memory_of_the_writer(cls, fields: Any) -> Any:  # noqa: ANN401 (whatever was given)
+        if not isinstance(fields, dict) or not isinstance(fields.get("memory"), dict):
+            return fields
+        kind = fields.get("writer", cls.model_fields["writer"].default)
+        if kind not in CONFIGS:
+            raise ValueError(f"writer: {kind!r} is not one of {', '.join(CONFIGS)}")
+        config = CONFIGS[kind]
+        try:
+            return {**fields, "memory": config.model_validate(fields["memory"])}
+        except ValidationError as error:
+            problems = "; ".join(f"memory.{_problem(entry)}" for entry in error.errors())
+            allowed = ", ".join(config.model_fields)
+            raise ValueError(f"{problems} ({kind} takes {allowed})") from error
+
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        most = self.memory.max_write_steps
+        if self.write_loss_weight and not isinstance(self.memory, MemoryConfig):
+            raise ValueError(
+                f"write_loss_weight: {self.writer} has no reconstruction loss; leave it out"
+            )
+        most = getattr(self.memory, "max_write_steps", 1)
         for name, steps in (
             ("train_write_steps", [self.train_write_steps]),
             ("evaluation.write_steps", self.evaluation.write_steps),

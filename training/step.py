@@ -1,15 +1,14 @@
 """One micro-batch: WRITE, READ, and the gradient of the outer loss through both."""
 
+import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradmem_core.model import MemoryModel
-from gradmem_core.read import read
-from gradmem_core.write import write
 from training.batch import IGNORED, Batch
+from training.writers import Writer
 
 
 @dataclass(frozen=True)
@@ -21,35 +20,33 @@ class Outcome:
     target_loss: float
     "Cross-entropy of the targets, nats per token."
     write_loss: float
-    "Reconstruction loss before the last write step, nats per token."
+    "Reconstruction loss before the last write step, nats per token; NaN where there is none."
     exact_match: float
     "Share of the queries whose target tokens are all predicted, teacher-forced."
 
 
-def outer_loss(
-    model: MemoryModel, batch: Batch, *, steps: int, write_loss_weight: float
-) -> Outcome:
-    """The loss that meta-training minimises (arXiv 2603.13875): READ's, through K write steps.
+def outer_loss(writer: Writer, batch: Batch, *, steps: int, write_loss_weight: float) -> Outcome:
+    """The loss that meta-training minimises: READ's, through the writing (arXiv 2603.13875).
 
     Args:
-        model: The model in training.
+        writer: The model in training.
         batch: Contexts with their questions.
         steps: Write steps (K).
         write_loss_weight: Weight of the reconstruction loss before the last step.
     """
-    written = write(
-        model, batch.context_ids, batch.lengths, steps, create_graph=True, measure=False
-    )
-    logits = read(model, written.memory, batch.query_ids)[:, :, :-1]  # (B, Q, T, V)
-    target_loss = F.cross_entropy(
-        logits.flatten(0, 2), batch.labels.flatten(), ignore_index=IGNORED
-    )
-    write_loss = written.losses[:, -1].mean()
+    state = writer.write(batch.context_ids, batch.lengths, steps, train=True)
+    logits = writer.read(state, batch.query_ids)[:, :, :-1]  # (B, Q, T - 1, V)
+    labels = batch.labels[:, :, 1:]
+    target_loss = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=IGNORED)
+    loss, write_loss = target_loss, math.nan
+    if state.write_loss is not None:
+        loss = target_loss + write_loss_weight * state.write_loss.mean()
+        write_loss = float(state.write_loss.detach().mean())
     return Outcome(
-        loss=target_loss + write_loss_weight * write_loss,
+        loss=loss,
         target_loss=float(target_loss.detach()),
-        write_loss=float(write_loss.detach()),
-        exact_match=teacher_forced_match(logits.detach(), batch.labels),
+        write_loss=write_loss,
+        exact_match=teacher_forced_match(logits.detach(), labels),
     )
 
 
@@ -65,6 +62,6 @@ def token_accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(dim=-1) == labels)[scored].float().mean())
 
 
-def gradient_norm(model: MemoryModel, limit: float) -> float:
+def gradient_norm(model: nn.Module, limit: float) -> float:
     """Clip the whole gradient to a norm and return what it was before."""
     return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))

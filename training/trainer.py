@@ -5,18 +5,16 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import load_checkpoint, save_checkpoint
-from gradmem_core.errors import InputError, NonFiniteLossError, RecipeError
-from gradmem_core.model import MemoryModel
-from gradmem_core.write import check_context
+from gradmem_core.errors import NonFiniteLossError, RecipeError
 from training.batch import collate
 from training.card import model_card
 from training.curriculum import Progress
@@ -26,6 +24,7 @@ from training.recipe import Recipe
 from training.seeds import stream
 from training.step import Outcome, gradient_norm, outer_loss
 from training.tasks import task_by_name
+from training.writers import WRITERS, Training, Writer, build_writer, load_writer, save_writer
 
 STATE = "state.pt"
 SKIPPED_IN_A_ROW = 20
@@ -53,19 +52,13 @@ class Trainer:
         self.task = task_by_name(recipe.task)
         self.tokenizer = self.task.tokenizer()
         settings = {**recipe.backbone, "vocab_size": len(self.tokenizer)}
-        self.model = MemoryModel(
-            Backbone.from_config(settings, seed=recipe.seed), recipe.memory, seed=recipe.seed
-        )
+        backbone = Backbone.from_config(settings, seed=recipe.seed)
+        self.writer = build_writer(recipe.writer, backbone, recipe.memory, seed=recipe.seed)
+        self.model = self.writer.model
         self._check_sizes()
-        if recipe.start is not None:
-            _start_from(self.model, recipe.start)
+        self.started_from = None if recipe.start is None else _start_from(self.model, recipe.start)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
-        decay = recipe.optimizer.average_decay
-        self.average = (
-            None
-            if decay is None
-            else AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
-        )
+        self.average = _average(self.model, recipe.optimizer.average_decay)
         self.progress = Progress()
         self.step = 0
         self.tokens = 0
@@ -154,32 +147,51 @@ class Trainer:
             setattr(self, name, value)
 
     @property
-    def result(self) -> MemoryModel:
-        """The model that is evaluated and exported: the average where there is one."""
-        return self.model if self.average is None else cast("MemoryModel", self.average.module)
+    def result(self) -> Writer:
+        """What is evaluated and exported: over the averaged weights where there are any."""
+        if self.average is None:
+            return self.writer
+        return WRITERS[self.writer.kind](self.average.module)
 
     def export(self) -> str:
         """Write the checkpoint folder with its model card; returns the fingerprint."""
-        return save_checkpoint(
+        training = self._record()
+        return save_writer(
             self.folder / "checkpoint",
+            self.result,
             name=self.recipe.name,
-            model=self.result,
-            tokenizer=self.tokenizer,
-            task=self.task.card(),
-            card=model_card(self.recipe, step=self.step, tokens=self.tokens, seconds=self.seconds),
+            task=self.task,
+            training=training,
+            card=model_card(self.recipe, training),
+        )
+
+    def _record(self) -> Training:
+        """How the weights came about, with the runs that they started from."""
+        recipe, before = self.recipe, self.started_from
+        return Training(
+            recipe=recipe.name,
+            writer=recipe.writer,
+            seed=recipe.seed,
+            write_steps=recipe.train_write_steps,
+            contexts=self.step * recipe.batch.contexts + (before.contexts if before else 0),
+            tokens=self.tokens + (before.tokens if before else 0),
+            seconds=self.seconds + (before.seconds if before else 0.0),
+            sizes=[stage.size for stage in recipe.curriculum.stages],
         )
 
     def _check_sizes(self) -> None:
         """Refuse a recipe now that would fail when a size's turn comes."""
-        recipe = self.recipe
+        recipe, most = self.recipe, self.recipe.memory.max_context_tokens
         for size in {stage.size for stage in recipe.curriculum.stages} | set(
             recipe.evaluation.sizes
         ):
             example = self.task.sample(stream("train", recipe.seed), size=size, queries=1)
-            try:
-                check_context(recipe.memory, len(self.tokenizer.encode(example.context)))
-            except InputError as error:
-                raise RecipeError(f"size {size}: {error}") from error
+            tokens = len(self.tokenizer.encode(example.context))
+            if tokens > most:
+                raise RecipeError(
+                    f"size {size}: a context of {tokens} tokens is longer than"
+                    f" memory.max_context_tokens, {most}"
+                )
 
     def _train_step(self, scalars: SummaryWriter) -> float | None:
         """One optimizer step; its outer loss, or None where it was skipped."""
@@ -224,7 +236,7 @@ class Trainer:
             batch = collate(examples, self.tokenizer)
             self.tokens += int(batch.lengths.sum())
             outcome = outer_loss(
-                self.model,
+                self.writer,
                 batch,
                 steps=recipe.train_write_steps,
                 write_loss_weight=recipe.write_loss_weight,
@@ -292,14 +304,24 @@ class Trainer:
         }
 
 
-def _start_from(model: MemoryModel, reference: str) -> None:
+def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+
+def _start_from(model: nn.Module, reference: str) -> Training | None:
     """Take a checkpoint's weights over into a model of the same sizes.
+
+    Returns:
+        How they were trained, where that is known.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged.
         RecipeError: Its weights do not fit.
     """
-    weights = load_checkpoint(reference).model.state_dict()
+    loaded = load_writer(reference)
+    weights = loaded.writer.model.state_dict()
     ours = model.state_dict()
     for name, tensor in weights.items():
         if name not in ours or ours[name].shape != tensor.shape:
@@ -308,3 +330,4 @@ def _start_from(model: MemoryModel, reference: str) -> None:
                 f"start: {name} of {reference} is {list(tensor.shape)}, this recipe has {has}"
             )
     model.load_state_dict(weights, strict=False)
+    return loaded.training

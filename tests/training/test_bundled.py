@@ -8,6 +8,7 @@ from gradmem_core.write import write
 from training.evaluate import evaluate
 from training.seeds import stream
 from training.tasks import KeyValueTask
+from training.writers.gradmem import GradMem
 
 TASK = KeyValueTask()
 SIZES = [1, 2, 3, 5, 8, 12, 16, 16]
@@ -39,7 +40,7 @@ def test_a_document_alone_and_in_a_batch_gives_the_same_memory(
 @pytest.mark.parametrize(("pairs", "least"), [(8, 0.995), (16, 0.99)])
 def test_exact_match(kv16: Checkpoint, pairs: int, least: float) -> None:
     score = evaluate(
-        kv16.model,
+        GradMem(kv16.model),
         kv16.tokenizer,
         TASK,
         size=pairs,

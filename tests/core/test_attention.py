@@ -1,0 +1,86 @@
+"""Attention whose derivatives are written out."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradmem_core.attention import BLOCK, causal_attention
+from gradmem_core.backbone import Backbone, twice_differentiable_attention
+
+SCALE = 0.3
+
+
+def plain(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    hidden = torch.ones(query.shape[1], query.shape[1], dtype=torch.bool).triu(1)
+    scores = (query @ key.mT * scale).masked_fill(hidden, -torch.inf)
+    return scores.softmax(dim=-1) @ value
+
+
+def inputs(tokens: int, *, batch: int = 3, width: int = 4) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(tokens)
+    return [
+        torch.randn(batch, tokens, width, generator=generator, dtype=torch.float64).requires_grad_()
+        for _ in range(3)
+    ]
+
+
+def derivatives(function: object, tensors: list[Tensor]) -> list[Tensor]:
+    """Value, first and second derivatives along fixed directions."""
+    generator = torch.Generator().manual_seed(0)
+    out: Tensor = function(*tensors, SCALE)  # type: ignore[operator]
+    to_out = torch.randn(out.shape, generator=generator, dtype=out.dtype)
+    first = torch.autograd.grad((out * to_out).sin().sum(), tensors, create_graph=True)
+    along = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in first]
+    scalar = sum(
+        ((g * a).sin().sum() for g, a in zip(first, along, strict=True)), out.new_zeros(())
+    )
+    return [out, *first, *torch.autograd.grad(scalar, tensors)]
+
+
+@pytest.mark.parametrize("tokens", [1, 5, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 22])
+def test_value_and_derivatives_are_those_of_plain_attention(tokens: int) -> None:
+    tensors = inputs(tokens)
+    for ours, theirs in zip(
+        derivatives(causal_attention, tensors), derivatives(plain, tensors), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_derivatives_are_finite_differences() -> None:
+    tensors = inputs(5, batch=2, width=3)
+
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return causal_attention(query, key, value, SCALE)
+
+    assert torch.autograd.gradcheck(attend, tensors)
+    assert torch.autograd.gradgradcheck(attend, tensors)
+
+
+def test_a_row_does_not_depend_on_what_follows() -> None:
+    query, key, value = (t.detach() for t in inputs(BLOCK + 30))
+    whole = causal_attention(query, key, value, SCALE)
+    part = causal_attention(query[:, :40], key[:, :40], value[:, :40], SCALE)
+    torch.testing.assert_close(whole[:, :40], part, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("key_value_heads", [1, 2, 4])
+def test_a_backbone_computes_the_same_with_it(key_value_heads: int) -> None:
+    settings = {
+        "model_type": "llama",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": key_value_heads,
+        "vocab_size": 11,
+        "max_position_embeddings": 128,
+    }
+    backbone = Backbone.from_config(settings, seed=1)
+    embedded = backbone.embed(
+        torch.randint(11, (2, 90), generator=torch.Generator().manual_seed(1))
+    )
+    outside = backbone.hidden(embedded)
+    with twice_differentiable_attention():
+        inside = backbone.hidden(embedded)
+    torch.testing.assert_close(inside, outside, rtol=1e-4, atol=1e-5)

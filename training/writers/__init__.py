@@ -1,0 +1,20 @@
+"""Writers: GradMem and what it is compared with, behind one interface."""
+
+from training.writers.base import Limits, State, Writer, WriteSteps
+from training.writers.build import CONFIGS, WRITERS, Config, build_writer
+from training.writers.files import LoadedWriter, Training, load_writer, save_writer
+
+__all__ = [
+    "CONFIGS",
+    "WRITERS",
+    "Config",
+    "Limits",
+    "LoadedWriter",
+    "State",
+    "Training",
+    "WriteSteps",
+    "Writer",
+    "build_writer",
+    "load_writer",
+    "save_writer",
+]

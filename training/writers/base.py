@@ -1,0 +1,127 @@
+"""What every way of writing a context down has in common.
+
+Training, evaluation and reports know writers by this interface only. Shapes: `B` contexts, `Q`
+queries of each, `T` tokens, `V` vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from gradmem_core.config import BlobDtype, MemoryConfig
+from gradmem_core.errors import InputError
+from gradmem_core.padding import pad_right
+
+WriteSteps = int | Literal["auto"]
+"A number of write steps, or as many as still help."
+
+
+class Limits(BaseModel):
+    """How long contexts, queries and answers may be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_context_tokens: int = Field(ge=1)
+    "Longest context, in tokens."
+    max_query_tokens: int = Field(ge=1)
+    "Longest query, in tokens."
+    max_answer_tokens: int = Field(ge=1)
+    "Most tokens of a generated answer."
+
+
+@dataclass(frozen=True)
+class State:
+    """What a writer keeps of contexts."""
+
+    tensors: tuple[Tensor, ...]
+    "What reading needs, every tensor with `B` first."
+    floats: int
+    "Numbers that have to be kept for one context."
+    write_loss: Tensor | None = None
+    "Reconstruction loss before the last write step `(B,)`, nats per token, where there is one."
+    steps: Tensor | None = None
+    "Write steps taken for each context `(B,)`, where the writer chose them."
+
+
+class Writer(ABC):
+    """A model with its way of writing and reading."""
+
+    kind: ClassVar[str]
+    "The writer's name in recipes and results."
+    model: nn.Module
+    "Its parameters, with the configuration as `config`."
+
+    @property
+    def config(self) -> "MemoryConfig | Limits":
+        """What its states are, and its limits."""
+        return cast("MemoryConfig | Limits", self.model.config)
+
+    @abstractmethod
+    def write(
+        self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
+    ) -> State:
+        """Make states of contexts.
+
+        Args:
+            context_ids: `(B, T)`, padded on the right with any id.
+            lengths: Tokens of each context, `(B,)`, at least 1.
+            steps: Gradient steps, or passes of a forward writer.
+            train: Keep the graph, so that a loss of reading can be differentiated.
+
+        Raises:
+            InputError: The writer cannot write that many steps, or contexts of that length.
+        """
+
+    @abstractmethod
+    def read(self, state: State, query_ids: Tensor) -> Tensor:
+        """Score what follows each token of queries `(B, Q, T)`: logits `(B, Q, T, V)`."""
+
+    def stored(self, state: State, dtype: BlobDtype) -> State:  # noqa: ARG002
+        """The state after it went through a blob.
+
+        Raises:
+            InputError: The writer's states have no blob.
+        """
+        raise InputError(f"{self.kind} has no blobs; leave out {dtype!r}")
+
+    @torch.no_grad()
+    def answer(
+        self,
+        state: State,
+        queries: Sequence[Sequence[list[int]]],
+        *,
+        max_tokens: int,
+        stop_ids: Sequence[int],
+    ) -> list[list[list[int]]]:
+        """Continue queries greedily until a stop token, which is left out.
+
+        Args:
+            state: Of `B` contexts.
+            queries: Token ids of `Q` queries for each context.
+            max_tokens: Longest answer.
+            stop_ids: Tokens that end an answer.
+
+        Returns:
+            Token ids, for each context and query; cut off after `max_tokens` where none ended it.
+        """
+        shape = (len(queries), len(queries[0]))
+        prompts = [list(query) for of_context in queries for query in of_context]
+        answers: list[list[int]] = [[] for _ in prompts]
+        going = set(range(len(prompts)))
+        for _ in range(max_tokens):
+            rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+            logits = self.read(state, pad_right(rows, 0).view(*shape, -1)).flatten(0, 1)
+            for index in sorted(going):
+                token = int(logits[index, len(rows[index]) - 1].argmax())
+                if token in stop_ids:
+                    going.discard(index)
+                else:
+                    answers[index].append(token)
+            if not going:
+                break
+        return [answers[start : start + shape[1]] for start in range(0, len(answers), shape[1])]

@@ -1,0 +1,56 @@
+"""Writers by name."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from gradmem_core.backbone import Backbone
+from gradmem_core.config import MemoryConfig
+from gradmem_core.errors import InputError
+from gradmem_core.model import MemoryModel
+from training.writers.base import Limits, Writer
+from training.writers.full_context import FullContext, FullContextModel
+from training.writers.gradmem import FirstOrderGradMem, GradMem
+from training.writers.rmt import Rmt, RmtConfig, RmtModel
+
+Config: TypeAlias = MemoryConfig | Limits
+"What a recipe says about a writer's memory."
+
+CONFIGS: dict[str, type[Config]] = {
+    GradMem.kind: MemoryConfig,
+    FirstOrderGradMem.kind: MemoryConfig,
+    Rmt.kind: RmtConfig,
+    FullContext.kind: Limits,
+}
+"The configuration that each writer takes."
+
+WRITERS: dict[str, Callable[[Any], Writer]] = {
+    writer.kind: writer for writer in (GradMem, FirstOrderGradMem, Rmt, FullContext)
+}
+"Writers over a model of their class."
+
+
+def build_writer(kind: str, backbone: Backbone, config: Config, *, seed: int) -> Writer:
+    """A fresh writer.
+
+    Args:
+        kind: A key of CONFIGS.
+        backbone: Its causal language model.
+        config: Of the class that CONFIGS names.
+        seed: Seed of the weights beside the backbone.
+
+    Raises:
+        InputError: There is no such writer.
+        CheckpointError: The configuration does not fit the backbone.
+    """
+    if kind not in CONFIGS:
+        raise InputError(f"writer {kind!r} is not one of {', '.join(CONFIGS)}")
+    model: nn.Module
+    if isinstance(config, MemoryConfig):
+        model = MemoryModel(backbone, config, seed=seed)
+    elif isinstance(config, RmtConfig):
+        model = RmtModel(backbone, config, seed=seed)
+    else:
+        model = FullContextModel(backbone, config)
+    return WRITERS[kind](model)

@@ -1,0 +1,177 @@
+"""Trained writers on disk.
+
+GradMem's are checkpoints, which the service loads. The others are there to be measured: a folder
+with the backbone, `writer.safetensors` and `writer.json`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gradmem_core.backbone import Backbone
+from gradmem_core.checkpoint import (
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    whole_folder,
+)
+from gradmem_core.errors import CheckpointError
+from gradmem_core.fingerprint import backbone_digest
+from gradmem_core.tokenizer import Tokenizer
+from training.tasks import TrainingTask, task_by_name
+from training.writers.base import Writer
+from training.writers.build import CONFIGS, WRITERS, build_writer
+from training.writers.gradmem import GradMem
+
+TRAINING = "training.json"
+WRITER = "writer.json"
+TENSORS = "writer.safetensors"
+BACKBONE = "backbone."
+"What the names of a backbone's tensors begin with; they are in a folder of their own."
+
+
+class Training(BaseModel):
+    """How a writer was trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str
+    "Name of the recipe."
+    writer: str
+    "Kind of the writer."
+    seed: int
+    "Seed of the run."
+    write_steps: int
+    "Write steps (K) in training."
+    contexts: int
+    "Contexts written, of all runs that led here."
+    tokens: int
+    "Their tokens."
+    seconds: float
+    "Wall-clock time."
+    sizes: list[int]
+    "Context sizes of the curriculum."
+
+
+@dataclass(frozen=True)
+class LoadedWriter:
+    """A trained writer, ready to be measured."""
+
+    name: str
+    fingerprint: str
+    writer: Writer
+    tokenizer: Tokenizer
+    task: TrainingTask
+    training: Training | None
+
+
+def save_writer(
+    folder: Path, writer: Writer, *, name: str, task: TrainingTask, training: Training, card: str
+) -> str:
+    """Write a trained writer's folder; returns its fingerprint.
+
+    Args:
+        folder: Where it goes; GradMem's is replaced as a whole.
+        writer: What was trained.
+        name: What it is called.
+        task: The task that it was trained on.
+        training: How.
+        card: The model card, Markdown.
+    """
+    if isinstance(writer, GradMem):
+        fingerprint = save_checkpoint(
+            folder,
+            name=name,
+            model=writer.model,
+            tokenizer=task.tokenizer(),
+            task=task.card(),
+            card=card,
+        )
+        (folder / TRAINING).write_text(training.model_dump_json(indent=2) + "\n")
+        return fingerprint
+    model = writer.model
+    backbone = cast("Backbone", model.backbone)
+    tensors = {
+        key: value.detach().contiguous()
+        for key, value in model.state_dict().items()
+        if not key.startswith(BACKBONE)
+    }
+    memory = writer.config.model_dump(mode="json")
+    described = {"name": name, "writer": writer.kind, "task": task.name, "memory": memory}
+    with whole_folder(folder) as made:
+        backbone.save(made / "backbone")
+        save_file(tensors, made / TENSORS)
+        (made / WRITER).write_text(json.dumps(described, indent=2) + "\n")
+        (made / TRAINING).write_text(training.model_dump_json(indent=2) + "\n")
+        (made / "README.md").write_text(card)
+    return _fingerprint(folder)
+
+
+def load_writer(reference: str | Path) -> LoadedWriter:
+    """Load what `save_writer` wrote, or any checkpoint by folder or bundled name.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or does not fit together.
+    """
+    if (Path(reference) / WRITER).is_file():
+        return _load_baseline(Path(reference))
+    checkpoint = load_checkpoint(reference)
+    training = _load_training(find_checkpoint(reference))
+    return LoadedWriter(
+        name=checkpoint.name,
+        fingerprint=checkpoint.fingerprint,
+        writer=WRITERS[GradMem.kind if training is None else training.writer](checkpoint.model),
+        tokenizer=checkpoint.tokenizer,
+        task=task_by_name(checkpoint.task.name),
+        training=training,
+    )
+
+
+def _load_baseline(folder: Path) -> LoadedWriter:
+    try:
+        described = json.loads((folder / WRITER).read_text())
+        kind, memory = described["writer"], described["memory"]
+        config = CONFIGS[kind].model_validate(memory)
+        backbone = Backbone.from_folder(folder / "backbone")
+        writer = build_writer(kind, backbone, config, seed=0)
+        tensors = load_file(folder / TENSORS)
+        task = task_by_name(described["task"])
+        left_over = writer.model.load_state_dict(tensors, strict=False)
+        missing = [key for key in left_over.missing_keys if not key.startswith(BACKBONE)]
+        if missing or left_over.unexpected_keys:
+            raise ValueError(f"tensors differ in {missing + left_over.unexpected_keys}")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"the writer in {folder} cannot be loaded: {error}") from error
+    writer.model.requires_grad_(False).eval()
+    return LoadedWriter(
+        name=described["name"],
+        fingerprint=_fingerprint(folder),
+        writer=writer,
+        tokenizer=task.tokenizer(),
+        task=task,
+        training=_load_training(folder),
+    )
+
+
+def _load_training(folder: Path) -> Training | None:
+    path = folder / TRAINING
+    if not path.exists():
+        return None
+    try:
+        return Training.model_validate_json(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _fingerprint(folder: Path) -> str:
+    """SHA-256 of a baseline's settings and tensors."""
+    digest = hashlib.sha256((folder / WRITER).read_bytes())
+    digest.update((folder / TENSORS).read_bytes())
+    digest.update(backbone_digest(folder / "backbone").encode())
+    return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""GradMem itself, with and without the second-order term."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gradmem_core.blob import BlobInfo, pack, unpack
+from gradmem_core.config import BlobDtype
+from gradmem_core.generate import Sampling, generate
+from gradmem_core.model import MemoryModel
+from gradmem_core.read import read
+from gradmem_core.write import write, write_until_settled
+from training.writers.base import State, Writer, WriteSteps
+
+NOTHING_KNOWN = BlobInfo(
+    fingerprint="",
+    write_steps=1,
+    tokens=1,
+    document_sha256="0" * 64,
+    losses=(),
+    recall=0.0,
+    created_at=datetime.fromtimestamp(0, UTC),
+)
+"For a blob that is read at once."
+
+
+@dataclass(frozen=True)
+class GradMem(Writer):
+    """Writes by gradient descent; training differentiates through it."""
+
+    kind: ClassVar[str] = "gradmem"
+    second_order: ClassVar[bool] = True
+    model: MemoryModel
+
+    def write(
+        self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
+    ) -> State:
+        """Make states of contexts (see `Writer.write`)."""
+        if steps == "auto":
+            return self._until_settled(context_ids, lengths)
+        written = write(
+            self.model,
+            context_ids,
+            lengths,
+            steps,
+            create_graph=train,
+            second_order=self.second_order,
+            measure=False,
+        )
+        memory = written.memory
+        return State((memory,), memory[0].numel(), write_loss=written.losses[:, -1])
+
+    def _until_settled(self, context_ids: Tensor, lengths: Tensor) -> State:
+        most = self.model.config.max_write_steps
+        settled = write_until_settled(self.model, context_ids, lengths, most)
+        memory = settled.memory
+        return State((memory,), memory[0].numel(), settled.losses, settled.steps)
+
+    def stored(self, state: State, dtype: BlobDtype) -> State:
+        """The state after it went through a blob."""
+        (memory,) = state.tensors
+        kept = [unpack(pack(one, NOTHING_KNOWN, dtype=dtype)).memory for one in memory]
+        return replace(state, tensors=(torch.stack(kept),))
+
+    def read(self, state: State, query_ids: Tensor) -> Tensor:
+        """Score what follows each token (see `Writer.read`)."""
+        (memory,) = state.tensors
+        return read(self.model, memory, query_ids)[:, :, 1:]
+
+    def answer(
+        self,
+        state: State,
+        queries: Sequence[Sequence[list[int]]],
+        *,
+        max_tokens: int,
+        stop_ids: Sequence[int],
+    ) -> list[list[list[int]]]:
+        """As served: one batch through the cache."""
+        (memory,) = state.tensors
+        answers = iter(
+            generate(
+                self.model,
+                memory,
+                [list(query) for of_context in queries for query in of_context],
+                [owner for owner, of_context in enumerate(queries) for _ in of_context],
+                [Sampling(max_tokens)] * sum(len(of_context) for of_context in queries),
+                stop_ids=list(stop_ids),
+            )
+        )
+        return [[next(answers).tokens for _ in of_context] for of_context in queries]
+
+
+class FirstOrderGradMem(GradMem):
+    """The ablation: the gradients that write are constants to training."""
+
+    kind: ClassVar[str] = "gradmem-first-order"
+    second_order: ClassVar[bool] = False
