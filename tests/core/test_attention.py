@@ -49,7 +49,6 @@ def test_value_and_derivatives_are_those_of_plain_attention(tokens: int) -> None
 def test_derivatives_are_finite_differences() -> None:
     tensors = inputs(5, batch=2, width=3)
 
-
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return causal_attention(query, key, value, SCALE)
 

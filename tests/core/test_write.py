@@ -338,21 +338,3 @@ def test_a_first_order_gradient_is_not_the_slope(
     model = in_float64(tiny_model(family, **VARIANTS["everything"]))
     errors = slope_errors(model, random_ids(2, 17), second_order=False)
     assert {name: error for name, error in errors.items() if not error > 0.05} == {}
-
-
-def test_an_automatic_stop_is_each_documents_own(model: MemoryModel) -> None:
-    ids, lengths = contexts()
-    together = write_until_settled(model, ids, lengths, 6, tolerance=0.0)
-    once = write(model, ids, lengths, 1, create_graph=False)
-    assert (together.losses <= once.losses[:, -1]).all()
-    assert ((together.steps >= 1) & (together.steps <= 6)).all()
-    for row, length in enumerate(lengths.tolist()):
-        one = slice(row, row + 1)
-        alone = write_until_settled(model, ids[one, :length], lengths[one], 6, tolerance=0.0)
-        assert alone.steps[0] == together.steps[row]
-        torch.testing.assert_close(alone.memory[0], together.memory[row], rtol=1e-4, atol=1e-5)
-
-
-def test_an_automatic_stop_ends_where_nothing_helps(model: MemoryModel) -> None:
-    ids, lengths = contexts()
-    assert (write_until_settled(model, ids, lengths, 6, tolerance=1.0).steps == 1).all()

@@ -112,7 +112,7 @@ def test_a_diverged_step_is_skipped_and_counted(
 def test_a_run_that_only_diverges_ends(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     trainer = Trainer(tiny_recipe(), tmp_path)
     with torch.no_grad():
-        trainer.model.initial_memory.fill_(math.inf)
+        trainer.model.get_parameter("initial_memory").fill_(math.inf)
     with pytest.raises(NonFiniteLossError, match="in a row"):
         trainer.fit(quiet=True)
 

@@ -1,0 +1,45 @@
+"""WRITE that stops by itself."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gradmem_core.model import MemoryModel
+from gradmem_core.write import write, write_until_settled
+
+TinyModel = Callable[..., MemoryModel]
+RandomIds = Callable[..., Tensor]
+LENGTHS = torch.tensor([7, 1, 12, 4])
+
+
+def test_every_document_stops_on_its_own(
+    tiny_model: TinyModel, random_ids: RandomIds, family: str
+) -> None:
+    model, ids = tiny_model(family), random_ids(4, 12)
+    together = write_until_settled(model, ids, LENGTHS, 6, tolerance=0.01)
+    once = write(model, ids, LENGTHS, 1, create_graph=False)
+    assert (together.losses <= once.losses[:, -1] + 1e-6).all()
+    assert ((together.steps >= 1) & (together.steps <= 6)).all()
+    for row, length in enumerate(LENGTHS.tolist()):
+        one = slice(row, row + 1)
+        alone = write_until_settled(model, ids[one, :length], LENGTHS[one], 6, tolerance=0.01)
+        assert alone.steps[0] == together.steps[row]
+        torch.testing.assert_close(alone.memory[0], together.memory[row], rtol=1e-4, atol=1e-5)
+
+
+def test_with_no_tolerance_it_goes_on_as_plain_write_does(
+    tiny_model: TinyModel, random_ids: RandomIds, family: str
+) -> None:
+    model, ids = tiny_model(family, inner_learning_rate=0.01), random_ids(4, 12)
+    settled = write_until_settled(model, ids, LENGTHS, 3, tolerance=0.0)
+    written = write(model, ids, LENGTHS, 3, create_graph=False)
+    assert (settled.steps == 3).all()
+    torch.testing.assert_close(settled.memory, written.memory, rtol=1e-4, atol=1e-5)
+
+
+def test_it_ends_after_one_step_where_no_gain_is_enough(
+    tiny_model: TinyModel, random_ids: RandomIds, family: str
+) -> None:
+    settled = write_until_settled(tiny_model(family), random_ids(4, 12), LENGTHS, 6, tolerance=1.0)
+    assert (settled.steps == 1).all()

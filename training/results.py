@@ -1,0 +1,295 @@
+"""Result files: one JSON file for each measuring command, kept in `docs/results`.
+
+Shares (exact match, token accuracy) are from 0 to 1, times in seconds, sizes in the task's own unit
+(pairs for `kv`).
+"""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from gradmem_core.config import BlobDtype
+from gradmem_core.errors import InputError
+from training.writers import Training, WriteSteps
+
+CPUINFO = Path("/proc/cpuinfo")
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """A part of a result file: unknown fields and values of another type are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Machine(Strict):
+    """Where a measurement ran."""
+
+    cpu: str
+    "The processor's name."
+    cores: Count
+    "Cores of the machine."
+    threads: Count
+    "Threads that torch used."
+    torch: str
+    "torch's version."
+
+
+class Header(Strict):
+    """What every result file says about its making."""
+
+    command: str
+    "The command line that made it."
+    commit: str
+    "Git commit of the code, with `-dirty` where the tree held changes; `unknown` outside git."
+    machine: Machine
+    "Where it ran."
+    seed: Annotated[int, Field(ge=0)]
+    "Seed of the measurement; a training run's own for a curve."
+    seconds: Annotated[float, Field(ge=0)]
+    "Wall-clock time of the measurement; of the run for a curve."
+    date: AwareDatetime
+    "When it ended, UTC."
+
+
+class Cell(Strict):
+    """Exact match of a writer at one context size, number of write steps and kind of blob."""
+
+    size: Count
+    "Size of the contexts."
+    contexts: Count
+    "Contexts written."
+    write_steps: WriteSteps
+    "Write steps (K) asked for."
+    steps_taken: Annotated[float, Field(ge=0)]
+    "Mean number of write steps over the contexts."
+    blob: BlobDtype | None
+    "Kind of blob that the states went through; null where they were read as written."
+    state_floats: Count
+    "Numbers kept for one context."
+    state_bytes: Count
+    "Their bytes."
+    exact_match: Share
+    "Share of the queries answered with exactly the right value."
+    token_accuracy: Share
+    "Share of the values' tokens predicted, teacher-forced."
+
+
+class Accuracy(Header):
+    """What `gradmem-train evaluate` measured of one checkpoint (test split)."""
+
+    kind: Literal["accuracy"] = "accuracy"
+    checkpoint: str
+    "Its name."
+    fingerprint: str
+    "Its fingerprint."
+    writer: str
+    "Kind of the writer, for instance `gradmem`, `rmt`, `full-context`."
+    training: Training | None
+    "How it was trained, where that is known."
+    task: str
+    "Name of the task."
+    queries: Count
+    "Queries for each context."
+    cells: Annotated[tuple[Cell, ...], Field(min_length=1)]
+    "The measurements."
+
+
+class Point(Strict):
+    """One evaluation during a training run (selection split)."""
+
+    step: Count
+    "Optimizer step."
+    contexts: Count
+    "Contexts that training had written by then."
+    seconds: Annotated[float, Field(ge=0)]
+    "Wall-clock time of the run by then, evaluations included."
+    size: Count
+    "Size of the evaluation's contexts."
+    write_steps: WriteSteps
+    "Write steps (K)."
+    exact_match: Share
+    "Share of the queries answered with exactly the right value."
+
+
+class Curve(Header):
+    """What `gradmem-train curve` read out of a training run's folder."""
+
+    kind: Literal["curve"] = "curve"
+    run: str
+    "Name of the run."
+    training: Training
+    "How it was trained, up to the saved state."
+    points: Annotated[tuple[Point, ...], Field(min_length=1)]
+    "The evaluations, by step."
+
+
+class StepTimeRow(Strict):
+    """Time of a training step with one implementation."""
+
+    name: str
+    "The implementation."
+    size: Count
+    "Size of the contexts."
+    write_steps: Count
+    "Write steps (K)."
+    contexts_per_second: Annotated[float, Field(gt=0)]
+    "Contexts trained on a second."
+    relative: Annotated[float, Field(gt=0)]
+    "The same in multiples of the straightforward unrolled implementation's, in the same run."
+    peak_memory_bytes: Annotated[int, Field(ge=0)]
+    "Largest resident memory."
+
+
+class StepTime(Header):
+    """What the step benchmark measured."""
+
+    kind: Literal["step_time"] = "step_time"
+    rows: Annotated[tuple[StepTimeRow, ...], Field(min_length=1)]
+    "The measurements."
+
+
+Result = Accuracy | Curve | StepTime
+_RESULT: TypeAdapter[Result] = TypeAdapter(Annotated[Result, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """A result and the name of its file."""
+
+    name: str
+    result: Result
+
+
+def load_result(path: Path) -> ResultFile:
+    """Read one file.
+
+    Raises:
+        InputError: It cannot be read or is no result; the error names the file and the field.
+    """
+    try:
+        return ResultFile(path.name, _RESULT.validate_json(path.read_bytes()))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        problems = "; ".join(_problem(entry) for entry in error.errors())
+        raise InputError(f"{path} is no result file: {problems}") from error
+
+
+def load_results(folder: Path) -> list[ResultFile]:
+    """Read every `*.json` of a folder, by name.
+
+    Raises:
+        InputError: The folder is missing, or one of the files is no result.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: name the one with the result files")
+    return [load_result(path) for path in sorted(folder.glob("*.json"))]
+
+
+def save_result(path: Path, result: Result) -> None:
+    """Write one file.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(as_json(result))
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def as_json(result: Result) -> str:
+    """The text of a result's file."""
+    return result.model_dump_json(indent=2) + "\n"
+
+
+def header(command: str, *, seed: int, started: float) -> Header:
+    """Describe the measurement that has just ended.
+
+    Args:
+        command: The command line; `this_command()` for the running one.
+        seed: Seed of the measurement.
+        started: `time.perf_counter()` at its start.
+    """
+    return Header(
+        command=command,
+        commit=commit(Path(__file__).parent),
+        machine=machine(),
+        seed=seed,
+        seconds=round(time.perf_counter() - started, 3),
+        date=datetime.now(UTC).replace(microsecond=0),
+    )
+
+
+def this_command() -> str:
+    """The running program's command line, without the folder that the program lies in."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def machine() -> Machine:
+    """This machine, as torch uses it now."""
+    return Machine(
+        cpu=_cpu(),
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        torch=str(torch.__version__),
+    )
+
+
+def commit(folder: Path) -> str:
+    """Git commit of a folder's checkout, with `-dirty` where tracked files hold changes.
+
+    Result files do not count as changes: a measurement of many files would otherwise make all but
+    its first dirty. Outside git it is `unknown`.
+    """
+    head = _git(folder, "rev-parse", "HEAD")
+    if not head:
+        return "unknown"
+    changes = _git(
+        folder, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)docs"
+    )
+    return f"{head}-dirty" if changes else head
+
+
+def seeds_of(numbers: Iterable[int]) -> str:
+    """Distinct numbers in order, for instance `1, 2, 3`."""
+    return ", ".join(str(number) for number in sorted(set(numbers)))
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What a git command says; None where there is no git, or no repository."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    """The processor's name as Linux gives it, or else as Python knows it."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine() or "unknown"
+
+
+def _problem(entry: Any) -> str:  # noqa: ANN401 (pydantic's ErrorDetails is not public)
+    place = ".".join(str(part) for part in entry["loc"])
+    return f"{place}: {entry['msg']}" if place else str(entry["msg"])
