@@ -137,6 +137,17 @@ class Backbone(nn.Module):
         return 2 * layers * key_value_heads * head_width
 
     @property
+    def layers(self) -> list[nn.Module]:
+        """The transformer's blocks, from the first to the last."""
+        count = self.causal_lm.config.num_hidden_layers
+        blocks = [
+            module
+            for module in self.causal_lm.base_model.children()
+            if isinstance(module, nn.ModuleList) and len(module) == count
+        ]
+        return list(blocks[0])
+
+    @property
     def _head(self) -> nn.Linear:
         return cast("nn.Linear", self.causal_lm.get_output_embeddings())  # type: ignore[no-untyped-call]
 

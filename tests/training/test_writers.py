@@ -22,6 +22,7 @@ from training.step import outer_loss
 from training.tasks import KeyValueTask
 from training.trainer import Trainer
 from training.writers import CONFIGS, Limits, Writer, build_writer, load_writer
+from training.writers.armt import Association
 from training.writers.gradmem import FirstOrderGradMem, GradMem
 from training.writers.rmt import Rmt, RmtConfig, RmtModel
 
@@ -31,6 +32,7 @@ MEMORIES: dict[str, dict[str, Any]] = {
     "gradmem": {"memory_tokens": 4, "write_steps": 2, "inner_learning_rate": 0.1},
     "gradmem-first-order": {"memory_tokens": 4, "write_steps": 2, "inner_learning_rate": 0.1},
     "rmt": {"memory_tokens": 4},
+    "armt": {"memory_tokens": 4, "associative_width": 8},
     "full-context": {},
 }
 BACKBONE = {
@@ -49,7 +51,9 @@ def writer_of(kind: str) -> Writer:
     config = CONFIGS[kind].model_validate({**LIMITS, **MEMORIES[kind]})
     writer = build_writer(kind, Backbone.from_config(settings, seed=5), config, seed=5)
     with torch.no_grad():  # large enough for differences to show
-        for parameter in writer.model.parameters():
+        for name, parameter in writer.model.named_parameters():
+            if name.endswith("value.weight"):
+                parameter.normal_(generator=torch.Generator().manual_seed(5))
             parameter.mul_(3.0)
     return writer
 
@@ -100,7 +104,7 @@ def test_answers_are_what_reading_scores_highest(kind: str) -> None:
             assert len(said) == 3 or logits[len(said)] == 0
 
 
-@pytest.mark.parametrize("kind", ["rmt", "full-context"])
+@pytest.mark.parametrize("kind", ["rmt", "armt", "full-context"])
 def test_a_baseline_is_trained_saved_and_measured(
     tiny_recipe: TinyRecipe, tmp_path: Path, kind: str
 ) -> None:
@@ -132,8 +136,8 @@ def test_a_baseline_is_trained_saved_and_measured(
         for writer in (loaded.writer, trainer.result)
     ]
     assert measured[0].token_accuracy == measured[1].token_accuracy
-    floats = {"rmt": 4 * 16, "full-context": 2 * 2 * 16 * 15}[kind]  # 15 tokens in 2 pairs
-    assert measured[0].state_floats == floats
+    floats = {"rmt": 4 * 16, "armt": 2 * (16 + 1) * 2 * 3 * 8, "full-context": 2 * 2 * 16 * 15}
+    assert measured[0].state_floats == floats[kind]  # there are 15 tokens in 2 pairs
 
     (tmp_path / "checkpoint" / "writer.safetensors").write_bytes(b"broken")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
@@ -255,6 +259,30 @@ def test_a_full_context_forgets_nothing() -> None:
         joined = torch.cat([batch.context_ids[row, :length], batch.query_ids[row, 1]])[None]
         plain = backbone.logits(backbone.hidden(backbone.embed(joined)))[0, length:]
         torch.testing.assert_close(logits[row, 1], plain, rtol=1e-4, atol=1e-5)
+
+
+def test_armt_state_is_the_published_size() -> None:
+    """198,144 floats at width 128, 4 layers and memory dimension 64 (arXiv 2603.13875)."""
+    association = Association(128, 64)
+    assert 4 * sum(tensor.numel() for tensor in association.empty(1)) == 198_144
+
+
+def test_armt_finds_what_it_stored_and_overwrites_it() -> None:
+    """With gates open, a key's value replaces the one that was stored under it."""
+    association = Association(6, 4)
+    with torch.no_grad():
+        association.value.weight.copy_(torch.eye(6))
+        association.gate.bias.fill_(30.0)
+        association.gate.weight.zero_()
+        association.key.weight.copy_(torch.eye(4, 6))
+        association.query.weight.copy_(torch.eye(4, 6))
+    key = torch.tensor([0.5, 1.0, -0.7, 0.3])
+    first = torch.cat([key, torch.tensor([1.0, 2.0])])[None, None]
+    second = torch.cat([key, torch.tensor([3.0, 4.0])])[None, None]
+    store = association.update(first, association.empty(1))
+    torch.testing.assert_close(association.recall(first, store), first, rtol=1e-3, atol=1e-3)
+    store = association.update(second, store)
+    torch.testing.assert_close(association.recall(first, store), second, rtol=1e-3, atol=1e-3)
 
 
 def test_limits_alone_are_the_full_context_writers() -> None:

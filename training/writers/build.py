@@ -9,6 +9,7 @@ from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import InputError
 from gradmem_core.model import MemoryModel
+from training.writers.armt import Armt, ArmtConfig, ArmtModel
 from training.writers.base import Limits, Writer
 from training.writers.full_context import FullContext, FullContextModel
 from training.writers.gradmem import FirstOrderGradMem, GradMem
@@ -21,12 +22,13 @@ CONFIGS: dict[str, type[Config]] = {
     GradMem.kind: MemoryConfig,
     FirstOrderGradMem.kind: MemoryConfig,
     Rmt.kind: RmtConfig,
+    Armt.kind: ArmtConfig,
     FullContext.kind: Limits,
 }
 "The configuration that each writer takes."
 
 WRITERS: dict[str, Callable[[Any], Writer]] = {
-    writer.kind: writer for writer in (GradMem, FirstOrderGradMem, Rmt, FullContext)
+    writer.kind: writer for writer in (GradMem, FirstOrderGradMem, Rmt, Armt, FullContext)
 }
 "Writers over a model of their class."
 
@@ -49,6 +51,8 @@ def build_writer(kind: str, backbone: Backbone, config: Config, *, seed: int) ->
     model: nn.Module
     if isinstance(config, MemoryConfig):
         model = MemoryModel(backbone, config, seed=seed)
+    elif isinstance(config, ArmtConfig):
+        model = ArmtModel(backbone, config, seed=seed)
     elif isinstance(config, RmtConfig):
         model = RmtModel(backbone, config, seed=seed)
     else:
