@@ -1,18 +1,28 @@
-"""`gradmem-train`: train a checkpoint and measure it."""
+"""`gradmem-train`: train a checkpoint, measure it, report."""
 
-import json
+import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, cast, get_args
 
 import typer
 
-from gradmem_core.errors import GradMemError
-from training.evaluate import evaluate as score_of
+from gradmem_core.config import BlobDtype
+from gradmem_core.errors import GradMemError, InputError
+from training.measure import Grid, measure
 from training.recipe import load_recipe
-from training.report import load_results, table
-from training.tasks import task_by_name
+from training.report import checkpoint_tables
+from training.report import report as report_of
+from training.results import (
+    ResultFile,
+    as_json,
+    load_result,
+    load_results,
+    save_result,
+    this_command,
+)
+from training.runs import read_curve
 from training.trainer import Trainer
-from training.writers import load_writer
+from training.writers import WriteSteps
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,60 +57,107 @@ def fit(
 @app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A folder, or the name of a bundled one.")],
-    task: Annotated[str, typer.Option(help="Name of the task.")] = "kv",
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs in a context.")] = 16,
+    task: Annotated[
+        str | None, typer.Option(help="Name of the task; the checkpoint's own by default.")
+    ] = None,
+    pairs: Annotated[str, typer.Option(help="Pairs in a context, for instance 4,8,16.")] = "16",
     contexts: Annotated[int, typer.Option(min=1, help="Contexts to write.")] = 200,
     queries: Annotated[int, typer.Option(min=1, help="Queries for each context.")] = 16,
     steps: Annotated[
-        int | None, typer.Option(help="Write steps (K); the checkpoint's own by default.")
+        str | None,
+        typer.Option(
+            help="Write steps (K), for instance 1,2,5,auto; the checkpoint's own by default."
+        ),
+    ] = None,
+    blob: Annotated[
+        str | None,
+        typer.Option(
+            help="Store memories before they are read, for instance float32,float16,int8; by"
+            " default they are read as written."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the test split.")] = 7,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Result file (JSON) to write.")] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print the result file.")] = False,
 ) -> None:
-    """Measure exact match on contexts that no training or selection stream can hold."""
+    """Measure exact match on contexts that no training or selection stream can hold.
+
+    Every number of pairs is measured with every K and every kind of blob.
+    """
     try:
-        loaded = load_writer(checkpoint)
-        default = getattr(loaded.writer.config, "write_steps", 1)
-        write_steps = default if steps is None else steps
-        score = score_of(
-            loaded.writer,
-            loaded.tokenizer,
-            task_by_name(task),
-            size=pairs,
+        grid = Grid(
+            sizes=[_number("--pairs", part) for part in pairs.split(",")],
+            write_steps=[_steps(part) for part in steps.split(",")] if steps else None,
+            blobs=[_blob(part) for part in blob.split(",")] if blob else [None],
             contexts=contexts,
             queries=queries,
-            write_steps=write_steps,
-            seed=seed,
-            split="test",
         )
+        result = measure(checkpoint, task, grid, seed=seed, command=this_command())
+        if output:
+            save_result(output, result)
     except GradMemError as error:
         _fail(error)
-    result = {
-        "task": task,
-        "pairs": pairs,
-        "contexts": contexts,
-        "queries": queries,
-        "write_steps": write_steps,
-        "exact_match": score.exact_match,
-        "token_accuracy": score.token_accuracy,
-        "checkpoint": loaded.name,
-        "fingerprint": loaded.fingerprint,
-        "seed": seed,
-        "seconds": round(score.seconds, 3),
-    }
-    lines = [f"{name}: {value}" for name, value in result.items()]
-    typer.echo(json.dumps(result) if as_json else "\n".join(lines))
+    table = checkpoint_tables([ResultFile(checkpoint, result)])
+    typer.echo(as_json(result) if json_out else table, nl=not json_out)
+
+
+@app.command()
+def curve(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Result file (JSON); docs/results/curve-NAME.json.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run; the folder's by default.")
+    ] = None,
+) -> None:
+    """Read a training run's curve, its evaluations on the selection split, into a result file."""
+    started = time.perf_counter()
+    name = name or run.resolve().name
+    path = output or Path("docs/results") / f"curve-{name}.json"
+    try:
+        save_result(path, read_curve(run, name=name, command=this_command(), started=started))
+    except GradMemError as error:
+        _fail(error)
+    typer.echo(path)
 
 
 @app.command()
 def report(
-    results: Annotated[Path, typer.Argument(help="JSON lines of evaluate --json.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Result files whose tables to print.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("docs/results"),
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("docs/RESULTS.md"),
 ) -> None:
-    """Print the table of exact match (%) over pairs and write steps, as Markdown."""
+    """Make the page of results and its pictures out of a folder of result files.
+
+    With FILES it prints their checkpoints' tables instead: exact match (%) over pairs and K.
+    """
     try:
-        typer.echo(table(load_results(results)))
+        if files:
+            typer.echo(checkpoint_tables([load_result(path) for path in files]))
+        else:
+            report_of(load_results(results)).save(output)
+            typer.echo(output)
     except GradMemError as error:
         _fail(error)
+
+
+def _number(option: str, text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise InputError(f"{option}: {text!r} is not a number from 1")
+    return int(text)
+
+
+def _steps(text: str) -> WriteSteps:
+    return "auto" if text.strip() == "auto" else _number("--steps", text)
+
+
+def _blob(text: str) -> BlobDtype:
+    if text.strip() not in get_args(BlobDtype):
+        raise InputError(f"--blob: {text!r} is not one of {', '.join(get_args(BlobDtype))}")
+    return cast("BlobDtype", text.strip())
 
 
 def _fail(error: GradMemError) -> NoReturn:

@@ -1,46 +1,192 @@
-"""Tables from result files."""
+"""The page of results: tables and pictures from small made-up results, and the committed page."""
 
+import math
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
+from typer.testing import CliRunner
 
 from gradmem_core.errors import InputError
-from training.report import Result, load_results, table
+from tests.training.made_up import accuracy, cell, curve, step_time
+from training import tables
+from training.cli import app
+from training.measured import curves, measured, step_times
+from training.report import NOTHING, checkpoint_tables, report
+from training.results import Result, ResultFile, load_results, save_result
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-def result(pairs: int, steps: int, exact_match: float, contexts: int = 10) -> Result:
-    return Result(
-        task="kv",
-        pairs=pairs,
-        contexts=contexts,
-        queries=2,
-        write_steps=steps,
-        exact_match=exact_match,
-        token_accuracy=1.0,
-        checkpoint="tiny",
-        fingerprint="f",
-        seed=7,
-        seconds=1.0,
-    )
+def files(*results: Result) -> list[ResultFile]:
+    return [ResultFile(f"{number}.json", result) for number, result in enumerate(results)]
+
+
+EVERYTHING = files(
+    accuracy(cell(8, 1, 0.5), cell(8, 2, 0.8), cell(8, "auto", 0.8), cell(4, 2, 1.0)),
+    accuracy(cell(8, 2, 0.7), seed=2),
+    accuracy(cell(8, 2, 0.9), seed=3),
+    accuracy(cell(8, 2, 0.6), recipe="tiny.adamw"),
+    accuracy(cell(8, 1, 0.4), recipe="tiny-rmt", writer="rmt"),
+    accuracy(cell(8, 2, 0.75, blob="int8")),
+    curve("tiny"),
+    step_time(),
+)
+
+
+def rows(table: tables.Table) -> list[str]:
+    return table.markdown.splitlines()[2:]
 
 
 def test_cells_stand_where_they_belong() -> None:
-    results = [result(8, 2, 0.5), result(4, 5, 1.0), result(4, 2, 0.12345), result(8, 2, 0.6, 99)]
-    assert table(results).splitlines() == [
-        "| pairs | contexts | K = 2 | K = 5 |",
-        "| --- | --- | --- | --- |",
-        "| 4 | 10 | 12.35 | 100.00 |",
-        "| 8 | 99 | 60.00 |  |",
+    result = accuracy(
+        cell(8, 2, 0.5), cell(4, 5), cell(4, 2, 0.12345), cell(8, "auto", 0.7, contexts=9)
+    )
+    assert checkpoint_tables(files(result)).splitlines() == [
+        "| pairs | contexts | K = 2 | K = 5 | auto |",
+        "| --- | --- | --- | --- | --- |",
+        "| 4 | 10 | 12.35 | 100.00 |  |",
+        "| 8 | 9 / 10 | 50.00 |  | 70.00 (3.2) |",
     ]
 
 
-def test_files_round_trip_and_bad_lines_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    results = [result(8, 2, 0.5), result(4, 5, 1.0)]
-    path.write_text("".join(f"{r.model_dump_json()}\n" for r in results))
-    assert load_results(path) == results
-    path.write_text(f'{results[0].model_dump_json()}\n{{"pairs": 1}}\n')
-    with pytest.raises(InputError, match="line 2"):
-        load_results(path)
-    with pytest.raises(InputError, match="cannot be read"):
-        load_results(tmp_path / "none.jsonl")
+def test_of_a_repeated_measurement_that_over_most_contexts_counts() -> None:
+    twice = files(accuracy(cell(8, 2, 0.6, contexts=99)), accuracy(cell(8, 2, 0.5)))
+    assert [one.percent for one in measured(twice)] == [60]
+
+
+def test_ladder_takes_the_best_with_few_steps_and_with_any() -> None:
+    result = accuracy(cell(8, 5, 0.9), cell(8, 6, 0.95), cell(8, 4, 0.9), cell(8, "auto", 0.92))
+    assert rows(tables.ladder(measured(files(result)))) == [
+        "| 8 | 99.7 | 100.0 | 100.0 | 90.00 | tiny, seed 1, K = 4 | 95.00 | tiny, seed 1, K = 6 |"
+    ]
+
+
+def test_baselines_are_means_over_seeds_beside_the_published() -> None:
+    found = rows(tables.side_by_side(measured(EVERYTHING)))
+    assert "| rmt | 1 | published |  | 100.0 | 100.0 | 45.5 | 44.3 | 19.3 | 12.9 |" in found
+    assert "| gradmem | 2 | `tiny`, 3 seeds | 100 | 100.00 | 80.00 |  |  |  |  |" in found
+    assert "| rmt | 1 | `tiny-rmt`, 1 seed | 100 |  | 40.00 |  |  |  |  |" in found
+    assert not any("adamw" in row for row in found)
+
+
+def test_spread_over_training_seeds() -> None:
+    assert rows(tables.spread(measured(EVERYTHING))) == [
+        "| `tiny` | gradmem | 2 | 1, 2, 3 | 80.00 | 70.00 | 90.00 |"
+    ]
+
+
+def test_two_checkpoints_of_one_seed_are_not_averaged() -> None:
+    other = accuracy(cell(8, 2)).model_copy(update={"fingerprint": "another"})
+    with pytest.raises(InputError, match=r"0\.json and 1\.json .*'tiny'.* seed 1"):
+        report(files(accuracy(cell(8, 2)), other))
+
+
+def test_automatic_stop_against_fixed_steps() -> None:
+    assert rows(tables.automatic(measured(EVERYTHING))) == [
+        "| tiny, seed 1 | 8 | 80.00 | 3.25 | 80.00 (K = 2) | 80.00 (K = 2) |"
+    ]
+
+
+def test_ablations_stand_beside_their_base() -> None:
+    assert rows(tables.ablations(measured(EVERYTHING))) == [
+        "| `tiny` | gradmem | 8 | 2 | 1, 2, 3 | 80.00 |  |",
+        "| `tiny.adamw` | gradmem | 8 | 2 | 1 | 60.00 | -20.00 |",
+    ]
+
+
+def test_bits_of_each_blob() -> None:
+    result = accuracy(
+        cell(8, 2, 0.75, blob="float32"),
+        cell(4, 2, 1.0, blob="float32"),
+        cell(8, 2, 0.5, blob="float16"),
+        cell(8, 2, 0.25, blob="int8"),
+        cell(8, 2, 0.75),
+    )
+    stored = 6 * 2 * math.log2(62)
+    first, second, third = rows(tables.bits(measured(files(result))))
+    assert first == (
+        f"| tiny, seed 1 | gradmem | float32 | 8 | 2 | 75.00 | {stored:.1f} | 100 |"
+        f" {stored / 100:.3f} | 400 | {stored / 400:.3f} |"
+    )
+    assert second.endswith(f"| 200 | {stored * 2 / 3 / 200:.3f} |")
+    assert third.endswith(f"| 100 | {stored / 3 / 100:.3f} |")
+
+
+def test_cost_is_that_of_the_first_evaluation_at_a_threshold() -> None:
+    assert rows(tables.cost(curves(files(curve("run", 0.25, 0.95, 0.5, 0.97))))) == [
+        "| `run` | gradmem | 1 | 8 | 2 | ≥ 50% | 320 | 2.0 |",
+        "| `run` | gradmem | 1 | 8 | 2 | ≥ 90% | 320 | 2.0 |",
+    ]
+
+
+def test_step_time_in_its_units() -> None:
+    assert rows(tables.step_time(step_times(files(step_time()))))[1] == (
+        "| fused | 8 | 2 | 1 | 15.00 | 1.50 | 1,024 |"
+    )
+
+
+def test_page_without_results_says_so_in_every_section() -> None:
+    made = report([])
+    assert made.page.count(NOTHING) == made.page.count("\n## ") == 9
+    assert "| --- |" not in made.page
+    assert made.pictures == {}
+
+
+def test_page_with_everything_has_every_picture_and_where_figures_come_from() -> None:
+    made = report(EVERYTHING)
+    assert NOTHING not in made.page
+    assert sorted(made.pictures) == ["capacity.svg", "curves.svg", "step-time.svg", "steps.svg"]
+    for name, picture in made.pictures.items():
+        assert f"(pictures/{name})" in made.page
+        assert ET.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"
+    assert b"contexts trained on (thousands)" in made.pictures["curves.svg"]
+    assert made.page.count("Abacus, 2 cores, 1 thread, torch 2.13.0") == 9
+    assert "[0.json](results/0.json): `gradmem-train made-up`, commit c0ffee" in made.page
+    assert "training seeds 1, 2, 3; 10 contexts of 2 queries" in made.page
+
+
+def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
+    assert report(EVERYTHING) == report(EVERYTHING)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "old.svg").write_text("<svg/>")
+    report(EVERYTHING).save(tmp_path / "RESULTS.md")
+    assert not (tmp_path / "pictures" / "old.svg").exists()
+    assert (tmp_path / "RESULTS.md").read_text() == report(EVERYTHING).page
+
+
+def test_committed_page_is_that_of_the_committed_results() -> None:
+    made = report(load_results(DOCS / "results"))
+    assert (DOCS / "RESULTS.md").read_text() == made.page, "run: gradmem-train report"
+    committed = {path.name: path.read_bytes() for path in (DOCS / "pictures").glob("*.svg")}
+    assert committed == made.pictures, "run: gradmem-train report"
+
+
+def test_command_prints_tables_of_files_and_makes_the_page(tmp_path: Path) -> None:
+    for file in EVERYTHING:
+        save_result(tmp_path / "results" / file.name, file.result)
+    first = str(tmp_path / "results" / "0.json")
+    printed = CliRunner().invoke(app, ["report", first])
+    assert printed.stdout.startswith("| pairs | contexts | K = 1 | K = 2 | auto |\n")
+    page = tmp_path / "RESULTS.md"
+    made = ["report", "--results", str(tmp_path / "results"), "--output", str(page)]
+    assert CliRunner().invoke(app, made).exit_code == 0
+    assert page.read_text() == report(EVERYTHING).page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["report", "none.json"], "none.json cannot be read"),
+        (["report", "--results", "nowhere"], "nowhere is no folder"),
+        (["curve", "nowhere"], "nowhere holds no state.pt"),
+        (["evaluate", "kv-16", "--pairs", "4,x"], "--pairs: 'x' is not a number"),
+        (["evaluate", "kv-16", "--steps", "0"], "--steps: '0' is not a number from 1"),
+        (["evaluate", "kv-16", "--blob", "int4"], "--blob: 'int4' is not one of float32"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_status_2(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,101 @@
+"""Small results that nobody measured."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from gradmem_core.config import BlobDtype
+from training.results import Accuracy, Cell, Curve, Machine, Point, StepTime, StepTimeRow
+from training.writers import Training, WriteSteps
+
+HEADER: dict[str, Any] = {
+    "command": "gradmem-train made-up",
+    "commit": "c0ffee",
+    "machine": Machine(cpu="Abacus", cores=2, threads=1, torch="2.13.0"),
+    "seed": 7,
+    "seconds": 60.0,
+    "date": datetime(2026, 11, 23, tzinfo=UTC),
+}
+BYTES = {None: 400, "float32": 400, "float16": 200, "int8": 100}
+
+
+def training(recipe: str = "tiny", *, seed: int = 1, writer: str = "gradmem") -> Training:
+    return Training(
+        recipe=recipe,
+        writer=writer,
+        seed=seed,
+        write_steps=2,
+        contexts=1000,
+        tokens=9000,
+        seconds=60.0,
+        sizes=[8],
+    )
+
+
+def cell(
+    size: int,
+    steps: WriteSteps,
+    exact_match: float = 1.0,
+    *,
+    blob: BlobDtype | None = None,
+    contexts: int = 10,
+    taken: float = 3.25,
+) -> Cell:
+    return Cell(
+        size=size,
+        contexts=contexts,
+        write_steps=steps,
+        steps_taken=taken if steps == "auto" else float(steps),
+        blob=blob,
+        state_floats=100,
+        state_bytes=BYTES[blob],
+        exact_match=exact_match,
+        token_accuracy=1.0,
+    )
+
+
+def accuracy(
+    *cells: Cell, recipe: str = "tiny", seed: int = 1, writer: str = "gradmem"
+) -> Accuracy:
+    return Accuracy(
+        **HEADER,
+        checkpoint=recipe,
+        fingerprint=f"{recipe}/{writer}/{seed}",
+        writer=writer,
+        training=training(recipe, seed=seed, writer=writer),
+        task="kv",
+        queries=2,
+        cells=cells,
+    )
+
+
+def curve(run: str, *shares: float) -> Curve:
+    points = [
+        Point(
+            step=10 * n,
+            contexts=160 * n,
+            seconds=60.0 * n,
+            size=8,
+            write_steps=2,
+            exact_match=share,
+        )
+        for n, share in enumerate(shares or (0.25, 0.95), start=1)
+    ]
+    return Curve(**HEADER, run=run, training=training(run), points=tuple(points))
+
+
+def step_time() -> StepTime:
+    rows = [("unrolled", 10.0, 1.0), ("fused", 15.0, 1.5)]
+    return StepTime(
+        **HEADER,
+        rows=tuple(
+            StepTimeRow(
+                name=name,
+                size=8,
+                write_steps=2,
+                contexts_per_second=speed,
+                relative=relative,
+                peak_memory_bytes=2**30,
+            )
+            for name, speed, relative in rows
+        ),
+    )

@@ -1,0 +1,89 @@
+"""Measures a trained writer over a grid of sizes, write steps and kinds of blobs."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from tqdm import tqdm
+
+from gradmem_core.config import BlobDtype
+from training.evaluate import evaluate
+from training.results import Accuracy, Cell, header
+from training.tasks import task_by_name
+from training.writers import WriteSteps, load_writer
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What to measure: every size with every K and every kind of blob."""
+
+    sizes: Sequence[int]
+    "Context sizes."
+    write_steps: Sequence[WriteSteps] | None
+    "Write steps (K); None for the writer's own."
+    blobs: Sequence[BlobDtype | None]
+    "Kinds of blobs; None reads states as they were written."
+    contexts: int
+    "Contexts of each cell."
+    queries: int
+    "Queries for each context."
+
+
+def measure(reference: str, task: str | None, grid: Grid, *, seed: int, command: str) -> Accuracy:
+    """Measure a checkpoint on the test split.
+
+    Args:
+        reference: Its folder, or the name of a bundled one.
+        task: Name of the task; None for the checkpoint's own.
+        grid: What to measure.
+        seed: Seed of the test split.
+        command: The command line that asks.
+
+    Raises:
+        CheckpointError: There is no such checkpoint.
+        InputError: A cell of the grid is beyond what the writer can do.
+    """
+    started = time.perf_counter()
+    loaded = load_writer(reference)
+    chosen = task_by_name(task) if task else loaded.task
+    own = getattr(loaded.writer.config, "write_steps", 1)  # a forward writer's single pass
+    places = list(product(grid.sizes, grid.write_steps or [own], grid.blobs))
+    cells = []
+    for size, write_steps, blob in tqdm(places, unit="cell", disable=not sys.stderr.isatty()):
+        score = evaluate(
+            loaded.writer,
+            loaded.tokenizer,
+            chosen,
+            size=size,
+            contexts=grid.contexts,
+            queries=grid.queries,
+            write_steps=write_steps,
+            seed=seed,
+            split="test",
+            blob_dtype=blob,
+        )
+        cells.append(
+            Cell(
+                size=size,
+                contexts=grid.contexts,
+                write_steps=write_steps,
+                steps_taken=score.steps_taken,
+                blob=blob,
+                state_floats=score.state_floats,
+                state_bytes=score.state_bytes,
+                exact_match=score.exact_match,
+                token_accuracy=score.token_accuracy,
+            )
+        )
+    return Accuracy(
+        **header(command, seed=seed, started=started).model_dump(),
+        checkpoint=loaded.name,
+        fingerprint=loaded.fingerprint,
+        writer=loaded.writer.kind,
+        training=loaded.training,
+        task=chosen.name,
+        queries=grid.queries,
+        cells=tuple(cells),
+    )

@@ -1,0 +1,101 @@
+"""What a training run's folder tells: its curve and its record."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+
+from gradmem_core.errors import InputError
+from training.recipe import Recipe
+from training.results import Curve, Point, header
+from training.writers import Training, load_writer
+
+SCALARS = "scalars"
+STATE = "state.pt"
+SELECTION = "selection/"
+
+
+def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
+    """Make the curve of a run from its TensorBoard scalars and its saved state.
+
+    Contexts and seconds count those of the runs that it started from. Seconds are the run's own
+    wall-clock time: what passed between two sessions is left out, as are steps that were repeated.
+
+    Args:
+        run: The run's folder.
+        name: What the run is called.
+        command: The command line that asks.
+        started: `time.perf_counter()` at its start.
+
+    Raises:
+        InputError: The folder holds no run, or one without an evaluation.
+    """
+    recipe, counters = _state(run)
+    before = load_writer(recipe.start).training if recipe.start else None
+    contexts, seconds, tokens = (
+        (before.contexts, before.seconds, before.tokens) if before else (0, 0.0, 0)
+    )
+    points = [
+        Point(
+            step=step,
+            contexts=contexts + step * recipe.batch.contexts,
+            seconds=round(seconds + elapsed, 1),
+            size=size,
+            write_steps=write_steps,
+            exact_match=share,
+        )
+        for (step, size, write_steps), (elapsed, share) in sorted(_evaluations(run).items())
+    ]
+    if not points:
+        raise InputError(f"{run} holds no evaluation yet: train past evaluation.every_steps")
+    training = Training(
+        recipe=recipe.name,
+        writer=recipe.writer,
+        seed=recipe.seed,
+        write_steps=recipe.train_write_steps,
+        contexts=contexts + counters["step"] * recipe.batch.contexts,
+        tokens=tokens + counters["tokens"],
+        seconds=seconds + counters["seconds"],
+        sizes=[stage.size for stage in recipe.curriculum.stages],
+    )
+    made = header(command, seed=recipe.seed, started=started).model_dump()
+    return Curve(
+        **made | {"seconds": training.seconds}, run=name, training=training, points=tuple(points)
+    )
+
+
+def _state(run: Path) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe and the counters of a run."""
+    try:
+        state = torch.load(run / STATE, weights_only=True)
+        return Recipe.model_validate(state["recipe"]), state["counters"]
+    except OSError as error:
+        raise InputError(f"{run} holds no {STATE}: give the folder of a training run") from error
+
+
+def _evaluations(run: Path) -> dict[tuple[int, int, int], tuple[float, float]]:
+    """Seconds and exact match of every evaluation, by step, size and K."""
+    found: dict[tuple[int, int, int], tuple[float, float]] = {}
+    reached: dict[int, float] = {0: 0.0}  # seconds by step
+    for path in sorted((run / SCALARS).glob("events.*")):  # a session each, by time
+        session = EventAccumulator(str(path), size_guidance={"scalars": 0})
+        session.Reload()
+        events = [
+            (event.step, event.wall_time, tag, event.value)
+            for tag in session.Tags()["scalars"]
+            for event in session.Scalars(tag)
+        ]
+        if not events:
+            continue
+        before = min(step for step, *_ in events) - 1
+        spent = max((t for step, t in reached.items() if step <= before), default=0.0)
+        opened = session.FirstEventTimestamp()
+        for step, wall, tag, value in sorted(events, key=lambda event: event[1]):
+            reached[step] = spent + wall - opened
+            if tag.startswith(SELECTION):
+                size, steps = (int(part.split("_")[1]) for part in tag.split("/")[1:])
+                found[step, size, steps] = (reached[step], float(value))
+    return found
