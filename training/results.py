@@ -125,7 +125,11 @@ class Point(Strict):
 
 
 class Curve(Header):
-    """What `gradmem-train curve` read out of a training run's folder."""
+    """What `gradmem-train curve` read out of a training run's folder.
+
+    Seed, seconds and threads are the run's; commit, date and the rest of the machine are those of
+    the reading.
+    """
 
     kind: Literal["curve"] = "curve"
     run: str

@@ -61,10 +61,10 @@ def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
         seconds=seconds + counters["seconds"],
         sizes=[stage.size for stage in recipe.curriculum.stages],
     )
-    made = header(command, seed=recipe.seed, started=started).model_dump()
-    return Curve(
-        **made | {"seconds": training.seconds}, run=name, training=training, points=tuple(points)
-    )
+    made = header(command, seed=recipe.seed, started=started)
+    machine = made.machine.model_copy(update={"threads": recipe.threads})
+    described = made.model_copy(update={"seconds": training.seconds, "machine": machine})
+    return Curve(**dict(described), run=name, training=training, points=tuple(points))
 
 
 def _state(run: Path) -> tuple[Recipe, dict[str, Any]]:
