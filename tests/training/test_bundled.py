@@ -8,7 +8,7 @@ from gradmem_core.write import write
 from training.evaluate import evaluate
 from training.seeds import stream
 from training.tasks import KeyValueTask
-from training.writers.gradmem import GradMem
+from training.writers import load_writer
 
 TASK = KeyValueTask()
 SIZES = [1, 2, 3, 5, 8, 12, 16, 16]
@@ -37,12 +37,16 @@ def test_a_document_alone_and_in_a_batch_gives_the_same_memory(
         assert float((alone.memory[0] - memory).norm() / memory.norm()) < 1e-5
 
 
-@pytest.mark.parametrize(("pairs", "least"), [(8, 0.995), (16, 0.99)])
-def test_exact_match(kv16: Checkpoint, pairs: int, least: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "pairs", "least"),
+    [("kv-16", 8, 0.995), ("kv-16", 16, 0.99), ("kv-32", 8, 0.995), ("kv-32", 32, 0.98)],
+)
+def test_exact_match(name: str, pairs: int, least: float) -> None:
+    loaded = load_writer(name)
     score = evaluate(
-        GradMem(kv16.model),
-        kv16.tokenizer,
-        TASK,
+        loaded.writer,
+        loaded.tokenizer,
+        loaded.task,
         size=pairs,
         contexts=32,
         queries=16,
@@ -51,3 +55,11 @@ def test_exact_match(kv16: Checkpoint, pairs: int, least: float) -> None:
         split="test",
     )
     assert score.exact_match >= least
+
+
+@pytest.mark.parametrize("name", ["kv-16", "kv-32"])
+def test_it_is_told_how_they_were_trained(name: str) -> None:
+    training = load_writer(name).training
+    assert training is not None
+    assert training.recipe == name
+    assert training.contexts > 0

@@ -39,14 +39,28 @@ def test_overrides_replace_fields_of_any_depth(tiny_recipe: TinyRecipe) -> None:
         ("curriculum.stages=[{size = 4}, {size = 2}]", "curriculum.stages"),
         ("curriculum.stages=[]", "curriculum.stages"),
         ("memory.memory_tokens=0", "memory.memory_tokens"),
+        ("memory.token_weight=true", "memory.token_weight"),
+        ("writer=lstm", "writer.*gradmem, gradmem-first-order, rmt"),
+        ("writer=rmt", "memory.inner_learning_rate.*rmt takes"),
+        ("writer=full-context", "memory.memory_tokens.*full-context takes"),
+        ("optimizer.average_decay=1.0", "optimizer.average_decay"),
         ("name=../x", "name"),
         ("seed", "seed"),
         ("seed.deeper=1", "seed"),
     ],
 )
 def test_a_wrong_field_is_named(tiny_recipe: TinyRecipe, override: str, named: str) -> None:
-    with pytest.raises(RecipeError, match=named.replace(".", r"\.")):
+    with pytest.raises(RecipeError, match=named.replace(".", r"\.").replace(r"\.*", ".*")):
         tiny_recipe(override)
+
+
+def test_a_forward_writer_has_no_reconstruction_loss(tiny_recipe: TinyRecipe) -> None:
+    limits = "max_context_tokens=64, max_query_tokens=16, max_answer_tokens=8"
+    memory = f"memory={{memory_tokens=4, {limits}}}"
+    fields = ("writer=rmt", memory, "train_write_steps=1")
+    with pytest.raises(RecipeError, match="write_loss_weight: rmt"):
+        tiny_recipe(*fields)
+    assert tiny_recipe(*fields, "write_loss_weight=0.0").writer == "rmt"
 
 
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:
