@@ -177,15 +177,15 @@ def write_until_settled(
 ) -> Settled:
     """Compress contexts with as many steps as still help.
 
-    A sample stops on its own when a step lowered its loss by less than `tolerance`, and keeps the
-    better memory of the last two. What stopped leaves the batch.
+    A sample stops on its own when a step lowered its loss by less than `tolerance` of the loss that
+    it started from, and keeps the better memory of the last two. What stopped leaves the batch.
 
     Args:
         model: Backbone, M0 and write side.
         context_ids: `(B, T)`, padded on the right with any id.
         lengths: `(B,)`.
         max_steps: Most gradient steps, from 1 to the configuration's `max_write_steps`.
-        tolerance: Share of the loss by which a step must lower it, from 0 to 1.
+        tolerance: By how much a step must lower the loss, as a share of the first loss, 0 to 1.
 
     Raises:
         EmptyContextError: A context has no token.
@@ -197,7 +197,8 @@ def write_until_settled(
     first = write(model, context_ids, lengths, 1, create_graph=False)
     memory, losses = first.memory.clone(), first.losses[:, 1].clone()
     steps = torch.ones_like(lengths)
-    going = (losses < (1 - tolerance) * first.losses[:, 0]).nonzero().flatten()
+    least = tolerance * first.losses[:, 0]  # (B,)
+    going = (losses < first.losses[:, 0] - least).nonzero().flatten()
     embedded = model.backbone.embed(context_ids).detach()
     shares = _shares(context_ids, lengths)
     for _ in range(1, max_steps):
@@ -210,7 +211,7 @@ def write_until_settled(
         loss, _ = reconstruction(model, moved, context_ids[going], lengths[going])
         steps[going] += 1
         better = loss < losses[going]
-        helped = loss < (1 - tolerance) * losses[going]
+        helped = loss < losses[going] - least[going]
         memory[going[better]], losses[going[better]] = moved[better], loss[better]
         going = going[helped]
     _check_finite(Written(memory, losses[:, None], None))
