@@ -70,19 +70,11 @@ def test_a_finished_run_leaves_a_checkpoint_and_scalars(tiny_file: Path, tmp_pat
     result = CliRunner().invoke(app, [*arguments, "--queries", "2", "--steps", "1", "--json"])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
-    assert set(figures) == {
-        "task",
-        "pairs",
-        "contexts",
-        "queries",
-        "write_steps",
-        "exact_match",
-        "token_accuracy",
-        "checkpoint",
-        "fingerprint",
-        "seed",
-        "seconds",
-    }
+    assert figures["kind"] == "accuracy"
+    assert figures["training"]["recipe"] == "tiny"
+    (cell,) = figures["cells"]
+    assert (cell["size"], cell["contexts"], cell["write_steps"]) == (2, 3, 1)
+    assert 0 <= cell["exact_match"] <= 1
     assert figures["fingerprint"] == checkpoint.fingerprint
 
 
