@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradmem_core.attention import BLOCK, causal_attention
 from gradmem_core.backbone import Backbone, twice_differentiable_attention
@@ -25,14 +26,16 @@ def inputs(tokens: int, *, batch: int = 3, width: int = 4) -> list[Tensor]:
 
 
 def derivatives(function: object, tensors: list[Tensor]) -> list[Tensor]:
-    """Value, first and second derivatives along fixed directions."""
+    """Value, first and second derivatives along fixed directions, of a scalar of the output rows."""
     generator = torch.Generator().manual_seed(0)
     out: Tensor = function(*tensors, SCALE)  # type: ignore[operator]
     to_out = torch.randn(out.shape, generator=generator, dtype=out.dtype)
     first = torch.autograd.grad((out * to_out).sin().sum(), tensors, create_graph=True)
-    along = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in first]
+    shape = [g[:, : out.shape[1]].shape for g in first]
+    along = [torch.randn(s, generator=generator, dtype=out.dtype) for s in shape]
     scalar = sum(
-        ((g * a).sin().sum() for g, a in zip(first, along, strict=True)), out.new_zeros(())
+        ((g[:, : a.shape[1]] * a).sin().sum() for g, a in zip(first, along, strict=True)),
+        out.new_zeros(()),
     )
     return [out, *first, *torch.autograd.grad(scalar, tensors)]
 
@@ -43,7 +46,7 @@ def test_value_and_derivatives_are_those_of_plain_attention(tokens: int) -> None
     for ours, theirs in zip(
         derivatives(causal_attention, tensors), derivatives(plain, tensors), strict=True
     ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_derivatives_are_finite_differences() -> None:
@@ -63,6 +66,31 @@ def test_a_row_does_not_depend_on_what_follows() -> None:
     torch.testing.assert_close(whole[:, :40], part, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("tokens", [5, BLOCK + 1])
+def test_a_token_sees_itself_and_those_before_it(tokens: int) -> None:
+    query, key, value = inputs(tokens)
+    out = causal_attention(query, key, value, SCALE)
+    for row in {0, tokens // 2, tokens - 1}:
+        for gradient in torch.autograd.grad(out[:, row].sum(), (key, value), retain_graph=True):
+            seen = gradient.abs().sum(dim=-1) > 0  # (N, T)
+            assert not seen[:, row + 1 :].any()
+        assert seen[:, : row + 1].all()  # every value that it sees counts
+
+
+def test_padding_on_the_right_changes_no_derivative_of_the_rest() -> None:
+    tensors = inputs(BLOCK + 30)
+    parts = [tensor.detach()[:, :40].clone().requires_grad_() for tensor in tensors]
+
+    def first_40(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        return causal_attention(query, key, value, scale)[:, :40]
+
+    for whole, part in zip(
+        derivatives(first_40, tensors), derivatives(first_40, parts), strict=True
+    ):
+        torch.testing.assert_close(whole[:, :40], part, rtol=1e-10, atol=1e-12)
+        assert not whole[:, 40:].any()
+
+
 @pytest.mark.parametrize("key_value_heads", [1, 2, 4])
 def test_a_backbone_computes_the_same_with_it(key_value_heads: int) -> None:
     settings = {
@@ -80,6 +108,9 @@ def test_a_backbone_computes_the_same_with_it(key_value_heads: int) -> None:
         torch.randint(11, (2, 90), generator=torch.Generator().manual_seed(1))
     )
     outside = backbone.hidden(embedded)
+    with sdpa_kernel(SDPBackend.MATH):
+        unfused = backbone.hidden(embedded)
     with twice_differentiable_attention():
         inside = backbone.hidden(embedded)
-    torch.testing.assert_close(inside, outside, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(inside, outside, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(inside, unfused, rtol=1e-5, atol=1e-5)
