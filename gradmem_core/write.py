@@ -5,6 +5,7 @@ context tokens, `d` width, `V` vocabulary, `K` write steps.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from gradmem_core.errors import (
     WriteStepsError,
 )
 from gradmem_core.model import MemoryModel
+from gradmem_core.recompute import recomputed
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def write(
     *,
     create_graph: bool,
     second_order: bool = True,
+    recompute: bool = False,
     measure: bool = True,
 ) -> Written:
     """Compress contexts into memories. Changes nothing in the model.
@@ -56,6 +59,9 @@ def write(
         second_order: With `create_graph`, differentiate the gradient steps too. Without it their
             gradients are constants to a loss of the memory, which then reaches only M0 and the
             inner learning rate.
+        recompute: With `create_graph`, keep of each step only the memory that it starts from, and
+            compute the step again when the loss is differentiated. The gradient is the same; the
+            memory needed no longer grows with `steps`, for more time.
         measure: Score the finished memory too. Without it `losses` is `(B, K)` and `recall` None,
             which saves meta-training a forward pass.
 
@@ -75,19 +81,15 @@ def write(
     shares = _shares(context_ids, lengths)
     memory = model.initial_memory.expand(len(context_ids), -1, -1)  # (B, m, d)
     losses: list[Tensor] = []
-    with torch.enable_grad(), twice_differentiable_attention():
+    step = partial(_step, model, context_ids=context_ids, shares=shares, second_order=second_order)
+    take = partial(step, create_graph=create_graph)
+    if create_graph and recompute:
+        take = partial(recomputed, step, list(model.parameters()))
+    with torch.enable_grad():
         for _ in range(steps):
             if not create_graph:
                 memory = memory.detach().requires_grad_()
-            memory, loss = _step(
-                model,
-                memory,
-                embedded,
-                context_ids,
-                shares,
-                create_graph=create_graph,
-                second_order=second_order,
-            )
+            memory, loss = take(memory, embedded)
             losses.append(loss if create_graph else loss.detach())
     if not create_graph:
         memory = memory.detach()
@@ -205,9 +207,8 @@ def write_until_settled(
         if not len(going):
             break
         part = (embedded[going], context_ids[going], shares[going])
-        with torch.enable_grad(), twice_differentiable_attention():
-            leaf = memory[going].requires_grad_()
-            moved = _step(model, leaf, *part, create_graph=False, second_order=False)[0].detach()
+        leaf = memory[going].requires_grad_()
+        moved = _step(model, leaf, *part, create_graph=False, second_order=False)[0].detach()
         loss, _ = reconstruction(model, moved, context_ids[going], lengths[going])
         steps[going] += 1
         better = loss < losses[going]
@@ -218,6 +219,8 @@ def write_until_settled(
     return Settled(memory, losses, steps)
 
 
+@torch.enable_grad()
+@twice_differentiable_attention()
 def _step(
     model: MemoryModel,
     memory: Tensor,
