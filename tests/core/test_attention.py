@@ -26,7 +26,7 @@ def inputs(tokens: int, *, batch: int = 3, width: int = 4) -> list[Tensor]:
 
 
 def derivatives(function: object, tensors: list[Tensor]) -> list[Tensor]:
-    """Value, first and second derivatives along fixed directions, of a scalar of the output rows."""
+    """Value, first and second derivatives along fixed directions, for the rows of the output."""
     generator = torch.Generator().manual_seed(0)
     out: Tensor = function(*tensors, SCALE)  # type: ignore[operator]
     to_out = torch.randn(out.shape, generator=generator, dtype=out.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradmem_core.model import MemoryModel
-from gradmem_core.write import write, write_until_settled
+from gradmem_core.write import reconstruction, write, write_until_settled
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]
@@ -43,3 +43,24 @@ def test_it_ends_after_one_step_where_no_gain_is_enough(
 ) -> None:
     settled = write_until_settled(tiny_model(family), random_ids(4, 12), LENGTHS, 6, tolerance=1.0)
     assert (settled.steps == 1).all()
+
+
+def test_it_gives_the_same_twice(tiny_model: TinyModel, random_ids: RandomIds, family: str) -> None:
+    model, ids = tiny_model(family), random_ids(4, 12)
+    first, second = (write_until_settled(model, ids, LENGTHS, 6) for _ in range(2))
+    assert torch.equal(first.memory, second.memory)
+    assert torch.equal(first.losses, second.losses)
+    assert torch.equal(first.steps, second.steps)
+
+
+def test_a_step_that_raises_the_loss_is_taken_back(
+    tiny_model: TinyModel, random_ids: RandomIds, family: str
+) -> None:
+    model, ids = tiny_model(family, inner_learning_rate=3.0), random_ids(4, 12)
+    settled = write_until_settled(model, ids, LENGTHS, 6, tolerance=0.0)
+    path = write(model, ids, LENGTHS, 6, create_graph=False).losses[:, 1:]  # (B, 6)
+    assert (path[:, 1:] > path[:, :-1]).any()
+    for row, taken in enumerate(settled.steps.tolist()):
+        torch.testing.assert_close(settled.losses[row], path[row, :taken].min())
+    loss, _ = reconstruction(model, settled.memory, ids, LENGTHS)
+    torch.testing.assert_close(settled.losses, loss)
