@@ -1,0 +1,275 @@
+"""Times a training step: a straightforward unrolled one beside ours, in one run.
+
+`python -m training.bench --help` has the options. Shapes: `B` contexts, `Q` queries of each, `T`
+tokens, `m` memory vectors, `d` width, `V` vocabulary, `K` write steps.
+"""
+
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+
+from gradmem_core.backbone import Backbone
+from gradmem_core.config import MemoryConfig
+from gradmem_core.errors import GradMemError, InputError
+from gradmem_core.model import MemoryModel
+from gradmem_core.read import read
+from gradmem_core.write import write
+from training.batch import IGNORED, Batch, collate
+from training.recipe import Recipe, load_recipe
+from training.results import StepTime, StepTimeRow, as_json, header, save_result
+from training.seeds import stream
+from training.tasks import task_by_name
+
+TOLERANCE = 1e-5
+"Largest distance of a parameter's gradient from the straightforward one's, relative."
+
+Implementation = Callable[[MemoryModel, Batch, int], tuple[Tensor, Tensor]]
+"""Model, batch and K to the logits of the queries' tokens but the first `(B, Q, T - 1, V)`, and the
+contexts' losses before the last write step `(B,)`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to time."""
+
+    sizes: Sequence[int]
+    "Context sizes."
+    write_steps: int
+    "Write steps (K)."
+    rounds: int
+    "Steps that are timed of each implementation."
+    threads: int
+    "CPU threads."
+    seed: int
+    "Seed of the weights and the data, in place of the recipe's."
+
+
+def straightforward(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
+    """The method as one would first write it: nothing packed, torch's own differentiation."""
+    size = model.config.memory_tokens
+    ids, places = batch.context_ids, torch.arange(batch.context_ids.shape[1])
+    shares = (places < batch.lengths[:, None]) / batch.lengths[:, None]  # (B, T)
+    embedded = model.backbone.embed(ids)  # (B, T, d)
+    memory = model.initial_memory.expand(len(ids), -1, -1)  # (B, m, d)
+    with sdpa_kernel(SDPBackend.MATH):
+        for _ in range(steps):
+            hidden = model.backbone.hidden(torch.cat([model.prefix(memory), embedded], dim=1))
+            logits = model.write_logits(hidden[:, size - 1 : -1])  # (B, T, V)
+            losses = F.cross_entropy(logits.mT, ids, reduction="none")  # (B, T)
+            weights = shares * model.token_weights(hidden[:, size:])
+            (gradient,) = torch.autograd.grad(losses, memory, weights, create_graph=True)
+            memory = memory - model.inner_learning_rate() * gradient
+        query_ids = batch.query_ids.flatten(0, 1)  # (B * Q, T)
+        prefix = model.prefix(memory).repeat_interleave(batch.query_ids.shape[1], dim=0)
+        inputs = torch.cat([prefix, model.backbone.embed(query_ids)], dim=1)
+        answers = model.backbone.logits(model.backbone.hidden(inputs)[:, size:-1])
+    answers = answers.view(*batch.query_ids.shape[:2], *answers.shape[1:])  # (B, Q, T - 1, V)
+    return answers, (losses * shares).sum(dim=1)
+
+
+def kept(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
+    """Ours, as training does it."""
+    return _ours(model, batch, steps, recompute=False)
+
+
+def recomputed(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
+    """Ours, with the write steps computed again in place of kept."""
+    return _ours(model, batch, steps, recompute=True)
+
+
+def _ours(
+    model: MemoryModel, batch: Batch, steps: int, *, recompute: bool
+) -> tuple[Tensor, Tensor]:
+    written = write(
+        model,
+        batch.context_ids,
+        batch.lengths,
+        steps,
+        create_graph=True,
+        recompute=recompute,
+        measure=False,
+    )
+    return read(model, written.memory, batch.query_ids)[:, :, 1:-1], written.losses[:, -1]
+
+
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "straightforward": straightforward,
+    "gradmem": kept,
+    "gradmem, recompute": recomputed,
+}
+"By name; the first is what the others are held against."
+
+
+def step_times(recipe: Recipe, plan: Plan, *, command: str) -> StepTime:
+    """Time whole training steps (WRITE, READ, backward) of every implementation, in turn.
+
+    The model is the recipe's with fresh weights, a batch its micro-batch. Peak memory is the most
+    that a step has allocated at once beyond the model, gradients included, as torch's profiler
+    counts tensors.
+
+    Raises:
+        InputError: The recipe's writer is not GradMem, or it clips the inner gradient.
+        ContextTooLongError: A size is beyond the memory's limits.
+        WriteStepsError: So are the write steps.
+        ArithmeticError: An implementation's gradient differs by more than TOLERANCE.
+    """
+    started = time.perf_counter()
+    torch.set_num_threads(plan.threads)
+    model = _fresh(recipe, plan.seed)
+    rows: list[StepTimeRow] = []
+    for size in plan.sizes:
+        batch = _batch(recipe, size, plan.seed)
+        steps = {
+            name: _step(implementation, model, batch, recipe, plan.write_steps)
+            for name, implementation in IMPLEMENTATIONS.items()
+        }
+        _check_gradients(model, steps)
+        memory = {name: _peak_bytes(model, step) for name, step in steps.items()}
+        seconds = _alternate(steps, plan.rounds)
+        first = next(iter(seconds.values()))
+        for name, taken in seconds.items():
+            ratios = [theirs / ours for theirs, ours in zip(first, taken, strict=True)]
+            rows.append(
+                StepTimeRow(
+                    name=name,
+                    size=size,
+                    write_steps=plan.write_steps,
+                    contexts_per_second=len(batch.lengths) / statistics.median(taken),
+                    relative=statistics.median(ratios),
+                    peak_memory_bytes=memory[name],
+                )
+            )
+    about = header(command, seed=plan.seed, started=started)
+    return StepTime(**about.model_dump(), rows=tuple(rows))
+
+
+def _fresh(recipe: Recipe, seed: int) -> MemoryModel:
+    config = recipe.memory
+    if recipe.writer != "gradmem" or not isinstance(config, MemoryConfig):
+        raise InputError(f"{recipe.name}: the writer is {recipe.writer}; take a recipe of gradmem")
+    if config.inner_gradient_clip is not None:
+        raise InputError(f"{recipe.name}: leave out memory.inner_gradient_clip")
+    vocabulary = len(task_by_name(recipe.task).tokenizer())
+    backbone = Backbone.from_config({**recipe.backbone, "vocab_size": vocabulary}, seed=seed)
+    return MemoryModel(backbone, config, seed=seed)
+
+
+def _batch(recipe: Recipe, size: int, seed: int) -> Batch:
+    task = task_by_name(recipe.task)
+    examples = [
+        task.sample(stream("train", seed, size, row), size=size, queries=recipe.batch.queries)
+        for row in range(recipe.batch.micro_batch)
+    ]
+    return collate(examples, task.tokenizer())
+
+
+def _step(
+    implementation: Implementation, model: MemoryModel, batch: Batch, recipe: Recipe, steps: int
+) -> Callable[[], None]:
+    """A whole training step, up to fresh gradients in the model's parameters."""
+
+    def step() -> None:
+        model.zero_grad()
+        logits, write_losses = implementation(model, batch, steps)
+        labels = batch.labels[:, :, 1:]
+        loss = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=IGNORED)
+        loss = loss + recipe.write_loss_weight * write_losses.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    return step
+
+
+def _check_gradients(model: MemoryModel, steps: dict[str, Callable[[], None]]) -> None:
+    """Hold every implementation's gradient against the first one's."""
+    expected: dict[str, Tensor] = {}
+    for implementation, step in steps.items():
+        step()
+        found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        expected = expected or found
+        if found.keys() != expected.keys():
+            raise ArithmeticError(f"{implementation}: other parameters have a gradient")
+        errors = {
+            name: float((gradient - expected[name]).norm() / expected[name].norm())
+            for name, gradient in found.items()
+        }
+        worst = max(errors, key=errors.__getitem__)
+        typer.echo(f"{implementation}: gradients differ by at most {errors[worst]:.1e}", err=True)
+        if not errors[worst] < TOLERANCE:
+            raise ArithmeticError(f"{implementation}: the gradient of {worst} is another")
+
+
+def _peak_bytes(model: MemoryModel, step: Callable[[], None]) -> int:
+    """The most bytes of tensors that a step has allocated at once."""
+    model.zero_grad()  # or the step would free gradients that it did not allocate
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    assert profiled.profiler is not None
+    assert profiled.profiler.kineto_results is not None
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted(
+        (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
+    )
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    return most
+
+
+def _alternate(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each step in each round; every round begins with another one."""
+    names = list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            started = time.perf_counter()
+            steps[name]()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def bench(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a bundled recipe.")] = (
+        "kv-16"
+    ),
+    pairs: Annotated[str, typer.Option(help="Pairs in a context, for instance 8,16.")] = "8,16,32",
+    steps: Annotated[int, typer.Option(min=1, help="Write steps (K).")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each implementation.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and the data.")] = 1,
+    output: Annotated[Path | None, typer.Option(help="Result file (JSON) to write.")] = None,
+) -> None:
+    """Time a training step beside a straightforward unrolled one, and print the result file."""
+    command = shlex.join(["python", "-m", "training.bench", *sys.argv[1:]])
+    try:
+        plan = Plan([_number(part) for part in pairs.split(",")], steps, rounds, threads, seed)
+        result = step_times(load_recipe(recipe), plan, command=command)
+        if output:
+            save_result(output, result)
+    except GradMemError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(as_json(result), nl=False)
+
+
+def _number(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise InputError(f"--pairs: {text!r} is not a number from 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    typer.run(bench)
