@@ -1,12 +1,10 @@
 """Times a training step: a straightforward unrolled one beside ours, in one run.
 
-`python -m training.bench --help` has the options. Shapes: `B` contexts, `Q` queries of each, `T`
+`gradmem-train bench --help` has the options. Shapes: `B` contexts, `Q` queries of each, `T`
 tokens, `m` memory vectors, `d` width, `V` vocabulary, `K` write steps.
 """
 
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from gradmem_core.read import read
 from gradmem_core.write import write
 from training.batch import IGNORED, Batch, collate
 from training.recipe import Recipe, load_recipe
-from training.results import StepTime, StepTimeRow, as_json, header, save_result
+from training.results import StepTime, StepTimeRow, as_json, header, save_result, this_command
 from training.seeds import stream
 from training.tasks import task_by_name
 
@@ -253,10 +251,9 @@ def bench(
     output: Annotated[Path | None, typer.Option(help="Result file (JSON) to write.")] = None,
 ) -> None:
     """Time a training step beside a straightforward unrolled one, and print the result file."""
-    command = shlex.join(["python", "-m", "training.bench", *sys.argv[1:]])
     try:
         plan = Plan([_number(part) for part in pairs.split(",")], steps, rounds, threads, seed)
-        result = step_times(load_recipe(recipe), plan, command=command)
+        result = step_times(load_recipe(recipe), plan, command=this_command())
         if output:
             save_result(output, result)
     except GradMemError as error:
@@ -269,7 +266,3 @@ def _number(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise InputError(f"--pairs: {text!r} is not a number from 1")
     return int(text)
-
-
-if __name__ == "__main__":
-    typer.run(bench)

@@ -8,6 +8,7 @@ import typer
 
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import GradMemError, InputError
+from training.bench import bench
 from training.measure import Grid, measure
 from training.recipe import load_recipe
 from training.report import checkpoint_tables
@@ -99,6 +100,9 @@ def evaluate(
         _fail(error)
     table = checkpoint_tables([ResultFile(checkpoint, result)])
     typer.echo(as_json(result) if json_out else table, nl=not json_out)
+
+
+app.command()(bench)
 
 
 @app.command()

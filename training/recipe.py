@@ -127,6 +127,9 @@ class Recipe(Table):
     "Weight of the last write step's reconstruction loss in the outer loss; GradMem's only."
     train_write_steps: int = Field(default=1, ge=1)
     "Write steps (K) in training; passes over the context for a forward writer."
+    recompute: bool = False
+    """Compute each write step again for the gradient in place of keeping its graph: less memory,
+    more time; GradMem's only."""
     save_every_seconds: float = Field(default=180, gt=0)
     "Seconds between saves of the state to resume from."
     threads: int = Field(default=2, ge=1)
@@ -165,6 +168,8 @@ class Recipe(Table):
             raise ValueError(
                 f"write_loss_weight: {self.writer} has no reconstruction loss; leave it out"
             )
+        if self.recompute and self.writer != "gradmem":
+            raise ValueError(f"recompute: {self.writer} keeps no graph of steps; leave it out")
         most = getattr(self.memory, "max_write_steps", 1)
         for name, steps in (
             ("train_write_steps", [self.train_write_steps]),

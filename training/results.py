@@ -154,7 +154,7 @@ class StepTimeRow(Strict):
     relative: Annotated[float, Field(gt=0)]
     "The same in multiples of the straightforward unrolled implementation's, in the same run."
     peak_memory_bytes: Annotated[int, Field(ge=0)]
-    "Largest resident memory."
+    "Most bytes of tensors allocated at once in a step."
 
 
 class StepTime(Header):

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from training.seeds import stream
 from training.step import Outcome, gradient_norm, outer_loss
 from training.tasks import task_by_name
 from training.writers import WRITERS, Training, Writer, build_writer, load_writer, save_writer
+from training.writers.gradmem import GradMem
 
 STATE = "state.pt"
 SKIPPED_IN_A_ROW = 20
 COUNTERS = ("step", "tokens", "seconds", "skipped")
-CHANGEABLE = {"budget_tokens", "evaluation", "save_every_seconds", "threads"}
+CHANGEABLE = {"budget_tokens", "evaluation", "recompute", "save_every_seconds", "threads"}
 "Fields of a recipe that may change when a run is continued."
 
 
@@ -54,6 +55,8 @@ class Trainer:
         settings = {**recipe.backbone, "vocab_size": len(self.tokenizer)}
         backbone = Backbone.from_config(settings, seed=recipe.seed)
         self.writer = build_writer(recipe.writer, backbone, recipe.memory, seed=recipe.seed)
+        if isinstance(self.writer, GradMem):
+            self.writer = replace(self.writer, recompute=recipe.recompute)
         self.model = self.writer.model
         self._check_sizes()
         self.started_from = None if recipe.start is None else _start_from(self.model, recipe.start)

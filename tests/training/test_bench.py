@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
 from torch import Tensor
 from typer.testing import CliRunner
 
 from gradmem_core.errors import InputError
 from gradmem_core.model import MemoryModel
 from training.batch import Batch
-from training.bench import IMPLEMENTATIONS, Plan, bench, kept, step_times
+from training.bench import IMPLEMENTATIONS, Plan, kept, step_times
+from training.cli import app
 from training.recipe import Recipe
 from training.results import StepTime, load_result
 
@@ -52,13 +52,11 @@ def test_a_clipped_inner_gradient_is_refused(tiny_recipe: TinyRecipe) -> None:
 
 
 def test_the_command_writes_a_result_file(tiny_file: Path, tmp_path: Path) -> None:
-    app = typer.Typer()
-    app.command()(bench)
     output = tmp_path / "bench.json"
-    arguments = [str(tiny_file), "--pairs", "1", "--rounds", "1", "--output", str(output)]
+    arguments = ["bench", str(tiny_file), "--pairs", "1", "--rounds", "1", "--output", str(output)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert isinstance(load_result(output).result, StepTime)
-    refused = CliRunner().invoke(app, [str(tiny_file), "--pairs", "1,no"])
+    refused = CliRunner().invoke(app, ["bench", str(tiny_file), "--pairs", "1,no"])
     assert refused.exit_code == 2
     assert "--pairs: 'no'" in refused.stderr

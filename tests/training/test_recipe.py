@@ -60,6 +60,8 @@ def test_a_forward_writer_has_no_reconstruction_loss(tiny_recipe: TinyRecipe) ->
     fields = ("writer=rmt", memory, "train_write_steps=1")
     with pytest.raises(RecipeError, match="write_loss_weight: rmt"):
         tiny_recipe(*fields)
+    with pytest.raises(RecipeError, match="recompute: rmt"):
+        tiny_recipe(*fields, "write_loss_weight=0.0", "recompute=true")
     assert tiny_recipe(*fields, "write_loss_weight=0.0").writer == "rmt"
 
 

@@ -51,6 +51,16 @@ def test_training_lowers_the_loss(tiny_recipe: TinyRecipe, tmp_path: Path, optim
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
+def test_recomputed_steps_train_alike(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    kept = Trainer(tiny_recipe("train_write_steps=2"), tmp_path / "kept")
+    recomputed = Trainer(
+        tiny_recipe("train_write_steps=2", "recompute=true"), tmp_path / "recomputed"
+    )
+    losses = kept.fit(until_step=3, quiet=True)
+    assert recomputed.fit(until_step=3, quiet=True) == pytest.approx(losses, rel=1e-5)
+    assert recomputed.writer.recompute  # type: ignore[attr-defined]
+
+
 def test_a_finished_run_leaves_a_checkpoint_and_scalars(tiny_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     arguments = ["fit", str(tiny_file), "--output", str(output), "--set", "budget_tokens=300"]

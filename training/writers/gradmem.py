@@ -35,6 +35,8 @@ class GradMem(Writer):
     kind: ClassVar[str] = "gradmem"
     second_order: ClassVar[bool] = True
     model: MemoryModel
+    recompute: bool = False
+    "Compute each step again for the gradient in place of keeping its graph."
 
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
@@ -49,6 +51,7 @@ class GradMem(Writer):
             steps,
             create_graph=train,
             second_order=self.second_order,
+            recompute=self.recompute,
             measure=False,
         )
         memory = written.memory
