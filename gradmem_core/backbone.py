@@ -62,6 +62,8 @@ class Backbone(nn.Module):
         self.width: int = config.hidden_size
         self.vocabulary_size: int = config.vocab_size
         self.max_positions: int = config.max_position_embeddings
+        self.autocast: torch.dtype | None = None
+        "What `hidden` computes matrix products in, in place of the weights' dtype (training)."
 
     @classmethod
     def from_config(cls, settings: dict[str, Any], *, seed: int) -> "Backbone":
@@ -179,13 +181,16 @@ class Backbone(nn.Module):
         Returns:
             The final normalised hidden states, `(B, T, d)`.
         """
-        output = self.causal_lm.base_model(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        # Casts of weights that are kept from a pass without a graph would have none in the next.
+        kind, dtype = embeddings.device.type, self.autocast
+        with torch.autocast(kind, dtype, enabled=dtype is not None, cache_enabled=False):
+            output = self.causal_lm.base_model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         return cast("Tensor", output.last_hidden_state)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -241,8 +246,11 @@ def _attention(
     groups = heads // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    flat_query, flat_key, flat_value = (x.reshape(-1, tokens, width) for x in (query, key, value))
-    out = causal_attention(flat_query, flat_key, flat_value, scaling)
+    # A softmax's sums want more than bfloat16, and its weights are made from them again.
+    exact = torch.promote_types(query.dtype, torch.float32)
+    q, k, v = (x.reshape(-1, tokens, width).to(exact) for x in (query, key, value))
+    with torch.autocast(query.device.type, enabled=False):
+        out = causal_attention(q, k, v, scaling).to(query.dtype)
     return out.view(batch, heads, tokens, width).transpose(1, 2).contiguous(), None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,8 +29,10 @@ class Batch:
     "The targets' ids where they stand in `query_ids`, IGNORED elsewhere, `(B, Q, T)`."
 
 
-def collate(examples: Sequence[Example], tokenizer: Tokenizer) -> Batch:
-    """Make a batch of examples that all have the same number of questions."""
+def collate(
+    examples: Sequence[Example], tokenizer: Tokenizer, *, device: torch.device | None = None
+) -> Batch:
+    """Make a batch of examples that all have the same number of questions, on a device."""
     contexts = [tokenizer.encode(example.context) for example in examples]
     rows = [
         (tokenizer.encode(question.query), tokenizer.encode(question.target))
@@ -37,11 +40,10 @@ def collate(examples: Sequence[Example], tokenizer: Tokenizer) -> Batch:
         for question in example.questions
     ]
     shape = (len(examples), len(examples[0].questions), -1)
+    pad = partial(pad_right, device=device)
     return Batch(
-        context_ids=pad_right(contexts, tokenizer.pad_id),
-        lengths=torch.tensor([len(context) for context in contexts]),
-        query_ids=pad_right([query + target for query, target in rows], tokenizer.pad_id).view(
-            shape
-        ),
-        labels=pad_right([[IGNORED] * len(q) + target for q, target in rows], IGNORED).view(shape),
+        context_ids=pad(contexts, tokenizer.pad_id),
+        lengths=torch.tensor([len(context) for context in contexts], device=device),
+        query_ids=pad([query + target for query, target in rows], tokenizer.pad_id).view(shape),
+        labels=pad([[IGNORED] * len(q) + target for q, target in rows], IGNORED).view(shape),
     )

@@ -10,6 +10,7 @@ from gradmem_core.config import BlobDtype
 from gradmem_core.errors import GradMemError, InputError
 from training.bench import bench
 from training.measure import Grid, measure
+from training.parallel import leave
 from training.recipe import load_recipe
 from training.report import checkpoint_tables
 from training.report import report as report_of
@@ -45,14 +46,21 @@ def fit(
         typer.Option("--set", help="dotted.field=value, in place of the recipe's."),
     ] = None,
 ) -> None:
-    """Train a recipe, or continue the run in its folder; the result is OUTPUT/checkpoint."""
+    """Train a recipe, or continue the run in its folder; the result is OUTPUT/checkpoint.
+
+    Several processes: torchrun --no-python --nproc-per-node 2 gradmem-train fit RECIPE
+    """
     try:
         loaded = load_recipe(recipe, override or [])
         folder = output or Path("runs") / loaded.name
-        Trainer(loaded, folder).fit()
+        trainer = Trainer(loaded, folder)
+        trainer.fit()
     except GradMemError as error:
         _fail(error)
-    typer.echo(f"checkpoint: {folder / 'checkpoint'}")
+    finally:
+        leave()
+    if trainer.processes.first:
+        typer.echo(f"checkpoint: {folder / 'checkpoint'}")
 
 
 @app.command()

@@ -75,7 +75,7 @@ def evaluate(
     right, tokens, steps, floats = 0.0, 0.0, 0.0, 0
     for start in range(0, contexts, CONTEXTS_AT_ONCE):
         part = examples[start : start + CONTEXTS_AT_ONCE]
-        batch = collate(part, tokenizer)
+        batch = collate(part, tokenizer, device=writer.device)
         with torch.no_grad():
             state = writer.write(batch.context_ids, batch.lengths, write_steps, train=False)
             if blob_dtype is not None:

@@ -133,7 +133,12 @@ class Recipe(Table):
     save_every_seconds: float = Field(default=180, gt=0)
     "Seconds between saves of the state to resume from."
     threads: int = Field(default=2, ge=1)
-    "CPU threads."
+    "CPU threads of each process."
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    "Where the model is trained; `auto` takes a GPU where there is one."
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the transformer's matrix products are computed in (autocast); weights, memories and
+    their updates are float32 always."""
     start: str | None = None
     """A checkpoint folder, or the name of a bundled one, whose weights the run starts from; what it
     lacks (a new option of the memory) starts as in a fresh model."""

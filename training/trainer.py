@@ -3,7 +3,8 @@
 import math
 import os
 import time
-from dataclasses import asdict, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +21,68 @@ from training.card import model_card
 from training.curriculum import Progress
 from training.evaluate import evaluate
 from training.optim import build_optimizers, rate_factor, set_rates
+from training.parallel import device_of, joined
 from training.recipe import Recipe
 from training.seeds import stream
+from training.start import start_from
 from training.step import Outcome, gradient_norm, outer_loss
 from training.tasks import task_by_name
-from training.writers import WRITERS, Training, Writer, build_writer, load_writer, save_writer
+from training.writers import WRITERS, Training, Writer, build_writer, save_writer
 from training.writers.gradmem import GradMem
 
 STATE = "state.pt"
 SKIPPED_IN_A_ROW = 20
 COUNTERS = ("step", "tokens", "seconds", "skipped")
-CHANGEABLE = {"budget_tokens", "evaluation", "recompute", "save_every_seconds", "threads"}
+CHANGEABLE = {"budget_tokens", "device", "evaluation", "recompute", "save_every_seconds", "threads"}
 "Fields of a recipe that may change when a run is continued."
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one micro-batch was and gave."""
+
+    size: int
+    "Size of its contexts."
+    tokens: int
+    "Their tokens."
+    outcome: Outcome
+    "Its losses, without their graph."
 
 
 class Trainer:
     """One run of a recipe in a folder, from wherever the folder's state stands.
+
+    Under torchrun every process has one, and all of them make the same steps together.
 
     Args:
         recipe: What to train.
         folder: Where state, scalars and the finished checkpoint go.
 
     Raises:
-        RecipeError: The folder holds a run of another recipe, or contexts of a size in the recipe
-            are beyond the memory's limits.
+        RecipeError: The folder holds a run of another recipe, contexts of a size in the recipe are
+            beyond the memory's limits, the micro-batches cannot be shared evenly among the
+            processes, or the device is not there.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         torch.set_num_threads(recipe.threads)
+        self.device = device_of(recipe.device)
+        self.processes = joined(self.device)
         self.recipe = recipe
         self.folder = folder
         self.task = task_by_name(recipe.task)
         self.tokenizer = self.task.tokenizer()
         settings = {**recipe.backbone, "vocab_size": len(self.tokenizer)}
         backbone = Backbone.from_config(settings, seed=recipe.seed)
+        backbone.autocast = torch.bfloat16 if recipe.precision == "bfloat16" else None
         self.writer = build_writer(recipe.writer, backbone, recipe.memory, seed=recipe.seed)
         if isinstance(self.writer, GradMem):
             self.writer = replace(self.writer, recompute=recipe.recompute)
         self.model = self.writer.model
         self._check_sizes()
-        self.started_from = None if recipe.start is None else _start_from(self.model, recipe.start)
+        self._check_shares()
+        self.started_from = None if recipe.start is None else start_from(self.model, recipe.start)
+        self.model.to(self.device)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
         self.average = _average(self.model, recipe.optimizer.average_decay)
         self.progress = Progress()
@@ -89,9 +112,15 @@ class Trainer:
         losses = []
         saved = started = time.monotonic()
         before = self.seconds
-        bar = tqdm(total=self.recipe.budget_tokens, initial=self.tokens, unit="tok", disable=quiet)
-        with SummaryWriter(str(self.folder / "scalars")) as scalars, bar:
-            while self.tokens < self.recipe.budget_tokens and self.step != until_step:
+        budget, first = self.recipe.budget_tokens, self.processes.first
+        with ExitStack() as stack:
+            bar = stack.enter_context(
+                tqdm(total=budget, initial=self.tokens, unit="tok", disable=quiet or not first)
+            )
+            scalars = None
+            if first:
+                scalars = stack.enter_context(SummaryWriter(str(self.folder / "scalars")))
+            while self.tokens < budget and self.step != until_step:
                 spent = self.tokens
                 loss = self._train_step(scalars)
                 self.seconds = before + time.monotonic() - started
@@ -100,13 +129,14 @@ class Trainer:
                     continue
                 losses.append(loss)
                 bar.set_postfix(self._summary(loss))
-                if self.step % self.recipe.evaluation.every_steps == 0:
+                if scalars and self.step % self.recipe.evaluation.every_steps == 0:
                     self._evaluate(scalars)
-                if time.monotonic() - saved > self.recipe.save_every_seconds:
+                if first and time.monotonic() - saved > self.recipe.save_every_seconds:
                     self.save()
                     saved = time.monotonic()
-        self.save()
-        if self.tokens >= self.recipe.budget_tokens:
+        if first:
+            self.save()
+        if first and self.tokens >= budget:
             self.export()
         return losses
 
@@ -133,7 +163,7 @@ class Trainer:
         Raises:
             RecipeError: It belongs to another recipe; only the fields in CHANGEABLE may differ.
         """
-        state = torch.load(self.folder / STATE, weights_only=True)
+        state = torch.load(self.folder / STATE, weights_only=True, map_location=self.device)
         theirs = Recipe.model_validate(state["recipe"])
         for field in Recipe.model_fields.keys() - CHANGEABLE:
             if getattr(theirs, field) != getattr(self.recipe, field):
@@ -196,16 +226,25 @@ class Trainer:
                     f" memory.max_context_tokens, {most}"
                 )
 
-    def _train_step(self, scalars: SummaryWriter) -> float | None:
+    def _check_shares(self) -> None:
+        """Refuse processes of which some would have nothing to do."""
+        batch, count = self.recipe.batch, self.processes.count
+        micro_batches = batch.contexts // batch.micro_batch
+        if micro_batches % count:
+            raise RecipeError(
+                f"batch: {count} processes cannot share {micro_batches} micro-batches evenly; start"
+                " fewer processes, or change batch.contexts or batch.micro_batch"
+            )
+
+    def _train_step(self, scalars: SummaryWriter | None) -> float | None:
         """One optimizer step; its outer loss, or None where it was skipped."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        try:
-            outcomes = self._accumulate()
+        micro_batches = self._accumulate()
+        norm = math.nan
+        if micro_batches:
             norm = gradient_norm(self.model, self.recipe.optimizer.gradient_clip)
-            if not math.isfinite(norm):
-                raise NonFiniteLossError("the outer gradient is not finite", samples=[])
-        except NonFiniteLossError:
+        if not math.isfinite(norm):
             self._skip()
             return None
         self._skipped_in_a_row = 0
@@ -217,41 +256,64 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.step += 1
-        self._log(scalars, outcomes, norm=norm, factor=factor)
-        return sum(float(outcome.loss.detach()) for outcome in outcomes) / len(outcomes)
+        outcomes = [micro_batch.outcome for micro_batch in micro_batches]
+        if scalars:
+            self._log(scalars, outcomes, norm=norm, factor=factor)
+        return sum(float(outcome.loss) for outcome in outcomes) / len(outcomes)
 
-    def _accumulate(self) -> list[Outcome]:
-        """Sum the gradients of a step's micro-batches."""
+    def _accumulate(self) -> list[MicroBatch]:
+        """Sum the gradients of a step's micro-batches, over all processes.
+
+        Returns:
+            All of them in their order; none if any diverged.
+        """
         recipe, size = self.recipe, self.progress.size(self.recipe.curriculum)
         count = recipe.batch.contexts // recipe.batch.micro_batch
-        outcomes, matches = [], []
-        attempt = self.step + self.skipped  # a skipped step must not draw the same data again
-        for micro in range(count):
-            drawn = self.progress.micro_batch_size(recipe.curriculum, recipe.seed, attempt, micro)
-            examples = [
-                self.task.sample(
-                    stream("train", recipe.seed, attempt, micro, 1 + index),
-                    size=drawn,
-                    queries=recipe.batch.queries,
-                )
-                for index in range(recipe.batch.micro_batch)
+        mine: list[MicroBatch] | None
+        try:
+            mine = [
+                self._micro_batch(index, share=1 / count)
+                for index in range(self.processes.rank, count, self.processes.count)
             ]
-            batch = collate(examples, self.tokenizer)
-            self.tokens += int(batch.lengths.sum())
-            outcome = outer_loss(
-                self.writer,
-                batch,
-                steps=recipe.train_write_steps,
-                write_loss_weight=recipe.write_loss_weight,
-            )
-            (outcome.loss / count).backward()  # type: ignore[no-untyped-call]
-            outcomes.append(outcome)
-            if drawn == size:
-                matches.append(outcome.exact_match)
-        for match in matches:
-            if self.progress.record(recipe.curriculum, match):
+        except NonFiniteLossError:
+            mine = None
+        shares = self.processes.gather(mine)
+        done = [share for share in shares if share is not None]
+        if len(done) < len(shares):
+            return []
+        self.processes.sum_gradients(self.model)
+        micro_batches = [one for turn in zip(*done, strict=True) for one in turn]
+        self.tokens += sum(one.tokens for one in micro_batches)
+        for one in micro_batches:
+            if one.size == size and self.progress.record(
+                recipe.curriculum, one.outcome.exact_match
+            ):
                 break
-        return outcomes
+        return micro_batches
+
+    def _micro_batch(self, index: int, *, share: float) -> MicroBatch:
+        """Add the gradient of one micro-batch, scaled by `share`."""
+        recipe = self.recipe
+        attempt = self.step + self.skipped  # a skipped step must not draw the same data again
+        size = self.progress.micro_batch_size(recipe.curriculum, recipe.seed, attempt, index)
+        examples = [
+            self.task.sample(
+                stream("train", recipe.seed, attempt, index, 1 + row),
+                size=size,
+                queries=recipe.batch.queries,
+            )
+            for row in range(recipe.batch.micro_batch)
+        ]
+        batch = collate(examples, self.tokenizer, device=self.device)
+        outcome = outer_loss(
+            self.writer,
+            batch,
+            steps=recipe.train_write_steps,
+            write_loss_weight=recipe.write_loss_weight,
+        )
+        (outcome.loss * share).backward()  # type: ignore[no-untyped-call]
+        loss = outcome.loss.detach().cpu()
+        return MicroBatch(size, int(batch.lengths.sum()), replace(outcome, loss=loss))
 
     def _skip(self) -> None:
         self.skipped += 1
@@ -311,26 +373,3 @@ def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:
     if decay is None:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
-
-
-def _start_from(model: nn.Module, reference: str) -> Training | None:
-    """Take a checkpoint's weights over into a model of the same sizes.
-
-    Returns:
-        How they were trained, where that is known.
-
-    Raises:
-        CheckpointError: There is no such checkpoint, or it is damaged.
-        RecipeError: Its weights do not fit.
-    """
-    loaded = load_writer(reference)
-    weights = loaded.writer.model.state_dict()
-    ours = model.state_dict()
-    for name, tensor in weights.items():
-        if name not in ours or ours[name].shape != tensor.shape:
-            has = list(ours[name].shape) if name in ours else "no such weight"
-            raise RecipeError(
-                f"start: {name} of {reference} is {list(tensor.shape)}, this recipe has {has}"
-            )
-    model.load_state_dict(weights, strict=False)
-    return loaded.training

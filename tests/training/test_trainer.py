@@ -21,6 +21,7 @@ from training.curriculum import Progress
 from training.optim import Muon, build_optimizers, orthogonalised, rate_factor
 from training.step import Outcome, outer_loss
 from training.trainer import STATE, Trainer
+from training.writers import load_writer
 
 
 def test_resuming_continues_exactly(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
@@ -59,6 +60,16 @@ def test_recomputed_steps_train_alike(tiny_recipe: TinyRecipe, tmp_path: Path) -
     losses = kept.fit(until_step=3, quiet=True)
     assert recomputed.fit(until_step=3, quiet=True) == pytest.approx(losses, rel=1e-5)
     assert recomputed.writer.recompute  # type: ignore[attr-defined]
+
+
+def test_bfloat16_trains_to_a_float32_checkpoint(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_recipe("precision=bfloat16", "budget_tokens=300"), tmp_path)
+    losses = trainer.fit(quiet=True)
+    exact = Trainer(tiny_recipe("budget_tokens=300"), tmp_path / "exact").fit(quiet=True)
+    assert losses != exact
+    assert losses == pytest.approx(exact, rel=0.05)
+    weights = load_writer(tmp_path / "checkpoint").writer.model.state_dict()
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
 def test_a_finished_run_leaves_a_checkpoint_and_scalars(tiny_file: Path, tmp_path: Path) -> None:

@@ -61,6 +61,11 @@ class Writer(ABC):
         """What its states are, and its limits."""
         return cast("MemoryConfig | Limits", self.model.config)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its model is."""
+        return next(self.model.parameters()).device
+
     @abstractmethod
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
@@ -115,7 +120,9 @@ class Writer(ABC):
         going = set(range(len(prompts)))
         for _ in range(max_tokens):
             rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-            logits = self.read(state, pad_right(rows, 0).view(*shape, -1)).flatten(0, 1)
+            logits = self.read(
+                state, pad_right(rows, 0, device=self.device).view(*shape, -1)
+            ).flatten(0, 1)
             for index in sorted(going):
                 token = int(logits[index, len(rows[index]) - 1].argmax())
                 if token in stop_ids:

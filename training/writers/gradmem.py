@@ -67,7 +67,7 @@ class GradMem(Writer):
         """The state after it went through a blob."""
         (memory,) = state.tensors
         kept = [unpack(pack(one, NOTHING_KNOWN, dtype=dtype)).memory for one in memory]
-        return replace(state, tensors=(torch.stack(kept),))
+        return replace(state, tensors=(torch.stack(kept).to(memory.device),))
 
     def read(self, state: State, query_ids: Tensor) -> Tensor:
         """Score what follows each token (see `Writer.read`)."""

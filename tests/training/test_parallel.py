@@ -1,0 +1,151 @@
+"""Several processes that train one model, as torchrun starts them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradmem_core.errors import RecipeError
+from tests.training.conftest import TinyRecipe
+from training.parallel import Processes, device_of
+from training.trainer import Trainer
+from training.writers import load_writer
+
+FIELDS = ("batch.contexts=8", "batch.micro_batch=2", "evaluation.every_steps=2")
+GRADIENTS = """
+import sys
+from pathlib import Path
+
+import torch
+
+from training.parallel import leave
+from training.recipe import load_recipe
+from training.trainer import Trainer
+
+recipe, folder, *fields = sys.argv[1:]
+trainer = Trainer(load_recipe(recipe, fields), Path(folder))
+trainer._accumulate()
+gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+torch.save((trainer.tokens, gradients), Path(folder) / f"{trainer.processes.rank}.pt")
+leave()
+"""
+ONE_DIVERGES = """
+import sys
+from pathlib import Path
+
+import torch
+
+import training.trainer
+from gradmem_core.errors import NonFiniteLossError
+from training.parallel import leave
+from training.recipe import load_recipe
+
+recipe, folder, *fields = sys.argv[1:]
+trainer = training.trainer.Trainer(load_recipe(recipe, fields), Path(folder))
+real = training.trainer.outer_loss
+
+
+def diverges_once(*args, **options):
+    if trainer.processes.rank == 1 and trainer.step == 1 and not trainer.skipped:
+        raise NonFiniteLossError("diverged", samples=[0])
+    return real(*args, **options)
+
+
+training.trainer.outer_loss = diverges_once
+trainer.fit(until_step=3, quiet=True)
+counted = (trainer.step, trainer.skipped, trainer.tokens)
+torch.save((counted, trainer.model.state_dict()), Path(folder) / f"{trainer.processes.rank}.pt")
+leave()
+"""
+
+
+def torchrun(*command: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launcher, f"--nproc-per-node={processes}", *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def run_script(text: str, recipe: Path, folder: Path) -> list[tuple[object, dict[str, Tensor]]]:
+    """What each of two processes saved, by rank."""
+    folder.mkdir()
+    script = folder / "script.py"
+    script.write_text(text)
+    overrides = [*FIELDS, "device=cpu"]
+    done = torchrun(script, recipe, folder, *overrides)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_two_processes_have_the_gradient_of_one(
+    tiny_recipe: TinyRecipe, tiny_file: Path, tmp_path: Path
+) -> None:
+    alone = Trainer(tiny_recipe(*FIELDS), tmp_path / "alone")
+    alone._accumulate()
+    expected = {n: p.grad for n, p in alone.model.named_parameters() if p.grad is not None}
+    both = run_script(GRADIENTS, tiny_file, tmp_path / "both")
+    for tokens, gradients in both:
+        assert tokens == alone.tokens
+        assert gradients.keys() == expected.keys()
+        for name, gradient in gradients.items():
+            distance = (gradient - expected[name]).norm() / expected[name].norm()
+            assert distance < 1e-6, name
+    for name, gradient in both[0][1].items():
+        assert torch.equal(gradient, both[1][1][name]), name
+
+
+def test_a_step_that_diverges_in_one_process_is_skipped_by_all(
+    tiny_file: Path, tmp_path: Path
+) -> None:
+    (counted, weights), (others, theirs) = run_script(ONE_DIVERGES, tiny_file, tmp_path / "run")
+    assert counted == others
+    assert counted[:2] == (3, 1)  # type: ignore[index]
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_the_command_trains_evaluates_and_continues_under_torchrun(
+    tiny_recipe: TinyRecipe, tiny_file: Path, tmp_path: Path
+) -> None:
+    fit = ("--no-python", Path(sys.executable).with_name("gradmem-train"), "fit", tiny_file)
+    fields = [word for field in (*FIELDS, "device=cpu") for word in ("--set", field)]
+    folder = tmp_path / "run"
+    done = torchrun(*fit, "--output", folder, *fields, "--set", "budget_tokens=300")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("checkpoint:") == 1
+    first = load_writer(folder / "checkpoint").training
+    done = torchrun(*fit, "--output", folder, *fields, "--set", "budget_tokens=600")
+    assert done.returncode == 0, done.stderr
+    trained = load_writer(folder / "checkpoint")
+    alone = Trainer(tiny_recipe(*FIELDS, "budget_tokens=600"), tmp_path / "alone")
+    alone.fit(quiet=True)
+    assert first is not None
+    assert trained.training is not None
+    assert first.contexts < trained.training.contexts == 8 * alone.step
+    assert trained.training.tokens == alone.tokens
+
+
+def test_micro_batches_that_cannot_be_shared_are_refused(tiny_file: Path, tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("gradmem-train")
+    fit = ("--no-python", script, "fit", tiny_file, "--output", tmp_path / "run")
+    done = torchrun(*fit, "--set", "device=cpu", processes=3)
+    assert done.returncode != 0
+    assert "batch: 3 processes cannot share 2 micro-batches evenly" in done.stderr
+
+
+def test_one_process_gathers_its_own() -> None:
+    assert Processes().gather("mine") == ["mine"]
+
+
+def test_a_process_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert device_of("auto") == torch.device("cpu")
+    with pytest.raises(RecipeError, match="device: process 0 on this machine has no GPU"):
+        device_of("cuda")

@@ -1,0 +1,85 @@
+"""Processes that train one model together, as torchrun starts them.
+
+Every process holds the whole model and takes its share of a step's micro-batches; their gradients
+are summed. `DistributedDataParallel` sums while `backward` runs and does not support the
+`torch.autograd.grad` that WRITE is made of, so that the sum is taken here, after the last one.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import distributed, nn
+
+from gradmem_core.errors import RecipeError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together."""
+
+    rank: int = 0
+    "Which one this is, from 0."
+    count: int = 1
+    "How many there are."
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that evaluates, reports and writes files."""
+        return self.rank == 0
+
+    def sum_gradients(self, model: nn.Module) -> None:
+        """Give every process the sum of all processes' gradients."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def gather(self, mine: T) -> list[T]:
+        """Everyone's value, by rank."""
+        if self.count == 1:
+            return [mine]
+        values: list[T | None] = [None] * self.count
+        distributed.all_gather_object(values, mine)
+        return values  # type: ignore[return-value]
+
+
+def joined(device: torch.device) -> Processes:
+    """The group that torchrun started, over nccl on GPUs and gloo elsewhere; else one process."""
+    if not distributed.is_torchelastic_launched():
+        return Processes()
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Processes(distributed.get_rank(), distributed.get_world_size())
+
+
+def leave() -> None:
+    """End the group, if this process is in one."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def device_of(wanted: str) -> torch.device:
+    """This process's device: its own GPU for `cuda`, and for `auto` where there is one.
+
+    Raises:
+        RecipeError: There is no GPU, or none for this process.
+    """
+    there = torch.cuda.device_count()
+    if wanted == "cpu" or (wanted == "auto" and not there):
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0"))  # torchrun's
+    if index >= there:
+        raise RecipeError(
+            f"device: process {index} on this machine has no GPU, there are {there};"
+            " start fewer processes or set device=cpu"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
