@@ -101,6 +101,19 @@ def unpack(data: bytes) -> Blob:
     return Blob(memory, metadata["dtype"], info)  # type: ignore[arg-type]  # _decoded checked it
 
 
+def tensor_bytes(memory: Tensor, dtype: BlobDtype) -> int:
+    """Bytes that a memory's tensors take in a blob, without what is known of it.
+
+    Args:
+        memory: Finite, `(m, d)`.
+        dtype: As for `pack`.
+
+    Raises:
+        BlobError: The memory is too large for float16.
+    """
+    return sum(tensor.nbytes for tensor in _encoded(memory, dtype).values())
+
+
 def require_fingerprint(blob: Blob, expected: str) -> None:
     """Refuse a memory that another checkpoint wrote.
 

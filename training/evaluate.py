@@ -15,7 +15,6 @@ from training.tasks import Example, TrainingTask
 from training.writers import State, Writer, WriteSteps
 
 CONTEXTS_AT_ONCE = 32
-BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def evaluate(
         task.sample(stream(split, seed, size, index), size=size, queries=queries)
         for index in range(contexts)
     ]
-    right, tokens, steps, floats = 0.0, 0.0, 0.0, 0
+    right, tokens, steps, floats, size_in_bytes = 0.0, 0.0, 0.0, 0, 0
     for start in range(0, contexts, CONTEXTS_AT_ONCE):
         part = examples[start : start + CONTEXTS_AT_ONCE]
         batch = collate(part, tokenizer, device=writer.device)
@@ -84,13 +83,13 @@ def evaluate(
             tokens += len(part) * _token_accuracy(writer, batch, state)
         taken = write_steps if state.steps is None else float(state.steps.float().mean())
         steps += len(part) * float(taken)
-        floats = max(floats, state.floats)
+        floats, size_in_bytes = max(floats, state.floats), max(size_in_bytes, state.bytes)
     return Score(
         exact_match=right / contexts,
         token_accuracy=tokens / contexts,
         steps_taken=steps / contexts,
         state_floats=floats,
-        state_bytes=floats * BYTES[blob_dtype or "float32"],
+        state_bytes=size_in_bytes,
         seconds=time.perf_counter() - started,
     )
 

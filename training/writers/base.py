@@ -17,6 +17,7 @@ from gradmem_core.config import BlobDtype, MemoryConfig
 from gradmem_core.errors import InputError
 from gradmem_core.padding import pad_right
 
+FLOAT32_BYTES = 4
 WriteSteps = int | Literal["auto"]
 "A number of write steps, or as many as still help."
 
@@ -46,6 +47,13 @@ class State:
     "Reconstruction loss before the last write step `(B,)`, nats per token, where there is one."
     steps: Tensor | None = None
     "Write steps taken for each context `(B,)`, where the writer chose them."
+    stored_bytes: int | None = None
+    "Bytes that were kept of each context, where they went through a blob."
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that have to be kept for one context."""
+        return FLOAT32_BYTES * self.floats if self.stored_bytes is None else self.stored_bytes
 
 
 class Writer(ABC):

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gradmem_core.blob import BlobInfo, pack, unpack
+from gradmem_core.blob import BlobInfo, pack, tensor_bytes, unpack
 from gradmem_core.config import BlobDtype
 from gradmem_core.generate import Sampling, generate
 from gradmem_core.model import MemoryModel
@@ -67,7 +67,8 @@ class GradMem(Writer):
         """The state after it went through a blob."""
         (memory,) = state.tensors
         kept = [unpack(pack(one, NOTHING_KNOWN, dtype=dtype)).memory for one in memory]
-        return replace(state, tensors=(torch.stack(kept).to(memory.device),))
+        tensors = (torch.stack(kept).to(memory.device),)
+        return replace(state, tensors=tensors, stored_bytes=tensor_bytes(memory[0], dtype))
 
     def read(self, state: State, query_ids: Tensor) -> Tensor:
         """Score what follows each token (see `Writer.read`)."""
