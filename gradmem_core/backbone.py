@@ -3,7 +3,7 @@
 The only place that imports transformers' model classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
@@ -43,6 +44,8 @@ _writing: ContextVar[bool] = ContextVar("writing", default=False)
 "Whether attention has to be differentiable twice."
 
 Cache: TypeAlias = DynamicCache
+KeysAndValues: TypeAlias = Sequence[tuple[Tensor, Tensor]]
+"Keys and values of each layer, `(B, heads, T, w)` unless said otherwise."
 
 
 class Backbone(nn.Module):
@@ -197,9 +200,18 @@ class Backbone(nn.Module):
         """Apply the language-model head: `(..., d)` → `(..., V)`."""
         return cast("Tensor", self._head(hidden))
 
-    def new_cache(self) -> Cache:
-        """Return an empty key-value cache."""
-        return DynamicCache(config=self.causal_lm.config)
+    def new_cache(self, layers: KeysAndValues = ()) -> Cache:
+        """Make a key-value cache; an empty one without `layers`."""
+        cache = DynamicCache(config=self.causal_lm.config)
+        for index, (keys, values) in enumerate(layers):
+            cache.update(keys, values, index)
+        return cache
+
+    @staticmethod
+    def cached(cache: Cache) -> KeysAndValues:
+        """What a cache holds."""
+        layers = cast("list[DynamicLayer]", cache.layers)
+        return [(cast("Tensor", layer.keys), cast("Tensor", layer.values)) for layer in layers]
 
 
 @contextmanager

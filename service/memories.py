@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from gradmem_core.blob import BlobInfo, pack, require_fingerprint, unpack
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
-from gradmem_core.generate import Answer, Sampling, check_queries, check_query
+from gradmem_core.decode import Answer, Sampling
+from gradmem_core.generate import check_queries, check_query
 from gradmem_core.write import check_context, check_steps
 from service.engine import Engine, ReadWork, WriteWork, WrittenMemory
 from service.models import Models

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gradmem_core.decode import Answer
 from gradmem_core.errors import (
     DeviceError,
     EngineStoppedError,
@@ -21,7 +22,6 @@ from gradmem_core.errors import (
     OutOfMemoryError,
     OverloadedError,
 )
-from gradmem_core.generate import Answer
 from service.engine.work import ReadWork, Result, Work, WriteWork, WrittenMemory, run_batch
 from service.telemetry import Telemetry
 

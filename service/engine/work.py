@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.generate import Answer, Sampling, generate
+from gradmem_core.decode import Answer, Sampling
+from gradmem_core.generate import generate
 from gradmem_core.padding import pad_right
 from gradmem_core.write import write
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from gradmem_core.decode import Answer, Sampling
 from gradmem_core.errors import EmptyQueryError, GenerationError, QueryTooLongError
-from gradmem_core.generate import Answer, Sampling, generate
+from gradmem_core.generate import generate
 from gradmem_core.model import MemoryModel
 from gradmem_core.read import read
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.decode import Sampling
 from gradmem_core.errors import (
     DeviceError,
     EngineStoppedError,
@@ -17,7 +18,6 @@ from gradmem_core.errors import (
     OutOfMemoryError,
     OverloadedError,
 )
-from gradmem_core.generate import Sampling
 from service.engine import Engine, Limits, ReadWork, WriteWork, WrittenMemory
 from service.engine.work import Result, Work, run_batch
 from service.telemetry import Telemetry

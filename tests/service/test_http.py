@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
-from gradmem_core.generate import Sampling, generate
+from gradmem_core.decode import Sampling
+from gradmem_core.generate import generate
 from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.write import write
 from service.app import create_app

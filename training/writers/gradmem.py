@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gradmem_core.blob import BlobInfo, pack, tensor_bytes, unpack
 from gradmem_core.config import BlobDtype
-from gradmem_core.generate import Sampling, generate
+from gradmem_core.decode import Sampling
+from gradmem_core.generate import generate
 from gradmem_core.model import MemoryModel
 from gradmem_core.read import read
 from gradmem_core.write import write, write_until_settled
