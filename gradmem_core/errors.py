@@ -20,8 +20,10 @@
     ├── StoreUnavailableError         the store cannot be reached or refuses
     └── EngineError
         ├── OverloadedError           no room in the queue
+        ├── DeadlineError             a request's time was over before its work was done
         ├── OutOfMemoryError          the device has no room for the batch
         ├── DeviceError               the batch failed on the device
+        ├── DeviceLostError           the device is of no more use to this process
         └── EngineStoppedError        the engine is shutting down
 
 A message says what was wrong, which limit was hit, and what to do. It never holds the text of a
@@ -148,12 +150,20 @@ class OverloadedError(EngineError):
     """The engine's queue has no room for the request."""
 
 
+class DeadlineError(EngineError):
+    """A request's time was over before its work was done."""
+
+
 class OutOfMemoryError(EngineError):
     """The device has no room for the batch."""
 
 
 class DeviceError(EngineError):
     """The device failed while it worked on the batch."""
+
+
+class DeviceLostError(EngineError):
+    """The device is of no more use to this process."""
 
 
 class EngineStoppedError(EngineError):

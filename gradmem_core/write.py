@@ -22,6 +22,9 @@ from gradmem_core.errors import (
 from gradmem_core.model import MemoryModel
 from gradmem_core.recompute import recomputed
 
+SETTLED = 0.02
+"Share of its first loss by which a step must lower a sample's loss for an automatic stop to go on."
+
 
 @dataclass(frozen=True)
 class Written:
@@ -102,6 +105,32 @@ def write(
     return written
 
 
+def gradient_step(
+    model: MemoryModel, memory: Tensor, context_ids: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One step of WRITE, keeping nothing of it: what a scheduler does between other work.
+
+    A sample's step does not depend on the batch, so that documents may join and leave between
+    steps. Check lengths with `check_context`, and the results for what is not finite.
+
+    Args:
+        model: Backbone, M0 and write side.
+        memory: Where each sample stands, float32 `(B, m, d)`; M0 for a fresh one.
+        context_ids: `(B, T)`, padded on the right with any id.
+        lengths: `(B,)`.
+
+    Returns:
+        The next memories `(B, m, d)`, and each sample's loss before, nats per token `(B,)`.
+    """
+    embedded = model.backbone.embed(context_ids).detach()
+    shares = _shares(context_ids, lengths)
+    leaf = memory.detach().requires_grad_()
+    following, loss = _step(
+        model, leaf, embedded, context_ids, shares, create_graph=False, second_order=False
+    )
+    return following.detach(), loss.detach()
+
+
 @torch.no_grad()
 def reconstruction(
     model: MemoryModel, memory: Tensor, context_ids: Tensor, lengths: Tensor
@@ -175,7 +204,7 @@ def write_until_settled(
     lengths: Tensor,
     max_steps: int,
     *,
-    tolerance: float = 0.02,
+    tolerance: float = SETTLED,
 ) -> Settled:
     """Compress contexts with as many steps as still help.
 

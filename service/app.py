@@ -1,7 +1,7 @@
 """The app is a value: `create_app` returns it, and nothing happens on import."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import cast
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from gradmem_core.errors import GradMemError
-from service.engine import Engine, Limits
+from service.engine import Admission, Engine, Limits, TorchDevice
 from service.errors import INVALID_REQUEST, problem_of, response_of
 from service.memories import Memories
 from service.middleware import BodyLimit, BodyTooLargeError, Observed
@@ -23,6 +23,7 @@ from service.schemas import Problem
 from service.settings import Settings
 from service.state import State
 from service.stores import Store, create_store
+from service.streams import GONE, ClientGoneError
 from service.telemetry import Telemetry
 
 logger = logging.getLogger("gradmem")
@@ -36,6 +37,7 @@ def create_app(
     models: Models | None = None,
     store: Store | None = None,
     engine: Engine | None = None,
+    on_device_lost: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """Build the service.
 
@@ -44,6 +46,7 @@ def create_app(
         models: Loaded checkpoints; those of the settings by default.
         store: Where memories are kept; that of the settings by default.
         engine: Does the work; one on the settings' device by default.
+        on_device_lost: Called, on another thread, when the engine has ended by itself.
 
     Raises:
         CheckpointError: A checkpoint cannot be loaded.
@@ -52,7 +55,8 @@ def create_app(
     telemetry = Telemetry()
     models = models or Models.load(settings.checkpoints, device=settings.device)
     store = store or create_store(settings.store_url)
-    engine = engine or Engine(_limits(settings), telemetry)
+    engine = engine or _engine(settings, telemetry)
+    engine.on_failure = on_device_lost
     memories = Memories(models, engine, store, dtype=settings.blob_dtype)
 
     @asynccontextmanager
@@ -80,17 +84,19 @@ def create_app(
             RequestValidationError: _invalid,
             BodyTooLargeError: _too_large,
             HTTPException: _http,
+            ClientGoneError: _gone,
         },
     )
     app.include_router(router)
     return app
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        waiting=settings.max_waiting,
-        batch_documents=settings.max_batch_documents,
-        batch_queries=settings.max_batch_queries,
+def _engine(settings: Settings, telemetry: Telemetry) -> Engine:
+    return Engine(
+        TorchDevice(prefix_bytes=settings.max_prefix_bytes),
+        Limits(settings.max_batch_tokens, settings.max_batch_queries),
+        Admission(settings.max_tokens, settings.max_timeout_seconds),
+        telemetry,
         threads=settings.threads,
     )
 
@@ -128,6 +134,10 @@ def _printable(name: str) -> str:
 
 async def _too_large(request: Request, error: Exception) -> Response:  # noqa: ARG001
     return response_of(cast("BodyTooLargeError", error).problem())
+
+
+async def _gone(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return Response(status_code=GONE)
 
 
 async def _http(request: Request, error: Exception) -> Response:  # noqa: ARG001

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 import typer
 from pydantic import BaseModel, ValidationError
 
-from gradmem_core.errors import GradMemError, StoreUnavailableError
+from gradmem_core.errors import DeviceLostError, GradMemError, StoreUnavailableError
 from service.client import (
     DEFAULT_URL,
     Client,
@@ -102,10 +102,16 @@ def serve(
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         _fail(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}", REFUSED)
-    except StoreUnavailableError as error:
+    except (StoreUnavailableError, DeviceLostError) as error:
         _fail(error, FAILED)
     except (GradMemError, ValueError) as error:
         _fail(error, REFUSED)
+
+
+def _steps(text: str) -> int | str:
+    if text != "auto" and not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is neither a number nor auto")
+    return text if text == "auto" else int(text)
 
 
 @app.command()
@@ -119,7 +125,12 @@ def write(
         ),
     ],
     model: Annotated[str | None, typer.Option(help="Checkpoint that writes it.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps (K).")] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K", help="Gradient steps, or auto for as many as still help.", parser=_steps
+        ),
+    ] = None,
     ttl: Annotated[
         int | None, typer.Option(metavar="SECONDS", help="Delete the memory after that long.")
     ] = None,
@@ -134,7 +145,13 @@ def write(
     document = _document(file)
     entries = dict(_entry(text) for text in metadata or [])
     with _service(url) as client:
-        memory = client.write(document, model=model, steps=steps, ttl_seconds=ttl, metadata=entries)
+        memory = client.write(
+            document,
+            model=model,
+            steps=cast("int | Literal['auto'] | None", steps),
+            ttl_seconds=ttl,
+            metadata=entries,
+        )
     typer.echo(memory.model_dump_json() if as_json else memory.memory_id)
 
 
@@ -169,7 +186,11 @@ def read(
             seed=seed,
         )
     if as_json:
-        typer.echo(ReadResponse(answers=answers).model_dump_json())
+        typer.echo(
+            ReadResponse(
+                answers=answers, tokens=sum(answer.tokens for answer in answers)
+            ).model_dump_json()
+        )
     else:
         typer.echo("\n".join(answer.answer for answer in answers))
 

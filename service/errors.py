@@ -46,8 +46,10 @@ KINDS: Mapping[type[core.GradMemError], Kind] = {
     core.StoreUnavailableError: Kind(503, "store-unavailable", "Store unavailable"),
     core.EngineError: Kind(503, "engine", "Engine unavailable"),
     core.OverloadedError: Kind(429, "overloaded", "Too many requests"),
+    core.DeadlineError: Kind(504, "timeout", "Timed out"),
     core.OutOfMemoryError: Kind(503, "out-of-memory", "Device out of memory"),
     core.DeviceError: Kind(503, "device", "Device failed"),
+    core.DeviceLostError: Kind(503, "device-lost", "Device lost"),
     core.EngineStoppedError: Kind(503, "stopping", "Service is stopping"),
 }
 INVALID_REQUEST = Kind(422, "invalid-request", "Invalid request")

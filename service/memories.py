@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from gradmem_core.blob import BlobInfo, pack, require_fingerprint, unpack
@@ -10,9 +11,25 @@ from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Answer, Sampling
 from gradmem_core.generate import check_queries, check_query
 from gradmem_core.write import check_context, check_steps
-from service.engine import Engine, ReadWork, WriteWork, WrittenMemory
+from service.engine import (
+    Engine,
+    Event,
+    ReadWork,
+    StepMade,
+    TokenChosen,
+    WriteWork,
+    WrittenMemory,
+)
 from service.models import Models
-from service.schemas import AnswerInfo, MemoryInfo, ReadRequest, WriteRequest
+from service.schemas import (
+    AnswerInfo,
+    MemoryInfo,
+    ReadRequest,
+    ReadResponse,
+    StepEvent,
+    TokenEvent,
+    WriteRequest,
+)
 from service.stores import Store, StoredMemory, new_memory_id
 
 
@@ -32,8 +49,10 @@ class Memories:
         self._store = store
         self._dtype: BlobDtype = dtype
 
-    async def write(self, request: WriteRequest) -> MemoryInfo:
-        """Compress a document and store its memory.
+    async def write(
+        self, request: WriteRequest, listener: Callable[[StepEvent], None] | None = None
+    ) -> MemoryInfo:
+        """Compress a document and store its memory; `listener` is told of every gradient step.
 
         Raises:
             GradMemError: The model is unknown, the document or the steps are refused, or engine or
@@ -42,14 +61,19 @@ class Memories:
         checkpoint = self._models.get(request.model)
         config = checkpoint.model.config
         steps = config.write_steps if request.steps is None else request.steps
-        check_steps(config, steps)
+        if steps != "auto":
+            check_steps(config, steps)
         # A text that cannot fit is refused before its tokens are counted, which takes time.
         check_context(config, checkpoint.tokenizer.fewest_tokens(request.document))
         ids = checkpoint.tokenizer.encode(request.document)
         check_context(config, len(ids))
-        written = await self._engine.write(WriteWork(checkpoint, ids, steps))
+        written = await self._engine.write(
+            WriteWork(checkpoint, ids, steps),
+            seconds=request.timeout,
+            listener=None if listener is None else _steps_told(listener),
+        )
         now = datetime.now(UTC)
-        info = _blob_info(checkpoint, request.document, len(ids), steps, written, now)
+        info = _blob_info(checkpoint, request.document, len(ids), written, now)
         blob = pack(written.memory, info, dtype=self._dtype)
         ttl = request.ttl_seconds
         stored = StoredMemory(
@@ -63,8 +87,10 @@ class Memories:
         await self._store.put(stored)
         return _memory_info(stored, info, self._dtype)
 
-    async def read(self, request: ReadRequest) -> list[AnswerInfo]:
-        """Answer the queries of a request from its memory alone.
+    async def read(
+        self, request: ReadRequest, listener: Callable[[TokenEvent], None] | None = None
+    ) -> ReadResponse:
+        """Answer the queries of a request from its memory alone; `listener` is told every token.
 
         Raises:
             GradMemError: The memory is unknown or of another checkpoint, a query is refused, or
@@ -80,11 +106,17 @@ class Memories:
         queries = [checkpoint.tokenizer.encode(text) for text in texts]
         sampling = _sampling(request, checkpoint, len(queries))
         check_queries(checkpoint.model, queries, sampling)
-        answers = await self._engine.read(ReadWork(checkpoint, blob.memory, queries, sampling))
-        return [
+        work = ReadWork(checkpoint, blob.memory, queries, sampling, stored.memory_id)
+        answers = await self._engine.read(
+            work,
+            seconds=request.timeout,
+            listener=None if listener is None else _tokens_told(listener, checkpoint, len(queries)),
+        )
+        infos = [
             _answer_info(checkpoint, text, answer)
             for text, answer in zip(texts, answers, strict=True)
         ]
+        return ReadResponse(answers=infos, tokens=sum(info.tokens for info in infos))
 
     async def show(self, memory_id: str) -> MemoryInfo:
         """What is known of a memory.
@@ -105,6 +137,7 @@ class Memories:
             MemoryNotFoundError: There is none of that id.
             StoreUnavailableError: The store cannot be reached.
         """
+        self._engine.forget(memory_id)
         await self._store.delete(memory_id)
 
     async def check(self) -> None:
@@ -128,13 +161,12 @@ def _blob_info(
     checkpoint: Checkpoint,
     document: str,
     tokens: int,
-    steps: int,
     written: WrittenMemory,
     now: datetime,
 ) -> BlobInfo:
     return BlobInfo(
         fingerprint=checkpoint.fingerprint,
-        write_steps=steps,
+        write_steps=written.steps,
         tokens=tokens,
         document_sha256=hashlib.sha256(document.encode()).hexdigest(),
         losses=tuple(written.losses),
@@ -158,6 +190,33 @@ def _memory_info(stored: StoredMemory, info: BlobInfo, dtype: BlobDtype) -> Memo
         expires_at=stored.expires_at,
         metadata=stored.metadata,
     )
+
+
+def _steps_told(listener: Callable[[StepEvent], None]) -> Callable[[Event], None]:
+    def told(event: Event) -> None:
+        assert isinstance(event, StepMade)
+        listener(StepEvent(step=event.step, loss=event.loss))
+
+    return told
+
+
+def _tokens_told(
+    listener: Callable[[TokenEvent], None], checkpoint: Checkpoint, queries: int
+) -> Callable[[Event], None]:
+    """Turn tokens into what each adds to its answer's text."""
+    so_far: list[list[int]] = [[] for _ in range(queries)]
+
+    def told(event: Event) -> None:
+        assert isinstance(event, TokenChosen)
+        if event.token in checkpoint.stop_ids:
+            return
+        ids = so_far[event.query]
+        before = checkpoint.tokenizer.decode(ids)
+        ids.append(event.token)
+        text = checkpoint.tokenizer.decode(ids)
+        listener(TokenEvent(query=event.query, text=text[len(before) :]))
+
+    return told
 
 
 def _sampling(request: ReadRequest, checkpoint: Checkpoint, queries: int) -> list[Sampling]:

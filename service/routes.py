@@ -1,9 +1,10 @@
 """The HTTP routes. Each hands over to `Memories` and returns what comes back."""
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.errors import EngineStoppedError, OverloadedError
@@ -21,6 +22,7 @@ from service.schemas import (
     WriteRequest,
 )
 from service.state import State, state_of
+from service.streams import EVENT_STREAM, event_stream, while_there
 from service.telemetry import CONTENT_TYPE
 
 MemoryPath = Annotated[str, Path(description="A memory's handle.", examples=[EXAMPLE_ID])]
@@ -45,21 +47,42 @@ router = APIRouter()
 
 
 @router.post(
-    "/write", status_code=201, tags=["memories"], responses=_problems(404, 413, 422, 429, 503)
+    "/write",
+    status_code=201,
+    tags=["memories"],
+    response_model=MemoryInfo,
+    responses=_problems(404, 413, 422, 429, 503, 504),
 )
 async def write(
-    body: WriteRequest, memories: Annotated[Memories, Depends(_memories)]
-) -> MemoryInfo:
-    """Compress a document into a memory and forget the text."""
-    return await memories.write(body)
+    body: WriteRequest, request: Request, memories: Annotated[Memories, Depends(_memories)]
+) -> MemoryInfo | Response:
+    """Compress a document into a memory and forget the text.
+
+    With `Accept: text/event-stream` the answer is a stream of events: `step` after each gradient
+    step, then `result` with the memory, or `error` with a problem.
+    """
+    if EVENT_STREAM in request.headers.get("accept", ""):
+        return await event_stream(request, partial(memories.write, body))
+    return await while_there(request, memories.write(body))
 
 
-@router.post("/read", tags=["memories"], responses=_problems(404, 409, 413, 422, 429, 503))
+@router.post(
+    "/read",
+    tags=["memories"],
+    response_model=ReadResponse,
+    responses=_problems(404, 409, 413, 422, 429, 503, 504),
+)
 async def read(
-    body: ReadRequest, memories: Annotated[Memories, Depends(_memories)]
-) -> ReadResponse:
-    """Answer queries from a memory alone."""
-    return ReadResponse(answers=await memories.read(body))
+    body: ReadRequest, request: Request, memories: Annotated[Memories, Depends(_memories)]
+) -> ReadResponse | Response:
+    """Answer queries from a memory alone.
+
+    With `stream` the answer is a stream of events: `token` after each token, then `result` with
+    all answers, or `error` with a problem.
+    """
+    if body.stream:
+        return await event_stream(request, partial(memories.read, body))
+    return await while_there(request, memories.read(body))
 
 
 @router.get("/memories/{memory_id}", tags=["memories"], responses=_problems(404, 503))

@@ -1,7 +1,7 @@
 """What goes over the wire: requests, results and problems."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +14,7 @@ MAX_QUERIES = 256
 "Most queries in one request."
 MAX_METADATA = 32
 "Most metadata entries of one memory."
+Timeout = Annotated[float, Field(gt=0, le=86400)]
 YEAR_SECONDS = 365 * 24 * 3600
 
 EXAMPLE_ID = "5f1c0a7e9b3d4c2e8a6f7b0d1e2c3a4b"
@@ -37,8 +38,11 @@ class WriteRequest(Request):
     "The text to compress; it is forgotten once the memory is written."
     model: Text | None = None
     "A checkpoint's name, from `GET /models`; the first one by default."
-    steps: int | None = Field(default=None, ge=1)
-    "Gradient steps (K); the checkpoint's own number by default."
+    steps: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Gradient steps (K), or `auto` for as many as still help; the checkpoint's own number by
+    default."""
+    timeout: Timeout | None = None
+    "Seconds after which the answer is 504; the service has a limit of its own."
     ttl_seconds: int | None = Field(default=None, ge=1, le=10 * YEAR_SECONDS)
     "Seconds until the memory is deleted; kept until deleted by default."
     metadata: dict[
@@ -111,6 +115,10 @@ class ReadRequest(Request):
     "Share of the probability mass that tokens are drawn from."
     seed: int = Field(default=0, ge=0, lt=2**63)
     "Seed of the draws."
+    stream: bool = False
+    "Answer with server-sent events: each token, then the whole answer."
+    timeout: Timeout | None = None
+    "Seconds after which the answer is 504; the service has a limit of its own."
 
     @model_validator(mode="after")
     def _one_of(self) -> "ReadRequest":
@@ -151,13 +159,42 @@ class ReadResponse(BaseModel):
                             "tokens": 2,
                             "finish_reason": "stop",
                         }
-                    ]
+                    ],
+                    "tokens": 2,
                 }
             ]
         }
     )
 
     answers: list[AnswerInfo]
+    tokens: int
+    "Tokens of all answers."
+
+
+class StreamEvent(BaseModel):
+    """What a stream tells before its result."""
+
+    event_name: ClassVar[str]
+
+
+class StepEvent(StreamEvent):
+    """An event of `POST /write` with `Accept: text/event-stream`."""
+
+    event_name: ClassVar[str] = "step"
+    step: int
+    "Number of the gradient step that was made, from 1."
+    loss: float
+    "Reconstruction loss before it, nats per token."
+
+
+class TokenEvent(StreamEvent):
+    """An event of `POST /read` with `stream`."""
+
+    event_name: ClassVar[str] = "token"
+    query: int
+    "Which of the queries, from 0."
+    text: str
+    "What was added to its answer."
 
 
 class ModelInfo(BaseModel):

@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+import threading
+from collections.abc import Callable
 
 import uvicorn
 
+from gradmem_core.errors import DeviceLostError
 from service.app import create_app
 from service.settings import Settings
 from service.stores import Store, create_store
@@ -20,11 +23,21 @@ def serve(settings: Settings) -> None:
         CheckpointError: A checkpoint cannot be loaded.
         DeviceError: The device is not there.
         StoreUnavailableError: The store cannot be opened.
+        DeviceLostError: The device was lost on the way; every request has been answered.
         ValueError: The store's URL names no store.
     """
     configure_logging(settings.log_level)
     asyncio.run(_try(create_store(settings.store_url)))
-    uvicorn.Server(server_config(settings)).run()
+    lost = threading.Event()
+
+    def end() -> None:
+        lost.set()
+        server.should_exit = True
+
+    server = uvicorn.Server(server_config(settings, on_device_lost=end))
+    server.run()
+    if lost.is_set():
+        raise DeviceLostError("the device was lost; the log has the reason")
 
 
 async def _try(store: Store) -> None:
@@ -33,13 +46,13 @@ async def _try(store: Store) -> None:
         pass
 
 
-def server_config(settings: Settings) -> uvicorn.Config:
+def server_config(settings: Settings, *, on_device_lost: Callable[[], None]) -> uvicorn.Config:
     """The uvicorn configuration of the app.
 
     uvicorn's own access log is off: it prints paths, and paths hold memory ids.
     """
     return uvicorn.Config(
-        create_app(settings),
+        create_app(settings, on_device_lost=on_device_lost),
         host=settings.host,
         port=settings.port,
         log_config=None,  # the root logger's, see configure_logging

@@ -29,12 +29,17 @@ class Settings(BaseSettings):
     "How the elements of a memory are stored."
     max_body_bytes: int = Field(default=2**20, ge=1024)
     "Largest request body, in bytes."
-    max_waiting: int = Field(default=1024, ge=1)
-    "Most requests that wait for the device; more are refused with 429."
-    max_batch_documents: int = Field(default=32, ge=1)
-    "Most documents of a WRITE batch."
+    max_tokens: int = Field(default=2**16, ge=1)
+    """Most tokens of documents, queries and answers that requests may have in the engine at a time;
+    more are refused with 429. A single request may pass it."""
+    max_batch_tokens: int = Field(default=2**13, ge=1)
+    "Most tokens of a WRITE batch, padding included; a single document may pass it."
     max_batch_queries: int = Field(default=512, ge=1)
-    "Most queries of a READ batch; a single request may pass it."
+    "Most queries that are answered together; a single request may pass it."
+    max_prefix_bytes: int = Field(default=2**26, ge=0)
+    "Most bytes of prefilled memories that are kept for later queries."
+    max_timeout_seconds: float = Field(default=60, gt=0)
+    "Longest that a request may take, and its time where it names none."
     ready_timeout_seconds: float = Field(default=30, gt=0)
     "Longest that `/readyz` waits for the device and the store."
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,9 +1,13 @@
 """What the service tells its operators: Prometheus metrics. No text, no memory ids."""
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TIMES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class Telemetry:
@@ -26,30 +30,56 @@ class Telemetry:
         self.waiting = Gauge(
             "gradmem_waiting_requests", "Requests in the engine's queue.", registry=self.registry
         )
-        self.batch_size = Histogram(
-            "gradmem_batch_size",
-            "Documents of a WRITE batch or queries of a READ batch.",
-            ["kind"],
-            buckets=BATCH_SIZES,
+        self.queue_seconds = self._histogram(
+            "queue_seconds", "Time from a request's arrival to its first turn.", TIMES
+        )
+        self.device_seconds = self._histogram(
+            "step_seconds", "Time of a gradient step of WRITE, or of a token of READ.", TIMES
+        )
+        self.batch_size = self._histogram(
+            "batch_size", "Documents of a gradient step, or queries of a token.", BATCH_SIZES
+        )
+        self.padding = Histogram(
+            "gradmem_padding_ratio",
+            "Share of a WRITE batch's tokens that are padding.",
+            buckets=SHARES,
             registry=self.registry,
         )
-        self.device_seconds = Histogram(
-            "gradmem_device_seconds",
-            "Time of a batch on the device.",
+        self.tokens = Counter(
+            "gradmem_tokens_total",
+            "Document tokens that a gradient step was made for, and tokens of answers.",
             ["kind"],
             registry=self.registry,
         )
+        self.rejected = self._counter("rejected_total", "Requests refused for want of room.")
+        self.cancelled = self._counter("cancelled_total", "Requests whose client left.")
+        self.expired = self._counter("expired_total", "Requests whose time was over.")
 
-    def batch(self, kind: str, size: int, seconds: float) -> None:
-        """Count a finished batch.
+    def write_step(self, lengths: Sequence[int], seconds: float) -> None:
+        """Count a gradient step.
 
         Args:
-            kind: `write` or `read`.
-            size: Documents or queries.
+            lengths: Tokens of each document.
             seconds: Time on the device.
         """
-        self.batch_size.labels(kind).observe(size)
+        tokens, padded = sum(lengths), len(lengths) * max(lengths)
+        self.padding.observe(1 - tokens / padded)
+        self._step("write", len(lengths), tokens, seconds)
+
+    def decode_step(self, queries: int, seconds: float) -> None:
+        """Count a token of a READ batch; `seconds` is the time on the device."""
+        self._step("read", queries, queries, seconds)
+
+    def _step(self, kind: str, rows: int, tokens: int, seconds: float) -> None:
         self.device_seconds.labels(kind).observe(seconds)
+        self.batch_size.labels(kind).observe(rows)
+        self.tokens.labels(kind).inc(tokens)
+
+    def _histogram(self, name: str, says: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"gradmem_{name}", says, ["kind"], buckets=buckets, registry=self.registry)
+
+    def _counter(self, name: str, says: str) -> Counter:
+        return Counter(f"gradmem_{name}", says, registry=self.registry)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is the template, never the path."""

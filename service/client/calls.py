@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypedDict, TypeVar
+from typing import Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -19,8 +19,11 @@ class WriteOptions(TypedDict, total=False):
 
     model: str | None
     "Name of the checkpoint that writes; the service's first by default."
-    steps: int | None
-    "Gradient steps (K); the checkpoint's own number by default."
+    steps: int | Literal["auto"] | None
+    """Gradient steps (K), or `auto` for as many as still help; the checkpoint's own number by
+    default."""
+    timeout: float | None
+    "Seconds after which the service gives up; it has a limit of its own."
     ttl_seconds: int | None
     "Seconds until the memory is deleted; kept until deleted by default."
     metadata: dict[str, str] | None
@@ -38,6 +41,8 @@ class SamplingOptions(TypedDict, total=False):
     "Share of the probability mass that tokens are drawn from; all of it by default."
     seed: int | None
     "Seed of the draws, 0 by default."
+    timeout: float | None
+    "Seconds after which the service gives up; it has a limit of its own."
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,29 @@
-"""The engine: queue, batches and the device thread."""
+"""The engine: admission, the scheduler and the device."""
 
-from service.engine.engine import Engine, Limits
-from service.engine.work import ReadWork, WriteWork, WrittenMemory
+from service.engine.device import Device, TorchDevice
+from service.engine.engine import Admission, Engine
+from service.engine.scheduler import Limits
+from service.engine.work import (
+    Event,
+    ReadWork,
+    StepMade,
+    Steps,
+    TokenChosen,
+    WriteWork,
+    WrittenMemory,
+)
 
-__all__ = ["Engine", "Limits", "ReadWork", "WriteWork", "WrittenMemory"]
+__all__ = [
+    "Admission",
+    "Device",
+    "Engine",
+    "Event",
+    "Limits",
+    "ReadWork",
+    "StepMade",
+    "Steps",
+    "TokenChosen",
+    "TorchDevice",
+    "WriteWork",
+    "WrittenMemory",
+]

@@ -1,59 +1,67 @@
-"""The engine: requests that wait are batched and run on one device thread.
+"""The engine: admits requests, and runs the scheduler on a thread of its own.
 
-The event loop only queues and awaits; gradient steps never run on it.
+The event loop only admits and awaits; nothing of the device ever runs on it.
 """
 
 import asyncio
 import logging
 import threading
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from gradmem_core.decode import Answer
 from gradmem_core.errors import (
-    DeviceError,
+    DeadlineError,
     EngineStoppedError,
     GradMemError,
-    OutOfMemoryError,
     OverloadedError,
 )
-from service.engine.work import ReadWork, Result, Work, WriteWork, WrittenMemory, run_batch
+from service.engine.device import Device
+from service.engine.scheduler import Job, Limits, Scheduler, log_place
+from service.engine.work import Event, ReadWork, Result, Work, WriteWork, WrittenMemory
 from service.telemetry import Telemetry
 
 logger = logging.getLogger("gradmem.engine")
 
+Listener: TypeAlias = Callable[[Event], None]
+"Called on the event loop with what happens on the way to a result."
+
 
 @dataclass(frozen=True)
-class Limits:
-    """How much may wait and how much goes into a batch."""
+class Admission:
+    """Who is let in."""
 
-    waiting: int
-    "Most requests in the queue."
-    batch_documents: int
-    "Most documents of a WRITE batch."
-    batch_queries: int
-    "Most queries of a READ batch; a single request may pass it."
-    threads: int | None
-    "CPU threads; torch's own choice when None."
+    tokens: int
+    "Most tokens of all requests in the engine; a single request may pass it."
+    seconds: float
+    "Longest that a request may take."
 
 
-@dataclass
-class _Job:
-    """Work with the future that its request awaits."""
+class _Request(Job):
+    """A job with the future that its request awaits."""
 
-    work: Work
-    future: "asyncio.Future[Result]"
-    loop: asyncio.AbstractEventLoop
+    def __init__(self, work: Work, *, seconds: float, listener: Listener | None) -> None:
+        now = time.monotonic()
+        super().__init__(work, deadline=now + seconds, queued=now)
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self.future: asyncio.Future[Result] = self._loop.create_future()
+
+    @property
+    def gone(self) -> bool:
+        return self.future.done()
 
     def answer(self, outcome: Result | GradMemError) -> None:
-        """Hand the outcome over to the event loop; a cancelled request is passed over."""
         # The loop is closed only after the engine has stopped, see the app's lifespan.
-        self.loop.call_soon_threadsafe(self._settle, outcome)
+        self._loop.call_soon_threadsafe(self._settle, outcome)
+
+    def tell(self, event: Event) -> None:
+        if self._listener is not None:
+            self._loop.call_soon_threadsafe(self._listener, event)
 
     def _settle(self, outcome: Result | GradMemError) -> None:
         if self.future.done():
@@ -65,30 +73,41 @@ class _Job:
 
 
 class Engine:
-    """Batches work for one device.
+    """Does work on one device, for many requests at a time.
 
     Every request is answered: with its result, with the error of its own work, or with the
     engine's. Use `start` before the first request and `stop` after the last.
 
     Args:
-        limits: How much may wait and how much goes into a batch.
-        telemetry: Where batches are counted.
-        run: Does a batch; the real one unless a test puts a failing device in its place.
+        device: Does the work.
+        limits: How much goes into a batch.
+        admission: Who is let in.
+        telemetry: Where work is counted.
+        threads: CPU threads of the device; torch's own choice when None.
     """
 
     def __init__(
         self,
+        device: Device,
         limits: Limits,
+        admission: Admission,
         telemetry: Telemetry,
-        run: Callable[[Sequence[Work]], list[Result]] = run_batch,
+        *,
+        threads: int | None = None,
     ) -> None:
-        self._limits = limits
+        self._device = device
+        self._admission = admission
         self._telemetry = telemetry
-        self._run = run
-        self._waiting: deque[_Job] = deque()
+        self._threads = threads
+        self._scheduler = Scheduler(device, limits, telemetry)
+        self._tokens = 0
+        self._arrived: list[_Request] = []
+        self._forgotten: list[str] = []
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="gradmem-device", daemon=True)
+        self.on_failure: Callable[[], None] = lambda: None
+        "Called on the device thread when it ends by itself: the device is of no more use."
 
     @property
     def alive(self) -> bool:
@@ -100,124 +119,131 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the running batch, refuse what waits, and end the device thread."""
+        """End the running turn, refuse whoever is left, and end the device thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
 
-    async def write(self, work: WriteWork) -> WrittenMemory:
+    async def write(
+        self,
+        work: WriteWork,
+        *,
+        seconds: float | None = None,
+        listener: Listener | None = None,
+    ) -> WrittenMemory:
         """Write a document.
 
+        Args:
+            work: The document.
+            seconds: Longest that it may take; the engine's own limit where that is shorter.
+            listener: Told of every gradient step.
+
         Raises:
-            GradMemError: The document was refused, WRITE diverged, or an EngineError.
+            GradMemError: WRITE diverged, or an EngineError.
         """
-        result = await self._submit(work)
+        result = await self._submit(work, seconds, listener)
         assert isinstance(result, WrittenMemory)
         return result
 
-    async def read(self, work: ReadWork) -> list[Answer]:
+    async def read(
+        self, work: ReadWork, *, seconds: float | None = None, listener: Listener | None = None
+    ) -> list[Answer]:
         """Answer the queries of a memory.
 
+        Args:
+            work: Memory and queries.
+            seconds: Longest that it may take; the engine's own limit where that is shorter.
+            listener: Told of every token.
+
         Raises:
-            GradMemError: A query was refused, or an EngineError.
+            GradMemError: An EngineError.
         """
-        result = await self._submit(work)
+        result = await self._submit(work, seconds, listener)
         assert isinstance(result, list)
         return result
 
-    async def _submit(self, work: Work) -> Result:
-        loop = asyncio.get_running_loop()
-        job = _Job(work, loop.create_future(), loop)
+    def forget(self, memory_id: str) -> None:
+        """Keep nothing of a memory that was deleted."""
+        with self._changed:
+            self._forgotten.append(memory_id)
+            self._changed.notify()
+
+    async def _submit(self, work: Work, seconds: float | None, listener: Listener | None) -> Result:
+        most = self._admission.seconds
+        seconds = most if seconds is None else min(seconds, most)
+        request = _Request(work, seconds=seconds, listener=listener)
+        self._admit(request)
+        try:
+            async with asyncio.timeout(seconds):
+                return await request.future
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"no result within {seconds:g} s; send less at a time, or allow more time"
+            ) from error
+        finally:
+            with self._changed:
+                self._tokens -= work.tokens
+
+    def _admit(self, request: _Request) -> None:
+        """Give a request its permit and queue it."""
+        tokens, most = request.work.tokens, self._admission.tokens
         with self._changed:
             if self._stopping or not self.alive:
                 raise EngineStoppedError("the service is stopping; send the request to another")
-            if len(self._waiting) >= self._limits.waiting:
+            if self._tokens and self._tokens + tokens > most:
+                self._telemetry.rejected.inc()
                 raise OverloadedError(
-                    f"{self._limits.waiting} requests wait already; try again in a moment",
-                    limit=self._limits.waiting,
+                    f"requests of {most} tokens are in work already; try again in a moment",
+                    limit=most,
                 )
-            self._waiting.append(job)
-            self._telemetry.waiting.set(len(self._waiting))
+            self._tokens += tokens
+            self._arrived.append(request)
             self._changed.notify()
-        return await job.future
 
     def _work(self) -> None:
         """The device thread."""
-        if self._limits.threads is not None:
-            torch.set_num_threads(self._limits.threads)
-        batch: list[_Job] = []
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        lost = True
         try:
-            while batch := self._next_batch():
-                outcomes = self._attempt([job.work for job in batch])
-                for job, outcome in zip(batch, outcomes, strict=True):
-                    job.answer(outcome)
+            while self._take_in():
+                self._scheduler.turn()
+            lost = False
+        except Exception as error:
+            log_place("the device", error)
         finally:
-            self._refuse(batch)
+            self._refuse()
+            if lost:
+                logger.critical("the device is of no more use; the service has to be restarted")
+                self.on_failure()
 
-    def _refuse(self, batch: list[_Job]) -> None:
-        """Answer the batch that the thread ends in and whoever waits; nobody can join them."""
+    def _take_in(self) -> bool:
+        """Hand over what came, waiting for it where there is no work; False when stopping."""
+        with self._changed:
+            while not (self._stopping or self._arrived or self._scheduler.busy):
+                self._forget()
+                self._changed.wait()
+            arrived, self._arrived = self._arrived, []
+            self._forget()
+            stopping = self._stopping
+        for request in arrived:
+            self._scheduler.add(request)
+        self._telemetry.waiting.set(self._scheduler.waiting)
+        return not stopping
+
+    def _forget(self) -> None:
+        for memory_id in self._forgotten:
+            self._device.forget(memory_id)
+        self._forgotten.clear()
+
+    def _refuse(self) -> None:
+        """Answer whoever is left; nobody can join them."""
         with self._changed:
             self._stopping = True
-            waiting, self._waiting = self._waiting, deque()
+            arrived, self._arrived = self._arrived, []
+        for request in arrived:
+            self._scheduler.add(request)
+        self._scheduler.abandon(EngineStoppedError("the service stopped before it was done"))
         self._telemetry.waiting.set(0)
-        for job in [*batch, *waiting]:  # those that have their answer keep it
-            job.answer(EngineStoppedError("the service stopped before the request's turn"))
-
-    def _next_batch(self) -> list[_Job]:
-        """Wait for work and take the oldest with all that fits beside it; empty when stopping."""
-        with self._changed:
-            while True:
-                if self._stopping:
-                    return []
-                # A request that was cancelled needs no work.
-                self._waiting = deque(job for job in self._waiting if not job.future.done())
-                if self._waiting:
-                    return self._take()
-                self._changed.wait()
-
-    def _take(self) -> list[_Job]:
-        first = self._waiting[0].work
-        writing = isinstance(first, WriteWork)
-        room = self._limits.batch_documents if writing else self._limits.batch_queries
-        batch: list[_Job] = []
-        left: deque[_Job] = deque()
-        for job in self._waiting:
-            fits = not batch or job.work.weight <= room
-            if job.work.batch_key == first.batch_key and fits:
-                batch.append(job)
-                room -= job.work.weight
-            else:
-                left.append(job)
-        self._waiting = left
-        self._telemetry.waiting.set(len(left))
-        return batch
-
-    def _attempt(self, works: list[Work]) -> list[Result | GradMemError]:
-        """Run a batch; where it fails, run each of its works alone, so that one fails alone."""
-        try:
-            return list(self._measured(works))
-        except GradMemError as error:
-            if len(works) == 1:
-                return [error]
-        return [outcome for work in works for outcome in self._attempt([work])]
-
-    def _measured(self, works: list[Work]) -> list[Result]:
-        kind = "write" if isinstance(works[0], WriteWork) else "read"
-        started = time.perf_counter()
-        try:
-            results = self._run(works)
-        except GradMemError:
-            raise
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError("the device has no room for the batch; try again") from error
-        except Exception as error:
-            # The text of a library's error may hold a document; its place in the code does not.
-            place = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("%s batch failed with %s\n%s", kind, type(error).__name__, place)
-            raise DeviceError("the device failed while it worked on the request") from error
-        self._telemetry.batch(
-            kind, sum(work.weight for work in works), time.perf_counter() - started
-        )
-        return results

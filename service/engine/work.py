@@ -1,39 +1,32 @@
-"""What the engine is asked to do, and how one batch of it is done on the device."""
+"""What the engine is asked to do, and what comes of it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor
 
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.decode import Answer, Sampling
-from gradmem_core.generate import generate
-from gradmem_core.padding import pad_right
-from gradmem_core.write import write
+
+Steps: TypeAlias = int | Literal["auto"]
+"A number of gradient steps, or as many as still help."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WriteWork:
     """One document to write."""
 
     checkpoint: Checkpoint
     context_ids: list[int]
-    steps: int
+    steps: Steps
 
     @property
-    def batch_key(self) -> tuple[object, ...]:
-        """Work of one key can share a batch."""
-        return ("write", self.checkpoint.name, self.steps)
-
-    @property
-    def weight(self) -> int:
-        """Rows of a batch that it takes."""
-        return 1
+    def tokens(self) -> int:
+        """Room that it takes in the queue."""
+        return len(self.context_ids)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadWork:
     """The queries of one request; one sampling setting for each."""
 
@@ -42,16 +35,14 @@ class ReadWork:
     "`(m, d)`."
     queries: list[list[int]]
     sampling: list[Sampling]
+    memory_id: str | None = None
+    "By which the prefilled memory is kept for later requests; None keeps nothing."
 
     @property
-    def batch_key(self) -> tuple[object, ...]:
-        """Work of one key can share a batch."""
-        return ("read", self.checkpoint.name)
-
-    @property
-    def weight(self) -> int:
-        """Rows of a batch that it takes."""
-        return len(self.queries)
+    def tokens(self) -> int:
+        """Room that it takes in the queue: its queries, and the answers at their longest."""
+        asked = sum(len(query) for query in self.queries)
+        return asked + sum(one.max_new_tokens for one in self.sampling)
 
 
 @dataclass(frozen=True)
@@ -65,53 +56,32 @@ class WrittenMemory:
     recall: float
     "Share of the tokens predicted correctly."
 
+    @property
+    def steps(self) -> int:
+        """Gradient steps that made the memory."""
+        return len(self.losses) - 1
+
+
+@dataclass(frozen=True)
+class StepMade:
+    """Told after each gradient step of a WRITE."""
+
+    step: int
+    "From 1."
+    loss: float
+    "Before the step, nats per token."
+
+
+@dataclass(frozen=True)
+class TokenChosen:
+    """Told after each token of an answer."""
+
+    query: int
+    "Which of the request's queries, from 0."
+    token: int
+    "Its id."
+
 
 Work: TypeAlias = WriteWork | ReadWork
 Result: TypeAlias = WrittenMemory | list[Answer]
-
-
-def run_batch(works: Sequence[Work]) -> list[Result]:
-    """Do work of one batch key on the device; one result for each, in order.
-
-    Raises:
-        GradMemError: One of the inputs was refused or diverged; no result is returned.
-    """
-    if isinstance(works[0], WriteWork):
-        return list(_write([work for work in works if isinstance(work, WriteWork)]))
-    return list(_read([work for work in works if isinstance(work, ReadWork)]))
-
-
-def _write(works: list[WriteWork]) -> list[WrittenMemory]:
-    checkpoint = works[0].checkpoint
-    device = checkpoint.model.initial_memory.device
-    contexts = [work.context_ids for work in works]
-    written = write(
-        checkpoint.model,
-        pad_right(contexts, checkpoint.tokenizer.pad_id, device=device),
-        torch.tensor([len(ids) for ids in contexts], device=device),
-        works[0].steps,
-        create_graph=False,
-    )
-    assert written.recall is not None
-    return [
-        WrittenMemory(memory, losses, recall)
-        for memory, losses, recall in zip(
-            written.memory.cpu(), written.losses.tolist(), written.recall.tolist(), strict=True
-        )
-    ]
-
-
-def _read(works: list[ReadWork]) -> list[list[Answer]]:
-    checkpoint = works[0].checkpoint
-    device = checkpoint.model.initial_memory.device
-    answers = iter(
-        generate(
-            checkpoint.model,
-            torch.stack([work.memory for work in works]).to(device),
-            [query for work in works for query in work.queries],
-            [index for index, work in enumerate(works) for _ in work.queries],
-            [sampling for work in works for sampling in work.sampling],
-            stop_ids=checkpoint.stop_ids,
-        )
-    )
-    return [[next(answers) for _ in work.queries] for work in works]
+Event: TypeAlias = StepMade | TokenChosen

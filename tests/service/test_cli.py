@@ -94,7 +94,10 @@ def test_read_prints_an_answer_a_line(gradmem: Gradmem, memory_id: str, base_url
     output = gradmem.output("read", memory_id, *QUERIES)
     assert output == "".join(f"{answer.answer}\n" for answer in answers)
     whole = json.loads(gradmem.output("read", "--json", memory_id, *QUERIES))
-    assert whole == {"answers": [answer.model_dump() for answer in answers]}
+    assert whole == {
+        "answers": [answer.model_dump() for answer in answers],
+        "tokens": sum(answer.tokens for answer in answers),
+    }
 
 
 def test_options_of_read_reach_the_service(gradmem: Gradmem, memory_id: str) -> None:

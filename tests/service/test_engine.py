@@ -1,4 +1,4 @@
-"""The engine with devices that fail, stall and count."""
+"""The engine on a tiny model: beside others, interleaved, cancelled, late, failing and stopping."""
 
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -9,169 +9,268 @@ import pytest
 import torch
 
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.decode import Sampling
+from gradmem_core.decode import Answer, Prefix, Sampling, prefill
 from gradmem_core.errors import (
+    DeadlineError,
     DeviceError,
     EngineStoppedError,
     GradMemError,
     NonFiniteLossError,
-    OutOfMemoryError,
     OverloadedError,
 )
-from service.engine import Engine, Limits, ReadWork, WriteWork, WrittenMemory
-from service.engine.work import Result, Work, run_batch
+from gradmem_core.generate import generate
+from gradmem_core.model import MemoryModel
+from gradmem_core.write import write, write_until_settled
+from service.engine import (
+    Admission,
+    Engine,
+    Event,
+    Limits,
+    ReadWork,
+    StepMade,
+    TokenChosen,
+    TorchDevice,
+    WriteWork,
+    WrittenMemory,
+)
+from service.engine.device import PrefixCache, Reading, WriteOutcome, Writing
+from service.engine.work import Steps
 from service.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio
-LIMITS = Limits(waiting=100, batch_documents=4, batch_queries=8, threads=1)
+LIMITS = Limits(batch_tokens=200, batch_queries=16)
+ADMISSION = Admission(tokens=1000, seconds=30)
 DOCUMENTS = ["!aB:7x!|", "!kk:Q3!!0z:mN!|", "!Wd:u8!!5p:Rt!!Cy:9e!|", "!a:b!|"]
+QUERIES = ["?!kk:", "?!a:", "?!"]
 
 
-class Device:
-    """Runs batches for real, but waits for `open` first and fails as told.
+class Gated(TorchDevice):
+    """The real device behind a gate; it notes its WRITE batches and fails for a length."""
 
-    Args:
-        error: Raised for every batch that holds a document of `bad` tokens.
-    """
-
-    def __init__(self, *, bad: int = 0, error: Exception | None = None) -> None:
+    def __init__(self, *, bad: int = 0, error: BaseException | None = None) -> None:
+        super().__init__(prefix_bytes=2**20)
         self.gate = threading.Event()
         self.entered = threading.Event()
-        self.batches: list[int] = []
+        self.batches: list[list[int]] = []
         self.bad = bad
         self.error = error
 
-    def __call__(self, works: Sequence[Work]) -> list[Result]:
+    def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
         self.entered.set()
         assert self.gate.wait(timeout=30)
-        self.batches.append(len(works))
-        lengths = [len(work.context_ids) for work in works if isinstance(work, WriteWork)]
-        if self.error and self.bad in lengths:
+        self.batches.append([writing.work.tokens for writing in writes])
+        if self.error and self.bad in self.batches[-1]:
             raise self.error
-        return run_batch(works)
+        return super().write_step(writes)
 
 
 @asynccontextmanager
-async def started(device: Device, limits: Limits = LIMITS) -> AsyncIterator[Engine]:
-    engine = Engine(limits, Telemetry(), device)
+async def started(device: TorchDevice, admission: Admission = ADMISSION) -> AsyncIterator[Engine]:
+    engine = Engine(device, LIMITS, admission, Telemetry(), threads=1)
     engine.start()
     try:
         yield engine
     finally:
-        device.gate.set()
+        if isinstance(device, Gated):
+            device.gate.set()
         engine.stop()
 
 
-def work(tiny: Checkpoint, document: str, steps: int = 2) -> WriteWork:
+def a_write(tiny: Checkpoint, document: str, steps: Steps = 2) -> WriteWork:
     return WriteWork(tiny, tiny.tokenizer.encode(document), steps)
 
 
-async def outcome(engine: Engine, item: WriteWork, into: list[object], place: int) -> None:
+def a_read(tiny: Checkpoint, memory: torch.Tensor, memory_id: str | None = None) -> ReadWork:
+    queries = [tiny.tokenizer.encode(text) for text in QUERIES]
+    sampling = [Sampling(4), Sampling(8, temperature=1.0, seed=3), Sampling(2)]
+    return ReadWork(tiny, memory, queries, sampling, memory_id)
+
+
+def written_alone(work: WriteWork) -> tuple[torch.Tensor, list[float]]:
+    ids, lengths = torch.tensor([work.context_ids]), torch.tensor([len(work.context_ids)])
+    assert isinstance(work.steps, int)
+    found = write(work.checkpoint.model, ids, lengths, work.steps, create_graph=False)
+    return found.memory[0], found.losses[0].tolist()
+
+
+def read_alone(work: ReadWork) -> list[Answer]:
+    return [
+        generate(
+            work.checkpoint.model,
+            work.memory[None],
+            [query],
+            [0],
+            [sampling],
+            stop_ids=work.checkpoint.stop_ids,
+        )[0]
+        for query, sampling in zip(work.queries, work.sampling, strict=True)
+    ]
+
+
+async def outcome(engine: Engine, work: WriteWork, into: list[object], place: int) -> None:
     try:
-        into[place] = await engine.write(item)
+        into[place] = await engine.write(work)
     except GradMemError as error:
         into[place] = error
 
 
-async def write_all(engine: Engine, items: Sequence[WriteWork], device: Device) -> list[object]:
-    """Queue one item first, then the rest behind its batch; every outcome in order."""
-    outcomes: list[object] = [None] * len(items)
+async def write_all(engine: Engine, works: Sequence[WriteWork], device: Gated) -> list[object]:
+    """Queue one work first, then the rest behind its first step; every outcome in order."""
+    outcomes: list[object] = [None] * len(works)
     async with anyio.create_task_group() as group:
-        group.start_soon(outcome, engine, items[0], outcomes, 0)
+        group.start_soon(outcome, engine, works[0], outcomes, 0)
         await anyio.to_thread.run_sync(device.entered.wait)
-        for place, item in enumerate(items[1:], start=1):
-            group.start_soon(outcome, engine, item, outcomes, place)
+        for place, work in enumerate(works[1:], start=1):
+            group.start_soon(outcome, engine, work, outcomes, place)
         await anyio.wait_all_tasks_blocked()
         device.gate.set()
     return outcomes
 
 
-async def test_waiting_work_is_batched_and_equals_work_alone(tiny: Checkpoint) -> None:
-    device = Device()
-    items = [work(tiny, DOCUMENTS[0]), *[work(tiny, document) for document in DOCUMENTS]]
+async def test_work_beside_other_work_equals_work_alone(tiny: Checkpoint) -> None:
+    writes = [a_write(tiny, text, steps) for text in DOCUMENTS for steps in (1, 3, 8)]
+    memories = torch.randn(4, 4, 32, generator=torch.Generator().manual_seed(0))
+    reads = [a_read(tiny, memory, str(i % 2)) for i, memory in enumerate(memories[[0, 1, 0, 1]])]
+    made: dict[int, WrittenMemory] = {}
+    answers: dict[int, list[Answer]] = {}
+
+    async def write_one(place: int) -> None:
+        made[place] = await engine.write(writes[place])
+
+    async def read_one(place: int) -> None:
+        await anyio.sleep(0.01 * place)
+        answers[place] = await engine.read(reads[place])
+
+    device = TorchDevice(prefix_bytes=2**20)
+    async with started(device) as engine, anyio.create_task_group() as group:
+        for place in range(len(writes)):
+            group.start_soon(write_one, place)
+        for place in range(len(reads)):
+            group.start_soon(read_one, place)
+    for place, work in enumerate(writes):
+        memory, losses = written_alone(work)
+        torch.testing.assert_close(made[place].memory, memory, rtol=1e-5, atol=1e-5)
+        assert made[place].losses == pytest.approx(losses, rel=1e-5)
+        assert made[place].steps == work.steps
+    for place, read_work in enumerate(reads):
+        for found, expected in zip(answers[place], read_alone(read_work), strict=True):
+            assert found.tokens == expected.tokens
+            assert found.finish_reason == expected.finish_reason
+            assert found.confidence == pytest.approx(expected.confidence, abs=1e-5)
+
+
+async def test_auto_stops_where_the_core_stops(tiny: Checkpoint) -> None:
+    works = [a_write(tiny, text, "auto") for text in DOCUMENTS]
+    outcomes: list[object] = [None] * len(works)
+    async with started(TorchDevice(prefix_bytes=0)) as engine, anyio.create_task_group() as group:
+        for place, work in enumerate(works):
+            group.start_soon(outcome, engine, work, outcomes, place)
+    for work, found in zip(works, outcomes, strict=True):
+        assert isinstance(found, WrittenMemory)
+        ids, lengths = torch.tensor([work.context_ids]), torch.tensor([len(work.context_ids)])
+        expected = write_until_settled(tiny.model, ids, lengths, tiny.model.config.max_write_steps)
+        torch.testing.assert_close(found.memory, expected.memory[0], rtol=1e-5, atol=1e-5)
+        assert found.losses[-1] == pytest.approx(float(expected.losses[0]), rel=1e-4)
+        assert found.steps in (int(expected.steps[0]), int(expected.steps[0]) - 1)
+
+
+async def test_documents_share_gradient_steps_whatever_their_steps(tiny: Checkpoint) -> None:
+    device = Gated()
+    works = [a_write(tiny, DOCUMENTS[0], steps) for steps in (2, 1, 3, 2)]
     async with started(device) as engine:
-        outcomes = await write_all(engine, items, device)
-    assert device.batches == [1, 4]
-    for item, result in zip(items, outcomes, strict=True):
-        (alone,) = run_batch([item])
-        assert isinstance(result, WrittenMemory)
-        assert isinstance(alone, WrittenMemory)
-        torch.testing.assert_close(result.memory, alone.memory, rtol=1e-5, atol=1e-6)
-        assert result.losses == pytest.approx(alone.losses, rel=1e-5)
+        await write_all(engine, works, device)
+    assert [len(batch) for batch in device.batches] == [1, 4, 2, 1]
 
 
-async def test_batches_hold_one_number_of_steps_and_no_more_than_fit(tiny: Checkpoint) -> None:
-    device = Device()
-    steps = [1, 2, 3, 2, 3, 2, 2, 2]
-    items = [work(tiny, DOCUMENTS[0], steps=count) for count in steps]
+async def test_listeners_are_told_in_order_before_the_result(tiny: Checkpoint) -> None:
+    steps: list[Event] = []
+    tokens: list[Event] = []
+    async with started(TorchDevice(prefix_bytes=0)) as engine:
+        made = await engine.write(a_write(tiny, DOCUMENTS[1], 3), listener=steps.append)
+        assert steps == [StepMade(i + 1, loss) for i, loss in enumerate(made.losses[:-1])]
+        work = a_read(tiny, made.memory)
+        answers = await engine.read(work, listener=tokens.append)
+    for query, answer in enumerate(answers):
+        told = [e.token for e in tokens if isinstance(e, TokenChosen) and e.query == query]
+        assert told[: len(answer.tokens)] == answer.tokens
+        assert len(told) == len(answer.tokens) + (answer.finish_reason == "stop")
+
+
+async def test_one_that_diverges_fails_alone(tiny: Checkpoint) -> None:
+    works = [a_write(tiny, text, 8) for text in DOCUMENTS]
+
+    class Diverging(Gated):
+        def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+            for writing in writes:
+                if writing.work is works[1] and writing.memory is not None:
+                    writing.memory = writing.memory * torch.inf
+            return super().write_step(writes)
+
+    device = Diverging()
     async with started(device) as engine:
-        outcomes = await write_all(engine, items, device)
-    assert device.batches == [1, 4, 2, 1]
-    for count, result in zip(steps, outcomes, strict=True):
-        assert isinstance(result, WrittenMemory)
-        assert len(result.losses) == count + 1
-
-
-async def test_one_that_fails_fails_alone(tiny: Checkpoint) -> None:
-    bad = len(tiny.tokenizer.encode(DOCUMENTS[1]))
-    device = Device(bad=bad, error=NonFiniteLossError("diverged", samples=[1]))
-    items = [work(tiny, DOCUMENTS[0]), *[work(tiny, document) for document in DOCUMENTS]]
-    async with started(device) as engine:
-        outcomes = await write_all(engine, items, device)
+        outcomes = await write_all(engine, works, device)
     failed = [isinstance(result, NonFiniteLossError) for result in outcomes]
-    assert failed == [False, False, True, False, False]
+    assert failed == [False, True, False, False]
 
 
-@pytest.mark.parametrize(
-    ("error", "translated"),
-    [(RuntimeError("document text"), DeviceError), (torch.OutOfMemoryError(), OutOfMemoryError)],
-)
 async def test_errors_of_the_device_are_translated_and_the_engine_lives(
-    tiny: Checkpoint, error: Exception, translated: type, caplog: pytest.LogCaptureFixture
+    tiny: Checkpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
-    device = Device(bad=len(DOCUMENTS[1]), error=error)
+    device = Gated(bad=len(DOCUMENTS[1]), error=RuntimeError("document text"))
     device.gate.set()
     async with started(device) as engine:
-        with pytest.raises(translated):
-            await engine.write(work(tiny, DOCUMENTS[1]))
-        assert isinstance(await engine.write(work(tiny, DOCUMENTS[0])), WrittenMemory)
+        with pytest.raises(DeviceError):
+            await engine.write(a_write(tiny, DOCUMENTS[1]))
+        assert isinstance(await engine.write(a_write(tiny, DOCUMENTS[0])), WrittenMemory)
     assert "document text" not in caplog.text
 
 
-async def test_a_full_queue_refuses(tiny: Checkpoint) -> None:
-    device = Device()
-    limits = Limits(waiting=2, batch_documents=4, batch_queries=8, threads=1)
-    async with started(device, limits) as engine:
-        outcomes = await write_all(engine, [work(tiny, DOCUMENTS[0])] * 6, device)
+async def test_a_full_engine_refuses_and_takes_up_again(tiny: Checkpoint) -> None:
+    device = Gated()
+    tokens = len(DOCUMENTS[0])
+    async with started(device, Admission(tokens=3 * tokens, seconds=30)) as engine:
+        outcomes = await write_all(engine, [a_write(tiny, DOCUMENTS[0])] * 6, device)
+        assert isinstance(await engine.write(a_write(tiny, DOCUMENTS[2])), WrittenMemory)
     refused = [result for result in outcomes if isinstance(result, OverloadedError)]
     assert len(refused) == 3
-    assert {error.limit for error in refused} == {2}
+    assert {error.limit for error in refused} == {3 * tokens}
 
 
-async def test_whoever_has_left_takes_no_part_in_a_batch(tiny: Checkpoint) -> None:
-    device = Device()
+async def test_what_is_late_is_answered_in_time_and_never_begun(tiny: Checkpoint) -> None:
+    device = Gated()
+    first: list[object] = [None]
     async with started(device) as engine, anyio.create_task_group() as group:
-        first: list[object] = [None]
-        group.start_soon(outcome, engine, work(tiny, DOCUMENTS[0]), first, 0)
+        group.start_soon(outcome, engine, a_write(tiny, DOCUMENTS[0]), first, 0)
         await anyio.to_thread.run_sync(device.entered.wait)
-        with anyio.move_on_after(0.05):
-            await engine.write(work(tiny, DOCUMENTS[1]))
+        with pytest.raises(DeadlineError, match=r"within 0\.05 s"):
+            await engine.write(a_write(tiny, DOCUMENTS[1]), seconds=0.05)
         device.gate.set()
-    assert device.batches == [1]
+    assert isinstance(first[0], WrittenMemory)
+    assert all(batch == [len(DOCUMENTS[0])] for batch in device.batches)
+
+
+async def test_whoever_leaves_frees_their_place_between_steps(tiny: Checkpoint) -> None:
+    device = Gated()
+    async with started(device) as engine:
+        with anyio.move_on_after(0.05):
+            await engine.write(a_write(tiny, DOCUMENTS[1], 8))
+        device.gate.set()
+        await engine.write(a_write(tiny, DOCUMENTS[0], 2))
+    assert device.batches == [[len(DOCUMENTS[1])], *[[len(DOCUMENTS[0])]] * 2]
 
 
 async def test_stopping_answers_everyone(tiny: Checkpoint) -> None:
-    device = Device()
+    device = Gated()
     outcomes: list[object] = [None] * 3
     async with started(device) as engine, anyio.create_task_group() as group:
-        group.start_soon(outcome, engine, work(tiny, DOCUMENTS[0]), outcomes, 0)
+        group.start_soon(outcome, engine, a_write(tiny, DOCUMENTS[0], 1), outcomes, 0)
         await anyio.to_thread.run_sync(device.entered.wait)
-        group.start_soon(outcome, engine, work(tiny, DOCUMENTS[1]), outcomes, 1)
+        group.start_soon(outcome, engine, a_write(tiny, DOCUMENTS[1]), outcomes, 1)
         await anyio.wait_all_tasks_blocked()
         stopper = threading.Thread(target=engine.stop)
         stopper.start()
         await anyio.sleep(0.05)
-        group.start_soon(outcome, engine, work(tiny, DOCUMENTS[2]), outcomes, 2)
+        group.start_soon(outcome, engine, a_write(tiny, DOCUMENTS[2]), outcomes, 2)
         device.gate.set()
         await anyio.to_thread.run_sync(stopper.join)
     assert isinstance(outcomes[0], WrittenMemory)
@@ -180,28 +279,51 @@ async def test_stopping_answers_everyone(tiny: Checkpoint) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_the_batch_in_which_the_thread_ends_is_answered(tiny: Checkpoint) -> None:
-    def run(_: Sequence[Work]) -> list[Result]:
-        raise SystemExit
-
-    engine = Engine(LIMITS, Telemetry(), run)
+@pytest.mark.parametrize("error", [SystemExit(), torch.AcceleratorError("device lost")])
+async def test_a_device_that_is_lost_ends_the_engine_with_everyone_answered(
+    tiny: Checkpoint, error: BaseException
+) -> None:
+    device = Gated(bad=len(DOCUMENTS[0]), error=error)
+    engine = Engine(device, LIMITS, ADMISSION, Telemetry())
+    failed = threading.Event()
+    engine.on_failure = failed.set
     engine.start()
-    with pytest.raises(EngineStoppedError):
-        await engine.write(work(tiny, DOCUMENTS[0]))
+    outcomes = await write_all(engine, [a_write(tiny, text) for text in DOCUMENTS], device)
+    assert all(isinstance(one, EngineStoppedError) for one in outcomes)
+    assert await anyio.to_thread.run_sync(failed.wait, 10)
     engine.stop()
     assert not engine.alive
 
 
-async def test_reads_of_different_memories_share_a_batch(tiny: Checkpoint) -> None:
-    works = []
-    for document in DOCUMENTS[:3]:
-        (written,) = run_batch([work(tiny, document)])
-        assert isinstance(written, WrittenMemory)
-        queries = [tiny.tokenizer.encode(text) for text in ("?!kk:", "?!a:")]
-        works.append(ReadWork(tiny, written.memory, queries, [Sampling(4)] * 2))
-    together = run_batch(works)
-    alone = [run_batch([item])[0] for item in works]
-    for batched, single in zip(together, alone, strict=True):
-        assert isinstance(batched, list)
-        assert isinstance(single, list)
-        assert [a.tokens for a in batched] == [a.tokens for a in single]
+def test_prefixes_are_computed_once_and_the_least_recently_read_goes_first(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    memory = torch.zeros(4, 32)
+    one = 4 * tiny.model.backbone.cache_elements_per_token * 4  # float32, four vectors
+    cache = PrefixCache(2 * one)
+
+    def counted(model: MemoryModel, memories: torch.Tensor) -> list[Prefix]:
+        computed.append(len(memories))
+        return prefill(model, memories)
+
+    monkeypatch.setattr("service.engine.device.prefill", counted)
+
+    def ask(*ids: str | None) -> list[object]:
+        return list(cache.of([Reading(a_read(tiny, memory, name)) for name in ids]))
+
+    first = ask("a", "b", "a")
+    assert first[0] is first[2]
+    assert computed == [2]
+    ask("a")
+    ask("c")  # gives up b, which was read before a
+    ask("a")
+    assert computed == [2, 1]
+    assert cache.bytes == 2 * one
+    ask("b")
+    assert computed == [2, 1, 1]
+    cache.forget("b")
+    assert cache.bytes == one
+    ask(None, None)
+    assert computed == [2, 1, 1, 2]
+    assert cache.bytes == one

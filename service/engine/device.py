@@ -1,0 +1,272 @@
+"""What the scheduler asks of a device, and torch's answer to it.
+
+Shapes: `B` documents, `T` tokens, `m` memory vectors, `d` width.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.decode import Answer, Decoding, Prefix, prefill
+from gradmem_core.errors import NonFiniteLossError
+from gradmem_core.padding import pad_right
+from gradmem_core.write import SETTLED, gradient_step, reconstruction
+from service.engine.work import ReadWork, TokenChosen, WriteWork, WrittenMemory
+
+
+@dataclass(eq=False)
+class Writing:
+    """A document between two gradient steps."""
+
+    work: WriteWork
+    memory: Tensor | None = None
+    "`(m, d)` on the device; None stands for M0."
+    losses: list[float] = field(default_factory=list)
+    "Before each step that was made."
+    best: WrittenMemory | None = None
+    "What `auto` falls back on if the next step does not help."
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What writes it."""
+        return self.work.checkpoint
+
+
+@dataclass(eq=False)
+class Reading:
+    """A request between two tokens."""
+
+    work: ReadWork
+    numbers: list[int] = field(default_factory=list)
+    "Its queries' numbers in the decoding batch."
+    answers: dict[int, Answer] = field(default_factory=dict)
+    "What is finished, by the query's place."
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What reads it."""
+        return self.work.checkpoint
+
+    @property
+    def done(self) -> bool:
+        """Whether every query is answered."""
+        return len(self.answers) == len(self.work.queries)
+
+
+WriteOutcome: TypeAlias = WrittenMemory | NonFiniteLossError | None
+"What a step made of a document; None where more steps follow."
+
+
+class Device(Protocol):
+    """Does one small piece of work at a time. All of a call's items are of one checkpoint.
+
+    A call that raises has changed none of its items.
+    """
+
+    def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+        """Make the next gradient step of each document."""
+
+    def begin(self, reads: Sequence[Reading]) -> None:
+        """Let requests join the decoding batch."""
+
+    def read_step(self, reads: Sequence[Reading]) -> list[tuple[Reading, TokenChosen]]:
+        """Choose the next token of every query in the batch, which `reads` are the requests of."""
+
+    def drop(self, reads: Sequence[Reading]) -> None:
+        """Take requests out of the decoding batch, as if they had not begun."""
+
+    def read(self, reads: Sequence[Reading]) -> None:
+        """Answer requests from their start to their end, apart from the decoding batch."""
+
+    def forget(self, memory_id: str) -> None:
+        """Keep nothing of a memory."""
+
+
+class TorchDevice:
+    """The real one.
+
+    Args:
+        prefix_bytes: Most bytes of prefilled memories that are kept for later requests.
+    """
+
+    def __init__(self, *, prefix_bytes: int) -> None:
+        self._prefixes = PrefixCache(prefix_bytes)
+        self._decoding: dict[str, Decoding] = {}
+
+    def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+        """Make the next gradient step of each document (see `Device`)."""
+        model, pad_id = writes[0].checkpoint.model, writes[0].checkpoint.tokenizer.pad_id
+        start = model.initial_memory.detach()
+        contexts = [writing.work.context_ids for writing in writes]
+        ids = pad_right(contexts, pad_id, device=start.device)  # (B, T)
+        lengths = torch.tensor([len(context) for context in contexts], device=start.device)
+        memory = torch.stack([start if w.memory is None else w.memory for w in writes])
+        following, before = gradient_step(model, memory, ids, lengths)
+        measured = [i for i, writing in enumerate(writes) if _is_measured(writing)]
+        after = torch.full_like(before, torch.nan)
+        recall = torch.zeros_like(before)
+        if measured:
+            rows = torch.tensor(measured, device=start.device)
+            after[rows], recall[rows] = reconstruction(
+                model, following[rows], ids[rows, : int(lengths[rows].max())], lengths[rows]
+            )
+        finite = before.isfinite() & following.isfinite().all(dim=(1, 2))
+        steps = zip(before.tolist(), after.tolist(), recall.tolist(), finite.tolist(), strict=True)
+        return [
+            _moved(writing, following[row], *step)
+            for row, (writing, step) in enumerate(zip(writes, steps, strict=True))
+        ]
+
+    def begin(self, reads: Sequence[Reading]) -> None:
+        """Let requests join the decoding batch (see `Device`)."""
+        checkpoint = reads[0].checkpoint
+        fresh = Decoding(checkpoint.model, stop_ids=checkpoint.stop_ids)
+        self._join(self._decoding.get(checkpoint.name, fresh), reads)
+        self._decoding.setdefault(checkpoint.name, fresh)
+
+    def read_step(self, reads: Sequence[Reading]) -> list[tuple[Reading, TokenChosen]]:
+        """Choose the next token of every query in the batch (see `Device`)."""
+        return _stepped(self._decoding[reads[0].checkpoint.name], reads)
+
+    def drop(self, reads: Sequence[Reading]) -> None:
+        """Take requests out of the decoding batch (see `Device`)."""
+        decoding = self._decoding.get(reads[0].checkpoint.name)
+        if decoding is not None:
+            decoding.drop({number for reading in reads for number in reading.numbers})
+        for reading in reads:
+            reading.numbers.clear()
+            reading.answers.clear()
+
+    def read(self, reads: Sequence[Reading]) -> None:
+        """Answer requests apart from the decoding batch (see `Device`)."""
+        checkpoint = reads[0].checkpoint
+        decoding = Decoding(checkpoint.model, stop_ids=checkpoint.stop_ids)
+        self._join(decoding, reads)
+        while len(decoding):
+            _stepped(decoding, reads)
+
+    def forget(self, memory_id: str) -> None:
+        """Keep nothing of a memory (see `Device`)."""
+        self._prefixes.forget(memory_id)
+
+    def _join(self, decoding: Decoding, reads: Sequence[Reading]) -> None:
+        works = [one.work for one in reads]
+        prefixes = zip(works, self._prefixes.of(reads), strict=True)
+        numbers = iter(
+            decoding.join(
+                [prefix for work, prefix in prefixes for _ in work.queries],
+                [query for work in works for query in work.queries],
+                [sampling for work in works for sampling in work.sampling],
+            )
+        )
+        for one in reads:
+            one.numbers[:] = [next(numbers) for _ in one.work.queries]
+
+
+class PrefixCache:
+    """Prefilled memories, the least recently read given up first.
+
+    Args:
+        most_bytes: Most bytes that are kept.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._kept: OrderedDict[str, Prefix] = OrderedDict()
+        self.bytes = 0
+
+    def of(self, reads: Sequence[Reading]) -> list[Prefix]:
+        """The prefix of each request's memory; those that are not kept are computed together."""
+        known = {key: self._kept[key] for key in map(_key, reads) if key in self._kept}
+        missing = {_key(reading): reading for reading in reads if _key(reading) not in known}
+        if missing:
+            model = reads[0].checkpoint.model
+            memory = torch.stack([one.work.memory for one in missing.values()])
+            made = prefill(model, memory.to(model.initial_memory.device))
+            known |= dict(zip(missing, made, strict=True))
+        for reading in reads:
+            if reading.work.memory_id is not None:
+                self._keep(reading.work.memory_id, known[_key(reading)])
+        return [known[_key(reading)] for reading in reads]
+
+    def forget(self, memory_id: str) -> None:
+        """Give up a memory's prefix."""
+        prefix = self._kept.pop(memory_id, None)
+        self.bytes -= prefix.bytes if prefix else 0
+
+    def _keep(self, memory_id: str, prefix: Prefix) -> None:
+        self.forget(memory_id)
+        self._kept[memory_id] = prefix
+        self.bytes += prefix.bytes
+        while self.bytes > self._most:
+            self.forget(next(iter(self._kept)))
+
+
+def _key(reading: Reading) -> str:
+    """What tells memories apart: their id, or the request where there is none."""
+    return reading.work.memory_id or f"request {id(reading)}"
+
+
+def _is_measured(writing: Writing) -> bool:
+    """Whether the loss after the next step is wanted, and not only before the one that follows."""
+    steps = writing.work.steps
+    return steps == "auto" or len(writing.losses) + 1 == steps
+
+
+def _moved(
+    writing: Writing, memory: Tensor, before: float, after: float, recall: float, finite: bool
+) -> WriteOutcome:
+    """Take a step over into a document.
+
+    Args:
+        writing: The document.
+        memory: After the step, `(m, d)`.
+        before: Its loss before the step.
+        after: And after it, where it was measured.
+        recall: Share of the tokens that are predicted after it.
+        finite: Whether loss and memory are numbers.
+    """
+    if not finite:
+        return NonFiniteLossError(
+            "WRITE diverged: a loss or the memory is not finite; use fewer steps", samples=[0]
+        )
+    if not _is_measured(writing):
+        writing.memory = memory
+        writing.losses.append(before)
+        return None
+    made = WrittenMemory(memory.cpu(), [*writing.losses, before, after], recall)
+    if writing.work.steps != "auto":
+        return made
+    return _settled(writing, memory, made)
+
+
+def _settled(writing: Writing, memory: Tensor, made: WrittenMemory) -> WriteOutcome:
+    """Go on with a document for as long as steps help, as `write_until_settled` does."""
+    first, before, after = made.losses[0], made.losses[-2], made.losses[-1]
+    better = writing.best is None or after < before
+    most = writing.checkpoint.model.config.max_write_steps
+    if before - after > SETTLED * first and made.steps < most:
+        writing.memory, writing.best = memory, made
+        writing.losses.append(before)
+        return None
+    return made if better else writing.best
+
+
+def _stepped(decoding: Decoding, reads: Sequence[Reading]) -> list[tuple[Reading, TokenChosen]]:
+    owner = {
+        number: (reading, query)
+        for reading in reads
+        for query, number in enumerate(reading.numbers)
+    }
+    told = []
+    for chosen in decoding.step():
+        reading, query = owner[chosen.query]
+        if chosen.answer is not None:
+            reading.answers[query] = chosen.answer
+        told.append((reading, TokenChosen(query, chosen.token)))
+    return told

@@ -1,0 +1,400 @@
+"""The scheduler with a device without a model and a clock that only the test moves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.decode import Answer, Sampling
+from gradmem_core.errors import (
+    DeadlineError,
+    DeviceError,
+    EngineStoppedError,
+    GradMemError,
+    OutOfMemoryError,
+)
+from service.engine.device import Reading, WriteOutcome, Writing
+from service.engine.scheduler import BURST, FATAL, PATIENCE, Job, Limits, Scheduler
+from service.engine.work import Event, ReadWork, Result, TokenChosen, Work, WriteWork, WrittenMemory
+from service.telemetry import Telemetry
+
+NEVER = 1e9
+LIMITS = Limits(batch_tokens=40, batch_queries=6)
+ROOMY = Limits(batch_tokens=10_000, batch_queries=10_000)
+LONGEST_ANSWER = 4
+CHECKPOINTS = [cast("Checkpoint", SimpleNamespace(name=name)) for name in ("a", "b")]
+
+
+class Clock:
+    """Seconds, as the test has it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Seen(Job):
+    """A job that notes its answers."""
+
+    def __init__(self, work: Work, *, deadline: float = NEVER, queued: float = 0.0) -> None:
+        super().__init__(work, deadline=deadline, queued=queued)
+        self.left = False
+        self.outcomes: list[Result | GradMemError] = []
+        self.events: list[Event] = []
+
+    @property
+    def gone(self) -> bool:
+        return self.left
+
+    def answer(self, outcome: Result | GradMemError) -> None:
+        self.outcomes.append(outcome)
+
+    def tell(self, event: Event) -> None:
+        self.events.append(event)
+
+
+@dataclass
+class FakeDevice:
+    """Gives every work a result that only it can have; fails for poisoned works and full batches.
+
+    Raises what `faults` has for the number of a call.
+    """
+
+    clock: Clock
+    poisoned: dict[int, Exception] = field(default_factory=dict)
+    room: int = 10_000
+    faults: dict[int, Exception] = field(default_factory=dict)
+    trace: list[tuple[str, list[int], float]] = field(default_factory=list)
+    decoding: list[Reading] = field(default_factory=list)
+
+    def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+        self._enter("write", writes)
+        outcomes: list[WriteOutcome] = []
+        for writing in writes:
+            steps = writing.work.steps
+            assert isinstance(steps, int)
+            writing.losses.append(float(steps - len(writing.losses)))
+            done = len(writing.losses) == steps
+            memory = torch.tensor([[float(identity(writing))]])
+            outcomes.append(WrittenMemory(memory, [*writing.losses, 0.0], 1.0) if done else None)
+        return outcomes
+
+    def begin(self, reads: Sequence[Reading]) -> None:
+        self._enter("begin", reads)
+        for reading in reads:
+            assert reading not in self.decoding
+            reading.numbers[:] = [0] * len(reading.work.queries)
+        self.decoding.extend(reads)
+
+    def read_step(self, reads: Sequence[Reading]) -> list[tuple[Reading, TokenChosen]]:
+        name = reads[0].checkpoint.name
+        in_batch = [r for r in self.decoding if r.checkpoint.name == name]
+        assert set(map(id, in_batch)) == set(map(id, reads))
+        self._enter("token", reads)
+        return [told for reading in reads for told in self._advance(reading)]
+
+    def read(self, reads: Sequence[Reading]) -> None:
+        self._enter("apart", reads)
+        for reading in reads:
+            reading.numbers[:] = [0] * len(reading.work.queries)
+            while not reading.done:
+                self._advance(reading)
+
+    def drop(self, reads: Sequence[Reading]) -> None:
+        self.decoding = [reading for reading in self.decoding if reading not in reads]
+        for reading in reads:
+            reading.answers.clear()
+
+    def forget(self, memory_id: str) -> None:
+        raise AssertionError(memory_id)
+
+    def _advance(self, reading: Reading) -> list[tuple[Reading, TokenChosen]]:
+        told = []
+        for query, made in enumerate(reading.numbers):
+            if query in reading.answers:
+                continue
+            reading.numbers[query] = made + 1
+            told.append((reading, TokenChosen(query, made)))
+            if made + 1 == reading.work.sampling[query].max_new_tokens:
+                reading.answers[query] = Answer([identity(reading), query], 1.0, "length")
+        if reading.done and reading in self.decoding:
+            self.decoding.remove(reading)
+        return told
+
+    def _enter(self, what: str, items: Sequence[Writing] | Sequence[Reading]) -> None:
+        self.trace.append((what, [identity(item) for item in items], self.clock.now))
+        self.clock.now += 1
+        if fault := self.faults.get(len(self.trace) - 1):
+            raise fault
+        if len(items) > self.room:
+            raise torch.OutOfMemoryError
+        for item in items:
+            if error := self.poisoned.get(identity(item)):
+                raise error
+
+
+def identity(item: Writing | Reading) -> int:
+    work = item.work
+    return work.context_ids[0] if isinstance(work, WriteWork) else work.queries[0][0]
+
+
+def a_write(number: int, *, tokens: int = 5, steps: int = 3, checkpoint: int = 0) -> WriteWork:
+    return WriteWork(CHECKPOINTS[checkpoint], [number] * tokens, steps)
+
+
+def a_read(number: int, *, queries: int = 1, answer: int = 2, checkpoint: int = 0) -> ReadWork:
+    sampling = [Sampling(max_new_tokens=answer)] * queries
+    asked = [[number, query] for query in range(queries)]
+    return ReadWork(CHECKPOINTS[checkpoint], torch.zeros(1, 1), asked, sampling)
+
+
+def check(job: Seen) -> None:
+    """Whether the one answer is the job's own."""
+    (outcome,) = job.outcomes
+    if isinstance(job.work, WriteWork):
+        assert isinstance(outcome, WrittenMemory)
+        assert outcome.memory.item() == job.work.context_ids[0]
+        assert outcome.steps == job.work.steps == len(job.events)
+    else:
+        assert isinstance(outcome, list)
+        number = job.work.queries[0][0]
+        assert [a.tokens for a in outcome] == [[number, q] for q in range(len(outcome))]
+        assert len(outcome) == len(job.work.queries)
+
+
+def run(scheduler: Scheduler, *, turns: int = 10_000) -> None:
+    for _ in range(turns):
+        if not scheduler.busy:
+            return
+        scheduler.turn()
+    raise AssertionError("the scheduler does not come to an end")
+
+
+writes = st.builds(
+    lambda tokens, steps, checkpoint: ("write", tokens, steps, checkpoint),
+    st.integers(1, 50),
+    st.integers(1, 6),
+    st.integers(0, 1),
+)
+reads = st.builds(
+    lambda queries, answer, checkpoint: ("read", queries, answer, checkpoint),
+    st.integers(1, 8),
+    st.integers(1, LONGEST_ANSWER),
+    st.integers(0, 1),
+)
+arrivals = st.lists(st.tuples(st.integers(0, 40), st.one_of(writes, reads)), max_size=30)
+
+
+def jobs_of(
+    plan: list[tuple[int, tuple[str, int, int, int]]], clock: Clock, life: dict[int, float]
+) -> list[tuple[int, Seen]]:
+    jobs = []
+    for number, (turn, (kind, size, length, checkpoint)) in enumerate(plan):
+        work: Work
+        if kind == "write":
+            work = a_write(number, tokens=size, steps=length, checkpoint=checkpoint)
+        else:
+            work = a_read(number, queries=size, answer=length, checkpoint=checkpoint)
+        jobs.append((turn, Seen(work, deadline=clock.now + turn + life.get(number, NEVER))))
+    return jobs
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    plan=arrivals,
+    leaves=st.dictionaries(st.integers(0, 29), st.integers(0, 60)),
+    life=st.dictionaries(st.integers(0, 29), st.floats(0, 60)),
+    poisoned=st.sets(st.integers(0, 29), max_size=3),
+    faults=st.dictionaries(
+        st.integers(0, 60), st.sampled_from([RuntimeError("x"), torch.OutOfMemoryError()])
+    ),
+    room=st.integers(1, 20),
+)
+def test_nothing_is_lost_answered_twice_or_mixed_up(
+    plan: list[tuple[int, tuple[str, int, int, int]]],
+    leaves: dict[int, int],
+    life: dict[int, float],
+    poisoned: set[int],
+    faults: dict[int, Exception],
+    room: int,
+) -> None:
+    clock = Clock()
+    device = FakeDevice(clock, dict.fromkeys(poisoned, RuntimeError("x")), room, faults)
+    scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
+    jobs = jobs_of(plan, clock, life)
+    for turn in range(62):
+        for number, (arrival, job) in enumerate(jobs):
+            if arrival == turn:
+                scheduler.add(job)
+            if leaves.get(number) == turn:
+                job.left = True
+        scheduler.turn()
+    run(scheduler)
+    assert device.decoding == []
+    for number, (_, job) in enumerate(jobs):
+        assert len(job.outcomes) <= 1
+        assert job.left or job.outcomes
+        if not job.outcomes or isinstance(job.outcomes[0], OutOfMemoryError | DeviceError):
+            continue
+        if isinstance(job.outcomes[0], DeadlineError):
+            assert number in life
+        else:
+            assert number not in poisoned
+            check(job)
+        started = [when for _, items, when in device.trace if number in items]
+        assert all(when < job.deadline for when in started)
+
+
+@settings(max_examples=200, deadline=None)
+@given(plan=arrivals, poisoned=st.sets(st.integers(0, 29), max_size=4))
+def test_only_what_is_bad_fails(
+    plan: list[tuple[int, tuple[str, int, int, int]]], poisoned: set[int]
+) -> None:
+    clock = Clock()
+    device = FakeDevice(clock, dict.fromkeys(poisoned, RuntimeError("x")))
+    scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
+    jobs = jobs_of(plan, clock, {})
+    for _, job in jobs:
+        scheduler.add(job)
+    run(scheduler)
+    for number, (_, job) in enumerate(jobs):
+        if number in poisoned:
+            assert [type(outcome) for outcome in job.outcomes] == [DeviceError]
+        else:
+            check(job)
+
+
+@settings(max_examples=200, deadline=None)
+@given(plan=arrivals)
+def test_a_read_waits_for_one_gradient_step_and_a_write_for_one_burst(
+    plan: list[tuple[int, tuple[str, int, int, int]]],
+) -> None:
+    clock = Clock()
+    device = FakeDevice(clock)
+    scheduler = Scheduler(device, ROOMY, Telemetry(), clock=clock)
+    jobs = jobs_of(plan, clock, {})
+    added: dict[int, int] = {}
+    waiting_since: int | None = None
+    for turn in range(400):
+        for number, (arrival, job) in enumerate(jobs):
+            if arrival == turn:
+                scheduler.add(job)
+                added[number] = len(device.trace)
+        writes_wait = bool(scheduler._writes or scheduler._writing)
+        scheduler.turn()
+        if device.trace and device.trace[-1][0] == "write":
+            waiting_since = None
+        elif writes_wait:
+            waiting_since = turn if waiting_since is None else waiting_since
+            assert turn - waiting_since <= BURST + 2 * LONGEST_ANSWER + 2
+    for number, (_, job) in enumerate(jobs):
+        check(job)
+        if isinstance(job.work, ReadWork):
+            calls = device.trace[added[number] :]
+            ends = max(i for i, (_, items, _) in enumerate(calls) if number in items)
+            begins = min(i for i, (_, items, _) in enumerate(calls) if number in items)
+            assert [what for what, *_ in calls[:begins]].count("write") <= 1
+            assert "write" not in [what for what, *_ in calls[begins:ends]]
+
+
+def test_an_endless_stream_of_reads_leaves_room_for_writes() -> None:
+    clock = Clock()
+    device = FakeDevice(clock)
+    scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
+    write = Seen(a_write(0, steps=5))
+    scheduler.add(write)
+    for number in range(1, 400):
+        scheduler.add(Seen(a_read(number)))
+        scheduler.turn()
+    check(write)
+
+
+def test_documents_join_between_steps_and_leave_when_done() -> None:
+    clock = Clock()
+    device = FakeDevice(clock)
+    scheduler = Scheduler(device, ROOMY, Telemetry(), clock=clock)
+    for number, steps in ((0, 3), (1, 1), (2, 2)):
+        scheduler.add(Seen(a_write(number, steps=steps)))
+        scheduler.turn()
+    run(scheduler)
+    assert [items for _, items, _ in device.trace] == [[0], [0, 1], [0, 2], [2]]
+
+
+def test_a_batch_holds_alike_lengths_within_the_budget() -> None:
+    clock = Clock()
+    device = FakeDevice(clock)
+    scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
+    for number, tokens in enumerate((10, 30, 12, 18, 10, 4)):
+        scheduler.add(Seen(a_write(number, tokens=tokens, steps=1)))
+    run(scheduler)
+    assert [items for _, items, _ in device.trace] == [[0, 2, 4], [1], [3], [5]]
+
+
+def test_the_oldest_document_is_not_passed_over_for_ever() -> None:
+    clock = Clock()
+    device = FakeDevice(clock)
+    scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
+    scheduler.add(Seen(a_write(0, tokens=5, steps=2)))
+    scheduler.turn()
+    long = Seen(a_write(1000, tokens=40))
+    scheduler.add(long)
+    for number in range(1, 200):
+        scheduler.add(Seen(a_write(number, tokens=5, steps=2)))
+        scheduler.turn()
+    check(long)
+    first = next(i for i, (_, items, _) in enumerate(device.trace) if 1000 in items)
+    assert first <= PATIENCE + 5
+
+
+def test_a_batch_without_room_is_halved_once() -> None:
+    clock = Clock()
+    device = FakeDevice(clock, room=2)
+    scheduler = Scheduler(device, ROOMY, Telemetry(), clock=clock)
+    jobs = [Seen(a_write(number, steps=1)) for number in range(3)]
+    for job in jobs:
+        scheduler.add(job)
+    scheduler.turn()
+    for job in jobs:
+        check(job)
+    jobs = [Seen(a_write(number, steps=1)) for number in range(6)]
+    for job in jobs:
+        scheduler.add(job)
+    scheduler.turn()
+    assert [type(job.outcomes[0]) for job in jobs] == [OutOfMemoryError] * 6
+    assert not scheduler.busy
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_a_fatal_error_is_raised_and_everyone_can_be_answered(call: int) -> None:
+    clock = Clock()
+    device = FakeDevice(clock, faults={call: FATAL[0]("device lost")})
+    scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
+    jobs = [Seen(work) for work in (a_write(0), a_read(1), a_read(2, queries=6), a_write(3))]
+    for job in jobs:
+        scheduler.add(job)
+    with pytest.raises(FATAL):
+        run(scheduler)
+    scheduler.abandon(EngineStoppedError("stopped"))
+    assert all(len(job.outcomes) == 1 for job in jobs)
+    assert not scheduler.busy
+
+
+def test_reads_that_fail_together_are_done_apart() -> None:
+    clock = Clock()
+    device = FakeDevice(clock, faults={2: RuntimeError("a token failed")})
+    scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
+    jobs = [Seen(a_read(number, answer=3)) for number in range(3)]
+    for job in jobs:
+        scheduler.add(job)
+    run(scheduler)
+    for job in jobs:
+        check(job)
+    assert [what for what, *_ in device.trace] == ["begin", "token", "token", "apart"]
