@@ -87,7 +87,8 @@ def report(files: Sequence[ResultFile]) -> Report:
         _section(
             "Baselines",
             "Writers side by side; state floats are the numbers kept of a context. A row of ours is"
-            " a recipe, the mean over its training seeds.",
+            " a recipe, the mean over its training seeds, with the contexts and the wall-clock time"
+            " of its training, what it started from included.",
             tables.side_by_side(cells),
         ),
         _section(

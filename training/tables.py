@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from training.measured import (
     Measured,
@@ -93,11 +94,12 @@ def ladder(cells: Iterable[Measured]) -> Table:
 def side_by_side(cells: Iterable[Measured]) -> Table:
     """Every writer at each published size: published rows, and ours by recipe (seeds' means)."""
     cells = [one for one in as_written(cells) if _in_baselines(one)]
-    table = Table(["writer", "K", "source", "state floats", *[f"{size} pairs" for size in SIZES]])
+    head = ["writer", "K", "source", "trained on", "state floats"]
+    table = Table([*head, *[f"{size} pairs" for size in SIZES]])
     for row in PUBLISHED:
         floats = f"{row.state_floats:,}" if row.state_floats else ""
         figures = [_one_decimal(row, size) for size in SIZES]
-        table.add([row.writer, str(row.write_steps), "published", floats, *figures], [])
+        table.add([row.writer, str(row.write_steps), "published", "", floats, *figures], [])
     runs = grouped(cells, lambda one: (*one.family, one.cell.write_steps))
     for (writer, recipe, k), of_run in sorted(runs.items(), key=lambda item: str(item[0])):
         seeds = len({one.result.fingerprint for one in of_run})
@@ -105,7 +107,7 @@ def side_by_side(cells: Iterable[Measured]) -> Table:
         states = sorted({one.cell.state_floats for one in of_run})
         floats = " to ".join(f"{n:,}" for n in sorted({states[0], states[-1]}))
         figures = [_mean([one for one in of_run if one.cell.size == size]) for size in SIZES]
-        table.add([writer, str(k), source, floats, *figures], _files(of_run))
+        table.add([writer, str(k), source, _cost_of(of_run), floats, *figures], _files(of_run))
     return table
 
 
@@ -234,6 +236,17 @@ def step_time(results: Iterable[tuple[ResultFile, StepTime]]) -> Table:
             speed = [f"{row.contexts_per_second:.2f}", f"{row.relative:.2f}"]
             table.add([*place, *speed, f"{row.peak_memory_bytes / 2**20:,.0f}"], [file])
     return table
+
+
+def _cost_of(cells: Iterable[Measured]) -> str:
+    """Contexts and minutes of training, the mean over runs; nothing where they are unknown."""
+    runs = {one.result.fingerprint: one.result.training for one in cells}
+    known = [training for training in runs.values() if training]
+    if not known:
+        return ""
+    contexts = fmean(training.contexts for training in known)
+    minutes = fmean(training.seconds for training in known) / 60
+    return f"{contexts:,.0f} contexts, {minutes:.0f} min"
 
 
 def _files(cells: Iterable[Measured]) -> list[ResultFile]:
