@@ -17,6 +17,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from gradmem_core.errors import DeviceLostError, GradMemError, StoreUnavailableError
+from service.bench.command import bench
 from service.client import (
     DEFAULT_URL,
     Client,
@@ -208,6 +209,9 @@ def delete(memory_id: MemoryId, url: Url = DEFAULT_URL) -> None:
     """Delete a memory for good."""
     with _service(url) as client:
         client.delete(memory_id)
+
+
+app.command()(bench)
 
 
 @contextmanager

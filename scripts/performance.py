@@ -1,0 +1,17 @@
+"""Make docs/PERFORMANCE.md and its pictures: `.venv/bin/python scripts/performance.py`.
+
+Figures come from docs/performance/bench.json, which `gradmem bench --json` writes, the words on
+what bounds them from docs/performance/bounds.md.
+"""
+
+from pathlib import Path
+
+from service.bench.report import save
+from service.bench.results import load_result
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+FOLDER = DOCS / "performance"
+
+if __name__ == "__main__":
+    bounds = (FOLDER / "bounds.md").read_text(encoding="utf-8")
+    save(DOCS / "PERFORMANCE.md", load_result(FOLDER / "bench.json"), bounds=bounds)

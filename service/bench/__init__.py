@@ -1,0 +1,1 @@
+"""`gradmem bench`: what the service reaches on this machine, and what bounds it."""

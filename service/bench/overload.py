@@ -1,0 +1,114 @@
+"""More WRITE requests than the service can do: what becomes of each, and what still gets done."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.bench.documents import documents
+from service.bench.load import Request, Timed, load, percentile
+from service.bench.loaded import BATCH, DIFFERENT, PAIRS, STEPS
+from service.bench.plan import Plan
+from service.bench.results import OverloadSection
+from service.bench.targets import Target
+from service.client import ClientError, ConnectionFailed, Overloaded
+
+FACTOR = 4
+"Requests that come, in multiples of the capacity."
+
+
+@dataclass
+class Outcomes:
+    """What became of each request."""
+
+    seconds: float = 0.0
+    "How long requests were sent."
+    succeeded: list[Timed] = field(default_factory=list)
+    refused: int = 0
+    failed: int = 0
+    unanswered: int = 0
+
+    @property
+    def sent(self) -> int:
+        """How many there were."""
+        return len(self.succeeded) + self.refused + self.failed + self.unanswered
+
+    async def add(self, request: Request) -> None:
+        """Send a request and keep what becomes of it."""
+        started = time.perf_counter()
+        try:
+            await request()
+        except Overloaded:
+            self.refused += 1
+        except ConnectionFailed:
+            self.unanswered += 1
+        except ClientError:
+            self.failed += 1
+        else:
+            self.succeeded.append(Timed(started, time.perf_counter()))
+
+
+async def overload(target: Target, plan: Plan) -> OverloadSection:
+    """Measure the capacity, then send `FACTOR` times as much.
+
+    Args:
+        target: Reached through HTTP.
+        plan: How long.
+
+    Raises:
+        ClientError: No request was answered while the capacity was measured.
+    """
+    requests = target.writes(documents(DIFFERENT, pairs=PAIRS, seed=plan.seed), steps=STEPS)
+    capacity = await load(requests, via=target.via, concurrency=BATCH, seconds=plan.seconds)
+    begin = time.perf_counter()
+    outcomes = await offered(
+        requests,
+        rate=FACTOR * capacity.throughput,
+        seconds=plan.overload_seconds,
+        seed=plan.seed,
+    )
+    in_time = [one for one in outcomes.succeeded if one.ended <= begin + outcomes.seconds]
+    latencies = [one.ended - one.started for one in outcomes.succeeded]
+    return OverloadSection(
+        pairs=PAIRS,
+        steps=STEPS,
+        capacity=capacity,
+        offered=outcomes.sent / outcomes.seconds,
+        seconds=outcomes.seconds,
+        sent=outcomes.sent,
+        succeeded=len(outcomes.succeeded),
+        refused=outcomes.refused,
+        failed=outcomes.failed,
+        unanswered=outcomes.unanswered,
+        goodput=len(in_time) / outcomes.seconds,
+        p50=percentile(latencies, 50) if latencies else None,
+        p99=percentile(latencies, 99) if latencies else None,
+    )
+
+
+async def offered(
+    requests: Sequence[Request], *, rate: float, seconds: float, seed: int
+) -> Outcomes:
+    """Send requests at random moments (a Poisson process), and wait until each has its outcome.
+
+    Args:
+        requests: Taken in turn.
+        rate: How many a second in the mean.
+        seconds: For how long.
+        seed: Seed of the moments.
+    """
+    draws = np.random.default_rng(seed)
+    outcomes = Outcomes()
+    under_way: list[asyncio.Task[None]] = []
+    begin = time.perf_counter()
+    due = float(draws.exponential(1 / rate))
+    while due < seconds:
+        await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
+        request = requests[len(under_way) % len(requests)]
+        under_way.append(asyncio.create_task(outcomes.add(request)))
+        due += float(draws.exponential(1 / rate))
+    outcomes.seconds = time.perf_counter() - begin
+    await asyncio.gather(*under_way)
+    return outcomes

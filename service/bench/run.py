@@ -1,0 +1,136 @@
+"""Runs the sections of a plan, one after the other."""
+
+import asyncio
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradmem_core.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.errors import InputError
+from gradmem_core.measurement import header
+from service.bench import loaded
+from service.bench.context import contexts
+from service.bench.device import device
+from service.bench.growth import growth
+from service.bench.http import Clients, HttpTarget
+from service.bench.inprocess import running_engine
+from service.bench.overload import overload
+from service.bench.plan import LOADED, Plan, Section
+from service.bench.results import BenchResult
+from service.bench.serving import Served, served
+from service.client import Client
+from service.settings import Settings
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class _Findings:
+    """Sections as they are measured, by the names of `BenchResult`'s fields."""
+
+    sections: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def run(plan: Plan, *, command: str, tell: Tell) -> BenchResult:
+    """Measure what the plan asks for.
+
+    Args:
+        plan: What to measure.
+        command: The command line, for the result.
+        tell: Is told of each section that begins.
+
+    Raises:
+        GradMemError: The checkpoint cannot be used, or the service did not start.
+        ClientError: The service cannot be reached, or answers nothing.
+        ArithmeticError: What is compared does not compute the same.
+    """
+    started = time.perf_counter()
+    checkpoint = load_checkpoint(plan.checkpoint)
+    findings = _Findings()
+    with tempfile.TemporaryDirectory(prefix="gradmem-bench-") as folder:
+        settings = Settings(
+            checkpoints=[plan.checkpoint], store_url=f"sqlite:///{Path(folder, 'service.db')}"
+        )
+        if settings.threads is not None:  # as the service's device thread does
+            torch.set_num_threads(settings.threads)
+        _alone(checkpoint, plan, findings, tell)
+        if LOADED & set(plan.sections):
+            with _service(plan, settings, checkpoint) as service:
+                inside = Settings(
+                    checkpoints=[plan.checkpoint],
+                    store_url=f"sqlite:///{Path(folder, 'engine.db')}",
+                )
+                asyncio.run(_loaded(service, inside, plan, findings, tell))
+    about = header(command, seed=plan.seed, started=started)
+    return BenchResult(
+        **about.model_dump(),
+        checkpoint=checkpoint.name,
+        fingerprint=checkpoint.fingerprint,
+        notes=tuple(findings.notes),
+        **findings.sections,
+    )
+
+
+def _alone(checkpoint: Checkpoint, plan: Plan, findings: _Findings, tell: Tell) -> None:
+    """The sections that need no service."""
+    if "context" in plan.sections:
+        tell("context")
+        rows, notes = contexts(checkpoint, plan)
+        findings.sections["context"] = tuple(rows)
+        findings.notes += notes
+    if "device" in plan.sections:
+        tell("device")
+        findings.sections["device"] = device(checkpoint, plan)
+        gc.collect()
+
+
+async def _loaded(
+    service: Served, inside: Settings, plan: Plan, findings: _Findings, tell: Tell
+) -> None:
+    """The sections that need a service."""
+    wanted: set[Section] = set(plan.sections)
+    async with Clients(service.url) as clients:
+        outside = HttpTarget(service.url, clients)
+        if wanted & {"write", "read"}:
+            async with running_engine(inside) as engine:
+                targets = (outside, engine)
+                if "write" in wanted:
+                    tell("write")
+                    findings.sections["write"] = await loaded.writes(targets, engine, plan)
+                if "read" in wanted:
+                    tell("read")
+                    findings.sections["read"] = await loaded.reads(targets, engine, plan)
+        if "overload" in wanted:
+            tell("overload")
+            findings.sections["overload"] = await overload(outside, plan)
+    if "growth" in wanted:
+        tell("growth")
+        found = await growth(service.url, service.resident_bytes, plan)
+        findings.sections["growth"] = found
+        if found is None:
+            findings.notes.append("growth: the memory of the service's process cannot be seen")
+
+
+@contextmanager
+def _service(plan: Plan, settings: Settings, checkpoint: Checkpoint) -> Iterator[Served]:
+    """The service to measure: the plan's, or one that runs as long as the body."""
+    if plan.url is None:
+        with served(settings) as service:
+            yield service
+        return
+    with Client(plan.url) as client:
+        found = client.models()[0]
+    if found.fingerprint != checkpoint.fingerprint:
+        raise InputError(
+            f"the service's first model is {found.name} of another fingerprint than"
+            f" {checkpoint.name}: name its checkpoint, or ratios would compare different models"
+        )
+    yield Served(plan.url, pid=None)
