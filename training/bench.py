@@ -16,17 +16,17 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import ProfilerActivity, profile
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import GradMemError, InputError
+from gradmem_core.measurement import alternate, header, median_ratio, peak_bytes, this_command
 from gradmem_core.model import MemoryModel
 from gradmem_core.read import read
 from gradmem_core.write import write
 from training.batch import IGNORED, Batch, collate
 from training.recipe import Recipe, load_recipe
-from training.results import StepTime, StepTimeRow, as_json, header, save_result, this_command
+from training.results import StepTime, StepTimeRow, as_json, save_result
 from training.seeds import stream
 from training.tasks import task_by_name
 
@@ -134,18 +134,17 @@ def step_times(recipe: Recipe, plan: Plan, *, command: str) -> StepTime:
             for name, implementation in IMPLEMENTATIONS.items()
         }
         _check_gradients(model, steps)
-        memory = {name: _peak_bytes(model, step) for name, step in steps.items()}
-        seconds = _alternate(steps, plan.rounds)
+        memory = {name: _peak_memory(model, step) for name, step in steps.items()}
+        seconds = alternate(steps, plan.rounds)
         first = next(iter(seconds.values()))
         for name, taken in seconds.items():
-            ratios = [theirs / ours for theirs, ours in zip(first, taken, strict=True)]
             rows.append(
                 StepTimeRow(
                     name=name,
                     size=size,
                     write_steps=plan.write_steps,
                     contexts_per_second=len(batch.lengths) / statistics.median(taken),
-                    relative=statistics.median(ratios),
+                    relative=median_ratio(first, taken),
                     peak_memory_bytes=memory[name],
                 )
             )
@@ -208,35 +207,10 @@ def _check_gradients(model: MemoryModel, steps: dict[str, Callable[[], None]]) -
             raise ArithmeticError(f"{implementation}: the gradient of {worst} is another")
 
 
-def _peak_bytes(model: MemoryModel, step: Callable[[], None]) -> int:
+def _peak_memory(model: MemoryModel, step: Callable[[], None]) -> int:
     """The most bytes of tensors that a step has allocated at once."""
     model.zero_grad()  # or the step would free gradients that it did not allocate
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step()
-    assert profiled.profiler is not None
-    assert profiled.profiler.kineto_results is not None
-    events = profiled.profiler.kineto_results.events()
-    changes = sorted(
-        (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
-    )
-    held = most = 0
-    for _, change in changes:
-        held += change
-        most = max(most, held)
-    return most
-
-
-def _alternate(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step in each round; every round begins with another one."""
-    names = list(steps)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            started = time.perf_counter()
-            steps[name]()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
+    return peak_bytes(step)
 
 
 def bench(

@@ -8,6 +8,7 @@ import typer
 
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import GradMemError, InputError
+from gradmem_core.measurement import this_command
 from training.bench import bench
 from training.measure import Grid, measure
 from training.parallel import leave
@@ -20,7 +21,6 @@ from training.results import (
     load_result,
     load_results,
     save_result,
-    this_command,
 )
 from training.runs import read_curve
 from training.trainer import Trainer

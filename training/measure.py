@@ -9,8 +9,9 @@ from itertools import product
 from tqdm import tqdm
 
 from gradmem_core.config import BlobDtype
+from gradmem_core.measurement import header
 from training.evaluate import evaluate
-from training.results import Accuracy, Cell, header
+from training.results import Accuracy, Cell
 from training.tasks import task_by_name
 from training.writers import WriteSteps, load_writer
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradmem_core.errors import InputError
+from gradmem_core.measurement import Machine
 from training import pictures, tables
 from training.measured import (
     Measured,
@@ -18,7 +19,7 @@ from training.measured import (
     steps_of,
 )
 from training.published import SETTING, SOURCE
-from training.results import Accuracy, Machine, ResultFile, StepTime, seeds_of
+from training.results import Accuracy, ResultFile, StepTime, seeds_of
 from training.tables import Table
 
 PICTURES = "pictures"

@@ -4,64 +4,19 @@ Shares (exact match, token accuracy) are from 0 to 1, times in seconds, sizes in
 (pairs for `kv`).
 """
 
-import os
-import platform
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import InputError
+from gradmem_core.measurement import Count, Header, Strict
 from training.writers import Training, WriteSteps
 
-CPUINFO = Path("/proc/cpuinfo")
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Strict(BaseModel):
-    """A part of a result file: unknown fields and values of another type are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Machine(Strict):
-    """Where a measurement ran."""
-
-    cpu: str
-    "The processor's name."
-    cores: Count
-    "Cores of the machine."
-    threads: Count
-    "Threads that torch used."
-    torch: str
-    "torch's version."
-
-
-class Header(Strict):
-    """What every result file says about its making."""
-
-    command: str
-    "The command line that made it."
-    commit: str
-    "Git commit of the code, with `-dirty` where the tree held changes; `unknown` outside git."
-    machine: Machine
-    "Where it ran."
-    seed: Annotated[int, Field(ge=0)]
-    "Seed of the measurement; a training run's own for a curve."
-    seconds: Annotated[float, Field(ge=0)]
-    "Wall-clock time of the measurement; of the run for a curve."
-    date: AwareDatetime
-    "When it ended, UTC."
 
 
 class Cell(Strict):
@@ -221,77 +176,9 @@ def as_json(result: Result) -> str:
     return result.model_dump_json(indent=2) + "\n"
 
 
-def header(command: str, *, seed: int, started: float) -> Header:
-    """Describe the measurement that has just ended.
-
-    Args:
-        command: The command line; `this_command()` for the running one.
-        seed: Seed of the measurement.
-        started: `time.perf_counter()` at its start.
-    """
-    return Header(
-        command=command,
-        commit=commit(Path(__file__).parent),
-        machine=machine(),
-        seed=seed,
-        seconds=round(time.perf_counter() - started, 3),
-        date=datetime.now(UTC).replace(microsecond=0),
-    )
-
-
-def this_command() -> str:
-    """The running program's command line, without the folder that the program lies in."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def machine() -> Machine:
-    """This machine, as torch uses it now."""
-    return Machine(
-        cpu=_cpu(),
-        cores=os.cpu_count() or 1,
-        threads=torch.get_num_threads(),
-        torch=str(torch.__version__),
-    )
-
-
-def commit(folder: Path) -> str:
-    """Git commit of a folder's checkout, with `-dirty` where tracked files hold changes.
-
-    Result files do not count as changes: a measurement of many files would otherwise make all but
-    its first dirty. Outside git it is `unknown`.
-    """
-    head = _git(folder, "rev-parse", "HEAD")
-    if not head:
-        return "unknown"
-    changes = _git(
-        folder, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)docs"
-    )
-    return f"{head}-dirty" if changes else head
-
-
 def seeds_of(numbers: Iterable[int]) -> str:
     """Distinct numbers in order, for instance `1, 2, 3`."""
     return ", ".join(str(number) for number in sorted(set(numbers)))
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """What a git command says; None where there is no git, or no repository."""
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def _cpu() -> str:
-    """The processor's name as Linux gives it, or else as Python knows it."""
-    try:
-        lines = CPUINFO.read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine() or "unknown"
 
 
 def _problem(entry: Any) -> str:  # noqa: ANN401 (pydantic's ErrorDetails is not public)

@@ -9,8 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from gradmem_core.errors import InputError
+from gradmem_core.measurement import header
 from training.recipe import Recipe
-from training.results import Curve, Point, header
+from training.results import Curve, Point
 from training.writers import Training, load_writer
 
 SCALARS = "scalars"

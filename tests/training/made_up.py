@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gradmem_core.config import BlobDtype
-from training.results import Accuracy, Cell, Curve, Machine, Point, StepTime, StepTimeRow
+from gradmem_core.measurement import Machine
+from training.results import Accuracy, Cell, Curve, Point, StepTime, StepTimeRow
 from training.writers import Training, WriteSteps
 
 HEADER: dict[str, Any] = {

@@ -2,7 +2,6 @@
 
 import json
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from gradmem_core.errors import InputError
 from tests.training.conftest import TinyRecipe
 from tests.training.made_up import accuracy, cell, curve, step_time
-from training import results
 from training.measure import Grid, measure
 from training.results import Accuracy, Result, load_result, load_results, save_result
 from training.runs import read_curve
@@ -53,23 +51,6 @@ def test_what_is_no_file_or_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"kind": ')
     with pytest.raises(InputError, match=r"cut\.json is no result file: Invalid JSON"):
         load_result(tmp_path / "cut.json")
-
-
-def test_header_is_taken_from_here_and_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = results.header("gradmem-train x", seed=3, started=time.perf_counter() - 2)
-    assert (made.command, made.seed) == ("gradmem-train x", 3)
-    assert 2 <= made.seconds < 60
-    assert abs((made.date - datetime.now(UTC)).total_seconds()) < 60
-    assert made.machine.cores >= 1
-    monkeypatch.setattr("sys.argv", ["/a/b/gradmem-train", "evaluate", "a b"])
-    assert results.this_command() == "gradmem-train evaluate 'a b'"
-
-
-def test_commit_outside_git_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert results.commit(tmp_path) == "unknown"
-    monkeypatch.setenv("PATH", "")
-    assert results.commit(tmp_path) == "unknown"
 
 
 def test_measuring_a_grid_gives_every_cell() -> None:
