@@ -98,7 +98,7 @@ def test_training_block_with_a_small_budget(folder: Path) -> None:
     assert '"exact_match"' in run(script, folder, dict(os.environ))
 
 
-@pytest.mark.parametrize("name", ["kv-16", "kv-32"])
+@pytest.mark.parametrize("name", ["kv-16", "kv-32", "kv-48"])
 def test_table_is_that_of_the_result_file(name: str) -> None:
     fingerprint = load_checkpoint(BUNDLED / name).fingerprint
     files = [

@@ -39,7 +39,13 @@ def test_a_document_alone_and_in_a_batch_gives_the_same_memory(
 
 @pytest.mark.parametrize(
     ("name", "pairs", "least"),
-    [("kv-16", 8, 0.995), ("kv-16", 16, 0.99), ("kv-32", 8, 0.995), ("kv-32", 32, 0.98)],
+    [
+        ("kv-16", 8, 0.995),
+        ("kv-16", 16, 0.99),
+        ("kv-32", 8, 0.995),
+        ("kv-32", 32, 0.98),
+        ("kv-48", 32, 0.98),
+    ],
 )
 def test_exact_match(name: str, pairs: int, least: float) -> None:
     loaded = load_writer(name)
@@ -57,7 +63,7 @@ def test_exact_match(name: str, pairs: int, least: float) -> None:
     assert score.exact_match >= least
 
 
-@pytest.mark.parametrize("name", ["kv-16", "kv-32"])
+@pytest.mark.parametrize("name", ["kv-16", "kv-32", "kv-48"])
 def test_it_is_told_how_they_were_trained(name: str) -> None:
     training = load_writer(name).training
     assert training is not None
