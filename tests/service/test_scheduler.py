@@ -36,6 +36,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.turn_began = 0.0
 
     def __call__(self) -> float:
         return self.now
@@ -130,7 +131,7 @@ class FakeDevice:
         return told
 
     def _enter(self, what: str, items: Sequence[Writing] | Sequence[Reading]) -> None:
-        self.trace.append((what, [identity(item) for item in items], self.clock.now))
+        self.trace.append((what, [identity(item) for item in items], self.clock.turn_began))
         self.clock.now += 1
         if fault := self.faults.get(len(self.trace) - 1):
             raise fault
@@ -170,10 +171,12 @@ def check(job: Seen) -> None:
         assert len(outcome) == len(job.work.queries)
 
 
-def run(scheduler: Scheduler, *, turns: int = 10_000) -> None:
+def run(scheduler: Scheduler, *, clock: Clock | None = None, turns: int = 10_000) -> None:
     for _ in range(turns):
         if not scheduler.busy:
             return
+        if clock is not None:
+            clock.turn_began = clock.now
         scheduler.turn()
     raise AssertionError("the scheduler does not come to an end")
 
@@ -236,8 +239,9 @@ def test_nothing_is_lost_answered_twice_or_mixed_up(
                 scheduler.add(job)
             if leaves.get(number) == turn:
                 job.left = True
+        clock.turn_began = clock.now
         scheduler.turn()
-    run(scheduler)
+    run(scheduler, clock=clock)
     assert device.decoding == []
     for number, (_, job) in enumerate(jobs):
         assert len(job.outcomes) <= 1
@@ -249,8 +253,9 @@ def test_nothing_is_lost_answered_twice_or_mixed_up(
         else:
             assert number not in poisoned
             check(job)
-        started = [when for _, items, when in device.trace if number in items]
-        assert all(when < job.deadline for when in started)
+        # A turn that has begun in time may try a batch that failed again, in parts.
+        turns = [began for _, items, began in device.trace if number in items]
+        assert all(began < job.deadline for began in turns)
 
 
 @settings(max_examples=200, deadline=None)
