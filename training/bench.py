@@ -20,13 +20,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import GradMemError, InputError
-from gradmem_core.measurement import alternate, header, median_ratio, peak_bytes, this_command
+from gradmem_core.measurement import (
+    alternate,
+    as_json,
+    header,
+    median_ratio,
+    peak_bytes,
+    save_result,
+    this_command,
+)
 from gradmem_core.model import MemoryModel
 from gradmem_core.read import read
+from gradmem_core.unrolled import unrolled_steps
 from gradmem_core.write import write
 from training.batch import IGNORED, Batch, collate
 from training.recipe import Recipe, load_recipe
-from training.results import StepTime, StepTimeRow, as_json, save_result
+from training.results import StepTime, StepTimeRow
 from training.seeds import stream
 from training.tasks import task_by_name
 
@@ -57,24 +66,15 @@ class Plan:
 def straightforward(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
     """The method as one would first write it: nothing packed, torch's own differentiation."""
     size = model.config.memory_tokens
-    ids, places = batch.context_ids, torch.arange(batch.context_ids.shape[1])
-    shares = (places < batch.lengths[:, None]) / batch.lengths[:, None]  # (B, T)
-    embedded = model.backbone.embed(ids)  # (B, T, d)
-    memory = model.initial_memory.expand(len(ids), -1, -1)  # (B, m, d)
+    start = model.initial_memory.expand(len(batch.context_ids), -1, -1)  # (B, m, d)
+    memory, losses = unrolled_steps(model, start, batch.context_ids, batch.lengths, steps)
     with sdpa_kernel(SDPBackend.MATH):
-        for _ in range(steps):
-            hidden = model.backbone.hidden(torch.cat([model.prefix(memory), embedded], dim=1))
-            logits = model.write_logits(hidden[:, size - 1 : -1])  # (B, T, V)
-            losses = F.cross_entropy(logits.mT, ids, reduction="none")  # (B, T)
-            weights = shares * model.token_weights(hidden[:, size:])
-            (gradient,) = torch.autograd.grad(losses, memory, weights, create_graph=True)
-            memory = memory - model.inner_learning_rate() * gradient
         query_ids = batch.query_ids.flatten(0, 1)  # (B * Q, T)
         prefix = model.prefix(memory).repeat_interleave(batch.query_ids.shape[1], dim=0)
         inputs = torch.cat([prefix, model.backbone.embed(query_ids)], dim=1)
         answers = model.backbone.logits(model.backbone.hidden(inputs)[:, size:-1])
     answers = answers.view(*batch.query_ids.shape[:2], *answers.shape[1:])  # (B, Q, T - 1, V)
-    return answers, (losses * shares).sum(dim=1)
+    return answers, losses
 
 
 def kept(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from gradmem_core.decode import Sampling
 from gradmem_core.generate import generate
 from gradmem_core.measurement import Work, alternate, peak_bytes
 from gradmem_core.model import MemoryModel
+from gradmem_core.unrolled import unrolled_steps
 from gradmem_core.write import write
 from service.bench.documents import documents
 from service.bench.inprocess import Batch, batch_of
@@ -176,22 +177,13 @@ def unrolled_write(model: MemoryModel, batch: Batch, steps: int) -> Tensor:
     Returns:
         The memories `(B, m, d)`, with their graph.
     """
-    size, ids = model.config.memory_tokens, batch.ids
-    places = torch.arange(ids.shape[1], device=ids.device)
-    shares = (places < batch.lengths[:, None]) / batch.lengths[:, None]  # (B, T)
-    embedded = model.backbone.embed(ids)  # (B, T, d)
-    memory = model.initial_memory.expand(len(ids), -1, -1).clone().requires_grad_()
-    with sdpa_kernel(SDPBackend.MATH):
-        for _ in range(steps):
-            hidden = model.backbone.hidden(torch.cat([model.prefix(memory), embedded], dim=1))
-            logits = model.write_logits(hidden[:, size - 1 : -1])  # (B, T, V)
-            losses = F.cross_entropy(logits.mT, ids, reduction="none")  # (B, T)
-            weights = shares * model.token_weights(hidden[:, size:])
-            (gradient,) = torch.autograd.grad(losses, memory, weights, create_graph=True)
-            memory = memory - model.inner_learning_rate() * gradient
-        with torch.no_grad():  # the score of the finished memory, which serving reports
-            hidden = model.backbone.hidden(torch.cat([model.prefix(memory), embedded], dim=1))
-            F.cross_entropy(model.write_logits(hidden[:, size - 1 : -1]).mT, ids)
+    start = model.initial_memory.expand(len(batch.ids), -1, -1).clone().requires_grad_()
+    memory, _ = unrolled_steps(model, start, batch.ids, batch.lengths, steps)
+    size = model.config.memory_tokens
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad():  # the score, which serving reports
+        inputs = torch.cat([model.prefix(memory), model.backbone.embed(batch.ids)], dim=1)
+        hidden = model.backbone.hidden(inputs)
+        F.cross_entropy(model.write_logits(hidden[:, size - 1 : -1]).mT, batch.ids)
     return memory
 
 
