@@ -2,12 +2,12 @@
 
 import logging
 import time
-import traceback
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BODY_TOO_LARGE, INTERNAL, response_of
+from service.log import place_of
 from service.schemas import Problem
 from service.telemetry import Telemetry
 
@@ -109,8 +109,7 @@ class Observed:
         try:
             await self.app(scope, receive, noted)
         except Exception as error:
-            place = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("unexpected %s\n%s", type(error).__name__, place)
+            logger.error("unexpected %s\n%s", type(error).__name__, place_of(error))
             if status == 0:
                 await response_of(UNEXPECTED)(scope, receive, noted)
         finally:

@@ -8,7 +8,6 @@ and a WRITE for `BURST` turns and the longest answer.
 
 import logging
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from gradmem_core.errors import (
 )
 from service.engine.device import Device, Reading, Writing
 from service.engine.work import Event, ReadWork, Result, StepMade, Work, WriteWork, WrittenMemory
+from service.log import place_of
 from service.telemetry import Telemetry
 
 logger = logging.getLogger("gradmem.engine")
@@ -295,25 +295,16 @@ class Scheduler:
 
         A batch that the device has no room for is halved once; any other is done one by one.
         """
-        try:
-            run(items)
-        except FATAL:
-            raise
-        except Exception as error:
-            if len(items) == 1:
-                return {items[0]: _translated(error)}
-            out_of_memory = isinstance(error, torch.OutOfMemoryError)
-            size = (len(items) + 1) // 2 if out_of_memory else 1
-        else:
+        error = _failure(items, run)
+        if error is None:
             return {}
+        if len(items) == 1:
+            return {items[0]: _translated(error)}
+        size = (len(items) + 1) // 2 if isinstance(error, torch.OutOfMemoryError) else 1
         errors: dict[Item, GradMemError] = {}
         for start in range(0, len(items), size):
             part = items[start : start + size]
-            try:
-                run(part)
-            except FATAL:
-                raise
-            except Exception as error:
+            if error := _failure(part, run):
                 errors |= dict.fromkeys(part, _translated(error))
         return errors
 
@@ -321,6 +312,17 @@ class Scheduler:
         now = self._clock()
         for job in jobs:
             self._telemetry.queue_seconds.labels(_kind(job.work)).observe(now - job.queued)
+
+
+def _failure(items: Sequence[Item], run: Callable[[Sequence[Item]], object]) -> Exception | None:
+    """Run a batch; what it raised, but for what ends the engine."""
+    try:
+        run(items)
+    except FATAL:
+        raise
+    except Exception as error:  # whatever it is, it is the batch's alone
+        return error
+    return None
 
 
 def _translated(error: Exception) -> GradMemError:
@@ -337,9 +339,7 @@ def _translated(error: Exception) -> GradMemError:
 
 def log_place(what: str, error: Exception) -> None:
     """Log what failed and where, not what the error says."""
-    # The text of a library's error may hold a document; its place in the code does not.
-    place = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("%s failed with %s\n%s", what, type(error).__name__, place)
+    logger.error("%s failed with %s\n%s", what, type(error).__name__, place_of(error))
 
 
 def _kind(work: Work) -> str:
