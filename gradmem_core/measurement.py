@@ -16,6 +16,8 @@ import torch
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from torch.profiler import ProfilerActivity, profile
 
+from gradmem_core.errors import InputError
+
 CPUINFO = Path("/proc/cpuinfo")
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -74,6 +76,24 @@ def header(command: str, *, seed: int, started: float) -> Header:
         seconds=round(time.perf_counter() - started, 3),
         date=datetime.now(UTC).replace(microsecond=0),
     )
+
+
+def as_json(result: Header) -> str:
+    """The text of a result's file."""
+    return result.model_dump_json(indent=2) + "\n"
+
+
+def save_result(path: Path, result: Header) -> None:
+    """Write a result's file.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(as_json(result), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def this_command() -> str:

@@ -4,6 +4,7 @@ import asyncio
 from functools import partial
 from typing import Annotated, Any
 
+import torch
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from gradmem_core.checkpoint import Checkpoint
@@ -26,7 +27,6 @@ from service.streams import EVENT_STREAM, event_stream, while_there
 from service.telemetry import CONTENT_TYPE
 
 MemoryPath = Annotated[str, Path(description="A memory's handle.", examples=[EXAMPLE_ID])]
-FLOAT32_BYTES = 4
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -146,7 +146,7 @@ def _model_info(checkpoint: Checkpoint) -> ModelInfo:
         max_context_tokens=config.max_context_tokens,
         max_query_tokens=config.max_query_tokens,
         max_answer_tokens=config.max_answer_tokens,
-        cache_bytes_per_token=backbone.cache_elements_per_token * FLOAT32_BYTES,
+        cache_bytes_per_token=backbone.cache_elements_per_token * torch.float32.itemsize,
         example_document=checkpoint.task.example_document,
         example_query=checkpoint.task.example_query,
         example_answer=checkpoint.task.example_answer,

@@ -8,7 +8,7 @@ import typer
 
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import GradMemError, InputError
-from gradmem_core.measurement import this_command
+from gradmem_core.measurement import as_json, save_result, this_command
 from training.bench import bench
 from training.measure import Grid, measure
 from training.parallel import leave
@@ -17,10 +17,8 @@ from training.report import checkpoint_tables
 from training.report import report as report_of
 from training.results import (
     ResultFile,
-    as_json,
     load_result,
     load_results,
-    save_result,
 )
 from training.runs import read_curve
 from training.trainer import Trainer

@@ -158,24 +158,6 @@ def load_results(folder: Path) -> list[ResultFile]:
     return [load_result(path) for path in sorted(folder.glob("*.json"))]
 
 
-def save_result(path: Path, result: Result) -> None:
-    """Write one file.
-
-    Raises:
-        InputError: It cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(as_json(result))
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def as_json(result: Result) -> str:
-    """The text of a result's file."""
-    return result.model_dump_json(indent=2) + "\n"
-
-
 def seeds_of(numbers: Iterable[int]) -> str:
     """Distinct numbers in order, for instance `1, 2, 3`."""
     return ", ".join(str(number) for number in sorted(set(numbers)))

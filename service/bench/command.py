@@ -43,10 +43,12 @@ def bench(
     Through HTTP the service runs in a process of its own; in-process figures, those of the device
     and ratios between them are of this machine, which should have nothing else to do.
     """
-    from gradmem_core.measurement import this_command  # torch takes seconds that only this needs
+    from gradmem_core.measurement import (  # torch takes seconds that only this needs
+        save_result,
+        this_command,
+    )
     from service.bench.plan import SECTIONS, Plan
     from service.bench.report import page
-    from service.bench.results import save_result
     from service.bench.run import run
 
     try:

@@ -26,7 +26,6 @@ BATCHES = (1, 32)
 "Documents at once."
 ANSWER_TOKENS = 3
 "The two symbols of a value and the mark that ends it."
-FLOAT32_BYTES = 4
 
 
 def contexts(checkpoint: Checkpoint, plan: Plan) -> tuple[list[ContextRow], list[str]]:
@@ -59,8 +58,8 @@ def _rows(checkpoint: Checkpoint, drawn: list[Document], pairs: int, runs: int) 
             tokens=tokens,
             batch=count,
             steps=model.config.write_steps,
-            memory_bytes=model.initial_memory.numel() * FLOAT32_BYTES,
-            cache_bytes=tokens * model.backbone.cache_elements_per_token * FLOAT32_BYTES,
+            memory_bytes=model.initial_memory.numel() * torch.float32.itemsize,
+            cache_bytes=tokens * model.backbone.cache_elements_per_token * torch.float32.itemsize,
             text_bytes=len(drawn[0].text.encode()),
             **{name: taken[run] / count for name, taken in seconds.items()},
         )

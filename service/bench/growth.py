@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from service.bench.documents import Document, documents
@@ -45,7 +46,7 @@ async def growth(
     written = documents(DIFFERENT, pairs=PAIRS, seed=plan.seed)
     every = max(plan.requests // FOOTPRINTS, 1)
     progress, footprints = _Progress(), list[Footprint]()
-    async with Clients(url) as clients:
+    async with aclosing(Clients(url)) as clients:
 
         async def worker(number: int) -> None:
             while progress.requests < plan.requests:

@@ -6,8 +6,6 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Self
 
 import httpx
 
@@ -48,15 +46,8 @@ class Clients:
         transport = httpx.AsyncHTTPTransport(verify=self._trust)
         return AsyncClient(self._url, transport=transport)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def aclose(self) -> None:
+        """Close every connection."""
         while self._idle:
             await self._idle.pop().aclose()
 

@@ -255,16 +255,3 @@ def load_result(path: Path) -> BenchResult:
         raise InputError(
             f"{path} is no result of gradmem bench: {place}: {first['msg']}"
         ) from error
-
-
-def save_result(path: Path, result: BenchResult) -> None:
-    """Write a file.
-
-    Raises:
-        InputError: It cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error

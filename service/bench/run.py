@@ -5,7 +5,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ async def _loaded(
 ) -> None:
     """The sections that need a service."""
     wanted: set[Section] = set(plan.sections)
-    async with Clients(service.url) as clients:
+    async with aclosing(Clients(service.url)) as clients:
         outside = HttpTarget(service.url, clients)
         if wanted & {"write", "read"}:
             async with running_engine(inside) as engine:

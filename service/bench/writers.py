@@ -8,6 +8,7 @@ they did after it, as a `Load`.
 import asyncio
 import sys
 import time
+from contextlib import aclosing
 
 from pydantic import BaseModel, ConfigDict
 
@@ -37,7 +38,7 @@ class Order(BaseModel):
 async def write_until_closed(order: Order) -> Load:
     """Keep writing until standard input is closed."""
     documents = [Document(text, []) for text in order.texts]
-    async with Clients(order.url) as clients:
+    async with aclosing(Clients(order.url)) as clients:
         requests = HttpTarget(order.url, clients).writes(documents, steps=order.steps)
         async with under_load(requests, concurrency=order.concurrency) as sent:
             await asyncio.sleep(order.warm_up)

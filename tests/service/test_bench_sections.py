@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,7 @@ async def test_the_engine_answers_loads(settings: Settings) -> None:
 @pytest.mark.anyio
 async def test_writers_of_another_process_saturate_the_service(base_url: str) -> None:
     drawn = documents(3, pairs=2, seed=1)
-    async with Clients(base_url) as clients:
+    async with aclosing(Clients(base_url)) as clients:
         target = HttpTarget(base_url, clients)
         reads = await target.reads(drawn)
         async with target.saturated(drawn, steps=1, concurrency=2, warm_up=0.05) as writing:

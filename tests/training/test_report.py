@@ -8,12 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from gradmem_core.errors import InputError
+from gradmem_core.measurement import save_result
 from tests.training.made_up import accuracy, cell, curve, step_time
 from training import tables
 from training.cli import app
 from training.measured import curves, measured, step_times
 from training.report import NOTHING, checkpoint_tables, report
-from training.results import Result, ResultFile, load_results, save_result
+from training.results import Result, ResultFile, load_results
 
 COST = "1,000 contexts, 1 min"
 DOCS = Path(__file__).resolve().parents[2] / "docs"

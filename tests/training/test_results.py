@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from gradmem_core.errors import InputError
+from gradmem_core.measurement import save_result
 from tests.training.conftest import TinyRecipe
 from tests.training.made_up import accuracy, cell, curve, step_time
 from training.measure import Grid, measure
-from training.results import Accuracy, Result, load_result, load_results, save_result
+from training.results import Accuracy, Result, load_result, load_results
 from training.runs import read_curve
 from training.trainer import Trainer
 

@@ -17,7 +17,6 @@ from gradmem_core.config import BlobDtype, MemoryConfig
 from gradmem_core.errors import InputError
 from gradmem_core.padding import pad_right
 
-FLOAT32_BYTES = 4
 WriteSteps = int | Literal["auto"]
 "A number of write steps, or as many as still help."
 
@@ -53,7 +52,9 @@ class State:
     @property
     def bytes(self) -> int:
         """Bytes that have to be kept for one context."""
-        return FLOAT32_BYTES * self.floats if self.stored_bytes is None else self.stored_bytes
+        return (
+            torch.float32.itemsize * self.floats if self.stored_bytes is None else self.stored_bytes
+        )
 
 
 class Writer(ABC):
