@@ -18,6 +18,9 @@ from gradmem_core.errors import GenerationError
 from gradmem_core.model import MemoryModel
 from gradmem_core.padding import pad_right
 
+MOST_PADDING = 32
+"Most padding that tokens under way get beside queries; beyond it those take a pass of their own."
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -102,6 +105,8 @@ class _Row:
     number: int
     sampling: Sampling
     draws: torch.Generator | None
+    unread: list[int]
+    "Tokens that the backbone has yet to run: the query's at first, then the last of the answer."
     tokens: list[int] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)
 
@@ -109,7 +114,8 @@ class _Row:
 class Decoding:
     """Queries of any memories of one model, answered a token at a time, together.
 
-    An answer is the same whoever else is in the batch.
+    One pass of the backbone runs the queries of those that have joined and the last tokens of
+    those that are under way. An answer is the same whoever else is in the batch.
 
     Args:
         model: Backbone, M0 and write side.
@@ -122,7 +128,6 @@ class Decoding:
         self._rows: list[_Row] = []
         self._numbers = count()
         self._columns: _Columns
-        self._logits: Tensor
 
     def __len__(self) -> int:
         """Queries in the making."""
@@ -135,7 +140,7 @@ class Decoding:
         queries: Sequence[Sequence[int]],
         sampling: Sequence[Sampling],
     ) -> list[int]:
-        """Begin answers, running their queries through the backbone.
+        """Begin answers.
 
         Args:
             prefixes: The memory of each query.
@@ -145,34 +150,37 @@ class Decoding:
         Returns:
             A number for each query, by which `step` and `drop` know it.
         """
-        device = self._model.initial_memory.device
-        lengths = torch.tensor([len(query) for query in queries], device=device)
         joining = _Columns(self._model, prefixes)
-        logits = joining.read(pad_right(queries, 0, device=device), lengths)
-        rows = [_Row(next(self._numbers), one, _draws(one)) for one in sampling]
+        rows = [
+            _Row(next(self._numbers), one, _draws(one), list(query))
+            for query, one in zip(queries, sampling, strict=True)
+        ]
+        longest = max(map(len, queries))
+        if len(self._rows) * (longest - 1) > MOST_PADDING and longest > 1:
+            joining.read([row.unread[:-1] for row in rows])
+            for row in rows:
+                del row.unread[:-1]
         if self._rows:
             self._columns.join(joining)
-            self._logits = torch.cat([self._logits, logits])
         else:
-            self._columns, self._logits = joining, logits
+            self._columns = joining
         self._seat([*self._rows, *rows])
         return [row.number for row in rows]
 
     @torch.no_grad()
     def step(self) -> list[Chosen]:
         """Choose the next token of every query; those whose answer it ends leave."""
-        tokens, probabilities = self._choose()
+        logits = self._columns.read([row.unread for row in self._rows])
+        tokens, probabilities = self._choose(logits)
         chosen: list[Chosen] = []
         for row, token, probability in zip(
             self._rows, tokens.tolist(), probabilities.tolist(), strict=True
         ):
+            row.unread = [token]
             row.tokens.append(token)
             row.probabilities.append(probability)
             chosen.append(Chosen(row.number, token, self._answer(row)))
-        going = [index for index, one in enumerate(chosen) if one.answer is None]
-        self._keep(going)
-        if going:
-            self._logits = self._columns.append(tokens[going])
+        self._keep([index for index, one in enumerate(chosen) if one.answer is None])
         return chosen
 
     def drop(self, numbers: Collection[int]) -> None:
@@ -182,14 +190,12 @@ class Decoding:
     def _keep(self, indices: list[int]) -> None:
         if len(indices) == len(self._rows):
             return
-        chosen = torch.tensor(indices, dtype=torch.long, device=self._logits.device)
-        self._columns.keep(chosen)
-        self._logits = self._logits[chosen]
+        self._columns.keep(indices)
         self._seat([self._rows[index] for index in indices])
 
     def _seat(self, rows: list[_Row]) -> None:
         self._rows = rows
-        device = self._logits.device
+        device = self._model.initial_memory.device
         self._temperature = torch.tensor([r.sampling.temperature for r in rows], device=device)
         self._top_p = torch.tensor([r.sampling.top_p for r in rows], device=device)
 
@@ -202,9 +208,9 @@ class Decoding:
         tokens = row.tokens[:-1] if stopped else row.tokens
         return Answer(tokens, confidence, "stop" if stopped else "length")
 
-    def _choose(self) -> tuple[Tensor, Tensor]:
+    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The next token of every row by its own settings, and the model's probability of it."""
-        logits = self._logits.float()
+        logits = logits.float()
         greedy = logits.argmax(dim=-1)
         token = torch.where(self._temperature > 0, self._drawn(logits), greedy)
         probability = logits.softmax(dim=-1).gather(1, token[:, None])[:, 0]
@@ -244,39 +250,35 @@ class _Columns:
         size = model.config.memory_tokens
         device = model.initial_memory.device
         self.seen = torch.ones(len(prefixes), size, dtype=torch.bool, device=device)  # (N, S)
+        self.next_position = torch.full((len(prefixes),), size, device=device)  # (N,)
 
-    def read(self, query_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Run the queries `(N, T)`; logits of what follows each, `(N, V)`."""
-        rows, tokens = query_ids.shape
-        offsets = torch.arange(tokens, device=query_ids.device)
-        size = self.seen.shape[1]
-        causal = (offsets[None, :] <= offsets[:, None]).expand(rows, -1, -1)  # (N, T, T)
-        mask = torch.cat([self.seen[:, None].expand(-1, tokens, -1), causal], dim=2)
+    def read(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Append `T` tokens at most to each row; logits of what follows its last, `(N, V)`.
+
+        A row may have none: its logits mean nothing.
+        """
+        device = self.seen.device
+        ids = pad_right(tokens, 0, device=device)  # (N, T)
+        lengths = torch.tensor([len(row) for row in tokens], device=device)  # (N,)
+        offsets = torch.arange(ids.shape[1], device=device)  # (T,)
+        causal = (offsets[None, :] <= offsets[:, None]).expand(len(ids), -1, -1)  # (N, T, T)
+        before = self.seen[:, None].expand(-1, len(offsets), -1)  # (N, T, S)
+        last = (lengths - 1).clamp(min=0)[:, None]  # (N, 1)
         hidden = self.model.backbone.hidden(
-            self.model.backbone.embed(query_ids),
-            mask=mask[:, None],
-            positions=(size + offsets)[None],
+            self.model.backbone.embed(ids),
+            mask=torch.cat([before, causal], dim=2)[:, None],
+            # Padding repeats the last position: one beyond may be more than the backbone has.
+            positions=self.next_position[:, None] + offsets.minimum(last),
             cache=self.cache,
-        )
+        )  # (N, T, d)
         self.seen = torch.cat([self.seen, offsets < lengths[:, None]], dim=1)
-        self.next_position = size + lengths  # (N,)
-        last = hidden[torch.arange(rows, device=hidden.device), lengths - 1]  # (N, d)
-        return self.model.backbone.logits(last)
+        self.next_position = self.next_position + lengths
+        ends = hidden.take_along_dim(last[:, :, None], dim=1)[:, 0]  # (N, d)
+        return self.model.backbone.logits(ends)
 
-    def append(self, token: Tensor) -> Tensor:
-        """Append one token `(N,)` to every row; logits of what follows, `(N, V)`."""
-        self.seen = torch.cat([self.seen, torch.ones_like(self.seen[:, :1])], dim=1)
-        hidden = self.model.backbone.hidden(
-            self.model.backbone.embed(token[:, None]),
-            mask=self.seen[:, None, None],
-            positions=self.next_position[:, None],
-            cache=self.cache,
-        )
-        self.next_position = self.next_position + 1
-        return self.model.backbone.logits(hidden[:, -1])
-
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, indices: list[int]) -> None:
         """Drop all rows but these."""
+        rows = torch.tensor(indices, dtype=torch.long, device=self.seen.device)
         self.cache.batch_select_indices(rows)
         self.seen, self.next_position = self.seen[rows], self.next_position[rows]
 

@@ -5,12 +5,10 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.errors import EngineStoppedError, OverloadedError
-from service.memories import Memories
-from service.models import Models
 from service.schemas import (
     EXAMPLE_ID,
     MemoryInfo,
@@ -22,7 +20,7 @@ from service.schemas import (
     Status,
     WriteRequest,
 )
-from service.state import State, state_of
+from service.state import state_of
 from service.streams import EVENT_STREAM, event_stream, while_there
 from service.telemetry import CONTENT_TYPE
 
@@ -35,15 +33,8 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "Problem", "content": content} for status in statuses}
 
 
-def _memories(state: Annotated[State, Depends(state_of)]) -> Memories:
-    return state.memories
-
-
-def _models(state: Annotated[State, Depends(state_of)]) -> Models:
-    return state.models
-
-
 router = APIRouter()
+"A route takes the state from its request: as a dependency FastAPI would fetch it in a thread."
 
 
 @router.post(
@@ -53,14 +44,13 @@ router = APIRouter()
     response_model=MemoryInfo,
     responses=_problems(404, 413, 422, 429, 503, 504),
 )
-async def write(
-    body: WriteRequest, request: Request, memories: Annotated[Memories, Depends(_memories)]
-) -> MemoryInfo | Response:
+async def write(body: WriteRequest, request: Request) -> MemoryInfo | Response:
     """Compress a document into a memory and forget the text.
 
     With `Accept: text/event-stream` the answer is a stream of events: `step` after each gradient
     step, then `result` with the memory, or `error` with a problem.
     """
+    memories = state_of(request).memories
     if EVENT_STREAM in request.headers.get("accept", ""):
         return await event_stream(request, partial(memories.write, body))
     return await while_there(request, memories.write(body))
@@ -72,52 +62,52 @@ async def write(
     response_model=ReadResponse,
     responses=_problems(404, 409, 413, 422, 429, 503, 504),
 )
-async def read(
-    body: ReadRequest, request: Request, memories: Annotated[Memories, Depends(_memories)]
-) -> ReadResponse | Response:
+async def read(body: ReadRequest, request: Request) -> ReadResponse | Response:
     """Answer queries from a memory alone.
 
     With `stream` the answer is a stream of events: `token` after each token, then `result` with
     all answers, or `error` with a problem.
     """
+    memories = state_of(request).memories
     if body.stream:
         return await event_stream(request, partial(memories.read, body))
     return await while_there(request, memories.read(body))
 
 
 @router.get("/memories/{memory_id}", tags=["memories"], responses=_problems(404, 503))
-async def show(
-    memory_id: MemoryPath, memories: Annotated[Memories, Depends(_memories)]
-) -> MemoryInfo:
+async def show(memory_id: MemoryPath, request: Request) -> MemoryInfo:
     """What is known of a memory."""
-    return await memories.show(memory_id)
+    return await state_of(request).memories.show(memory_id)
 
 
 @router.delete(
     "/memories/{memory_id}", status_code=204, tags=["memories"], responses=_problems(404, 503)
 )
-async def delete(memory_id: MemoryPath, memories: Annotated[Memories, Depends(_memories)]) -> None:
+async def delete(memory_id: MemoryPath, request: Request) -> None:
     """Delete a memory for good."""
-    await memories.delete(memory_id)
+    await state_of(request).memories.delete(memory_id)
 
 
 @router.get("/models", tags=["models"])
-async def models(served: Annotated[Models, Depends(_models)]) -> ModelsResponse:
+async def models(request: Request) -> ModelsResponse:
     """The served checkpoints with their limits; the first is the default."""
-    return ModelsResponse(models=[_model_info(checkpoint) for checkpoint in served.all()])
+    return ModelsResponse(
+        models=[_model_info(checkpoint) for checkpoint in state_of(request).models.all()]
+    )
 
 
 @router.get("/livez", tags=["operations"], responses=_problems(503))
-async def livez(state: Annotated[State, Depends(state_of)]) -> Status:
+async def livez(request: Request) -> Status:
     """The process answers and its device thread runs."""
-    if not state.engine.alive:
+    if not state_of(request).engine.alive:
         raise EngineStoppedError("the device thread has ended; restart the service")
     return Status()
 
 
 @router.get("/readyz", tags=["operations"], responses=_problems(429, 503))
-async def readyz(state: Annotated[State, Depends(state_of)]) -> Status:
+async def readyz(request: Request) -> Status:
     """A tiny memory of every model was written and read on the device, and the store answers."""
+    state = state_of(request)
     limit = state.settings.ready_timeout_seconds
     try:
         async with asyncio.timeout(limit):
@@ -128,9 +118,9 @@ async def readyz(state: Annotated[State, Depends(state_of)]) -> Status:
 
 
 @router.get("/metrics", tags=["operations"], response_class=Response)
-async def metrics(state: Annotated[State, Depends(state_of)]) -> Response:
+async def metrics(request: Request) -> Response:
     """Metrics in Prometheus' text format."""
-    return Response(state.telemetry.exposition(), media_type=CONTENT_TYPE)
+    return Response(state_of(request).telemetry.exposition(), media_type=CONTENT_TYPE)
 
 
 def _model_info(checkpoint: Checkpoint) -> ModelInfo:

@@ -15,6 +15,10 @@ from service.stores import Store, create_store
 SHUTDOWN_SECONDS = 20
 "Longest that requests may take to end once the process is told to stop."
 
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays open: longer than clients keep theirs (httpx: 5 s), which would
+otherwise send requests into connections that are just being closed."""
+
 
 def serve(settings: Settings) -> None:
     """Serve until a signal ends the process.
@@ -58,6 +62,7 @@ def server_config(settings: Settings, *, on_device_lost: Callable[[], None]) -> 
         log_config=None,  # the root logger's, see configure_logging
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
 

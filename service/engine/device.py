@@ -4,7 +4,8 @@ Shapes: `B` documents, `T` tokens, `m` memory vectors, `d` width.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -17,6 +18,9 @@ from gradmem_core.errors import NonFiniteLossError
 from gradmem_core.padding import pad_right
 from gradmem_core.write import SETTLED, gradient_step, reconstruction
 from service.engine.work import ReadWork, TokenChosen, WriteWork, WrittenMemory
+
+SMALL_MODEL = 2**24
+"Parameters below which one CPU thread answers queries."
 
 
 @dataclass(eq=False)
@@ -126,12 +130,15 @@ class TorchDevice:
         """Let requests join the decoding batch (see `Device`)."""
         checkpoint = reads[0].checkpoint
         fresh = Decoding(checkpoint.model, stop_ids=checkpoint.stop_ids)
-        self._join(self._decoding.get(checkpoint.name, fresh), reads)
+        with _threads_of_reads(checkpoint):
+            self._join(self._decoding.get(checkpoint.name, fresh), reads)
         self._decoding.setdefault(checkpoint.name, fresh)
 
     def read_step(self, reads: Sequence[Reading]) -> list[tuple[Reading, TokenChosen]]:
         """Choose the next token of every query in the batch (see `Device`)."""
-        return _stepped(self._decoding[reads[0].checkpoint.name], reads)
+        checkpoint = reads[0].checkpoint
+        with _threads_of_reads(checkpoint):
+            return _stepped(self._decoding[checkpoint.name], reads)
 
     def drop(self, reads: Sequence[Reading]) -> None:
         """Take requests out of the decoding batch (see `Device`)."""
@@ -146,9 +153,10 @@ class TorchDevice:
         """Answer requests apart from the decoding batch (see `Device`)."""
         checkpoint = reads[0].checkpoint
         decoding = Decoding(checkpoint.model, stop_ids=checkpoint.stop_ids)
-        self._join(decoding, reads)
-        while len(decoding):
-            _stepped(decoding, reads)
+        with _threads_of_reads(checkpoint):
+            self._join(decoding, reads)
+            while len(decoding):
+                _stepped(decoding, reads)
 
     def forget(self, memory_id: str) -> None:
         """Keep nothing of a memory (see `Device`)."""
@@ -205,6 +213,22 @@ class PrefixCache:
         self.bytes += prefix.bytes
         while self.bytes > self._most:
             self.forget(next(iter(self._kept)))
+
+
+@contextmanager
+def _threads_of_reads(checkpoint: Checkpoint) -> Iterator[None]:
+    """Read from a small model with one thread.
+
+    A token is little to compute: a second thread would mostly spin, on a core that the event loop
+    wants, while READ keeps the device busy.
+    """
+    usual = torch.get_num_threads()
+    if sum(weight.numel() for weight in checkpoint.model.parameters()) < SMALL_MODEL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 def _key(reading: Reading) -> str:

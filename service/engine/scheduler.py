@@ -51,6 +51,36 @@ class Limits:
     "Most queries of the decoding batch; a single request may pass it."
 
 
+@dataclass
+class _Room:
+    """What is left of a WRITE batch."""
+
+    tokens: int
+    "Of the whole batch, padding included."
+    documents: int = 0
+    longest: int = 0
+    shortest: int = 0
+    checkpoint: str = ""
+
+    def fits(self, work: Work) -> bool:
+        """Whether a document may join: the first always, others if they are like those within."""
+        if not self.documents:
+            return True
+        longest, shortest = max(self.longest, work.tokens), min(self.shortest, work.tokens)
+        return (
+            (self.documents + 1) * longest <= self.tokens
+            and longest <= STRETCH * shortest
+            and work.checkpoint.name == self.checkpoint
+        )
+
+    def take(self, work: Work) -> None:
+        """Count a document in."""
+        self.longest = max(self.longest, work.tokens)
+        self.shortest = min(self.shortest, work.tokens) if self.documents else work.tokens
+        self.documents += 1
+        self.checkpoint = work.checkpoint.name
+
+
 class Job(ABC):
     """A request that waits for its work.
 
@@ -108,7 +138,6 @@ class Scheduler:
         self._writing: dict[Writing, Job] = {}
         self._reading: dict[Reading, Job] = {}
         self._read_turns = 0
-        self._joined_last = False
         self._passed_over = 0
 
     @property
@@ -134,7 +163,7 @@ class Scheduler:
         self._sweep()
         if joining := self._joining():
             self._begin(joining)
-        elif self._reading:
+        if self._reading:
             self._read_step()
         elif self._writes or self._writing:
             self._write_step()
@@ -172,7 +201,7 @@ class Scheduler:
 
     def _joining(self) -> list[Job]:
         """The READ jobs that begin now: the oldest with those of its checkpoint that fit."""
-        if not self._reads or (self._joined_last and self._reading):
+        if not self._reads:
             return []
         if self._read_turns >= BURST and (self._writes or self._writing):
             return []
@@ -192,8 +221,6 @@ class Scheduler:
     def _begin(self, jobs: list[Job]) -> None:
         chosen = set(map(id, jobs))
         self._reads = deque(job for job in self._reads if id(job) not in chosen)
-        self._joined_last = True
-        self._read_turns += 1
         begun = {Reading(_read_work(job)): job for job in jobs}
         self._note_wait(jobs)
         self._reading |= begun
@@ -203,7 +230,6 @@ class Scheduler:
 
     def _read_step(self) -> None:
         """One token for every query of a checkpoint's batch, each checkpoint in its turn."""
-        self._joined_last = False
         self._read_turns += 1
         name = next(iter(self._reading)).checkpoint.name
         batch = [reading for reading in self._reading if reading.checkpoint.name == name]
@@ -236,7 +262,6 @@ class Scheduler:
 
     def _write_step(self) -> None:
         self._read_turns = 0
-        self._joined_last = False
         self._admit_writes()
         batch = list(self._writing)
         outcomes: dict[Writing, Result | GradMemError | None] = {}
@@ -261,32 +286,27 @@ class Scheduler:
 
     def _admit_writes(self) -> None:
         """Let documents join the batch that fit beside it: the oldest first."""
+        room = _Room(self._limits.batch_tokens)
+        for writing in self._writing:
+            room.take(writing.work)
         left: deque[Job] = deque()
         admitted: list[Job] = []
-        closed = False
         for place, job in enumerate(self._writes):
-            if not closed and self._fits(job.work):
+            if room.fits(job.work):
+                room.take(job.work)
                 self._writing[Writing(_write_work(job))] = job
                 admitted.append(job)
                 continue
+            left.append(job)
             if place == 0:
                 self._passed_over += 1
-                closed = self._passed_over > PATIENCE
-            left.append(job)
+                if self._passed_over > PATIENCE:
+                    left.extend(list(self._writes)[1:])
+                    break
         if not left or left[0] is not self._writes[0]:
             self._passed_over = 0
         self._writes = left
         self._note_wait(admitted)
-
-    def _fits(self, work: Work) -> bool:
-        if not self._writing:
-            return True
-        lengths = [work.tokens, *(writing.work.tokens for writing in self._writing)]
-        return (
-            work.checkpoint.name == next(iter(self._writing)).checkpoint.name
-            and len(lengths) * max(lengths) <= self._limits.batch_tokens
-            and max(lengths) <= STRETCH * min(lengths)
-        )
 
     def _guarded(
         self, items: list[Item], run: Callable[[Sequence[Item]], object]
