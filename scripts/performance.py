@@ -1,7 +1,7 @@
 """Make docs/PERFORMANCE.md and its pictures: `.venv/bin/python scripts/performance.py`.
 
-Figures come from docs/performance/bench.json, which `gradmem bench --json` writes, the words on
-what bounds them from docs/performance/bounds.md.
+Figures come from docs/performance/*.json, which `gradmem bench --json` writes, the words on what
+bounds them from docs/performance/bounds.md.
 """
 
 from pathlib import Path
@@ -14,4 +14,5 @@ FOLDER = DOCS / "performance"
 
 if __name__ == "__main__":
     bounds = (FOLDER / "bounds.md").read_text(encoding="utf-8")
-    save(DOCS / "PERFORMANCE.md", load_result(FOLDER / "bench.json"), bounds=bounds)
+    results = [load_result(path) for path in sorted(FOLDER.glob("*.json"))]
+    save(DOCS / "PERFORMANCE.md", results, bounds=bounds)

@@ -9,6 +9,7 @@ import uvicorn
 
 from gradmem_core.errors import DeviceLostError
 from service.app import create_app
+from service.engine.threads import leave_cores_to_the_engine
 from service.settings import Settings
 from service.stores import Store, create_store
 
@@ -31,6 +32,8 @@ def serve(settings: Settings) -> None:
         ValueError: The store's URL names no store.
     """
     configure_logging(settings.log_level)
+    threads = leave_cores_to_the_engine(settings.threads)
+    settings = settings.model_copy(update={"threads": threads})
     asyncio.run(_try(create_store(settings.store_url)))
     lost = threading.Event()
 

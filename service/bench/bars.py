@@ -198,7 +198,7 @@ BARS: tuple[Bar, ...] = (
     ),
     Bar(
         "Overload: goodput / capacity",
-        _overload(lambda one: one.goodput / one.capacity.throughput),
+        _overload(lambda one: one.goodput / one.capacity),
         "at least",
         0.9,
     ),

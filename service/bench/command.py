@@ -74,7 +74,7 @@ def bench(
     except (GradMemError, ArithmeticError) as error:
         _fail(error, REFUSED)
     else:
-        typer.echo(page(result), nl=False)
+        typer.echo(page([result]), nl=False)
 
 
 def _fail(error: Exception, status: int) -> None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from service.bench.apart import Apart
 from service.bench.documents import Document, documents
-from service.bench.inprocess import EngineTarget, ready_batches, step_seconds
+from service.bench.inprocess import ready_batches, step_seconds
 from service.bench.load import Request, load
 from service.bench.plan import Plan
 from service.bench.results import Load, Mixed, ReadSection, WriteSection
@@ -23,15 +24,15 @@ DIFFERENT = 64
 STEP_ROUNDS = 3
 
 
-async def writes(targets: Sequence[Target], engine: EngineTarget, plan: Plan) -> WriteSection:
+async def writes(targets: Sequence[Target], other: Apart, plan: Plan) -> WriteSection:
     """WRITE at several concurrencies, and ready batches beside them."""
     written = documents(DIFFERENT, pairs=PAIRS, seed=plan.seed)
-    runs = [await _write_run(_turned(targets, run), engine, written, plan) for run in _runs(plan)]
+    runs = [await _write_run(_turned(targets, run), other, written, plan) for run in _runs(plan)]
     return WriteSection(pairs=PAIRS, steps=STEPS, runs=tuple(runs))
 
 
 async def _write_run(
-    targets: Sequence[Target], engine: EngineTarget, written: Sequence[Document], plan: Plan
+    targets: Sequence[Target], other: Apart, written: Sequence[Document], plan: Plan
 ) -> tuple[Load, ...]:
     loads: list[Load] = []
     for concurrency in WRITERS:
@@ -40,11 +41,11 @@ async def _write_run(
             loads.append(await _load(target, requests, concurrency, plan))
         if concurrency == BATCH:
             batch = written[:BATCH]
-            loads.append(ready_batches(engine.checkpoint, batch, steps=STEPS, seconds=plan.seconds))
+            loads.append(await other.run(ready_batches, batch, steps=STEPS, seconds=plan.seconds))
     return tuple(loads)
 
 
-async def reads(targets: Sequence[Target], engine: EngineTarget, plan: Plan) -> ReadSection:
+async def reads(targets: Sequence[Target], other: Apart, plan: Plan) -> ReadSection:
     """READ at several concurrencies, and beside writers."""
     written = documents(DIFFERENT, pairs=PAIRS, seed=plan.seed)
     requests = {target.via: await target.reads(written) for target in targets}
@@ -64,7 +65,7 @@ async def reads(targets: Sequence[Target], engine: EngineTarget, plan: Plan) -> 
         mixed.append(
             tuple(
                 [
-                    await _mixed(target, requests[target.via], engine, written, plan)
+                    await _mixed(target, requests[target.via], other, written, plan)
                     for target in turned
                 ]
             )
@@ -75,12 +76,12 @@ async def reads(targets: Sequence[Target], engine: EngineTarget, plan: Plan) -> 
 async def _mixed(
     target: Target,
     requests: Sequence[Request],
-    engine: EngineTarget,
+    other: Apart,
     written: Sequence[Document],
     plan: Plan,
 ) -> Mixed:
     idle = await _load(target, requests, FEW_READERS, plan)
-    step = step_seconds(engine.checkpoint, written[:BATCH], steps=STEPS, rounds=STEP_ROUNDS)
+    step = await other.run(step_seconds, written[:BATCH], steps=STEPS, rounds=STEP_ROUNDS)
     async with target.saturated(
         written, steps=STEPS, concurrency=BATCH, warm_up=plan.seconds / 5
     ) as writing:

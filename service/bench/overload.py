@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class Outcomes:
 
 
 async def overload(target: Target, plan: Plan) -> OverloadSection:
-    """Measure the capacity, then send `FACTOR` times as much.
+    """Measure the capacity, send `FACTOR` times as much, and measure the capacity again.
 
     Args:
         target: Reached through HTTP.
@@ -61,20 +62,23 @@ async def overload(target: Target, plan: Plan) -> OverloadSection:
         ClientError: No request was answered while the capacity was measured.
     """
     requests = target.writes(documents(DIFFERENT, pairs=PAIRS, seed=plan.seed), steps=STEPS)
-    capacity = await load(requests, via=target.via, concurrency=BATCH, seconds=plan.seconds)
+    closed_loop = partial(load, requests, via=target.via, concurrency=BATCH, seconds=plan.seconds)
+    before = await closed_loop()
     begin = time.perf_counter()
     outcomes = await offered(
         requests,
-        rate=FACTOR * capacity.throughput,
+        rate=FACTOR * before.throughput,
         seconds=plan.overload_seconds,
         seed=plan.seed,
     )
+    after = await closed_loop()
     in_time = [one for one in outcomes.succeeded if one.ended <= begin + outcomes.seconds]
     latencies = [one.ended - one.started for one in outcomes.succeeded]
     return OverloadSection(
         pairs=PAIRS,
         steps=STEPS,
-        capacity=capacity,
+        before=before,
+        after=after,
         offered=outcomes.sent / outcomes.seconds,
         seconds=outcomes.seconds,
         sent=outcomes.sent,

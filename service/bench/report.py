@@ -1,4 +1,4 @@
-"""docs/PERFORMANCE.md and its pictures, made of one result of `gradmem bench` and nothing else."""
+"""docs/PERFORMANCE.md and its pictures, made of results of `gradmem bench` and nothing else."""
 
 import statistics
 from collections import Counter
@@ -24,7 +24,7 @@ PICTURES = "performance"
 "Folder of the pictures, beside the page."
 HEAD = """# Performance
 
-Made by `scripts/performance.py` from one result of `gradmem bench`: no figure here was typed. Times
+Made by `scripts/performance.py` from results of `gradmem bench`: no figure here was typed. Times
 are medians over the runs, ratios are medians over the runs of the ratio within a run.
 """
 Row = Sequence[str]
@@ -32,52 +32,54 @@ Item = TypeVar("Item")
 Key = TypeVar("Key")
 
 
-def page(result: BenchResult, *, bounds: str = "") -> str:
+def page(results: Sequence[BenchResult], *, bounds: str = "") -> str:
     """The page, Markdown.
 
     Args:
-        result: Where every figure comes from.
-        bounds: What bounds them, in words, for those who have looked into it.
+        results: Where every figure comes from, each with sections of its own.
+        bounds: What bounds the figures, in words, for those who have looked into it.
     """
-    parts = [HEAD, _about(result), _bars(result)]
+    parts = [HEAD, "\n".join(map(_about, results)), _bars(results)]
     if bounds:
         parts.append(_section("What bounds them", bounds.strip()))
-    if result.write:
-        parts.append(_write(result.write))
-    if result.read:
-        parts.append(_read(result.read))
-    if result.context:
-        parts.append(_context(result.context))
-    if result.device:
-        parts.append(_device(result.device))
-    if result.overload:
-        parts.append(_overload(result.overload))
-    if result.growth:
-        parts.append(_growth(result.growth))
+    for result in results:
+        if result.write:
+            parts.append(_write(result.write))
+        if result.read:
+            parts.append(_read(result.read))
+        if result.context:
+            parts.append(_context(result.context))
+        if result.device:
+            parts.append(_device(result.device))
+        if result.overload:
+            parts.append(_overload(result.overload))
+        if result.growth:
+            parts.append(_growth(result.growth))
     return "\n".join(parts)
 
 
-def pictures(result: BenchResult) -> dict[str, str]:
+def pictures(results: Sequence[BenchResult]) -> dict[str, str]:
     """SVG by file name, of the sections that were measured."""
     found: dict[str, str] = {}
-    if result.write:
-        found["write.svg"] = _throughputs("WRITE: requests a second", result.write.runs)
-    if result.read:
-        found["read.svg"] = _throughputs("READ: requests a second", result.read.runs)
-    if result.device:
-        operations = [
-            (one.name, one.seconds, f"{_ms(one.seconds)} ms") for one in result.device.profile
-        ]
-        found["profile.svg"] = bar_chart("One WRITE batch: time by operation", operations)
+    for result in results:
+        if result.write:
+            found["write.svg"] = _throughputs("WRITE: requests a second", result.write.runs)
+        if result.read:
+            found["read.svg"] = _throughputs("READ: requests a second", result.read.runs)
+        if result.device:
+            operations = [
+                (one.name, one.seconds, f"{_ms(one.seconds)} ms") for one in result.device.profile
+            ]
+            found["profile.svg"] = bar_chart("One WRITE batch: time by operation", operations)
     return found
 
 
-def save(output: Path, result: BenchResult, *, bounds: str = "") -> None:
+def save(output: Path, results: Sequence[BenchResult], *, bounds: str = "") -> None:
     """Write the page to `output` and the pictures into `PICTURES` beside it.
 
     Args:
         output: The page's file.
-        result: Where every figure comes from.
+        results: Where every figure comes from.
         bounds: See `page`.
 
     Raises:
@@ -86,9 +88,9 @@ def save(output: Path, result: BenchResult, *, bounds: str = "") -> None:
     folder = output.parent / PICTURES
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in pictures(result).items():
+        for name, picture in pictures(results).items():
             (folder / name).write_text(picture, encoding="utf-8")
-        output.write_text(page(result, bounds=bounds), encoding="utf-8")
+        output.write_text(page(results, bounds=bounds), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror}") from error
 
@@ -106,7 +108,7 @@ def _about(result: BenchResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _bars(result: BenchResult) -> str:
+def _bars(results: Sequence[BenchResult]) -> str:
     rows = [
         (
             one.bar.name,
@@ -114,6 +116,7 @@ def _bars(result: BenchResult) -> str:
             f"{one.bar.side} {one.bar.limit:g}",
             "reached" if one.reached else "**not reached**",
         )
+        for result in results
         for one in judged(result)
     ]
     return _section("Bars", "", table(("figure", "measured", "bar", ""), rows))
@@ -292,8 +295,9 @@ def _device(section: DeviceSection) -> str:
 def _overload(section: OverloadSection) -> str:
     about = (
         f"{section.offered:.0f} WRITE requests a second for {section.seconds:.0f} s, at a capacity"
-        f" of {section.capacity.throughput:.1f} a second (concurrency"
-        f" {section.capacity.concurrency}, in the same run); whoever is still waiting."
+        f" of {section.capacity:.1f} a second (concurrency {section.before.concurrency}, mean of"
+        f" {section.before.throughput:.1f} before and {section.after.throughput:.1f} after);"
+        " whoever is still waiting."
     )
     latency = [
         _ms(seconds) if seconds is not None else "" for seconds in (section.p50, section.p99)

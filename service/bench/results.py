@@ -183,8 +183,10 @@ class OverloadSection(Strict):
 
     pairs: Count
     steps: Count
-    capacity: Load
+    before: Load
     "Closed-loop load through HTTP just before."
+    after: Load
+    "And just after."
     offered: Annotated[float, Field(gt=0)]
     "Requests sent a second."
     seconds: Seconds
@@ -203,6 +205,11 @@ class OverloadSection(Strict):
     "Median latency of the successes; null where there is none."
     p99: Seconds | None
     "Latency that 99 in 100 successes keep within."
+
+    @property
+    def capacity(self) -> float:
+        """Requests a second that the service can do, by the mean of before and after."""
+        return (self.before.throughput + self.after.throughput) / 2
 
 
 class Footprint(Strict):

@@ -1,7 +1,6 @@
 """Runs the sections of a plan, one after the other."""
 
 import asyncio
-import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.errors import InputError
 from gradmem_core.measurement import header
 from service.bench import loaded
+from service.bench.apart import Apart, apart
 from service.bench.context import contexts
 from service.bench.device import device
 from service.bench.growth import growth
@@ -26,6 +26,7 @@ from service.bench.plan import LOADED, Plan, Section
 from service.bench.results import BenchResult
 from service.bench.serving import Served, served
 from service.client import Client
+from service.engine.threads import leave_cores_to_the_engine
 from service.settings import Settings
 
 Tell = Callable[[str], None]
@@ -53,22 +54,24 @@ def run(plan: Plan, *, command: str, tell: Tell) -> BenchResult:
         ArithmeticError: What is compared does not compute the same.
     """
     started = time.perf_counter()
-    checkpoint = load_checkpoint(plan.checkpoint)
     findings = _Findings()
     with tempfile.TemporaryDirectory(prefix="gradmem-bench-") as folder:
         settings = Settings(
             checkpoints=[plan.checkpoint], store_url=f"sqlite:///{Path(folder, 'service.db')}"
         )
-        if settings.threads is not None:  # as the service's device thread does
-            torch.set_num_threads(settings.threads)
-        _alone(checkpoint, plan, findings, tell)
-        if LOADED & set(plan.sections):
-            with _service(plan, settings, checkpoint) as service:
-                inside = Settings(
-                    checkpoints=[plan.checkpoint],
-                    store_url=f"sqlite:///{Path(folder, 'engine.db')}",
-                )
-                asyncio.run(_loaded(service, inside, plan, findings, tell))
+        threads = leave_cores_to_the_engine(settings.threads)
+        checkpoint = load_checkpoint(plan.checkpoint)
+        with apart(plan.checkpoint, threads=threads) as other:
+            asyncio.run(_alone(other, plan, findings, tell))
+            if LOADED & set(plan.sections):
+                with _service(plan, settings, checkpoint) as service:
+                    inside = Settings(
+                        checkpoints=[plan.checkpoint],
+                        threads=threads,
+                        store_url=f"sqlite:///{Path(folder, 'engine.db')}",
+                    )
+                    asyncio.run(_loaded(service, inside, other, plan, findings, tell))
+    torch.set_num_threads(threads)
     about = header(command, seed=plan.seed, started=started)
     return BenchResult(
         **about.model_dump(),
@@ -79,21 +82,25 @@ def run(plan: Plan, *, command: str, tell: Tell) -> BenchResult:
     )
 
 
-def _alone(checkpoint: Checkpoint, plan: Plan, findings: _Findings, tell: Tell) -> None:
+async def _alone(other: Apart, plan: Plan, findings: _Findings, tell: Tell) -> None:
     """The sections that need no service."""
     if "context" in plan.sections:
         tell("context")
-        rows, notes = contexts(checkpoint, plan)
+        rows, notes = await other.run(contexts, plan)
         findings.sections["context"] = tuple(rows)
         findings.notes += notes
     if "device" in plan.sections:
         tell("device")
-        findings.sections["device"] = device(checkpoint, plan)
-        gc.collect()
+        findings.sections["device"] = await other.run(device, plan)
 
 
 async def _loaded(
-    service: Served, inside: Settings, plan: Plan, findings: _Findings, tell: Tell
+    service: Served,
+    inside: Settings,
+    other: Apart,
+    plan: Plan,
+    findings: _Findings,
+    tell: Tell,
 ) -> None:
     """The sections that need a service."""
     wanted: set[Section] = set(plan.sections)
@@ -104,10 +111,10 @@ async def _loaded(
                 targets = (outside, engine)
                 if "write" in wanted:
                     tell("write")
-                    findings.sections["write"] = await loaded.writes(targets, engine, plan)
+                    findings.sections["write"] = await loaded.writes(targets, other, plan)
                 if "read" in wanted:
                     tell("read")
-                    findings.sections["read"] = await loaded.reads(targets, engine, plan)
+                    findings.sections["read"] = await loaded.reads(targets, other, plan)
         if "overload" in wanted:
             tell("overload")
             findings.sections["overload"] = await overload(outside, plan)

@@ -61,7 +61,8 @@ def overload(*, failed: int = 0, goodput: float = 19.0) -> OverloadSection:
     return OverloadSection(
         pairs=16,
         steps=5,
-        capacity=load_of("HTTP", 32, 20.0),
+        before=load_of("HTTP", 32, 19.0),
+        after=load_of("HTTP", 32, 21.0),
         offered=80.0,
         seconds=60.0,
         sent=4800,

@@ -141,8 +141,8 @@ def test_what_was_not_measured_is_not_judged() -> None:
     sections = dict.fromkeys(("write", "read", "context", "device", "overload", "growth"))
     empty = result().model_copy(update=sections)
     assert list(judged(empty)) == []
-    assert pictures(empty) == {}
-    assert page(empty).count("\n## ") == 1
+    assert pictures([empty]) == {}
+    assert page([empty]).count("\n## ") == 1
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_queries_to_pay_off(spent: float, saved: float, expected: str) -> None:
 
 
 def test_the_page_has_every_section_and_its_figures() -> None:
-    text = page(result(), bounds="The clerk is slow.\n")
+    text = page([result()], bounds="The clerk is slow.\n")
     lines = text.splitlines()
     missed = (
         "| READ time, 96-pair document / 4-pair document | 1.2 | at most 1.1 | **not reached** |"
@@ -172,7 +172,7 @@ def test_the_page_has_every_section_and_its_figures() -> None:
 
 def test_pictures_are_xml_and_linked(tmp_path: Path) -> None:
     output = tmp_path / "PERFORMANCE.md"
-    save(output, result())
+    save(output, [result()])
     found = sorted(path.name for path in (tmp_path / "performance").iterdir())
     assert found == ["profile.svg", "read.svg", "write.svg"]
     for name in found:
