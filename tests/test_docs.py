@@ -7,6 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from gradmem_core.checkpoint import load_checkpoint
+from gradmem_core.measurement import peak_bytes
+from gradmem_core.write import write
+from scripts import gpu_settings
+from service.bench.documents import documents
+from service.bench.inprocess import batch_of
+from service.bench.report import page, pictures
+from service.bench.results import load_result
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -22,3 +31,28 @@ def test_the_command_line_reference_is_the_programs_help(environment: dict[str, 
         check=True,
     )
     assert (ROOT / "docs" / "CLI.md").read_text(encoding="utf-8") == page.stdout
+
+
+def test_the_performance_page_is_made_of_its_results() -> None:
+    folder = ROOT / "docs" / "performance"
+    results = [load_result(path) for path in sorted(folder.glob("*.json"))]
+    bounds = (folder / "bounds.md").read_text(encoding="utf-8")
+    found = (ROOT / "docs" / "PERFORMANCE.md").read_text(encoding="utf-8")
+    assert found == page(results, bounds=bounds)
+    for name, picture in pictures(results).items():
+        assert (folder / name).read_text(encoding="utf-8") == picture
+
+
+def test_the_gpu_page_is_its_arithmetic() -> None:
+    assert (ROOT / "docs" / "GPU.md").read_text(encoding="utf-8") == gpu_settings.page()
+
+
+def test_the_arithmetic_of_memory_is_what_a_write_takes() -> None:
+    checkpoint = load_checkpoint("kv-32")
+    batch = batch_of(checkpoint, documents(4, pairs=16, seed=1))
+    peak = peak_bytes(
+        lambda: write(checkpoint.model, batch.ids, batch.lengths, 2, create_graph=False)
+    )
+    (computed,) = [one for one in gpu_settings.BACKBONES if one.name == checkpoint.name]
+    tokens = batch.ids.numel() + len(batch.ids) * checkpoint.model.config.memory_tokens
+    assert peak / tokens == pytest.approx(computed.step_bytes, rel=0.05)

@@ -1,5 +1,7 @@
 """The command line of `gradmem bench`."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +53,8 @@ def bench(
     from service.bench.report import page
     from service.bench.run import run
 
+    # What is running then stops by itself: the service that was started for the benchmark, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         names = [name.strip() for name in only.split(",")]
         unknown = ", ".join(name for name in names if name not in SECTIONS)
