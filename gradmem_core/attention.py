@@ -46,9 +46,11 @@ class _Attention(torch.autograd.Function):
         log_sums = query.new_empty(query.shape[:2])  # (N, T)
         for rows, seen in _blocks(query.shape[1]):
             scores = _scores(query[:, rows], key[:, seen], scale)
-            log_sums[:, rows] = scores.logsumexp(dim=-1)
-            weights = scores.sub_(log_sums[:, rows, None]).exp_()
-            torch.bmm(weights, value[:, seen], out=out[:, rows])
+            peaks = scores.amax(dim=-1, keepdim=True)  # (N, R, 1)
+            weights = scores.sub_(peaks).exp_()
+            sums = weights.sum(dim=-1, keepdim=True)  # (N, R, 1)
+            log_sums[:, rows, None] = peaks + sums.log()
+            out[:, rows] = torch.bmm(weights, value[:, seen]).div_(sums)
         ctx.save_for_backward(query, key, value, out, log_sums)
         ctx.scale = scale
         return out
@@ -86,7 +88,7 @@ class _Gradient(torch.autograd.Function):
             grad_value[:, seen].add_(torch.bmm(weights.mT, grad_out[:, rows]))
             grad_scores = torch.bmm(grad_out[:, rows], value[:, seen].mT)  # (N, R, C)
             grad_scores.sub_(row_sums[:, rows]).mul_(weights).mul_(scale)
-            torch.bmm(grad_scores, key[:, seen], out=grad_query[:, rows])
+            grad_query[:, rows] = torch.bmm(grad_scores, key[:, seen])
             grad_key[:, seen].add_(torch.bmm(grad_scores.mT, query[:, rows]))
         ctx.save_for_backward(query, key, value, grad_out, log_sums, row_sums)
         ctx.scale = scale
@@ -117,12 +119,12 @@ class _Gradient(torch.autograd.Function):
             for_scores = to_weights.sub_(total).mul_(weights).mul_(scale)
             grad_scores = centred.mul_(weights).mul_(scale)  # dS
             to_inner = to_scores.sub_(mean).mul_(weights)  # the adjoint of dP
-            torch.bmm(for_scores, k, out=for_query[:, rows])
+            for_query[:, rows] = torch.bmm(for_scores, k)
             for_query[:, rows].add_(torch.bmm(grad_scores, to_key[:, seen]))
             for_key[:, seen].add_(torch.bmm(for_scores.mT, q))
             for_key[:, seen].add_(torch.bmm(grad_scores.mT, to_query[:, rows]))
             for_value[:, seen].add_(torch.bmm(to_inner.mT, do))
-            torch.bmm(weights, to_value[:, seen], out=for_grad_out[:, rows])
+            for_grad_out[:, rows] = torch.bmm(weights, to_value[:, seen])
             for_grad_out[:, rows].add_(torch.bmm(to_inner, v))
         return for_query, for_key, for_value, for_grad_out, None, None, None
 
