@@ -66,7 +66,7 @@ class Backbone(nn.Module):
         self.vocabulary_size: int = config.vocab_size
         self.max_positions: int = config.max_position_embeddings
         self.autocast: torch.dtype | None = None
-        "What `hidden` computes matrix products in, in place of the weights' dtype (training)."
+        "What `hidden` computes matrix products in, in place of the weights' dtype."
 
     @classmethod
     def from_config(cls, settings: dict[str, Any], *, seed: int) -> "Backbone":

@@ -53,7 +53,9 @@ def create_app(
         ValueError: The store's URL names no store.
     """
     telemetry = Telemetry()
-    models = models or Models.load(settings.checkpoints, device=settings.device)
+    models = models or Models.load(
+        settings.checkpoints, device=settings.device, precision=settings.precision
+    )
     store = store or create_store(settings.store_url)
     engine = engine or _engine(settings, telemetry)
     engine.on_failure = on_device_lost

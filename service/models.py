@@ -2,8 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.errors import CheckpointError, ModelNotFoundError
+from service.settings import Precision
+
+AUTOCAST: dict[Precision, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 class Models:
@@ -19,13 +24,23 @@ class Models:
             raise CheckpointError("two checkpoints have the same name; serve one of them")
 
     @classmethod
-    def load(cls, references: Sequence[str], *, device: str) -> "Models":
+    def load(
+        cls, references: Sequence[str], *, device: str, precision: Precision = "float32"
+    ) -> "Models":
         """Load checkpoints from folders or by the names of bundled ones.
+
+        Args:
+            references: Folders or names.
+            device: Where they run, as torch names it.
+            precision: What the transformers' matrix products are computed in.
 
         Raises:
             CheckpointError: One of them cannot be loaded.
         """
-        return cls([load_checkpoint(reference, device=device) for reference in references])
+        checkpoints = [load_checkpoint(reference, device=device) for reference in references]
+        for checkpoint in checkpoints:
+            checkpoint.model.backbone.autocast = AUTOCAST[precision]
+        return cls(checkpoints)
 
     def get(self, name: str | None) -> Checkpoint:
         """The checkpoint of that name, or the default one.

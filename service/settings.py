@@ -1,11 +1,13 @@
 """What an operator decides: environment variables `GRADMEM_*`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gradmem_core.config import BlobDtype
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 class Settings(BaseSettings):
@@ -21,6 +23,9 @@ class Settings(BaseSettings):
     "Checkpoints to serve, folders or bundled names, separated by commas; the first is the default."
     device: str = "cpu"
     "Where the models run, as torch names it: `cpu`, `cuda`, `cuda:1`."
+    precision: Precision = "float32"
+    """What the transformers' matrix products are computed in; memories and their updates are
+    float32 always. bfloat16 is for GPUs, where it has not been measured yet."""
     threads: int | None = Field(default=None, ge=1)
     "CPU threads of a batch; torch's own choice by default."
     store_url: str = Field(default="sqlite:///gradmem.db", repr=False)

@@ -35,6 +35,7 @@ from service.engine import (
 )
 from service.engine.device import PrefixCache, Reading, WriteOutcome, Writing
 from service.engine.work import Steps
+from service.models import Models
 from service.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio
@@ -327,3 +328,20 @@ def test_prefixes_are_computed_once_and_the_least_recently_read_goes_first(
     ask(None, None)
     assert computed == [2, 1, 1, 2]
     assert cache.bytes == one
+
+
+async def test_a_transformer_in_bfloat16_writes_and_reads_float32_memories() -> None:
+    checkpoint = Models.load(["kv-16"], device="cpu", precision="bfloat16").get(None)
+    task, tokenizer = checkpoint.task, checkpoint.tokenizer
+    query = tokenizer.encode(task.example_query)
+    write_work = WriteWork(checkpoint, tokenizer.encode(task.example_document), 5)
+    async with started(TorchDevice(prefix_bytes=2**20)) as engine:
+        written = await engine.write(write_work)
+        read_work = ReadWork(checkpoint, written.memory, [query], [Sampling(4)])
+        (answer,) = await engine.read(read_work)
+    assert tokenizer.decode(answer.tokens) == task.example_answer
+    assert written.memory.dtype == torch.float32
+    checkpoint.model.backbone.autocast = None
+    exact, _ = written_alone(write_work)
+    assert not torch.equal(written.memory, exact)
+    assert torch.allclose(written.memory, exact, atol=0.1)
