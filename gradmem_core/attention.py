@@ -50,6 +50,7 @@ class _Attention(torch.autograd.Function):
             weights = scores.sub_(peaks).exp_()
             sums = weights.sum(dim=-1, keepdim=True)  # (N, R, 1)
             log_sums[:, rows, None] = peaks + sums.log()
+            # With `out=` a slice of `out`, torch would multiply matrix by matrix; so below.
             out[:, rows] = torch.bmm(weights, value[:, seen]).div_(sums)
         ctx.save_for_backward(query, key, value, out, log_sums)
         ctx.scale = scale
