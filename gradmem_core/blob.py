@@ -7,6 +7,7 @@ A blob is as secret as its document: it answers questions about it. The fields a
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,10 +18,42 @@ from torch import Tensor
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import BlobError, FingerprintMismatchError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INT8_LARGEST = 127
-UNREADABLE = (SafetensorError, ValidationError, ValueError, KeyError, TypeError, RecursionError)
+UNREADABLE = (
+    SafetensorError,
+    ValidationError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    RecursionError,
+)
 "What the libraries raise on bytes that are no memory; the last on JSON nested without end."
+
+
+class PageInfo(BaseModel):
+    """What is known of a page: the vectors of one WRITE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    page_id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    "Its name within the memory."
+    write_steps: int = Field(ge=1)
+    "Gradient steps made (K)."
+    tokens: int = Field(ge=1)
+    "Tokens of what was written."
+    records: int | None = Field(default=None, ge=1)
+    "Records among them; None for a text."
+    document_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    "SHA-256 of the UTF-8 bytes of the document that the page is of."
+    losses: tuple[float, ...]
+    "Reconstruction loss before each step and after the last, nats per token."
+    recall: float = Field(ge=0, le=1)
+    "Share of the page's tokens that the memory predicts correctly."
+    created_at: datetime
+    "When it was written, UTC."
 
 
 class BlobInfo(BaseModel):
@@ -30,18 +63,8 @@ class BlobInfo(BaseModel):
 
     fingerprint: str
     "Fingerprint of the checkpoint that wrote it."
-    write_steps: int = Field(ge=1)
-    "Gradient steps made (K)."
-    tokens: int = Field(ge=1)
-    "Tokens of the document."
-    document_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    "SHA-256 of the document's UTF-8 bytes."
-    losses: tuple[float, ...]
-    "Reconstruction loss before each step and after the last, nats per token."
-    recall: float = Field(ge=0, le=1)
-    "Share of the document's tokens that the memory predicts correctly."
-    created_at: datetime
-    "When it was written, UTC."
+    pages: tuple[PageInfo, ...] = Field(min_length=1)
+    "In the order in which they were written."
 
 
 @dataclass(frozen=True)
@@ -49,7 +72,7 @@ class Blob:
     """A memory with what is known of it."""
 
     memory: Tensor
-    "Float32 `(m, d)`."
+    "Float32 `(p, m, d)`: `p` pages of `m` vectors."
     dtype: BlobDtype
     "How the bytes hold the elements."
     info: BlobInfo
@@ -59,17 +82,19 @@ def pack(memory: Tensor, info: BlobInfo, *, dtype: BlobDtype = "float32") -> byt
     """Make the bytes of a memory.
 
     Args:
-        memory: Finite, `(m, d)`.
-        info: What is known of it.
+        memory: Finite, `(p, m, d)`.
+        info: What is known of it, with an entry for each page.
         dtype: `float32` keeps every bit, `float16` halves the bytes, `int8` quarters them with one
             scale for each vector.
 
     Raises:
-        BlobError: The memory is not finite, or too large for float16.
+        BlobError: The memory is not finite, too large for float16, or of another number of pages.
     """
     memory = memory.detach().to("cpu", torch.float32).contiguous()
     if not memory.isfinite().all():
         raise BlobError("the memory is not finite and cannot be stored")
+    if memory.ndim != 3 or len(memory) != len(info.pages):
+        raise BlobError(f"a memory of shape {list(memory.shape)} is not {len(info.pages)} pages")
     metadata = {
         "format_version": str(FORMAT_VERSION),
         "dtype": dtype,
@@ -87,15 +112,20 @@ def unpack(data: bytes) -> Blob:
     """
     try:
         metadata = _metadata(data)
-        version = metadata["format_version"]
-        if version != str(FORMAT_VERSION):
+        version, tensors = metadata["format_version"], load(data)
+        shape, fields = json.loads(metadata["shape"]), json.loads(metadata["info"])
+        if version == "1":
+            tensors, shape, fields = _as_one_page(tensors, shape, fields)
+        elif version != str(FORMAT_VERSION):
             raise BlobError(
-                f"the memory has format version {version}; this GradMem reads {FORMAT_VERSION}"
+                f"the memory has format version {version}; this GradMem reads 1 to {FORMAT_VERSION}"
             )
-        memory = _decoded(load(data), metadata["dtype"])
-        if list(memory.shape) != json.loads(metadata["shape"]) or not memory.isfinite().all():
+        memory = _decoded(tensors, metadata["dtype"])
+        if list(memory.shape) != shape or not memory.isfinite().all():
             raise BlobError("the memory's tensor does not fit its description")
-        info = BlobInfo.model_validate_json(metadata["info"])
+        info = BlobInfo.model_validate_json(json.dumps(fields))
+        if len(memory) != len(info.pages):
+            raise BlobError("the memory's pages are not those of its description")
     except UNREADABLE as error:
         raise BlobError(f"the bytes are not a memory blob: {type(error).__name__}") from error
     return Blob(memory, metadata["dtype"], info)  # type: ignore[arg-type]  # _decoded checked it
@@ -105,7 +135,7 @@ def tensor_bytes(memory: Tensor, dtype: BlobDtype) -> int:
     """Bytes that a memory's tensors take in a blob, without what is known of it.
 
     Args:
-        memory: Finite, `(m, d)`.
+        memory: Finite, `(p, m, d)`.
         dtype: As for `pack`.
 
     Raises:
@@ -130,9 +160,18 @@ def require_fingerprint(blob: Blob, expected: str) -> None:
         )
 
 
+def _as_one_page(
+    tensors: dict[str, Tensor], shape: list[int], fields: dict[str, Any]
+) -> tuple[dict[str, Tensor], list[int], dict[str, Any]]:
+    """What format 1, which knew no pages, says in terms of format 2."""
+    page = {**fields, "page_id": "0" * 16}
+    info = {"fingerprint": page.pop("fingerprint"), "pages": [page]}
+    return {name: tensor[None] for name, tensor in tensors.items()}, [1, *shape], info
+
+
 def _encoded(memory: Tensor, dtype: BlobDtype) -> dict[str, Tensor]:
     if dtype == "int8":
-        scales = memory.abs().amax(dim=1, keepdim=True) / INT8_LARGEST  # (m, 1)
+        scales = memory.abs().amax(dim=2, keepdim=True) / INT8_LARGEST  # (p, m, 1)
         steps = memory / scales.clamp(min=torch.finfo(torch.float32).tiny)
         return {"memory": steps.round().clamp(-INT8_LARGEST, INT8_LARGEST).char(), "scales": scales}
     if dtype == "float16":
@@ -146,12 +185,12 @@ def _encoded(memory: Tensor, dtype: BlobDtype) -> dict[str, Tensor]:
 def _decoded(tensors: dict[str, Tensor], dtype: str) -> Tensor:
     expected = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
     memory = tensors["memory"]
-    if memory.dtype != expected[dtype] or memory.ndim != 2:
+    if memory.dtype != expected[dtype] or memory.ndim != 3:
         raise BlobError(f"the memory's tensor is {memory.dtype}, its description says {dtype}")
     if dtype != "int8":
         return memory.float()
     scales = tensors["scales"]
-    if scales.shape != (len(memory), 1) or scales.dtype != torch.float32:
+    if scales.shape != (*memory.shape[:2], 1) or scales.dtype != torch.float32:
         raise BlobError("the memory's scales do not fit its tensor")
     return memory.float() * scales
 

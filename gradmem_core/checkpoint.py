@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,6 +38,9 @@ class Task(BaseModel):
     "The training task."
     stop_tokens: list[str] = Field(min_length=1)
     "Tokens that end an answer; they are not part of it."
+    document_format: Literal["text", "records"] = "text"
+    """What a document is: any text of the vocabulary, or a list of records (lines of key and value,
+    see `gradmem_core/records.py`), whose queries are keys."""
     example_document: str
     "A document as the checkpoint expects it."
     example_query: str

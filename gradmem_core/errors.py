@@ -4,6 +4,9 @@
     ├── InputError                    what a caller sent cannot be used
     │   ├── EmptyContextError         a document without a token
     │   ├── ContextTooLongError       a document beyond the checkpoint's limit
+    │   ├── NoRecordError             a list without a record
+    │   ├── RecordTooLongError        a key or a value beyond the checkpoint's limit
+    │   ├── TooManyPagesError         a document or a memory of more pages than allowed
     │   ├── EmptyQueryError           a query without a token
     │   ├── QueryTooLongError         a query beyond the checkpoint's limit
     │   ├── UnknownCharactersError    characters that the tokenizer does not know
@@ -13,8 +16,10 @@
     ├── NonFiniteLossError            WRITE diverged
     ├── NotFoundError
     │   ├── ModelNotFoundError        no checkpoint of that name is served
-    │   └── MemoryNotFoundError       no memory of that id, or it has expired
+    │   ├── MemoryNotFoundError       no memory of that id, or it has expired
+    │   └── PageNotFoundError         the memory has no page of that id
     ├── FingerprintMismatchError      a memory of another checkpoint
+    ├── MemoryChangedError            others changed the memory at the same time, again and again
     ├── CheckpointError               a checkpoint folder that cannot be loaded
     ├── BlobError                     bytes that are not a memory, or a memory that does not fit
     ├── StoreUnavailableError         the store cannot be reached or refuses
@@ -55,6 +60,18 @@ class EmptyContextError(InputError):
 
 class ContextTooLongError(InputError):
     """A document has more tokens than the checkpoint was trained for."""
+
+
+class NoRecordError(InputError):
+    """A document that should be a list of records has none."""
+
+
+class RecordTooLongError(InputError):
+    """A key or a value has more tokens than the checkpoint was trained for."""
+
+
+class TooManyPagesError(InputError):
+    """A document or a memory would have more pages than are allowed."""
 
 
 class EmptyQueryError(InputError):
@@ -113,6 +130,14 @@ class ModelNotFoundError(NotFoundError):
 
 class MemoryNotFoundError(NotFoundError):
     """No memory has that id, or it has expired."""
+
+
+class PageNotFoundError(NotFoundError):
+    """The memory has no page of that id."""
+
+
+class MemoryChangedError(GradMemError):
+    """Others changed a memory each time that this change was about to be stored."""
 
 
 class FingerprintMismatchError(GradMemError):

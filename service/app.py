@@ -59,7 +59,9 @@ def create_app(
     store = store or create_store(settings.store_url)
     engine = engine or _engine(settings, telemetry)
     engine.on_failure = on_device_lost
-    memories = Memories(models, engine, store, dtype=settings.blob_dtype)
+    memories = Memories(
+        models, engine, store, dtype=settings.blob_dtype, max_pages=settings.max_pages
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -1,7 +1,8 @@
 """`gradmem`: run the service, and write and read memories with it.
 
 Every command prints its result on standard output, and an error as one line on standard error. Exit
-status: 0 done, 1 the service cannot be reached or failed, 2 what was asked for cannot be done.
+status: 0 done, 1 the service cannot be reached or failed, 2 what was asked for cannot be done, 3 a
+key is not in the memory that was read.
 """
 
 import json
@@ -30,6 +31,7 @@ from service.schemas import ReadResponse
 
 FAILED = 1
 REFUSED = 2
+MISSING = 3
 
 # Plain help: the reference in docs/CLI.md is made of it. No tracebacks with documents in them.
 app = typer.Typer(
@@ -139,6 +141,10 @@ def write(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Kept with the memory; may be repeated."),
     ] = None,
+    append_to: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Add the document to this memory; for lists of records."),
+    ] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -152,7 +158,12 @@ def write(
             steps=cast("int | Literal['auto'] | None", steps),
             ttl_seconds=ttl,
             metadata=entries,
+            append_to=append_to,
         )
+    for key in memory.duplicate_keys:
+        typer.echo(f"note: {key!r} stands there more than once; its last value was kept", err=True)
+    for line in memory.skipped_lines:
+        typer.echo(f"note: line {line} is no record and was left out", err=True)
     typer.echo(memory.model_dump_json() if as_json else memory.memory_id)
 
 
@@ -176,7 +187,10 @@ def read(
     as_json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Answer queries from a memory alone; print one answer a line, in the order of the queries."""
+    """Answer queries from a memory alone; print one answer a line, in the order of the queries.
+
+    The line of a key that is not in memory is empty; the exit status is then 3.
+    """
     with _service(url) as client:
         answers = client.read_many(
             memory_id,
@@ -193,7 +207,12 @@ def read(
             ).model_dump_json()
         )
     else:
-        typer.echo("\n".join(answer.answer for answer in answers))
+        typer.echo("\n".join(answer.answer or "" for answer in answers))
+    missing = [answer.query for answer in answers if not answer.found]
+    for query in missing:
+        typer.echo(f"not in memory: {query}", err=True)
+    if missing:
+        raise typer.Exit(MISSING)
 
 
 @app.command()
@@ -205,10 +224,19 @@ def show(memory_id: MemoryId, as_json: Json = False, url: Url = DEFAULT_URL) -> 
 
 
 @app.command()
-def delete(memory_id: MemoryId, url: Url = DEFAULT_URL) -> None:
+def delete(
+    memory_id: MemoryId,
+    page: Annotated[
+        str | None, typer.Option(metavar="PAGE", help="Delete only this page of it.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
     """Delete a memory for good."""
     with _service(url) as client:
-        client.delete(memory_id)
+        if page is None:
+            client.delete(memory_id)
+        else:
+            client.delete_page(memory_id, page)
 
 
 app.command()(bench)

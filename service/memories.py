@@ -2,15 +2,32 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TypeAlias
 
-from gradmem_core.blob import BlobInfo, pack, require_fingerprint, unpack
+import torch
+from torch import Tensor
+
+from gradmem_core.blob import Blob, BlobInfo, PageInfo, pack, require_fingerprint, unpack
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Answer, Sampling
-from gradmem_core.generate import check_queries, check_query
-from gradmem_core.write import check_context, check_steps
+from gradmem_core.documents import (
+    Page,
+    absent_ids,
+    answer_text,
+    answering_page,
+    check_pages,
+    read_document,
+    read_query,
+)
+from gradmem_core.errors import InputError, MemoryChangedError, PageNotFoundError
+from gradmem_core.generate import check_queries
+from gradmem_core.write import check_steps
 from service.engine import (
     Engine,
     Event,
@@ -21,6 +38,7 @@ from service.engine import (
     WrittenMemory,
 )
 from service.models import Models
+from service.pages import for_each_page, memory_info
 from service.schemas import (
     AnswerInfo,
     MemoryInfo,
@@ -29,8 +47,15 @@ from service.schemas import (
     StepEvent,
     TokenEvent,
     WriteRequest,
+    WriteResult,
 )
 from service.stores import Store, StoredMemory, new_memory_id
+
+CHANGES = 10
+"How often a change is tried when others change the memory at the same time."
+
+Pages: TypeAlias = tuple[Tensor, tuple[PageInfo, ...]]
+"Vectors `(p, m, d)`, and what is known of each page."
 
 
 class Memories:
@@ -41,51 +66,44 @@ class Memories:
         engine: Does the work on the device.
         store: Keeps the blobs.
         dtype: How a blob holds the elements of a memory.
+        max_pages: Most pages of a memory.
     """
 
-    def __init__(self, models: Models, engine: Engine, store: Store, *, dtype: BlobDtype) -> None:
+    def __init__(
+        self, models: Models, engine: Engine, store: Store, *, dtype: BlobDtype, max_pages: int
+    ) -> None:
         self._models = models
         self._engine = engine
         self._store = store
         self._dtype: BlobDtype = dtype
+        self._max_pages = max_pages
 
     async def write(
         self, request: WriteRequest, listener: Callable[[StepEvent], None] | None = None
-    ) -> MemoryInfo:
-        """Compress a document and store its memory; `listener` is told of every gradient step.
+    ) -> WriteResult:
+        """Compress a document and store its memory, or add its pages to an older memory.
+
+        Args:
+            request: What to write.
+            listener: Told of every gradient step.
 
         Raises:
-            GradMemError: The model is unknown, the document or the steps are refused, or engine or
-                store failed; nothing is stored then.
+            GradMemError: The model or the older memory is unknown, the document or the steps are
+                refused, or engine or store failed; nothing is stored then.
         """
-        checkpoint = self._models.get(request.model)
-        config = checkpoint.model.config
-        steps = config.write_steps if request.steps is None else request.steps
-        if steps != "auto":
-            check_steps(config, steps)
-        # A text that cannot fit is refused before its tokens are counted, which takes time.
-        check_context(config, checkpoint.tokenizer.fewest_tokens(request.document))
-        ids = checkpoint.tokenizer.encode(request.document)
-        check_context(config, len(ids))
-        written = await self._engine.write(
-            WriteWork(checkpoint, ids, steps),
-            seconds=request.timeout,
-            listener=None if listener is None else _steps_told(listener),
+        checkpoint, there = await self._writer_of(request)
+        document = read_document(checkpoint, request.document, max_pages=self._max_pages)
+        check_pages(there + len(document.pages), self._max_pages)
+        added = await self._written(checkpoint, request, document.pages, listener)
+        if request.append_to is None:
+            stored, blob = await self._put(checkpoint, request, added)
+        else:
+            stored, blob = await self._change(request.append_to, partial(self._appended, added))
+        return WriteResult(
+            **memory_info(stored, blob).model_dump(),
+            duplicate_keys=document.duplicate_keys,
+            skipped_lines=document.skipped_lines,
         )
-        now = datetime.now(UTC)
-        info = _blob_info(checkpoint, request.document, len(ids), written, now)
-        blob = pack(written.memory, info, dtype=self._dtype)
-        ttl = request.ttl_seconds
-        stored = StoredMemory(
-            memory_id=new_memory_id(),
-            model=checkpoint.name,
-            blob=blob,
-            metadata=request.metadata,
-            created_at=now,
-            expires_at=None if ttl is None else now + timedelta(seconds=ttl),
-        )
-        await self._store.put(stored)
-        return _memory_info(stored, info, self._dtype)
 
     async def read(
         self, request: ReadRequest, listener: Callable[[TokenEvent], None] | None = None
@@ -101,21 +119,30 @@ class Memories:
         checkpoint = self._models.get(stored.model)
         require_fingerprint(blob, checkpoint.fingerprint)
         texts = request.asked()
-        for text in texts:
-            check_query(checkpoint.model.config, checkpoint.tokenizer.fewest_tokens(text))
-        queries = [checkpoint.tokenizer.encode(text) for text in texts]
+        queries = [read_query(checkpoint, text) for text in texts]
         sampling = _sampling(request, checkpoint, len(queries))
         check_queries(checkpoint.model, queries, sampling)
-        work = ReadWork(checkpoint, blob.memory, queries, sampling, stored.memory_id)
-        answers = await self._engine.read(
-            work,
-            seconds=request.timeout,
-            listener=None if listener is None else _tokens_told(listener, checkpoint, len(queries)),
-        )
-        infos = [
-            _answer_info(checkpoint, text, answer)
-            for text, answer in zip(texts, answers, strict=True)
+        pages = blob.info.pages
+        works = [
+            ReadWork(checkpoint, memory, queries, sampling, (stored.memory_id, page.page_id))
+            for memory, page in zip(blob.memory, pages, strict=True)
         ]
+        told = None
+        if listener is not None and len(pages) == 1:
+            told = _tokens_told(listener, checkpoint, len(queries))
+        by_page = await for_each_page(
+            [partial(_read, self._engine, work, told) for work in works],
+            tokens=works[0].tokens,
+            admission=self._engine.admission,
+            seconds=request.timeout,
+        )
+        infos = []
+        for text, answers in zip(texts, zip(*by_page, strict=True), strict=True):
+            chosen = answering_page(checkpoint, answers)
+            infos.append(_answer_info(checkpoint, text, answers[chosen], pages[chosen].page_id))
+        if listener is not None and len(pages) > 1:
+            for number, info in enumerate(infos):
+                listener(TokenEvent(query=number, text=info.answer or ""))
         return ReadResponse(answers=infos, tokens=sum(info.tokens for info in infos))
 
     async def show(self, memory_id: str) -> MemoryInfo:
@@ -127,8 +154,7 @@ class Memories:
             StoreUnavailableError: The store cannot be reached.
         """
         stored = await self._store.get(memory_id)
-        blob = unpack(stored.blob)
-        return _memory_info(stored, blob.info, blob.dtype)
+        return memory_info(stored, unpack(stored.blob))
 
     async def delete(self, memory_id: str) -> None:
         """Delete a memory for good.
@@ -140,6 +166,18 @@ class Memories:
         self._engine.forget(memory_id)
         await self._store.delete(memory_id)
 
+    async def delete_page(self, memory_id: str, page_id: str) -> None:
+        """Delete a page of a memory for good.
+
+        Raises:
+            NotFoundError: There is no such memory, or no such page in it.
+            InputError: It is the memory's only page.
+            MemoryChangedError: Others kept changing the memory.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        await self._change(memory_id, partial(_without, page_id))
+        self._engine.forget(memory_id)
+
     async def check(self) -> None:
         """Write and read a tiny memory of every model on the device, and ask the store.
 
@@ -150,52 +188,138 @@ class Memories:
         await asyncio.gather(self._store.ping(), *(self._check_model(model) for model in models))
 
     async def _check_model(self, checkpoint: Checkpoint) -> None:
-        ids = checkpoint.tokenizer.encode(checkpoint.task.example_document)
-        written = await self._engine.write(WriteWork(checkpoint, ids, steps=1))
-        query = checkpoint.tokenizer.encode(checkpoint.task.example_query)
+        page = read_document(checkpoint, checkpoint.task.example_document, max_pages=1).pages[0]
+        written = await self._engine.write(WriteWork(checkpoint, page.ids, steps=1))
+        query = read_query(checkpoint, checkpoint.task.example_query)
         work = ReadWork(checkpoint, written.memory, [query], [Sampling(max_new_tokens=1)])
         await self._engine.read(work)
 
+    async def _writer_of(self, request: WriteRequest) -> tuple[Checkpoint, int]:
+        """The checkpoint that writes a document, and how many pages its memory has already."""
+        if request.append_to is None:
+            checkpoint, there = self._models.get(request.model), 0
+        else:
+            stored = await self._store.get(request.append_to)
+            checkpoint = self._models.get(request.model or stored.model)
+            blob = unpack(stored.blob)
+            require_fingerprint(blob, checkpoint.fingerprint)
+            if checkpoint.task.document_format != "records":
+                raise InputError(
+                    "append_to is for checkpoints whose documents are lists of records; write the"
+                    " document as a memory of its own"
+                )
+            there = len(blob.info.pages)
+        if isinstance(request.steps, int):
+            check_steps(checkpoint.model.config, request.steps)
+        return checkpoint, there
 
-def _blob_info(
-    checkpoint: Checkpoint,
-    document: str,
-    tokens: int,
-    written: WrittenMemory,
-    now: datetime,
-) -> BlobInfo:
-    return BlobInfo(
-        fingerprint=checkpoint.fingerprint,
-        write_steps=written.steps,
-        tokens=tokens,
-        document_sha256=hashlib.sha256(document.encode()).hexdigest(),
-        losses=tuple(written.losses),
-        recall=written.recall,
-        created_at=now,
-    )
+    async def _written(
+        self,
+        checkpoint: Checkpoint,
+        request: WriteRequest,
+        pages: Sequence[Page],
+        listener: Callable[[StepEvent], None] | None,
+    ) -> Pages:
+        """Write each page of a document."""
+        steps = checkpoint.model.config.write_steps if request.steps is None else request.steps
+        written = await for_each_page(
+            [
+                partial(
+                    _write,
+                    self._engine,
+                    WriteWork(checkpoint, page.ids, steps),
+                    None if listener is None else _steps_told(listener, number),
+                )
+                for number, page in enumerate(pages)
+            ],
+            tokens=max(len(page.ids) for page in pages),
+            admission=self._engine.admission,
+            seconds=request.timeout,
+        )
+        now, digest = datetime.now(UTC), hashlib.sha256(request.document.encode()).hexdigest()
+        known = tuple(
+            PageInfo(
+                page_id=secrets.token_hex(8),
+                write_steps=made.steps,
+                tokens=len(page.ids),
+                records=page.records,
+                document_sha256=digest,
+                losses=tuple(made.losses),
+                recall=made.recall,
+                created_at=now,
+            )
+            for page, made in zip(pages, written, strict=True)
+        )
+        return torch.stack([made.memory for made in written]), known
+
+    async def _put(
+        self, checkpoint: Checkpoint, request: WriteRequest, added: Pages
+    ) -> tuple[StoredMemory, Blob]:
+        """Store a new memory."""
+        memory, pages = added
+        blob = Blob(memory, self._dtype, BlobInfo(fingerprint=checkpoint.fingerprint, pages=pages))
+        now, ttl = pages[0].created_at, request.ttl_seconds
+        stored = StoredMemory(
+            memory_id=new_memory_id(),
+            model=checkpoint.name,
+            blob=pack(memory, blob.info, dtype=self._dtype),
+            metadata=request.metadata,
+            created_at=now,
+            expires_at=None if ttl is None else now + timedelta(seconds=ttl),
+        )
+        await self._store.put(stored)
+        return stored, blob
+
+    async def _change(
+        self, memory_id: str, change: Callable[[Blob], Pages]
+    ) -> tuple[StoredMemory, Blob]:
+        """Store other pages of a memory; again, where others changed it at the same time."""
+        for _ in range(CHANGES):
+            stored = await self._store.get(memory_id)
+            blob = unpack(stored.blob)
+            memory, pages = change(blob)
+            info = BlobInfo(fingerprint=blob.info.fingerprint, pages=pages)
+            changed = replace(stored, blob=pack(memory, info, dtype=self._dtype))
+            if await self._store.replace(stored, changed):
+                return changed, Blob(memory, self._dtype, info)
+        raise MemoryChangedError(
+            f"others changed the memory {CHANGES} times meanwhile; nothing of this was stored, try"
+            " again"
+        )
+
+    def _appended(self, added: Pages, blob: Blob) -> Pages:
+        memory, pages = added
+        check_pages(len(blob.info.pages) + len(pages), self._max_pages)
+        return torch.cat([blob.memory, memory]), blob.info.pages + pages
 
 
-def _memory_info(stored: StoredMemory, info: BlobInfo, dtype: BlobDtype) -> MemoryInfo:
-    return MemoryInfo(
-        memory_id=stored.memory_id,
-        model=stored.model,
-        fingerprint=info.fingerprint,
-        tokens=info.tokens,
-        write_steps=info.write_steps,
-        losses=list(info.losses),
-        recall=info.recall,
-        bytes=len(stored.blob),
-        dtype=dtype,
-        created_at=stored.created_at,
-        expires_at=stored.expires_at,
-        metadata=stored.metadata,
-    )
+async def _write(
+    engine: Engine, work: WriteWork, told: Callable[[Event], None] | None, seconds: float
+) -> WrittenMemory:
+    return await engine.write(work, seconds=seconds, listener=told)
 
 
-def _steps_told(listener: Callable[[StepEvent], None]) -> Callable[[Event], None]:
+async def _read(
+    engine: Engine, work: ReadWork, told: Callable[[Event], None] | None, seconds: float
+) -> list[Answer]:
+    return await engine.read(work, seconds=seconds, listener=told)
+
+
+def _without(page_id: str, blob: Blob) -> Pages:
+    """All pages but one."""
+    pages = blob.info.pages
+    kept = [number for number, page in enumerate(pages) if page.page_id != page_id]
+    if len(kept) == len(pages):
+        raise PageNotFoundError("the memory has no page of this id")
+    if not kept:
+        raise InputError("the memory has no other page; delete the memory itself")
+    return blob.memory[kept], tuple(pages[number] for number in kept)
+
+
+def _steps_told(listener: Callable[[StepEvent], None], page: int) -> Callable[[Event], None]:
     def told(event: Event) -> None:
         assert isinstance(event, StepMade)
-        listener(StepEvent(step=event.step, loss=event.loss))
+        listener(StepEvent(page=page, step=event.step, loss=event.loss))
 
     return told
 
@@ -205,10 +329,11 @@ def _tokens_told(
 ) -> Callable[[Event], None]:
     """Turn tokens into what each adds to its answer's text."""
     so_far: list[list[int]] = [[] for _ in range(queries)]
+    silent = {*checkpoint.stop_ids, *absent_ids(checkpoint)}
 
     def told(event: Event) -> None:
         assert isinstance(event, TokenChosen)
-        if event.token in checkpoint.stop_ids:
+        if event.token in silent:
             return
         ids = so_far[event.query]
         before = checkpoint.tokenizer.decode(ids)
@@ -233,10 +358,13 @@ def _sampling(request: ReadRequest, checkpoint: Checkpoint, queries: int) -> lis
     ]
 
 
-def _answer_info(checkpoint: Checkpoint, query: str, answer: Answer) -> AnswerInfo:
+def _answer_info(checkpoint: Checkpoint, query: str, answer: Answer, page_id: str) -> AnswerInfo:
+    text = answer_text(checkpoint, answer)
     return AnswerInfo(
         query=query,
-        answer=checkpoint.tokenizer.decode(answer.tokens),
+        found=text is not None,
+        answer=text,
+        page_id=page_id,
         confidence=answer.confidence,
         tokens=len(answer.tokens),
         finish_reason=answer.finish_reason,

@@ -19,12 +19,15 @@ from service.schemas import (
     ReadResponse,
     Status,
     WriteRequest,
+    WriteResult,
 )
 from service.state import state_of
 from service.streams import EVENT_STREAM, event_stream, while_there
 from service.telemetry import CONTENT_TYPE
 
 MemoryPath = Annotated[str, Path(description="A memory's handle.", examples=[EXAMPLE_ID])]
+
+PagePath = Annotated[str, Path(description="A page's id.", examples=["c0ffee0123456789"])]
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -41,10 +44,10 @@ router = APIRouter()
     "/write",
     status_code=201,
     tags=["memories"],
-    response_model=MemoryInfo,
-    responses=_problems(404, 413, 422, 429, 503, 504),
+    response_model=WriteResult,
+    responses=_problems(404, 409, 413, 422, 429, 503, 504),
 )
-async def write(body: WriteRequest, request: Request) -> MemoryInfo | Response:
+async def write(body: WriteRequest, request: Request) -> WriteResult | Response:
     """Compress a document into a memory and forget the text.
 
     With `Accept: text/event-stream` the answer is a stream of events: `step` after each gradient
@@ -86,6 +89,17 @@ async def show(memory_id: MemoryPath, request: Request) -> MemoryInfo:
 async def delete(memory_id: MemoryPath, request: Request) -> None:
     """Delete a memory for good."""
     await state_of(request).memories.delete(memory_id)
+
+
+@router.delete(
+    "/memories/{memory_id}/pages/{page_id}",
+    status_code=204,
+    tags=["memories"],
+    responses=_problems(404, 409, 422, 503),
+)
+async def delete_page(memory_id: MemoryPath, page_id: PagePath, request: Request) -> None:
+    """Delete a page of a memory for good; its last one goes with the memory only."""
+    await state_of(request).memories.delete_page(memory_id, page_id)
 
 
 @router.get("/models", tags=["models"])
@@ -136,6 +150,7 @@ def _model_info(checkpoint: Checkpoint) -> ModelInfo:
         max_context_tokens=config.max_context_tokens,
         max_query_tokens=config.max_query_tokens,
         max_answer_tokens=config.max_answer_tokens,
+        document_format=checkpoint.task.document_format,
         cache_bytes_per_token=backbone.cache_elements_per_token * torch.float32.itemsize,
         example_document=checkpoint.task.example_document,
         example_query=checkpoint.task.example_query,

@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from gradmem_core.config import BlobDtype
 
 MemoryId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Text = Annotated[str, Field(max_length=2**26)]
 """A text. The body's limit is lower: the constraint makes pydantic refuse lone surrogates."""
+PageId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 MAX_QUERIES = 256
 "Most queries in one request."
 MAX_METADATA = 32
@@ -19,6 +20,15 @@ YEAR_SECONDS = 365 * 24 * 3600
 
 EXAMPLE_ID = "5f1c0a7e9b3d4c2e8a6f7b0d1e2c3a4b"
 EXAMPLE_FINGERPRINT = "9f" * 32
+EXAMPLE_PAGE: dict[str, JsonValue] = {
+    "page_id": "c0ffee0123456789",
+    "tokens": 15,
+    "records": None,
+    "write_steps": 5,
+    "losses": [4.1, 1.2, 0.5, 0.3, 0.2, 0.2],
+    "recall": 0.93,
+    "created_at": "2026-11-23T12:00:00Z",
+}
 
 
 class Request(BaseModel):
@@ -49,10 +59,38 @@ class WriteRequest(Request):
         Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]
     ] = Field(default_factory=dict, max_length=MAX_METADATA)
     "Names and values of your own, returned with the memory."
+    append_to: MemoryId | None = None
+    """Add the document to this memory, which keeps its metadata and its end; for checkpoints whose
+    documents are lists of records."""
+
+    @model_validator(mode="after")
+    def _appends_only(self) -> "WriteRequest":
+        if self.append_to is not None and (self.ttl_seconds is not None or self.metadata):
+            raise ValueError(
+                "append_to goes without ttl_seconds and metadata, which the memory has"
+            )
+        return self
+
+
+class PageInfo(BaseModel):
+    """A page of a memory: the vectors of one part of a document."""
+
+    page_id: PageId
+    tokens: int
+    "Tokens that were written."
+    records: int | None
+    "Records among them; null where documents are texts."
+    write_steps: int
+    "Gradient steps made."
+    losses: list[float]
+    "Reconstruction loss before each step and after the last, nats per token."
+    recall: float
+    "Share of the tokens that the page predicts correctly, 0 to 1."
+    created_at: datetime
 
 
 class MemoryInfo(BaseModel):
-    """A memory without its vectors: the answer to `POST /write` and `GET /memories/{id}`."""
+    """A memory without its vectors: the answer to `GET /memories/{id}`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -62,9 +100,11 @@ class MemoryInfo(BaseModel):
                     "model": "kv-16",
                     "fingerprint": EXAMPLE_FINGERPRINT,
                     "tokens": 15,
+                    "records": None,
                     "write_steps": 5,
                     "losses": [4.1, 1.2, 0.5, 0.3, 0.2, 0.2],
                     "recall": 0.93,
+                    "pages": [EXAMPLE_PAGE],
                     "bytes": 4888,
                     "dtype": "float32",
                     "created_at": "2026-11-23T12:00:00Z",
@@ -81,13 +121,18 @@ class MemoryInfo(BaseModel):
     fingerprint: str
     "Fingerprint of that checkpoint."
     tokens: int
-    "Tokens of the document."
+    "Tokens of all pages."
+    records: int | None
+    "Records of all pages; null where documents are texts."
     write_steps: int
-    "Gradient steps made."
+    "Gradient steps made, on the page that took the most."
     losses: list[float]
-    "Reconstruction loss before each step and after the last, nats per token."
+    """Reconstruction loss before each step and after the last, nats per token; the mean over the
+    tokens of all pages, those that took fewer steps counted with their last."""
     recall: float
-    "Share of the document's tokens that the memory predicts correctly, 0 to 1."
+    "Share of all tokens that the memory predicts correctly, 0 to 1."
+    pages: list[PageInfo]
+    "In the order in which they were written; one, where the document was not split."
     bytes: int
     "Size of the stored blob."
     dtype: BlobDtype
@@ -95,6 +140,15 @@ class MemoryInfo(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     metadata: dict[str, str]
+
+
+class WriteResult(MemoryInfo):
+    """The answer to `POST /write`: the memory, and what was made of the document."""
+
+    duplicate_keys: list[str]
+    "Keys that the document names more than once, as first written; the last value was kept."
+    skipped_lines: list[int]
+    "Numbers of the lines, from 1, that are no record and were left out."
 
 
 class ReadRequest(Request):
@@ -135,7 +189,12 @@ class AnswerInfo(BaseModel):
     """The answer to one query."""
 
     query: str
-    answer: str
+    found: bool
+    "False where the memory says that it does not know the key; always true where it cannot say so."
+    answer: str | None
+    "Null where nothing was found."
+    page_id: PageId
+    "The page that answered."
     confidence: float
     "Mean probability of the answer's tokens, 0 to 1."
     tokens: int
@@ -154,7 +213,9 @@ class ReadResponse(BaseModel):
                     "answers": [
                         {
                             "query": "?!kk:",
+                            "found": True,
                             "answer": "Q3",
+                            "page_id": "c0ffee0123456789",
                             "confidence": 0.99,
                             "tokens": 2,
                             "finish_reason": "stop",
@@ -181,6 +242,8 @@ class StepEvent(StreamEvent):
     """An event of `POST /write` with `Accept: text/event-stream`."""
 
     event_name: ClassVar[str] = "step"
+    page: int
+    "Which page of the document, from 0."
     step: int
     "Number of the gradient step that was made, from 1."
     loss: float
@@ -194,7 +257,7 @@ class TokenEvent(StreamEvent):
     query: int
     "Which of the queries, from 0."
     text: str
-    "What was added to its answer."
+    "What was added to its answer; all of it, once, where the memory has several pages."
 
 
 class ModelInfo(BaseModel):
@@ -211,8 +274,11 @@ class ModelInfo(BaseModel):
     "Gradient steps by default."
     max_write_steps: int
     max_context_tokens: int
+    "Most tokens of a document, or of a page of it where documents are lists of records."
     max_query_tokens: int
     max_answer_tokens: int
+    document_format: Literal["text", "records"]
+    "What a document is: any text, or a list of records."
     cache_bytes_per_token: int
     "Bytes that a token of the document would take in the backbone's float32 KV cache."
     example_document: str

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     max_tokens: int = Field(default=2**16, ge=1)
     """Most tokens of documents, queries and answers that requests may have in the engine at a time;
     more are refused with 429. A single request may pass it."""
+    max_pages: int = Field(default=64, ge=1)
+    "Most pages of a memory."
     max_batch_tokens: int = Field(default=2**11, ge=1)
     "Most tokens of a WRITE batch, padding included; a single document may pass it."
     max_batch_queries: int = Field(default=512, ge=1)

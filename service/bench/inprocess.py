@@ -64,7 +64,7 @@ class EngineTarget:
             query = self.checkpoint.tokenizer.encode(document.queries[0])
             # With an id the engine keeps the prefilled memory, as it does for the service.
             work = ReadWork(
-                self.checkpoint, written.memory, [query], [sampling], memory_id=str(number)
+                self.checkpoint, written.memory, [query], [sampling], page=(str(number), "")
             )
             requests.append(request(work))
         return requests

@@ -9,7 +9,14 @@ from urllib.parse import quote
 import httpx
 
 from service.client.errors import refusal_of, unexpected
-from service.schemas import AnswerInfo, MemoryInfo, ModelInfo, ModelsResponse, ReadResponse
+from service.schemas import (
+    AnswerInfo,
+    MemoryInfo,
+    ModelInfo,
+    ModelsResponse,
+    ReadResponse,
+    WriteResult,
+)
 
 T = TypeVar("T")
 
@@ -28,6 +35,8 @@ class WriteOptions(TypedDict, total=False):
     "Seconds until the memory is deleted; kept until deleted by default."
     metadata: dict[str, str] | None
     "Names and values of your own, returned with the memory."
+    append_to: str | None
+    "Add the document to this memory; for lists of records. Goes without ttl_seconds and metadata."
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -84,10 +93,10 @@ class Call(Generic[T]):
             raise unexpected(response) from error
 
 
-def write(document: str, options: WriteOptions) -> Call[MemoryInfo]:
+def write(document: str, options: WriteOptions) -> Call[WriteResult]:
     """`POST /write`."""
     body = {"document": document, **options}
-    return Call("POST", "/write", MemoryInfo.model_validate_json, body)
+    return Call("POST", "/write", WriteResult.model_validate_json, body)
 
 
 def read(memory_id: str, queries: list[str], sampling: SamplingOptions) -> Call[list[AnswerInfo]]:
@@ -112,6 +121,11 @@ def delete(memory_id: str) -> Call[None]:
     return Call("DELETE", _memory_path(memory_id), _nothing)
 
 
+def delete_page(memory_id: str, page_id: str) -> Call[None]:
+    """`DELETE /memories/{id}/pages/{page}`."""
+    return Call("DELETE", f"{_memory_path(memory_id)}/pages/{_quoted(page_id)}", _nothing)
+
+
 def models() -> Call[list[ModelInfo]]:
     """`GET /models`."""
     return Call("GET", "/models", lambda body: ModelsResponse.model_validate_json(body).models)
@@ -123,8 +137,12 @@ def ready() -> Call[None]:
 
 
 def _memory_path(memory_id: str) -> str:
-    # Dots too, or `..` would name another route; what cannot be encoded is the id of no memory.
-    return "/memories/" + quote(memory_id, safe="", errors="replace").replace(".", "%2E")
+    return "/memories/" + _quoted(memory_id)
+
+
+def _quoted(id_: str) -> str:
+    # Dots too, or `..` would name another route; what cannot be encoded is the id of nothing.
+    return quote(id_, safe="", errors="replace").replace(".", "%2E")
 
 
 def _nothing(body: bytes) -> None:

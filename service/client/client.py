@@ -8,7 +8,7 @@ import httpx
 from service.client import calls
 from service.client.calls import Call, SamplingOptions, WriteOptions
 from service.client.errors import ClientError, translated
-from service.schemas import AnswerInfo, MemoryInfo, ModelInfo
+from service.schemas import AnswerInfo, MemoryInfo, ModelInfo, WriteResult
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_SECONDS = 300.0
@@ -60,7 +60,7 @@ class Client:
         self.base_url = base_url
         self._http = httpx.Client(**_options(base_url, timeout_seconds), transport=transport)
 
-    def write(self, document: str, **options: Unpack[WriteOptions]) -> MemoryInfo:
+    def write(self, document: str, **options: Unpack[WriteOptions]) -> WriteResult:
         """Compress a document into a memory; the service forgets the text.
 
         Args:
@@ -69,7 +69,8 @@ class Client:
 
         Raises:
             InvalidRequest: The document, the steps or another argument is refused.
-            NotFound: No such model is served.
+            NotFound: No such model is served, or no memory to append to has that id.
+            Conflict: The memory to append to was written by another checkpoint.
         """
         return self._send(calls.write(document, options))
 
@@ -110,6 +111,16 @@ class Client:
             NotFound: No memory has that id, or it has expired.
         """
         return self._send(calls.delete(memory_id))
+
+    def delete_page(self, memory_id: str, page_id: str) -> None:
+        """Delete a page of a memory for good.
+
+        Raises:
+            InvalidRequest: It is the memory's only page.
+            NotFound: No memory has that id, or no page of it.
+            Conflict: Others kept changing the memory.
+        """
+        return self._send(calls.delete_page(memory_id, page_id))
 
     def models(self) -> list[ModelInfo]:
         """The served checkpoints with their limits; the first is the default."""
@@ -160,7 +171,7 @@ class AsyncClient:
         self.base_url = base_url
         self._http = httpx.AsyncClient(**_options(base_url, timeout_seconds), transport=transport)
 
-    async def write(self, document: str, **options: Unpack[WriteOptions]) -> MemoryInfo:
+    async def write(self, document: str, **options: Unpack[WriteOptions]) -> WriteResult:
         """See `Client.write`."""
         return await self._send(calls.write(document, options))
 
@@ -184,6 +195,10 @@ class AsyncClient:
     async def delete(self, memory_id: str) -> None:
         """See `Client.delete`."""
         return await self._send(calls.delete(memory_id))
+
+    async def delete_page(self, memory_id: str, page_id: str) -> None:
+        """See `Client.delete_page`."""
+        return await self._send(calls.delete_page(memory_id, page_id))
 
     async def models(self) -> list[ModelInfo]:
         """See `Client.models`."""

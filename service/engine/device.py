@@ -185,7 +185,7 @@ class PrefixCache:
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
-        self._kept: OrderedDict[str, Prefix] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], Prefix] = OrderedDict()
         self.bytes = 0
 
     def of(self, reads: Sequence[Reading]) -> list[Prefix]:
@@ -198,21 +198,25 @@ class PrefixCache:
             made = prefill(model, memory.to(model.initial_memory.device))
             known |= dict(zip(missing, made, strict=True))
         for reading in reads:
-            if reading.work.memory_id is not None:
-                self._keep(reading.work.memory_id, known[_key(reading)])
+            if reading.work.page is not None:
+                self._keep(reading.work.page, known[_key(reading)])
         return [known[_key(reading)] for reading in reads]
 
     def forget(self, memory_id: str) -> None:
-        """Give up a memory's prefix."""
-        prefix = self._kept.pop(memory_id, None)
-        self.bytes -= prefix.bytes if prefix else 0
+        """Give up the prefixes of a memory's pages."""
+        for page in [page for page in self._kept if page[0] == memory_id]:
+            self._give_up(page)
 
-    def _keep(self, memory_id: str, prefix: Prefix) -> None:
-        self.forget(memory_id)
-        self._kept[memory_id] = prefix
+    def _keep(self, page: tuple[str, str], prefix: Prefix) -> None:
+        self._give_up(page)
+        self._kept[page] = prefix
         self.bytes += prefix.bytes
         while self.bytes > self._most:
-            self.forget(next(iter(self._kept)))
+            self._give_up(next(iter(self._kept)))
+
+    def _give_up(self, page: tuple[str, str]) -> None:
+        prefix = self._kept.pop(page, None)
+        self.bytes -= prefix.bytes if prefix else 0
 
 
 @contextmanager
@@ -231,9 +235,9 @@ def _threads_of_reads(checkpoint: Checkpoint) -> Iterator[None]:
         torch.set_num_threads(usual)
 
 
-def _key(reading: Reading) -> str:
-    """What tells memories apart: their id, or the request where there is none."""
-    return reading.work.memory_id or f"request {id(reading)}"
+def _key(reading: Reading) -> tuple[str, str]:
+    """What tells memories apart: their ids, or the request where there are none."""
+    return reading.work.page or ("request", str(id(reading)))
 
 
 def _is_measured(writing: Writing) -> bool:

@@ -114,6 +114,11 @@ class Engine:
         """Whether the device thread runs."""
         return self._thread.is_alive()
 
+    @property
+    def admission(self) -> Admission:
+        """Who is let in."""
+        return self._admission
+
     def start(self) -> None:
         """Start the device thread."""
         self._thread.start()

@@ -35,8 +35,9 @@ class ReadWork:
     "`(m, d)`."
     queries: list[list[int]]
     sampling: list[Sampling]
-    memory_id: str | None = None
-    "By which the prefilled memory is kept for later requests; None keeps nothing."
+    page: tuple[str, str] | None = None
+    """Ids of the memory and its page, by which the prefilled memory is kept for later requests;
+    None keeps nothing."""
 
     @property
     def tokens(self) -> int:

@@ -99,6 +99,22 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def replace(self, old: StoredMemory, new: StoredMemory) -> bool:
+        """Put a memory in the place of what it was, if it still is that.
+
+        Args:
+            old: What `get` returned.
+            new: Of the same id, expiring at the same time.
+
+        Returns:
+            Whether it was still the old one; if not, nothing was changed.
+
+        Raises:
+            MemoryNotFoundError: No memory has that id, or it has expired.
+            StoreUnavailableError: See the class.
+        """
+
+    @abstractmethod
     async def delete(self, memory_id: str) -> None:
         """Delete a memory for good.
 

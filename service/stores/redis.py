@@ -46,6 +46,14 @@ SOCKET_SECONDS = 2.0
 "Time to connect, to send, and for an answer to arrive"
 RETRY_PAUSE_SECONDS = 0.05
 "Time between the two attempts of a read"
+REPLACE = """
+local found = redis.call("GET", KEYS[1])
+if not found then return false end
+if found ~= ARGV[1] then return 0 end
+redis.call("SET", KEYS[1], ARGV[2], "KEEPTTL")
+return 1
+"""
+"Compares and sets in one operation of the server; answers nil, 0 or 1"
 MAX_CONNECTIONS = 16
 "Connections in the pool; further operations wait for one, within their deadline"
 
@@ -53,8 +61,9 @@ MAX_CONNECTIONS = 16
 class RedisStore(Store):
     """Memories in Redis, each under one key that Redis itself removes when it expires.
 
-    A read is repeated once. A put or delete is sent only once: were it repeated after its answer
-    got lost, it would meet its own effect and report a memory that exists, or one that is missing.
+    A read is repeated once. What changes something is sent only once: were it repeated after its
+    answer got lost, it would meet its own effect and report that a memory exists, changed or is
+    missing.
 
     Args:
         url: `redis://` or `rediss://` (TLS), as redis-py reads it.
@@ -97,6 +106,14 @@ class RedisStore(Store):
         if memory.expires_at is not None and memory.expires_at <= datetime.now(UTC):
             raise not_found()
         return memory
+
+    async def replace(self, old: StoredMemory, new: StoredMemory) -> bool:
+        """See `Store.replace`."""
+        key = KEY_PREFIX + old.memory_id
+        outcome = await self._ask(lambda redis: redis.eval(REPLACE, 1, key, pack(old), pack(new)))
+        if outcome is None:
+            raise not_found()
+        return bool(outcome)
 
     async def delete(self, memory_id: str) -> None:
         """See `Store.delete`."""

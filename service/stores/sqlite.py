@@ -101,6 +101,10 @@ class SqliteStore(Store):
         record = await self._run(lambda connection: _select(connection, memory_id))
         return unpack(memory_id, record)
 
+    async def replace(self, old: StoredMemory, new: StoredMemory) -> bool:
+        """See `Store.replace`; no copy of the old bytes stays in the files."""
+        return await self._run(lambda connection: _update(connection, old, new))
+
     async def delete(self, memory_id: str) -> None:
         """See `Store.delete`; no copy of the bytes stays in the files."""
         check_memory_id(memory_id)
@@ -184,6 +188,18 @@ def _select(connection: sqlite3.Connection, memory_id: str) -> object:
     if row is None:
         raise not_found()
     return row[0]
+
+
+def _update(connection: sqlite3.Connection, old: StoredMemory, new: StoredMemory) -> bool:
+    updated = connection.execute(
+        f"UPDATE memories SET record = ? WHERE memory_id = ? AND record = ? AND {ALIVE}",  # noqa: S608
+        (pack(new), old.memory_id, pack(old), _now()),
+    )
+    if updated.rowcount == 0:
+        _select(connection, old.memory_id)  # refuses where it is gone
+        return False
+    _empty_log(connection)
+    return True
 
 
 def _delete(connection: sqlite3.Connection, memory_id: str) -> None:

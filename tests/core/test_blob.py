@@ -12,14 +12,15 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from safetensors.torch import load, save
 from torch import Tensor
 
-from gradmem_core.blob import Blob, BlobInfo, pack, require_fingerprint, unpack
+from gradmem_core.blob import Blob, BlobInfo, PageInfo, pack, require_fingerprint, unpack
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import BlobError, FingerprintMismatchError
 
-INFO = BlobInfo(
-    fingerprint="f" * 64,
+PAGE = PageInfo(
+    page_id="0123456789abcdef",
     write_steps=5,
     tokens=12,
     document_sha256="0" * 64,
@@ -27,25 +28,27 @@ INFO = BlobInfo(
     recall=0.75,
     created_at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
 )
+INFO = BlobInfo(fingerprint="f" * 64, pages=(PAGE,))
 DTYPES: tuple[BlobDtype, ...] = ("float32", "float16", "int8")
-MEMORY = torch.linspace(-2, 3, 12).view(3, 4)
+MEMORY = torch.linspace(-2, 3, 12).view(1, 3, 4)
 
 
 def memories(largest: float) -> st.SearchStrategy[Tensor]:
-    """Matrices of 1 to 4 rows and columns, subnormal numbers and both zeros among them."""
+    """One page of 1 to 4 rows and columns, subnormal numbers and both zeros among them."""
     number = st.floats(-largest, largest, width=32)
 
     def matrix(shape: tuple[int, int]) -> st.SearchStrategy[Tensor]:
         rows, columns = shape
         row = st.lists(number, min_size=columns, max_size=columns)
-        return st.lists(row, min_size=rows, max_size=rows).map(torch.tensor)
+        return st.lists(row, min_size=rows, max_size=rows).map(lambda one: torch.tensor([one]))
 
     return st.tuples(st.integers(1, 4), st.integers(1, 4)).flatmap(matrix)
 
 
-infos = st.builds(
-    BlobInfo,
-    fingerprint=st.text(max_size=70),
+pages = st.builds(
+    PageInfo,
+    page_id=st.text("0123456789abcdef", min_size=16, max_size=16),
+    records=st.none() | st.integers(1, 10**6),
     write_steps=st.integers(1, 10**6),
     tokens=st.integers(1, 10**9),
     document_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
@@ -53,13 +56,19 @@ infos = st.builds(
     recall=st.floats(0, 1),
     created_at=st.datetimes(timezones=st.just(UTC)),
 )
+infos = st.builds(
+    BlobInfo,
+    fingerprint=st.text(max_size=70),
+    pages=st.lists(pages, min_size=1, max_size=3).map(tuple),
+)
 
 
 @given(memories(float(np.finfo(np.float32).max)), infos)
 def test_float32_keeps_every_bit_and_every_field(memory: Tensor, info: BlobInfo) -> None:
+    memory = memory.expand(len(info.pages), -1, -1)
     blob = unpack(pack(memory, info))
     assert blob.memory.dtype == torch.float32
-    assert torch.equal(blob.memory.view(torch.int32), memory.view(torch.int32))
+    assert torch.equal(blob.memory.view(torch.int32), memory.contiguous().view(torch.int32))
     assert blob.info == info
     assert blob.dtype == "float32"
 
@@ -75,7 +84,7 @@ def test_float16_is_within_half_precision(memory: Tensor) -> None:
 @given(memories(2.0**100))
 def test_int8_is_within_half_a_scale(memory: Tensor) -> None:
     blob = unpack(pack(memory, INFO, dtype="int8"))
-    scale = memory.double().abs().amax(dim=1, keepdim=True) / 127
+    scale = memory.double().abs().amax(dim=2, keepdim=True) / 127
     error = (blob.memory.double() - memory.double()).abs()
     # A row of subnormal numbers alone becomes zero.
     assert (error <= scale * (0.5 + 1e-4) + torch.finfo(torch.float32).tiny).all()
@@ -83,7 +92,7 @@ def test_int8_is_within_half_a_scale(memory: Tensor) -> None:
 
 
 def test_smaller_kinds_take_fewer_bytes() -> None:
-    memory = torch.randn(8, 128, generator=torch.Generator().manual_seed(0))
+    memory = torch.randn(1, 8, 128, generator=torch.Generator().manual_seed(0))
     sizes = [len(pack(memory, INFO, dtype=dtype)) for dtype in DTYPES]
     assert sizes[0] - sizes[1] == pytest.approx(8 * 128 * 2, abs=64)
     assert sizes[1] - sizes[2] == pytest.approx(8 * 128, abs=256)
@@ -93,13 +102,13 @@ def test_smaller_kinds_take_fewer_bytes() -> None:
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_a_memory_that_is_not_finite_is_refused(dtype: BlobDtype, value: float) -> None:
     with pytest.raises(BlobError, match="not finite"):
-        pack(torch.tensor([[1.0, value]]), INFO, dtype=dtype)
+        pack(torch.tensor([[[1.0, value]]]), INFO, dtype=dtype)
 
 
 def test_what_float16_cannot_hold_is_refused() -> None:
-    pack(torch.tensor([[65504.0]]), INFO, dtype="float16")
+    pack(torch.tensor([[[65504.0]]]), INFO, dtype="float16")
     with pytest.raises(BlobError, match="float16's range"):
-        pack(torch.tensor([[65520.0]]), INFO, dtype="float16")
+        pack(torch.tensor([[[65520.0]]]), INFO, dtype="float16")
 
 
 def test_a_memory_with_a_gradient_can_be_packed() -> None:
@@ -193,6 +202,14 @@ def test_changed_metadata_gives_a_memory_or_our_error(field: str, value: Any) ->
 def test_a_changed_field_gives_a_memory_or_our_error(field: str, value: Any) -> None:
     fields = json.loads(INFO.model_dump_json()) | {field: value}
     unpacked_or_refused(with_metadata(info=json.dumps(fields)))
+    unpacked_or_refused(with_metadata(info=json.dumps(fields), format_version="1"))
+
+
+@given(st.sampled_from(sorted(PageInfo.model_fields)), json_values)
+def test_a_changed_field_of_a_page_gives_a_memory_or_our_error(field: str, value: Any) -> None:
+    page = json.loads(PAGE.model_dump_json()) | {field: value}
+    fields = {"fingerprint": "f" * 64, "pages": [page]}
+    unpacked_or_refused(with_metadata(info=json.dumps(fields)))
 
 
 @given(st.sampled_from(["dtype", "shape", "data_offsets"]), json_values)
@@ -208,8 +225,35 @@ def test_json_nested_without_end_is_refused(text: str) -> None:
 
 
 def test_a_later_format_is_refused_with_both_versions() -> None:
-    with pytest.raises(BlobError, match="format version 2; this GradMem reads 1"):
-        unpack(with_metadata(format_version="2"))
+    with pytest.raises(BlobError, match="format version 3; this GradMem reads 1 to 2"):
+        unpack(with_metadata(format_version="3"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_memory_of_format_1_is_one_page(dtype: BlobDtype) -> None:
+    blob = unpack(pack(MEMORY, INFO, dtype=dtype))
+    page = json.loads(PAGE.model_dump_json(exclude={"page_id", "records"}))
+    metadata = {
+        "format_version": "1",
+        "dtype": dtype,
+        "shape": json.dumps([3, 4]),
+        "info": json.dumps({"fingerprint": "f" * 64, **page}),
+    }
+    tensors = {name: one[0] for name, one in load(pack(MEMORY, INFO, dtype=dtype)).items()}
+    old = unpack(save(tensors, metadata))
+    assert torch.equal(old.memory, blob.memory)
+    assert old.info == BlobInfo(
+        fingerprint="f" * 64, pages=(PAGE.model_copy(update={"page_id": "0" * 16}),)
+    )
+
+
+def test_as_many_pages_as_are_described() -> None:
+    for memory in (MEMORY[0], MEMORY.expand(2, -1, -1)):
+        with pytest.raises(BlobError, match="not 1 pages"):
+            pack(memory, INFO)
+    two = BlobInfo(fingerprint="f" * 64, pages=(PAGE, PAGE))
+    with pytest.raises(BlobError, match="pages are not those"):
+        unpack(with_metadata(info=two.model_dump_json()))
 
 
 @pytest.mark.parametrize("field", ["format_version", "dtype", "shape", "info"])
@@ -226,7 +270,7 @@ def test_an_unknown_field_is_refused() -> None:
 
 def test_a_description_of_another_memory_is_refused() -> None:
     with pytest.raises(BlobError, match="does not fit"):
-        unpack(with_metadata(shape="[4, 3]"))
+        unpack(with_metadata(shape="[1, 4, 3]"))
     with pytest.raises(BlobError, match="description says float16"):
         unpack(with_metadata(dtype="float16"))
 

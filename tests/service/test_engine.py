@@ -81,10 +81,10 @@ def a_write(tiny: Checkpoint, document: str, steps: Steps = 2) -> WriteWork:
     return WriteWork(tiny, tiny.tokenizer.encode(document), steps)
 
 
-def a_read(tiny: Checkpoint, memory: torch.Tensor, memory_id: str | None = None) -> ReadWork:
+def a_read(tiny: Checkpoint, memory: torch.Tensor, page: tuple[str, str] | None = None) -> ReadWork:
     queries = [tiny.tokenizer.encode(text) for text in QUERIES]
     sampling = [Sampling(4), Sampling(8, temperature=1.0, seed=3), Sampling(2)]
-    return ReadWork(tiny, memory, queries, sampling, memory_id)
+    return ReadWork(tiny, memory, queries, sampling, page)
 
 
 def written_alone(work: WriteWork) -> tuple[torch.Tensor, list[float]]:
@@ -130,8 +130,8 @@ async def write_all(engine: Engine, works: Sequence[WriteWork], device: Gated) -
 
 async def test_work_beside_other_work_equals_work_alone(tiny: Checkpoint) -> None:
     writes = [a_write(tiny, text, steps) for text in DOCUMENTS for steps in (1, 3, 8)]
-    memories = torch.randn(4, 4, 32, generator=torch.Generator().manual_seed(0))
-    reads = [a_read(tiny, memory, str(i % 2)) for i, memory in enumerate(memories[[0, 1, 0, 1]])]
+    memories = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
+    reads = [a_read(tiny, memories[i % 2], ("a memory", str(i % 2))) for i in range(4)]
     made: dict[int, WrittenMemory] = {}
     answers: dict[int, list[Answer]] = {}
 
@@ -311,7 +311,8 @@ def test_prefixes_are_computed_once_and_the_least_recently_read_goes_first(
     monkeypatch.setattr("service.engine.device.prefill", counted)
 
     def ask(*ids: str | None) -> list[object]:
-        return list(cache.of([Reading(a_read(tiny, memory, name)) for name in ids]))
+        pages = [None if name is None else (name, "a page") for name in ids]
+        return list(cache.of([Reading(a_read(tiny, memory, page)) for page in pages]))
 
     first = ask("a", "b", "a")
     assert first[0] is first[2]

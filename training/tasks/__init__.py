@@ -3,10 +3,11 @@
 from gradmem_core.errors import RecipeError
 from training.tasks.base import Example, Question, TrainingTask
 from training.tasks.kv import KeyValueTask
+from training.tasks.records import RecordsTask
 
-__all__ = ["Example", "KeyValueTask", "Question", "TrainingTask", "task_by_name"]
+__all__ = ["Example", "KeyValueTask", "Question", "RecordsTask", "TrainingTask", "task_by_name"]
 
-TASKS: dict[str, type[TrainingTask]] = {KeyValueTask.name: KeyValueTask}
+TASKS: dict[str, type[TrainingTask]] = {task.name: task for task in (KeyValueTask, RecordsTask)}
 
 
 def task_by_name(name: str) -> TrainingTask:

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from gradmem_core.blob import BlobInfo, pack, tensor_bytes, unpack
+from gradmem_core.blob import BlobInfo, PageInfo, pack, tensor_bytes, unpack
 from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Sampling
 from gradmem_core.generate import generate
@@ -17,8 +16,8 @@ from gradmem_core.read import read
 from gradmem_core.write import write, write_until_settled
 from training.writers.base import State, Writer, WriteSteps
 
-NOTHING_KNOWN = BlobInfo(
-    fingerprint="",
+NOTHING_KNOWN = PageInfo(
+    page_id="0" * 16,
     write_steps=1,
     tokens=1,
     document_sha256="0" * 64,
@@ -67,9 +66,9 @@ class GradMem(Writer):
     def stored(self, state: State, dtype: BlobDtype) -> State:
         """The state after it went through a blob."""
         (memory,) = state.tensors
-        kept = [unpack(pack(one, NOTHING_KNOWN, dtype=dtype)).memory for one in memory]
-        tensors = (torch.stack(kept).to(memory.device),)
-        return replace(state, tensors=tensors, stored_bytes=tensor_bytes(memory[0], dtype))
+        info = BlobInfo(fingerprint="", pages=(NOTHING_KNOWN,) * len(memory))
+        kept = unpack(pack(memory, info, dtype=dtype)).memory.to(memory.device)
+        return replace(state, tensors=(kept,), stored_bytes=tensor_bytes(memory[:1], dtype))
 
     def read(self, state: State, query_ids: Tensor) -> Tensor:
         """Score what follows each token (see `Writer.read`)."""

@@ -1,0 +1,174 @@
+"""Documents and queries as a checkpoint takes them, and its answers as people get them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.config import MemoryConfig
+from gradmem_core.decode import Answer
+from gradmem_core.errors import EmptyQueryError, RecordTooLongError, TooManyPagesError
+from gradmem_core.generate import check_query
+from gradmem_core.records import ABSENT, Record, canonical_query, fold, parse_records
+from gradmem_core.tokenizer import Tokenizer
+from gradmem_core.write import check_context
+
+NEARLY_AS_CONFIDENT = 0.05
+"Of pages whose confidence differs by less than this, the later one answers."
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one memory is written from."""
+
+    ids: list[int]
+    "Its tokens."
+    records: int | None = None
+    "How many records they are; None for a text."
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document, ready to be written."""
+
+    pages: list[Page]
+    "At least one."
+    duplicate_keys: list[str] = field(default_factory=list)
+    "Keys that stood there more than once; the last value was kept."
+    skipped_lines: list[int] = field(default_factory=list)
+    "Numbers of the lines, from 1, that are no record."
+
+
+def read_document(checkpoint: Checkpoint, text: str, *, max_pages: int) -> Document:
+    """Bring a document into the form that a checkpoint was trained on.
+
+    A list of records is split into pages by whole records, about equally long; a text is one page.
+
+    Args:
+        checkpoint: What will write it.
+        text: The document as its user has it.
+        max_pages: Most pages.
+
+    Raises:
+        UnknownCharactersError: There are characters outside the vocabulary.
+        EmptyContextError: A text without a token.
+        ContextTooLongError: A text beyond `max_context_tokens`.
+        NoRecordError: A list without a record.
+        RecordTooLongError: A key or a value beyond what the checkpoint was trained for.
+        TooManyPagesError: More than `max_pages` would be needed.
+    """
+    config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
+    if checkpoint.task.document_format == "text":
+        # A text that cannot fit is refused before its tokens are counted, which takes time.
+        check_context(config, tokenizer.fewest_tokens(text))
+        ids = tokenizer.encode(text)
+        check_context(config, len(ids))
+        return Document([Page(ids)])
+    found = parse_records(text)
+    most = config.max_context_tokens
+    # Again before tokens are counted.
+    check_pages(sum(tokenizer.fewest_tokens(one.line) for one in found.records) // most, max_pages)
+    pages = _pages([_record_ids(config, tokenizer, one) for one in found.records], most=most)
+    check_pages(len(pages), max_pages)
+    return Document(pages, found.duplicate_keys, found.skipped_lines)
+
+
+def check_pages(pages: int, most: int) -> None:
+    """Refuse more pages than are allowed.
+
+    Raises:
+        TooManyPagesError: There are more than `most`.
+    """
+    if pages > most:
+        raise TooManyPagesError(
+            f"the memory would have {pages} pages and at most {most} are allowed; write the"
+            " document as several memories",
+            limit=most,
+        )
+
+
+def read_query(checkpoint: Checkpoint, text: str) -> list[int]:
+    """The tokens of a query as the checkpoint takes it.
+
+    Raises:
+        EmptyQueryError: There is nothing in it.
+        QueryTooLongError: It is beyond `max_query_tokens`.
+        UnknownCharactersError: There are characters outside the vocabulary.
+    """
+    config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
+    if checkpoint.task.document_format == "records":
+        if not fold(text):
+            raise EmptyQueryError("the query is empty; send a key")
+        text = canonical_query(text)
+    check_query(config, tokenizer.fewest_tokens(text))
+    ids = tokenizer.encode(text)
+    check_query(config, len(ids))
+    return ids
+
+
+def absent_ids(checkpoint: Checkpoint) -> list[int]:
+    """The token that says that a key is not in memory, where the checkpoint has one."""
+    if checkpoint.task.document_format == "text":
+        return []
+    return checkpoint.tokenizer.ids_of([ABSENT])
+
+
+def answer_text(checkpoint: Checkpoint, answer: Answer) -> str | None:
+    """What an answer says; None where it says that the key is not in memory."""
+    if set(absent_ids(checkpoint)) & set(answer.tokens):
+        return None
+    return checkpoint.tokenizer.decode(answer.tokens)
+
+
+def answering_page(checkpoint: Checkpoint, answers: Sequence[Answer]) -> int:
+    """Which page's answer to a query counts.
+
+    Of the pages that have an answer the most confident one; the later one where two are nearly as
+    confident, so that a record that was appended replaces the older one. Where no page has an
+    answer, the one that is least sure of that.
+    """
+    found = [answer_text(checkpoint, answer) is not None for answer in answers]
+    if not any(found):
+        return min(range(len(answers)), key=lambda page: answers[page].confidence)
+    candidates = [page for page, there in enumerate(found) if there]
+    best = max(answers[page].confidence for page in candidates)
+    return max(
+        page for page in candidates if answers[page].confidence >= best - NEARLY_AS_CONFIDENT
+    )
+
+
+def _record_ids(config: MemoryConfig, tokenizer: Tokenizer, record: Record) -> list[int]:
+    """The tokens of a record.
+
+    Raises:
+        RecordTooLongError: Its key makes no query, or its value no answer, of the allowed length.
+    """
+    ids = tokenizer.encode(record.line)
+    key, value = tokenizer.encode(canonical_query(record.key)), tokenizer.encode(record.value)
+    parts = (
+        ("key", len(key) - 2, config.max_query_tokens - 2),  # without marks
+        ("value", len(value), config.max_answer_tokens - 1),  # the stop token is the last
+        ("record", len(ids), config.max_context_tokens),
+    )
+    for name, tokens, most in parts:
+        if tokens > most:
+            raise RecordTooLongError(
+                f"line {record.number}: the {name} has {tokens} tokens and this checkpoint takes at"
+                f" most {most}; shorten it",
+                limit=most,
+            )
+    return ids
+
+
+def _pages(lines: list[list[int]], *, most: int) -> list[Page]:
+    """Share lines among as few pages of `most` tokens as will do, about equally."""
+    total = sum(map(len, lines))
+    fair = total / -(-total // most)
+    pages: list[Page] = []
+    ids: list[int] = []
+    records = 0
+    for line in lines:
+        if ids and (len(ids) + len(line) > most or len(ids) + len(line) / 2 > fair):
+            pages.append(Page(ids, records))
+            ids, records = [], 0
+        ids, records = ids + line, records + 1
+    return [*pages, Page(ids, records)]

@@ -1,0 +1,135 @@
+"""Lists of records: people's lines of key and value, in the one form that a model is trained on."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradmem_core.errors import NoRecordError, UnknownCharactersError
+
+QUERY_MARK = "\x05"
+"ASCII's enquiry: begins a query."
+ABSENT = "\x15"
+"ASCII's negative acknowledge: the answer about a key that is not in memory."
+
+SEPARATORS = [re.compile(pattern) for pattern in (r"\t", r":\s+", r"\s+=\s+", r"=", r":", r",\s*")]
+"What may stand between key and value; where two fit equally many lines, the first one is taken."
+FOREIGN = re.compile(r"[^\t\n\r -~]")
+"What neither a document nor a query may hold: all but printable ASCII, tabs and line ends."
+NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class Record:
+    """A key and its value."""
+
+    key: str
+    "As `fold` leaves it."
+    value: str
+    "Without spaces at its ends or tabs inside."
+    number: int = 0
+    "Line of the document, from 1; 0 where there is none."
+
+    @property
+    def line(self) -> str:
+        """The record as it is written."""
+        return f"{self.key}\t{self.value}\n"
+
+
+@dataclass(frozen=True)
+class RecordList:
+    """What a document of records holds."""
+
+    records: list[Record]
+    "In their order, each key once."
+    duplicate_keys: list[str]
+    "Keys that stood there more than once, as first written; the last value was kept."
+    skipped_lines: list[int]
+    "Numbers of the lines, from 1, that are no record and not empty."
+
+
+def fold(key: str) -> str:
+    """A key without what a query is forgiven: case, outer spaces, runs of them, a colon behind."""
+    return " ".join(key.split()).rstrip(": ").lower()
+
+
+def canonical_query(key: str) -> str:
+    """The query for a key.
+
+    Raises:
+        UnknownCharactersError: The key holds something else than printable ASCII.
+    """
+    refuse_foreign(key)
+    return f"{QUERY_MARK}{fold(key)}\t"
+
+
+def parse_records(document: str) -> RecordList:
+    """Find the records of a document.
+
+    A line is `key: value`, `key = value`, `key, value`, `key<TAB>value` or the same without spaces;
+    what separates most of the document's lines is taken for all that it can separate.
+
+    Raises:
+        UnknownCharactersError: The document holds something else than printable ASCII, tabs and
+            line ends.
+        NoRecordError: There is no record in it.
+    """
+    refuse_foreign(document)
+    lines = re.split(r"\r\n?|\n", document)
+    order = _separators_of(lines)
+    records: dict[str, Record] = {}
+    duplicates: dict[str, str] = {}
+    skipped: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        found = next(filter(None, (_split(line, separator) for separator in order)), None)
+        if found is None:
+            if line.strip():
+                skipped.append(number)
+            continue
+        written, value = found
+        key = fold(written)
+        if records.pop(key, None):
+            duplicates.setdefault(key, written)
+        records[key] = Record(key, value, number)
+    if not records:
+        raise NoRecordError(
+            "the document has no record: write one to a line, as `key: value`, `key = value`,"
+            " `key, value` or `key<TAB>value`"
+        )
+    return RecordList(list(records.values()), list(duplicates.values()), skipped)
+
+
+def refuse_foreign(text: str) -> None:
+    """Refuse what no list of records may hold.
+
+    Raises:
+        UnknownCharactersError: There is something else than printable ASCII, tabs and line ends;
+            the error names the first ones and where they stand.
+    """
+    places = [match.start() for match in FOREIGN.finditer(text)]
+    if places:
+        first = places[:NAMED_AT_MOST]
+        named = ", ".join(f"{text[place]!r} at {place}" for place in first)
+        raise UnknownCharactersError(
+            f"{len(places)} characters are not printable ASCII, the first (positions from 0):"
+            f" {named}; remove or replace them",
+            positions=first,
+        )
+
+
+def _separators_of(lines: Sequence[str]) -> list[re.Pattern[str]]:
+    """All separators, those first that separate the most lines."""
+
+    def fitting(separator: re.Pattern[str]) -> int:
+        return sum(_split(line, separator) is not None for line in lines)
+
+    return sorted(SEPARATORS, key=fitting, reverse=True)  # stable: the list's order among equals
+
+
+def _split(line: str, separator: re.Pattern[str]) -> tuple[str, str] | None:
+    """Key as written and value of a line; None where it is no record."""
+    match = separator.search(line.strip(" "))
+    if match is None:
+        return None
+    key, value = line.strip(" ")[: match.start()], line.strip(" ")[match.end() :]
+    key, value = key.strip(), value.replace("\t", " ").strip()
+    return (key, value) if fold(key) and value else None
