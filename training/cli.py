@@ -11,6 +11,7 @@ from gradmem_core.errors import GradMemError, InputError
 from gradmem_core.measurement import as_json, save_result, this_command
 from training.bench import bench
 from training.measure import Grid, measure
+from training.measure_records import Plan, measure_records, parse_shape
 from training.parallel import leave
 from training.recipe import load_recipe
 from training.report import checkpoint_tables
@@ -21,6 +22,7 @@ from training.results import (
     load_results,
 )
 from training.runs import read_curve
+from training.tables_records import records_table
 from training.trainer import Trainer
 from training.writers import WriteSteps
 
@@ -106,6 +108,45 @@ def evaluate(
         _fail(error)
     table = checkpoint_tables([ResultFile(checkpoint, result)])
     typer.echo(as_json(result) if json_out else table, nl=not json_out)
+
+
+@app.command("evaluate-records")
+def evaluate_records(
+    checkpoint: Annotated[str, typer.Argument(help="A folder, or the name of a bundled one.")],
+    shapes: Annotated[
+        str, typer.Option(help="RECORDSxKEY+VALUE, most characters of each; separated by commas.")
+    ] = "8x8+8,8x10+10,16x10+10,8x16+32",
+    pages: Annotated[
+        str, typer.Option(help="Documents of that many times the records of --page-shape.")
+    ] = "1,2,4,8,16",
+    page_shape: Annotated[str, typer.Option(help="Records of a page.")] = "16x10+10",
+    lists: Annotated[
+        Path | None, typer.Option(help="Folder of real lists (*.txt), for instance docs/lists.")
+    ] = None,
+    contexts: Annotated[int, typer.Option(min=1, help="Documents of each shape.")] = 100,
+    steps: Annotated[str, typer.Option(help="Write steps (K), for instance 2,5.")] = "5",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the test split.")] = 7,
+    output: Annotated[Path | None, typer.Option(help="Result file (JSON) to write.")] = None,
+) -> None:
+    """Measure a checkpoint for lists of records, by the path that serving takes.
+
+    Every key of each document is asked for, and as many keys that are not there.
+    """
+    try:
+        plan = Plan(
+            shapes=[parse_shape(part) for part in shapes.split(",") if part],
+            pages=[_number("--pages", part) for part in pages.split(",") if part],
+            page_shape=parse_shape(page_shape),
+            lists=lists,
+            write_steps=[_number("--steps", part) for part in steps.split(",")],
+            contexts=contexts,
+        )
+        result = measure_records(checkpoint, plan, seed=seed, command=this_command())
+        if output:
+            save_result(output, result)
+    except GradMemError as error:
+        _fail(error)
+    typer.echo(records_table([ResultFile(checkpoint, result)]))
 
 
 app.command()(bench)

@@ -73,9 +73,13 @@ def measured(files: Iterable[ResultFile]) -> list[Measured]:
     return sorted(cells.values(), key=_order)
 
 
-def curves(files: Iterable[ResultFile]) -> list[tuple[ResultFile, Curve]]:
-    """The training curves with their files, by name of the run."""
-    found = [(file, file.result) for file in files if isinstance(file.result, Curve)]
+def curves(files: Iterable[ResultFile], *, task: str = "kv") -> list[tuple[ResultFile, Curve]]:
+    """The training curves of a task with their files, by name of the run."""
+    found = [
+        (file, file.result)
+        for file in files
+        if isinstance(file.result, Curve) and file.result.task == task
+    ]
     return sorted(found, key=lambda pair: (pair[1].run, pair[1].training.seed, pair[0].name))
 
 

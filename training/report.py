@@ -21,9 +21,16 @@ from training.measured import (
 from training.published import SETTING, SOURCE
 from training.results import Accuracy, ResultFile, StepTime, seeds_of
 from training.tables import Table
+from training.tables_records import by_kind, growth
 
 PICTURES = "pictures"
 "Folder of the pictures, beside the page."
+RECORDS = (
+    "Every key of a document is asked for, and as many keys that are not there, half of them a"
+    " character away from one that is. `present refused`: share of the keys that are there whose"
+    " answer was that they are not; `absent refused`: that share of the other keys (recall);"
+    " `refusals right`: share of all refusals that were right (precision)."
+)
 NOTHING = "No result file says anything of this yet."
 HEAD = f"""# Results
 
@@ -115,6 +122,7 @@ def report(files: Sequence[ResultFile]) -> Report:
             tables.bits(cells),
         ),
         _training(files),
+        *_records(files),
     ]
     page = "\n".join([HEAD, *(_rendered(section) for section in sections)])
     shown = {n: data for section in sections for n, data in section.pictures.items() if data}
@@ -201,6 +209,37 @@ def _cost(files: Sequence[ResultFile]) -> list[Section]:
             {"step-time.svg": pictures.step_time(result for _, result in times)},
         ),
     ]
+
+
+def _records(files: Sequence[ResultFile]) -> list[Section]:
+    """Lists of records: what `evaluate-records` measured, and the curves of their trainings."""
+    found = curves(files, task="records")
+    sections = [
+        _section(title, f"{about} {RECORDS}", by_kind(files, kind))
+        for title, about, kind in (
+            ("Records", "Generated lists by their shape.", "shape"),
+            (
+                "Records: pages",
+                "Generated lists of many records, split into pages; every key is read against all"
+                " pages.",
+                "pages",
+            ),
+            (
+                "Records: real lists",
+                "The lists in [lists](lists), which were written by hand and are no part of the"
+                " training data.",
+                "list",
+            ),
+        )
+    ]
+    curve = Section(
+        "Records: training",
+        "Exact match on the selection split during training, by the most characters of a document;"
+        " a share of the queries names keys that are not there.",
+        growth(found).markdown,
+        [file for file, _ in found],
+    )
+    return [*sections, curve]
 
 
 def _training(files: Sequence[ResultFile]) -> Section:

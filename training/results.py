@@ -89,6 +89,8 @@ class Curve(Header):
     kind: Literal["curve"] = "curve"
     run: str
     "Name of the run."
+    task: str = "kv"
+    "Name of the task; sizes are in its unit (pairs for `kv`, characters for `records`)."
     training: Training
     "How it was trained, up to the saved state."
     points: Annotated[tuple[Point, ...], Field(min_length=1)]
@@ -120,7 +122,65 @@ class StepTime(Header):
     "The measurements."
 
 
-Result = Accuracy | Curve | StepTime
+class Failure(Strict):
+    """A wrong answer."""
+
+    key: str
+    "The query."
+    expected: str | None
+    "Its value; null for a key that is not in the document."
+    said: str | None
+    "The answer; null where the memory said that it does not know the key."
+
+
+class RecordsCell(Strict):
+    """What a checkpoint for records says of documents of one kind, at one number of write steps."""
+
+    kind: Literal["shape", "pages", "list"]
+    "Generated documents of one shape or of several pages, or a real list."
+    name: str
+    "The shape (records x longest key + longest value), the number of pages, or the list's name."
+    documents: Count
+    "Documents written."
+    records: Count
+    "Their records; each key was asked for once."
+    characters: Count
+    "Their characters."
+    pages: Count
+    "Pages that they took."
+    write_steps: Count
+    "Write steps (K)."
+    exact_match: Share
+    "Share of the keys whose whole value was said, and nothing else."
+    present_refused: Share
+    "Share of the keys that are there that were refused."
+    absent_keys: Count
+    "Keys asked for that are not there."
+    absent_refused: Share
+    "Share of those that were refused: the recall of `found: false`."
+    refusals_right: Share | None
+    "Share of all refusals that were right: its precision; null where nothing was refused."
+    failures: tuple[Failure, ...]
+    "The first wrong answers."
+
+
+class RecordsResult(Header):
+    """What `gradmem-train evaluate-records` measured of one checkpoint (test split, real lists)."""
+
+    kind: Literal["records"] = "records"
+    checkpoint: str
+    "Its name."
+    fingerprint: str
+    "Its fingerprint."
+    training: Training | None
+    "How it was trained, where that is known."
+    memory_floats: Count
+    "Numbers of a page's memory."
+    cells: Annotated[tuple[RecordsCell, ...], Field(min_length=1)]
+    "The measurements."
+
+
+Result = Accuracy | Curve | StepTime | RecordsResult
 _RESULT: TypeAdapter[Result] = TypeAdapter(Annotated[Result, Field(discriminator="kind")])
 
 

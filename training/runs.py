@@ -65,7 +65,9 @@ def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
     made = header(command, seed=recipe.seed, started=started)
     machine = made.machine.model_copy(update={"threads": recipe.threads})
     described = made.model_copy(update={"seconds": training.seconds, "machine": machine})
-    return Curve(**dict(described), run=name, training=training, points=tuple(points))
+    return Curve(
+        **dict(described), run=name, task=recipe.task, training=training, points=tuple(points)
+    )
 
 
 def _state(run: Path) -> tuple[Recipe, dict[str, Any]]:

@@ -1,11 +1,21 @@
 """Small results that nobody measured."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from gradmem_core.config import BlobDtype
 from gradmem_core.measurement import Machine
-from training.results import Accuracy, Cell, Curve, Point, StepTime, StepTimeRow
+from training.results import (
+    Accuracy,
+    Cell,
+    Curve,
+    Failure,
+    Point,
+    RecordsCell,
+    RecordsResult,
+    StepTime,
+    StepTimeRow,
+)
 from training.writers import Training, WriteSteps
 
 HEADER: dict[str, Any] = {
@@ -69,7 +79,7 @@ def accuracy(
     )
 
 
-def curve(run: str, *shares: float) -> Curve:
+def curve(run: str, *shares: float, task: str = "kv") -> Curve:
     points = [
         Point(
             step=10 * n,
@@ -81,7 +91,7 @@ def curve(run: str, *shares: float) -> Curve:
         )
         for n, share in enumerate(shares or (0.25, 0.95), start=1)
     ]
-    return Curve(**HEADER, run=run, training=training(run), points=tuple(points))
+    return Curve(**HEADER, run=run, task=task, training=training(run), points=tuple(points))
 
 
 def step_time() -> StepTime:
@@ -98,5 +108,39 @@ def step_time() -> StepTime:
                 peak_memory_bytes=2**30,
             )
             for name, speed, relative in rows
+        ),
+    )
+
+
+def records() -> RecordsResult:
+    """A shape, a number of pages and a real list."""
+    kinds: list[tuple[Literal["shape", "pages", "list"], str]] = [
+        ("shape", "8x10+10"),
+        ("pages", "2"),
+        ("list", "ports"),
+    ]
+    return RecordsResult(
+        **HEADER,
+        checkpoint="tiny",
+        fingerprint="tiny/records",
+        training=training("tiny"),
+        memory_floats=100,
+        cells=tuple(
+            RecordsCell(
+                kind=kind,
+                name=name,
+                documents=10,
+                records=80,
+                characters=1500,
+                pages=10,
+                write_steps=5,
+                exact_match=0.975,
+                present_refused=0.0125,
+                absent_keys=80,
+                absent_refused=0.95,
+                refusals_right=0.987 if kind == "shape" else None,
+                failures=(Failure(key="ssh", expected="22", said=None),),
+            )
+            for kind, name in kinds
         ),
     )

@@ -9,12 +9,13 @@ from typer.testing import CliRunner
 
 from gradmem_core.errors import InputError
 from gradmem_core.measurement import save_result
-from tests.training.made_up import accuracy, cell, curve, step_time
+from tests.training.made_up import accuracy, cell, curve, records, step_time
 from training import tables
 from training.cli import app
 from training.measured import curves, measured, step_times
 from training.report import NOTHING, checkpoint_tables, report
 from training.results import Result, ResultFile, load_results
+from training.tables_records import by_kind, growth
 
 COST = "1,000 contexts, 1 min"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -33,6 +34,8 @@ EVERYTHING = files(
     accuracy(cell(8, 2, 0.75, blob="int8")),
     curve("tiny"),
     step_time(),
+    records(),
+    curve("lists", task="records"),
 )
 
 
@@ -128,9 +131,25 @@ def test_step_time_in_its_units() -> None:
     )
 
 
+def test_records_by_kind_of_document() -> None:
+    of_records = files(records())
+    assert rows(by_kind(of_records, "shape")) == [
+        "| `tiny` | 8x10+10 | 5 | 10 | 80 | 10 | 150 | 97.50 | 1.25 | 95.00 | 98.70 |"
+    ]
+    assert rows(by_kind(of_records, "list"))[0].endswith("| 95.00 |  |")
+
+
+def test_a_curve_of_records_is_no_curve_of_pairs() -> None:
+    both = files(curve("run", 0.25, 0.95), curve("lists", 0.5, task="records"))
+    assert [one.run for _, one in curves(both)] == ["run"]
+    assert rows(growth(curves(both, task="records"))) == [
+        "| `lists` | 10 | 160 | 1 | 50.0 |",
+    ]
+
+
 def test_page_without_results_says_so_in_every_section() -> None:
     made = report([])
-    assert made.page.count(NOTHING) == made.page.count("\n## ") == 9
+    assert made.page.count(NOTHING) == made.page.count("\n## ") == 13
     assert "| --- |" not in made.page
     assert made.pictures == {}
 
@@ -143,7 +162,7 @@ def test_page_with_everything_has_every_picture_and_where_figures_come_from() ->
         assert f"(pictures/{name})" in made.page
         assert ET.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"
     assert b"contexts trained on (thousands)" in made.pictures["curves.svg"]
-    assert made.page.count("Abacus, 2 cores, 1 thread, torch 2.13.0") == 9
+    assert made.page.count("Abacus, 2 cores, 1 thread, torch 2.13.0") == 13
     assert "[0.json](results/0.json): `gradmem-train made-up`, commit c0ffee" in made.page
     assert "training seeds 1, 2, 3; 10 contexts of 2 queries" in made.page
 

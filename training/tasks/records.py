@@ -109,7 +109,7 @@ def example(
         record = records[order[number % len(records)]]
         key, answer = record.key, record.value
         if rng.random() < absent_share:
-            key, answer = _absent_key(rng, record.key, known), ABSENT
+            key, answer = draw_absent_key(rng, record.key, known), ABSENT
         questions.append(Question(canonical_query(key), f"{answer}\n", answer))
     return Example("".join(record.line for record in records), questions)
 
@@ -149,7 +149,7 @@ class _Column:
         return text
 
 
-def _absent_key(rng: np.random.Generator, near: str, known: set[str]) -> str:
+def draw_absent_key(rng: np.random.Generator, near: str, known: set[str]) -> str:
     """A key that is not known: another text, or one that differs from `near` in a character."""
     while True:
         if rng.random() < 0.5:
