@@ -22,7 +22,9 @@ from training.results import (
     load_results,
 )
 from training.runs import read_curve
+from training.seeds import stream
 from training.tables_records import records_table
+from training.tasks import task_by_name
 from training.trainer import Trainer
 from training.writers import WriteSteps
 
@@ -61,6 +63,26 @@ def fit(
         leave()
     if trainer.processes.first:
         typer.echo(f"checkpoint: {folder / 'checkpoint'}")
+
+
+@app.command()
+def sample(
+    task: Annotated[str, typer.Argument(help="Name of the task.")],
+    size: Annotated[int, typer.Option(min=1, help="Size, in the task's own unit.")],
+    count: Annotated[int, typer.Option(min=1, help="Documents to draw.")] = 3,
+    queries: Annotated[int, typer.Option(min=1, help="Questions about each.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+) -> None:
+    """Print training documents of a task with questions and what they should be answered."""
+    try:
+        source = task_by_name(task)
+    except GradMemError as error:
+        _fail(error)
+    for number in range(count):
+        drawn = source.sample(stream("train", seed, number), size=size, queries=queries)
+        typer.echo(drawn.context)
+        for question in drawn.questions:
+            typer.echo(f"    {question.query!r} -> {question.target!r}")
 
 
 @app.command()

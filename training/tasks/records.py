@@ -127,6 +127,7 @@ class _Column:
         self.prefix = ""
         if longest >= 6 and rng.random() < 0.2:
             joint = " _-./:"[rng.integers(6)]
+            texts.seed(int(rng.integers(2**31)))
             self.prefix = (texts.draw("word")[: longest // 2] + joint).lstrip()
         self.before: list[str] = []
 
