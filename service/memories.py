@@ -123,24 +123,22 @@ class Memories:
         sampling = _sampling(request, checkpoint, len(queries))
         check_queries(checkpoint.model, queries, sampling)
         pages = blob.info.pages
-        works = [
-            ReadWork(checkpoint, memory, queries, sampling, (stored.memory_id, page.page_id))
-            for memory, page in zip(blob.memory, pages, strict=True)
-        ]
         told = None
         if listener is not None and len(pages) == 1:
             told = _tokens_told(listener, checkpoint, len(queries))
-        by_page = await for_each_page(
-            [partial(_read, self._engine, work, told) for work in works],
-            tokens=works[0].tokens,
-            admission=self._engine.admission,
-            seconds=request.timeout,
+        by_page = await self._answered(
+            [
+                ReadWork(checkpoint, memory, queries, sampling, (stored.memory_id, page.page_id))
+                for memory, page in zip(blob.memory, pages, strict=True)
+            ],
+            request,
+            told,
         )
         infos = []
         for text, answers in zip(texts, zip(*by_page, strict=True), strict=True):
             chosen = answering_page(checkpoint, answers)
             infos.append(_answer_info(checkpoint, text, answers[chosen], pages[chosen].page_id))
-        if listener is not None and len(pages) > 1:
+        if listener is not None and told is None:
             for number, info in enumerate(infos):
                 listener(TokenEvent(query=number, text=info.answer or ""))
         return ReadResponse(answers=infos, tokens=sum(info.tokens for info in infos))
@@ -212,6 +210,17 @@ class Memories:
         if isinstance(request.steps, int):
             check_steps(checkpoint.model.config, request.steps)
         return checkpoint, there
+
+    async def _answered(
+        self, pages: Sequence[ReadWork], request: ReadRequest, told: Callable[[Event], None] | None
+    ) -> list[list[Answer]]:
+        """What each page answers to every query."""
+        return await for_each_page(
+            [partial(_read, self._engine, work, told) for work in pages],
+            tokens=pages[0].tokens,
+            admission=self._engine.admission,
+            seconds=request.timeout,
+        )
 
     async def _written(
         self,
