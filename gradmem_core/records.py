@@ -42,7 +42,7 @@ class RecordList:
     records: list[Record]
     "In their order, each key once."
     duplicate_keys: list[str]
-    "Keys that stood there more than once, as first written; the last value was kept."
+    "Keys that stood there more than once, as last written; that value was kept."
     skipped_lines: list[int]
     "Numbers of the lines, from 1, that are no record and not empty."
 
@@ -88,7 +88,7 @@ def parse_records(document: str) -> RecordList:
         written, value = found
         key = fold(written)
         if records.pop(key, None):
-            duplicates.setdefault(key, written)
+            duplicates[key] = written
         records[key] = Record(key, value, number)
     if not records:
         raise NoRecordError(

@@ -146,7 +146,7 @@ class WriteResult(MemoryInfo):
     """The answer to `POST /write`: the memory, and what was made of the document."""
 
     duplicate_keys: list[str]
-    "Keys that the document names more than once, as first written; the last value was kept."
+    "Keys that the document names more than once, as last written; that value was kept."
     skipped_lines: list[int]
     "Numbers of the lines, from 1, that are no record and were left out."
 

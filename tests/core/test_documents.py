@@ -1,0 +1,189 @@
+"""Documents become pages, queries become tokens, and of several pages one answers."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradmem_core.checkpoint import Checkpoint, Task
+from gradmem_core.decode import Answer
+from gradmem_core.documents import answer_text, answering_page, read_document, read_query
+from gradmem_core.errors import (
+    ContextTooLongError,
+    EmptyContextError,
+    EmptyQueryError,
+    NoRecordError,
+    QueryTooLongError,
+    RecordTooLongError,
+    TooManyPagesError,
+    UnknownCharactersError,
+)
+from gradmem_core.model import MemoryModel
+from gradmem_core.records import ABSENT, QUERY_MARK
+from gradmem_core.tokenizer import Tokenizer
+from tests.core.conftest import CONFIG
+
+TinyModel = Callable[..., MemoryModel]
+PRINTABLE = "".join(map(chr, range(32, 127)))
+MOST, KEY, VALUE = 40, 10, 12
+TASK = Task(
+    name="records",
+    stop_tokens=["\n"],
+    document_format="records",
+    example_document="a: 1",
+    example_query="a",
+    example_answer="1",
+)
+
+
+def checkpoint_for(model: TinyModel, task: Task) -> Checkpoint:
+    tokenizer = Tokenizer.of_characters(PRINTABLE + "\t\n" + QUERY_MARK + ABSENT)
+    limits = {
+        "max_context_tokens": MOST,
+        "max_query_tokens": KEY + 2,
+        "max_answer_tokens": VALUE + 1,
+    }
+    return Checkpoint(
+        name="tiny",
+        fingerprint="f" * 64,
+        model=model(**(CONFIG | limits)),
+        tokenizer=tokenizer,
+        task=task,
+        stop_ids=tokenizer.ids_of(["\n"]),
+    )
+
+
+@pytest.fixture(scope="module")
+def lists(tiny_model: TinyModel) -> Checkpoint:
+    return checkpoint_for(tiny_model, TASK)
+
+
+@pytest.fixture(scope="module")
+def texts(tiny_model: TinyModel) -> Checkpoint:
+    return checkpoint_for(tiny_model, TASK.model_copy(update={"document_format": "text"}))
+
+
+def pages(checkpoint: Checkpoint, document: str, most: int = 100) -> list[str]:
+    found = read_document(checkpoint, document, max_pages=most).pages
+    return [checkpoint.tokenizer.decode(page.ids) for page in found]
+
+
+def test_a_short_list_is_one_page_in_the_canonical_form(lists: Checkpoint) -> None:
+    document = read_document(lists, "Door code: 4711#\nhello\nBob=x\nbob: y", max_pages=1)
+    assert [lists.tokenizer.decode(page.ids) for page in document.pages] == [
+        "door code\t4711#\nbob\ty\n"
+    ]
+    assert document.pages[0].records == 2
+    assert (document.duplicate_keys, document.skipped_lines) == (["bob"], [2])
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdefgh", min_size=1, max_size=KEY),
+        st.text("xyz019", min_size=1, max_size=VALUE),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_pages_are_whole_records_in_order_within_the_limit(
+    lists: Checkpoint, entries: dict[str, str]
+) -> None:
+    document = "\n".join(f"{key}: {value}" for key, value in entries.items())
+    made = pages(lists, document)
+    assert "".join(made) == "".join(f"{key}\t{value}\n" for key, value in entries.items())
+    assert all(page.endswith("\n") and len(page) <= MOST for page in made)
+    found = read_document(lists, document, max_pages=100).pages
+    assert [page.records for page in found] == [page.count("\n") for page in made]
+
+
+def test_pages_are_about_equally_long(lists: Checkpoint) -> None:
+    made = pages(lists, "\n".join(f"k{i}: {i:04}" for i in range(10, 22)))  # 9 tokens a record
+    assert [len(page) for page in made] == [36, 36, 36]
+    made = pages(lists, "\n".join(f"k{i}: {i:04}" for i in range(10, 15)))
+    assert [len(page) for page in made] == [27, 18]
+
+
+def test_more_pages_than_allowed_are_refused(lists: Checkpoint) -> None:
+    document = "\n".join(f"k{i}: {i:04}" for i in range(10, 22))
+    assert len(pages(lists, document, most=3)) == 3
+    for most in (1, 2):
+        with pytest.raises(TooManyPagesError) as caught:
+            pages(lists, document, most=most)
+        assert caught.value.limit == most
+
+
+@pytest.mark.parametrize(
+    ("line", "says", "limit"),
+    [
+        (f"{'k' * (KEY + 1)}: v", "line 2: the key has 11 tokens", KEY),
+        (f"k: {'v' * (VALUE + 1)}", "line 2: the value has 13 tokens", VALUE),
+    ],
+)
+def test_a_record_that_is_too_long_is_named_by_its_line(
+    lists: Checkpoint, line: str, says: str, limit: int
+) -> None:
+    with pytest.raises(RecordTooLongError, match=says) as caught:
+        pages(lists, f"a: 1\n{line}")
+    assert caught.value.limit == limit
+    assert "kk" not in caught.value.message
+    assert "vv" not in caught.value.message
+    assert pages(lists, f"{'k' * KEY}: {'v' * VALUE}") == [f"{'k' * KEY}\t{'v' * VALUE}\n"]
+
+
+def test_what_no_list_may_hold_is_refused(lists: Checkpoint) -> None:
+    with pytest.raises(NoRecordError):
+        pages(lists, "nothing here")
+    for text in ("a: \u00e9", f"a: {ABSENT}", f"{QUERY_MARK}a: 1"):
+        with pytest.raises(UnknownCharactersError):
+            pages(lists, text)
+
+
+def test_a_text_is_one_page_as_it_stands(texts: Checkpoint) -> None:
+    assert pages(texts, "Any: Text\n") == ["Any: Text\n"]
+    assert read_document(texts, "x", max_pages=1).pages[0].records is None
+    with pytest.raises(EmptyContextError):
+        pages(texts, "")
+    with pytest.raises(ContextTooLongError):
+        pages(texts, "x" * (MOST + 1))
+
+
+def test_queries(lists: Checkpoint, texts: Checkpoint) -> None:
+    decode = lists.tokenizer.decode
+    assert decode(read_query(lists, " Door Code: ")) == "\x05door code\t"
+    assert decode(read_query(texts, " Door Code: ")) == " Door Code: "
+    assert len(read_query(lists, "k" * KEY)) == KEY + 2
+    for empty in ("", " ", ":", "\t"):
+        with pytest.raises(EmptyQueryError):
+            read_query(lists, empty)
+    for checkpoint, most in ((lists, KEY), (texts, KEY + 2)):
+        with pytest.raises(QueryTooLongError):
+            read_query(checkpoint, "k" * (most + 1))
+
+
+def said(checkpoint: Checkpoint, text: str, confidence: float) -> Answer:
+    return Answer(checkpoint.tokenizer.encode(text), confidence, "stop")
+
+
+def test_an_answer_is_a_text_or_nothing(lists: Checkpoint, texts: Checkpoint) -> None:
+    assert answer_text(lists, said(lists, "4711#", 1.0)) == "4711#"
+    assert answer_text(lists, said(lists, "", 1.0)) == ""
+    assert answer_text(lists, said(lists, ABSENT, 1.0)) is None
+    assert answer_text(lists, said(lists, f"47{ABSENT}", 1.0)) is None
+    assert answer_text(texts, said(texts, ABSENT, 1.0)) == ABSENT
+
+
+@pytest.mark.parametrize(
+    ("answers", "page"),
+    [
+        ([("x", 0.5)], 0),
+        ([(ABSENT, 0.99), ("x", 0.4), (ABSENT, 0.9)], 1),
+        ([("x", 0.9), ("y", 0.6)], 0),
+        ([("x", 0.9), ("y", 0.87)], 1),  # nearly as confident, and written later
+        ([("x", 0.9), ("y", 0.87), (ABSENT, 1.0)], 1),
+        ([("x", 0.8), ("y", 0.99), ("z", 0.95)], 2),
+        ([(ABSENT, 0.9), (ABSENT, 0.7), (ABSENT, 0.8)], 1),
+    ],
+)
+def test_which_page_answers(lists: Checkpoint, answers: list[tuple[str, float]], page: int) -> None:
+    assert answering_page(lists, [said(lists, *one) for one in answers]) == page
