@@ -15,6 +15,7 @@ from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoint import Checkpoint, Task, load_checkpoint, save_checkpoint
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
+from gradmem_core.records import ABSENT, QUERY_MARK
 from gradmem_core.tokenizer import Tokenizer
 from service.app import create_app
 from service.models import Models
@@ -29,10 +30,28 @@ TASK = Task(
     example_answer="Q3",
 )
 
+MOST_PAGES = 5
+"Of a memory of the service for lists."
+RECORDS = Task(
+    name="records",
+    stop_tokens=["\n"],
+    document_format="records",
+    example_document="a: 1",
+    example_query="a",
+    example_answer="1",
+)
+SYMBOLS = Tokenizer.of_characters(string.ascii_letters + string.digits + "!?:|")
 
-def save_tiny(folder: Path, *, seed: int, name: str = "tiny") -> Path:
+
+def save_tiny(
+    folder: Path,
+    *,
+    seed: int,
+    name: str = "tiny",
+    task: Task = TASK,
+    tokenizer: Tokenizer = SYMBOLS,
+) -> Path:
     """A checkpoint with random weights."""
-    tokenizer = Tokenizer.of_characters(string.ascii_letters + string.digits + "!?:|")
     backbone = Backbone.from_config(
         {
             "model_type": "llama",
@@ -61,7 +80,7 @@ def save_tiny(folder: Path, *, seed: int, name: str = "tiny") -> Path:
         name=name,
         model=MemoryModel(backbone, config, seed=seed),
         tokenizer=tokenizer,
-        task=TASK,
+        task=task,
         card="# tiny\n",
     )
     return folder
@@ -116,4 +135,25 @@ def base_url(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A service with the tiny checkpoint and a store in SQLite, for the whole session."""
     url = f"sqlite:///{tmp_path_factory.mktemp('store')}/memories.db"
     with running(create_app(Settings(store_url=url, threads=1), models=Models([tiny]))) as base:
+        yield base
+
+
+@pytest.fixture(scope="session")
+def lists(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A checkpoint for records that nobody trained: pages of 64 tokens, keys of 14, values of 7."""
+    printable = "".join(map(chr, range(32, 127)))
+    tokenizer = Tokenizer.of_characters(printable + "\t\n" + QUERY_MARK + ABSENT)
+    folder = tmp_path_factory.mktemp("checkpoints") / "lists"
+    save_tiny(folder, seed=2, name="lists", task=RECORDS, tokenizer=tokenizer)
+    return load_checkpoint(folder)
+
+
+@pytest.fixture(scope="session")
+def lists_url(
+    lists: Checkpoint, tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A service with that checkpoint, and the tiny one beside it, for the whole session."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('store')}/memories.db"
+    settings = Settings(store_url=url, threads=1, max_pages=MOST_PAGES)
+    with running(create_app(settings, models=Models([lists, tiny]))) as base:
         yield base

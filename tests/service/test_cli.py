@@ -229,3 +229,33 @@ def test_serve_serves_until_it_is_stopped(
     assert (tmp_path / "memories.db").exists()
     process.terminate()
     process.wait(timeout=30)
+
+
+# Lists of records
+
+
+def test_pages_are_appended_and_deleted(lists_url: str) -> None:
+    gradmem = Gradmem(lists_url)
+    memory = gradmem.written(stdin=b"a: 1\nb: 2")
+    whole = gradmem.written("--append-to", memory.memory_id, stdin=b"c: 3")
+    assert [page.records for page in whole.pages] == [2, 1]
+    assert gradmem.output("write", "-", "--append-to", memory.memory_id, stdin=b"d: 4") == (
+        memory.memory_id + "\n"
+    )
+    page = whole.pages[1].page_id
+    assert gradmem.output("delete", memory.memory_id, "--page", page) == ""
+    shown = MemoryInfo.model_validate_json(gradmem.output("show", memory.memory_id, "--json"))
+    assert [one.records for one in shown.pages] == [2, 1]
+    assert page not in {one.page_id for one in shown.pages}
+    again = gradmem("delete", memory.memory_id, "--page", page)
+    assert_refused(again, status=2, says="no page of this id")
+
+
+def test_write_notes_what_it_left_out(lists_url: str) -> None:
+    result = Gradmem(lists_url)("write", "-", stdin=b"Numbers\na: 1\nA: 2\n")
+    assert result.exit_code == 0
+    assert len(result.stdout.strip()) == 32
+    assert result.stderr.splitlines() == [
+        "note: 'A' stands there more than once; its last value was kept",
+        "note: line 1 is no record and was left out",
+    ]

@@ -231,3 +231,27 @@ async def test_one_async_client_carries_many_calls_at_once(base_url: str) -> Non
                 group.start_soon(ask, query)
         together = await client.read_many(memory.memory_id, QUERIES)
     assert answers == {answer.query: answer.answer for answer in together}
+
+
+def test_lists_grow_and_shrink_by_pages(lists_url: str) -> None:
+    with Client(lists_url) as client:
+        memory = client.write("a: 1\na: 2\nhello")
+        assert (memory.duplicate_keys, memory.skipped_lines, memory.records) == (["a"], [3], 1)
+        whole = client.write("b: 3", append_to=memory.memory_id)
+        assert len(whole.pages) == 2
+        client.delete_page(memory.memory_id, memory.pages[0].page_id)
+        assert client.show(memory.memory_id).pages == whole.pages[1:]
+        with pytest.raises(InvalidRequest):
+            client.delete_page(memory.memory_id, whole.pages[1].page_id)
+        for page in (memory.pages[0].page_id, "", "../x"):
+            with pytest.raises(NotFound):
+                client.delete_page(memory.memory_id, page)
+
+
+@pytest.mark.anyio
+async def test_lists_grow_and_shrink_by_pages_without_blocking(lists_url: str) -> None:
+    async with AsyncClient(lists_url) as client:
+        memory = await client.write("a: 1")
+        whole = await client.write("b: 3", append_to=memory.memory_id)
+        await client.delete_page(memory.memory_id, memory.pages[0].page_id)
+        assert (await client.show(memory.memory_id)).pages == whole.pages[1:]

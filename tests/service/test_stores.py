@@ -4,6 +4,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -165,6 +166,53 @@ async def test_a_cancelled_operation_leaves_the_store_usable(store: Store) -> No
         await asyncio.gather(task, return_exceptions=True)
     await store.put(memory)
     assert await store.get(memory.memory_id) == memory
+
+
+# Replacing
+
+
+async def test_what_is_unchanged_is_replaced_and_expires_as_before(store: Store) -> None:
+    old = a_memory(expires_at=soon(1))
+    await store.put(old)
+    new = replace(old, blob=b"other pages")
+    assert await store.replace(old, new)
+    assert await store.get(old.memory_id) == new
+    await asyncio.sleep(1.05)
+    with pytest.raises(MemoryNotFoundError):
+        await store.get(old.memory_id)
+    with pytest.raises(MemoryNotFoundError):
+        await store.replace(new, old)
+
+
+async def test_what_others_changed_meanwhile_stays(store: Store) -> None:
+    old = a_memory()
+    await store.put(old)
+    theirs, ours = replace(old, blob=b"theirs"), replace(old, blob=b"ours")
+    assert await store.replace(old, theirs)
+    assert not await store.replace(old, ours)
+    assert await store.get(old.memory_id) == theirs
+    assert await store.replace(theirs, ours)
+
+
+async def test_what_is_gone_is_not_replaced(store: Store) -> None:
+    memory = a_memory()
+    with pytest.raises(MemoryNotFoundError):
+        await store.replace(memory, memory)
+    await store.put(memory)
+    await store.delete(memory.memory_id)
+    with pytest.raises(MemoryNotFoundError):
+        await store.replace(memory, replace(memory, blob=b"again"))
+    with pytest.raises(MemoryNotFoundError):
+        await store.get(memory.memory_id)
+
+
+async def test_of_many_who_replace_at_once_one_does(store: Store) -> None:
+    old = a_memory()
+    await store.put(old)
+    news = [replace(old, blob=bytes([number])) for number in range(10)]
+    done = await asyncio.gather(*(store.replace(old, new) for new in news))
+    assert done.count(True) == 1
+    assert await store.get(old.memory_id) == news[done.index(True)]
 
 
 # Damaged records
