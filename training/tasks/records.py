@@ -19,7 +19,9 @@ LONGEST_KEY, LONGEST_VALUE = 24, 56
 "Characters of the longest key and value that are generated."
 LEAST_SIZE = 4
 "Characters of the smallest document: a key, a tab, a value and the end of the line."
-ABSENT_SHARE = 0.15
+SHORT, SHORT_SHARE = 4, 0.2
+"Characters of a short text at most, and the share of columns that hold no others."
+ABSENT_SHARE = 0.2
 "Share of the questions that name a key that is not there."
 CASES: list[Callable[[str], str]] = [str, str, str.lower, str.upper, str.title]
 "What may be done to a column's letters; mostly nothing."
@@ -42,8 +44,8 @@ class RecordsTask(TrainingTask):
         """
         size = max(size, LEAST_SIZE)
         room = size - 2  # of one record, without its tab and line end
-        longest_key = _between(rng, 1, min(LONGEST_KEY, room - 1))
-        longest_value = _between(rng, 1, min(LONGEST_VALUE, room - longest_key))
+        longest_key = _longest(rng, min(LONGEST_KEY, room - 1))
+        longest_value = _longest(rng, min(LONGEST_VALUE, room - longest_key))
         records = draw_records(
             rng, longest_key=longest_key, longest_value=longest_value, characters=size
         )
@@ -78,8 +80,8 @@ def draw_records(
         characters: Stop before the document has more characters than this.
         count: Stop at this many records.
     """
-    keys = _Column(rng, longest_key)
-    values = _Column(rng, longest_value)
+    keys = _Column(rng, longest_key, prefixes=0.2)
+    values = _Column(rng, longest_value, prefixes=0.05)
     records: dict[str, str] = {}
     left = characters
     misses = 0
@@ -115,9 +117,15 @@ def example(
 
 
 class _Column:
-    """Texts of one column of a document: mostly of one kind, some alike."""
+    """Texts of one column of a document: mostly of one kind, some alike.
 
-    def __init__(self, rng: np.random.Generator, longest: int) -> None:
+    Args:
+        rng: Where the randomness comes from.
+        longest: Most characters of a text.
+        prefixes: Share of columns whose texts all begin alike.
+    """
+
+    def __init__(self, rng: np.random.Generator, longest: int, *, prefixes: float) -> None:
         self.rng, self.longest = rng, longest
         texts = _texts()
         self.mixed = rng.random() < 0.3
@@ -125,7 +133,7 @@ class _Column:
         self.case: Callable[[str], str] = CASES[rng.integers(len(CASES))]
         self.repeats = rng.random() * 0.4 if rng.random() < 0.25 else 0.0
         self.prefix = ""
-        if longest >= 6 and rng.random() < 0.2:
+        if longest >= 6 and rng.random() < prefixes:
             joint = " _-./:"[rng.integers(6)]
             texts.seed(int(rng.integers(2**31)))
             self.prefix = (texts.draw("word")[: longest // 2] + joint).lstrip()
@@ -171,9 +179,14 @@ def draw_absent_key(rng: np.random.Generator, near: str, known: set[str]) -> str
             return key
 
 
-def _between(rng: np.random.Generator, low: int, high: int) -> int:
-    """A whole number from `low` to `high`, smaller ones likelier (evenly in the logarithm)."""
-    return int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
+def _longest(rng: np.random.Generator, most: int) -> int:
+    """The longest text of a column, from 1 to `most`.
+
+    A fifth are short, as flags and codes are; the others are spread evenly.
+    """
+    if most <= SHORT or rng.random() < SHORT_SHARE:
+        return int(rng.integers(1, min(SHORT, most) + 1))
+    return int(rng.integers(SHORT, most + 1))
 
 
 @cache
