@@ -19,6 +19,8 @@ LONGEST_KEY, LONGEST_VALUE = 24, 56
 "Characters of the longest key and value that are generated."
 LEAST_SIZE = 4
 "Characters of the smallest document: a key, a tab, a value and the end of the line."
+MISSES = 100
+"Keys that were no new ones, after which a document is full: short keys run out."
 SHORT, SHORT_SHARE = 4, 0.2
 "Characters of a short text at most, and the share of columns that hold no others."
 ABSENT_SHARE = 0.2
@@ -87,10 +89,10 @@ def draw_records(
     misses = 0
     while count is None or len(records) < count:
         key, value = fold(keys.draw()), values.draw()
-        misses += key in records
-        if misses > 100:  # keys of one character run out
-            break
-        if key in records:
+        if not key or key in records:
+            misses += 1
+            if misses > MISSES:
+                break
             continue
         if left is not None:
             left -= len(key) + len(value) + 2
