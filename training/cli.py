@@ -23,7 +23,7 @@ from training.results import (
 )
 from training.runs import read_curve
 from training.seeds import stream
-from training.tables_records import records_table
+from training.tables_records import records_tables
 from training.tasks import task_by_name
 from training.trainer import Trainer
 from training.writers import WriteSteps
@@ -168,7 +168,7 @@ def evaluate_records(
             save_result(output, result)
     except GradMemError as error:
         _fail(error)
-    typer.echo(records_table([ResultFile(checkpoint, result)]))
+    typer.echo(records_tables([ResultFile(checkpoint, result)]))
 
 
 app.command()(bench)
@@ -205,11 +205,13 @@ def report(
 ) -> None:
     """Make the page of results and its pictures out of a folder of result files.
 
-    With FILES it prints their checkpoints' tables instead: exact match (%) over pairs and K.
+    With FILES it prints their checkpoints' tables instead: exact match (%) over pairs and K, or those
+    of lists of records with the first wrong answers.
     """
     try:
         if files:
-            typer.echo(checkpoint_tables([load_result(path) for path in files]))
+            loaded = [load_result(path) for path in files]
+            typer.echo(records_tables(loaded) or checkpoint_tables(loaded))
         else:
             report_of(load_results(results)).save(output)
             typer.echo(output)

@@ -44,12 +44,30 @@ def growth(curves: Iterable[tuple[ResultFile, Curve]]) -> Table:
     return table
 
 
-def records_table(files: Iterable[ResultFile]) -> str:
-    """All kinds in one table, for the command line."""
+def failures(files: Iterable[ResultFile]) -> Table:
+    """The first wrong answers on each real list, at the largest K that was measured."""
+    table = Table(["checkpoint", "list", "K", "query", "right", "said"])
+    for file, result in records_results(files):
+        most = max(cell.write_steps for cell in result.cells)
+        for cell in result.cells:
+            if cell.kind == "list" and cell.write_steps == most:
+                place = [f"`{result.checkpoint}`", cell.name, str(cell.write_steps)]
+                for one in cell.failures:
+                    texts = [_text(one.key), _text(one.expected), _text(one.said)]
+                    table.add([*place, *texts], [file])
+    return table
+
+
+def records_tables(files: Iterable[ResultFile]) -> str:
+    """All tables of one or more measurements (Markdown); empty where there are none."""
     files = list(files)
-    return "\n\n".join(
-        table.markdown for table in (by_kind(files, kind) for kind in KINDS) if table.files
-    )
+    tables = [*(by_kind(files, kind) for kind in KINDS), failures(files)]
+    return "\n\n".join(table.markdown for table in tables if table.files)
+
+
+def _text(text: str | None) -> str:
+    """A text as code in a table's cell; None is a refusal."""
+    return "not in memory" if text is None else f"`{text}`".replace("|", "\\|")
 
 
 def _row(cell: RecordsCell) -> list[str]:

@@ -15,7 +15,7 @@ from training.cli import app
 from training.measured import curves, measured, step_times
 from training.report import NOTHING, checkpoint_tables, report
 from training.results import Result, ResultFile, load_results
-from training.tables_records import by_kind, growth
+from training.tables_records import by_kind, failures, growth, records_tables
 
 COST = "1,000 contexts, 1 min"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -137,6 +137,8 @@ def test_records_by_kind_of_document() -> None:
         "| `tiny` | 8x10+10 | 5 | 10 | 80 | 10 | 150 | 97.50 | 1.25 | 95.00 | 98.70 |"
     ]
     assert rows(by_kind(of_records, "list"))[0].endswith("| 95.00 |  |")
+    assert rows(failures(of_records)) == ["| `tiny` | ports | 5 | `ssh` | `22` | not in memory |"]
+    assert records_tables(of_records).count("| --- |") == 4
 
 
 def test_a_curve_of_records_is_no_curve_of_pairs() -> None:
