@@ -205,8 +205,8 @@ def report(
 ) -> None:
     """Make the page of results and its pictures out of a folder of result files.
 
-    With FILES it prints their checkpoints' tables instead: exact match (%) over pairs and K, or those
-    of lists of records with the first wrong answers.
+    With FILES it prints their checkpoints' tables instead: exact match (%) over pairs and K, or
+    those of lists of records with the first wrong answers.
     """
     try:
         if files:
