@@ -200,23 +200,23 @@ def _groups(plan: Plan, seed: int) -> Iterator[tuple[Kind, str, list[Asked]]]:
 def _drawn(shape: Shape, seed: int, *place: int) -> Asked:
     """A generated document; it asks for as many keys that are not there as are."""
     rng = stream("test", seed, *place)
-    records = draw_records(
+    drawn = draw_records(
         rng,
         longest_key=shape.longest_key,
         longest_value=shape.longest_value,
-        count=shape.records,
+        most=shape.records,
     )
-    present = {record.key: record.value for record in records}
-    absent = [draw_absent_key(rng, record.key, set(present)) for record in records]
-    return Asked("".join(record.line for record in records), present, absent)
+    present = {record.key: record.value for record in drawn.records}
+    absent = [draw_absent_key(rng, key, drawn.records, alike=drawn.keys) for key in present]
+    return Asked(drawn.document, present, absent)
 
 
 def _listed(text: str, seed: int) -> Asked:
-    """A real list; half of the keys that it is asked for in vain are near to its own."""
+    """A real list; most of the keys that it is asked for in vain are near to its own."""
     records = parse_records(text).records
     present = {record.key: record.value for record in records}
     rng = stream("test", seed, CATALOGUE)
-    absent = [draw_absent_key(rng, record.key, set(present)) for record in records]
+    absent = [draw_absent_key(rng, key, records) for key in present]
     return Asked(text, present, absent)
 
 

@@ -26,10 +26,11 @@ from training.tables_records import by_kind, growth
 PICTURES = "pictures"
 "Folder of the pictures, beside the page."
 RECORDS = (
-    "Every key of a document is asked for, and as many keys that are not there, half of them a"
-    " character away from one that is. `present refused`: share of the keys that are there whose"
-    " answer was that they are not; `absent refused`: that share of the other keys (recall);"
-    " `refusals right`: share of all refusals that were right (precision)."
+    "Every key of a document is asked for, and as many keys that are not there: of generated lists"
+    " a third are drawn as its own keys were, a third are a character away from one and a third are"
+    " any text; of real lists two thirds are a character away. `present refused`: share of the keys"
+    " that are there whose answer was that they are not; `absent refused`: that share of the other"
+    " keys (recall); `refusals right`: share of all refusals that were right (precision)."
 )
 NOTHING = "No result file says anything of this yet."
 HEAD = f"""# Results

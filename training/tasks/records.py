@@ -4,8 +4,10 @@ A document is lines of a key, a tab and a value; a query is a key; keys are in l
 `gradmem_core/records.py`, which brings people's lists into this form). Sizes are characters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import count
 
 import numpy as np
 
@@ -23,7 +25,7 @@ MISSES = 100
 "Keys that were no new ones, after which a document is full: short keys run out."
 SHORT, SHORT_SHARE = 4, 0.2
 "Characters of a short text at most, and the share of columns that hold no others."
-ABSENT_SHARE = 0.2
+ABSENT_SHARE = 0.3
 "Share of the questions that name a key that is not there."
 CASES: list[Callable[[str], str]] = [str, str, str.lower, str.upper, str.title]
 "What may be done to a column's letters; mostly nothing."
@@ -48,10 +50,10 @@ class RecordsTask(TrainingTask):
         room = size - 2  # of one record, without its tab and line end
         longest_key = _longest(rng, min(LONGEST_KEY, room - 1))
         longest_value = _longest(rng, min(LONGEST_VALUE, room - longest_key))
-        records = draw_records(
+        drawn = draw_records(
             rng, longest_key=longest_key, longest_value=longest_value, characters=size
         )
-        return example(rng, records, queries=queries, absent_share=ABSENT_SHARE)
+        return _example(rng, drawn, queries=queries)
 
     def card(self) -> Task:
         """The end of the line ends an answer."""
@@ -65,14 +67,29 @@ class RecordsTask(TrainingTask):
         )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Generated records."""
+
+    records: list[Record]
+    "At least one, with different keys."
+    keys: "_Column"
+    "What their keys were drawn from, and others like them can be."
+
+    @property
+    def document(self) -> str:
+        """The records as they are written."""
+        return "".join(record.line for record in self.records)
+
+
 def draw_records(
     rng: np.random.Generator,
     *,
     longest_key: int,
     longest_value: int,
     characters: int | None = None,
-    count: int | None = None,
-) -> list[Record]:
+    most: int | None = None,
+) -> Drawn:
     """Draw records with different keys.
 
     Args:
@@ -80,14 +97,14 @@ def draw_records(
         longest_key: Most characters of a key.
         longest_value: Most characters of a value.
         characters: Stop before the document has more characters than this.
-        count: Stop at this many records.
+        most: Stop at this many records.
     """
     keys = _Column(rng, longest_key, prefixes=0.2)
     values = _Column(rng, longest_value, prefixes=0.05)
     records: dict[str, str] = {}
     left = characters
     misses = 0
-    while count is None or len(records) < count:
+    while most is None or len(records) < most:
         key, value = fold(keys.draw()), values.draw()
         if not key or key in records:
             misses += 1
@@ -99,23 +116,20 @@ def draw_records(
             if left < 0:
                 break
         records[key] = value
-    return [Record(key, value) for key, value in records.items()]
+    return Drawn([Record(key, value) for key, value in records.items()], keys)
 
 
-def example(
-    rng: np.random.Generator, records: list[Record], *, queries: int, absent_share: float
-) -> Example:
+def _example(rng: np.random.Generator, drawn: Drawn, *, queries: int) -> Example:
     """Questions about every record in turn, in random order, some of them about absent keys."""
-    order = rng.permutation(len(records))
-    known = {record.key for record in records}
+    order = rng.permutation(len(drawn.records))
     questions = []
     for number in range(queries):
-        record = records[order[number % len(records)]]
+        record = drawn.records[order[number % len(order)]]
         key, answer = record.key, record.value
-        if rng.random() < absent_share:
-            key, answer = draw_absent_key(rng, record.key, known), ABSENT
+        if rng.random() < ABSENT_SHARE:
+            key, answer = draw_absent_key(rng, key, drawn.records, alike=drawn.keys), ABSENT
         questions.append(Question(canonical_query(key), f"{answer}\n", answer))
-    return Example("".join(record.line for record in records), questions)
+    return Example(drawn.document, questions)
 
 
 class _Column:
@@ -160,25 +174,50 @@ class _Column:
         return text
 
 
-def draw_absent_key(rng: np.random.Generator, near: str, known: set[str]) -> str:
-    """A key that is not known: another text, or one that differs from `near` in a character."""
-    while True:
-        if rng.random() < 0.5:
-            texts = _texts()
-            texts.seed(int(rng.integers(2**31)))
-            key = texts.draw(texts.kinds[rng.integers(len(texts.kinds))])[: max(len(near), 4)]
+def draw_absent_key(
+    rng: np.random.Generator,
+    near: str,
+    records: Sequence[Record],
+    *,
+    alike: _Column | None = None,
+) -> str:
+    """A key that no record has.
+
+    Args:
+        rng: Where the randomness comes from.
+        near: A key; one draw in two, or in three, differs from it in a character.
+        records: What the key is not one of.
+        alike: What the records' keys were drawn from; one draw in three comes from it. Without it
+            the others are texts of any kind.
+    """
+    known = {record.key for record in records}
+    for attempt in count():
+        way = rng.random()
+        if way < 1 / 3 and alike is not None and attempt < MISSES:
+            key = alike.draw()
+        elif way < 2 / 3:
+            key = _changed(rng, near)
         else:
-            place = int(rng.integers(len(near)))
-            other = PRINTABLE[rng.integers(len(PRINTABLE))]
-            key = [
-                near[:place] + other + near[place + 1 :],
-                near[:place] + near[place + 1 :],
-                near[:place] + other + near[place:],
-                near + other,
-            ][rng.integers(4)]
+            key = _any_text(rng)[: max(len(near), SHORT)]
         key = fold(key)
         if key and key not in known:
             return key
+    raise AssertionError("there is always another text")
+
+
+def _changed(rng: np.random.Generator, key: str) -> str:
+    """A key with a character replaced, left out, or put in."""
+    place = int(rng.integers(len(key) + 1))
+    other = PRINTABLE[rng.integers(len(PRINTABLE))]
+    left_out = [0, 1, 1][rng.integers(3)]
+    put_in = other if not left_out or rng.random() < 0.5 else ""
+    return key[:place] + put_in + key[place + left_out :]
+
+
+def _any_text(rng: np.random.Generator) -> str:
+    texts = _texts()
+    texts.seed(int(rng.integers(2**31)))
+    return texts.draw(texts.kinds[rng.integers(len(texts.kinds))])
 
 
 def _longest(rng: np.random.Generator, most: int) -> int:
