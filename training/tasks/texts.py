@@ -4,6 +4,7 @@ import random
 import string
 import tomllib
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 from faker import Faker
@@ -69,15 +70,11 @@ class MadeUp(BaseProvider):
         return "".join(draw.choices("0123456789abcdef", k=draw.randint(2, 16)))
 
 
-_FOLLOWERS: dict[str, list[str]] = {}
-
-
+@cache
 def _followers() -> dict[str, list[str]]:
     """What letter follows two letters, or begins or ends a word, as often as in the word list."""
-    if not _FOLLOWERS:
-        counted = defaultdict(list)
-        for word in EnglishWords.word_list:
-            for place in range(len(word) + 1):
-                counted[word[max(place - 2, 0) : place]].append(word[place : place + 1])
-        _FOLLOWERS.update(counted)
-    return _FOLLOWERS
+    counted = defaultdict(list)
+    for word in EnglishWords.word_list:
+        for place in range(len(word) + 1):
+            counted[word[max(place - 2, 0) : place]].append(word[place : place + 1])
+    return counted
