@@ -13,7 +13,7 @@ from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.write import check_context
 
 NEARLY_AS_CONFIDENT = 0.05
-"Of pages whose confidence differs by less than this, the later one answers."
+"Of documents whose answers differ in confidence by less than this, the later one answers."
 
 
 @dataclass(frozen=True)
@@ -119,20 +119,29 @@ def answer_text(checkpoint: Checkpoint, answer: Answer) -> str | None:
     return checkpoint.tokenizer.decode(answer.tokens)
 
 
-def answering_page(checkpoint: Checkpoint, answers: Sequence[Answer]) -> int:
+def answering_page(
+    checkpoint: Checkpoint, answers: Sequence[Answer], documents: Sequence[str]
+) -> int:
     """Which page's answer to a query counts.
 
-    Of the pages that have an answer the most confident one; the later one where two are nearly as
-    confident, so that a record that was appended replaces the older one. Where no page has an
-    answer, the one that is least sure of that.
+    Of the pages that have an answer the most confident one. A key is in one page of a document at
+    most, but may be in several documents that were written into a memory one after the other: of
+    those that are nearly as confident the later one answers. Where no page has an answer, it is the
+    page that is least sure of that.
+
+    Args:
+        checkpoint: What read the pages.
+        answers: The answer of each page, in the order in which they were written.
+        documents: For each page what tells its document from others.
     """
-    found = [answer_text(checkpoint, answer) is not None for answer in answers]
-    if not any(found):
+    found = [page for page, one in enumerate(answers) if answer_text(checkpoint, one) is not None]
+    if not found:
         return min(range(len(answers)), key=lambda page: answers[page].confidence)
-    candidates = [page for page, there in enumerate(found) if there]
-    best = max(answers[page].confidence for page in candidates)
+    found.sort(key=lambda page: answers[page].confidence)
+    best = {documents[page]: page for page in found}  # of each document the most confident
+    most = answers[found[-1]].confidence
     return max(
-        page for page in candidates if answers[page].confidence >= best - NEARLY_AS_CONFIDENT
+        page for page in best.values() if answers[page].confidence >= most - NEARLY_AS_CONFIDENT
     )
 
 

@@ -134,9 +134,10 @@ class Memories:
             request,
             told,
         )
+        documents = [page.document_sha256 for page in pages]
         infos = []
         for text, answers in zip(texts, zip(*by_page, strict=True), strict=True):
-            chosen = answering_page(checkpoint, answers)
+            chosen = answering_page(checkpoint, answers, documents)
             infos.append(_answer_info(checkpoint, text, answers[chosen], pages[chosen].page_id))
         if listener is not None and told is None:
             for number, info in enumerate(infos):

@@ -212,7 +212,7 @@ def _drawn(shape: Shape, seed: int, *place: int) -> Asked:
 
 
 def _listed(text: str, seed: int) -> Asked:
-    """A real list; most of the keys that it is asked for in vain are near to its own."""
+    """A real list; a quarter of the keys that it is asked for in vain are near to its own."""
     records = parse_records(text).records
     present = {record.key: record.value for record in records}
     rng = stream("test", seed, CATALOGUE)
@@ -257,5 +257,6 @@ def _answers(
     ]
     said = []
     for answers in zip(*by_page, strict=True):
-        said.append(answer_text(checkpoint, answers[answering_page(checkpoint, answers)]))
+        page = answering_page(checkpoint, answers, [document] * len(pages))
+        said.append(answer_text(checkpoint, answers[page]))
     return len(pages), said

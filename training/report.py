@@ -27,10 +27,10 @@ PICTURES = "pictures"
 "Folder of the pictures, beside the page."
 RECORDS = (
     "Every key of a document is asked for, and as many keys that are not there: of generated lists"
-    " a third are drawn as its own keys were, a third are a character away from one and a third are"
-    " any text; of real lists two thirds are a character away. `present refused`: share of the keys"
-    " that are there whose answer was that they are not; `absent refused`: that share of the other"
-    " keys (recall); `refusals right`: share of all refusals that were right (precision)."
+    " most are drawn as its own keys were, of real lists most are any text, and a quarter of both"
+    " are a character away from one that is there. `present refused`: share of the keys that are"
+    " there whose answer was that they are not; `absent refused`: that share of the other keys"
+    " (recall); `refusals right`: share of all refusals that were right (precision)."
 )
 NOTHING = "No result file says anything of this yet."
 HEAD = f"""# Results

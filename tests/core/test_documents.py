@@ -174,16 +174,22 @@ def test_an_answer_is_a_text_or_nothing(lists: Checkpoint, texts: Checkpoint) ->
 
 
 @pytest.mark.parametrize(
-    ("answers", "page"),
+    ("answers", "documents", "page"),
     [
-        ([("x", 0.5)], 0),
-        ([(ABSENT, 0.99), ("x", 0.4), (ABSENT, 0.9)], 1),
-        ([("x", 0.9), ("y", 0.6)], 0),
-        ([("x", 0.9), ("y", 0.87)], 1),  # nearly as confident, and written later
-        ([("x", 0.9), ("y", 0.87), (ABSENT, 1.0)], 1),
-        ([("x", 0.8), ("y", 0.99), ("z", 0.95)], 2),
-        ([(ABSENT, 0.9), (ABSENT, 0.7), (ABSENT, 0.8)], 1),
+        ([("x", 0.5)], "a", 0),
+        ([(ABSENT, 0.99), ("x", 0.4), (ABSENT, 0.9)], "aaa", 1),
+        ([("x", 0.9), ("y", 0.6)], "ab", 0),
+        ([("x", 0.9), ("y", 0.87)], "aa", 0),
+        ([("x", 0.9), ("y", 0.87)], "ab", 1),  # nearly as confident, and written later
+        ([("x", 0.9), ("y", 0.87), (ABSENT, 1.0)], "abc", 1),
+        ([("x", 0.8), ("y", 0.99), ("z", 0.95)], "abc", 2),
+        ([("x", 0.8), ("y", 0.99), ("z", 0.95)], "aaa", 1),
+        ([("x", 0.98), ("y", 0.99), ("z", 0.7), ("w", 0.95)], "aabb", 3),
+        ([(ABSENT, 0.9), (ABSENT, 0.7), (ABSENT, 0.8)], "aab", 1),
     ],
 )
-def test_which_page_answers(lists: Checkpoint, answers: list[tuple[str, float]], page: int) -> None:
-    assert answering_page(lists, [said(lists, *one) for one in answers]) == page
+def test_which_page_answers(
+    lists: Checkpoint, answers: list[tuple[str, float]], documents: str, page: int
+) -> None:
+    given = [said(lists, *one) for one in answers]
+    assert answering_page(lists, given, list(documents)) == page

@@ -25,8 +25,10 @@ MISSES = 100
 "Keys that were no new ones, after which a document is full: short keys run out."
 SHORT, SHORT_SHARE = 4, 0.2
 "Characters of a short text at most, and the share of columns that hold no others."
-ABSENT_SHARE = 0.3
-"Share of the questions that name a key that is not there."
+ABSENT_SHARE = 0.5
+"Share of the questions that name a key that is not there: of several pages, most do not have it."
+ALIKE_SHARE, CHANGED_SHARE = 0.6, 0.25
+"Shares of those that are drawn as the document's keys are, and that differ by a character."
 CASES: list[Callable[[str], str]] = [str, str, str.lower, str.upper, str.title]
 "What may be done to a column's letters; mostly nothing."
 
@@ -185,18 +187,18 @@ def draw_absent_key(
 
     Args:
         rng: Where the randomness comes from.
-        near: A key; one draw in two, or in three, differs from it in a character.
+        near: A key, for those that differ from one in a character.
         records: What the key is not one of.
-        alike: What the records' keys were drawn from; one draw in three comes from it. Without it
-            the others are texts of any kind.
+        alike: What the records' keys were drawn from; without it texts of any kind take the place
+            of those that are alike.
     """
     known = {record.key for record in records}
     for attempt in count():
         way = rng.random()
-        if way < 1 / 3 and alike is not None and attempt < MISSES:
-            key = alike.draw()
-        elif way < 2 / 3:
+        if way < CHANGED_SHARE:
             key = _changed(rng, near)
+        elif way < CHANGED_SHARE + ALIKE_SHARE and alike is not None and attempt < MISSES:
+            key = alike.draw()
         else:
             key = _any_text(rng)[: max(len(near), SHORT)]
         key = fold(key)
