@@ -21,7 +21,7 @@ from training.measured import (
 from training.published import SETTING, SOURCE
 from training.results import Accuracy, ResultFile, StepTime, seeds_of
 from training.tables import Table
-from training.tables_records import by_kind, growth
+from training.tables_records import by_kind, by_training
 
 PICTURES = "pictures"
 "Folder of the pictures, beside the page."
@@ -213,8 +213,7 @@ def _cost(files: Sequence[ResultFile]) -> list[Section]:
 
 
 def _records(files: Sequence[ResultFile]) -> list[Section]:
-    """Lists of records: what `evaluate-records` measured, and the curves of their trainings."""
-    found = curves(files, task="records")
+    """Lists of records: what `evaluate-records` measured."""
     sections = [
         _section(title, f"{about} {RECORDS}", by_kind(files, kind))
         for title, about, kind in (
@@ -233,14 +232,13 @@ def _records(files: Sequence[ResultFile]) -> list[Section]:
             ),
         )
     ]
-    curve = Section(
+    grown = _section(
         "Records: training",
-        "Exact match on the selection split during training, by the most characters of a document;"
-        " a share of the queries names keys that are not there.",
-        growth(found).markdown,
-        [file for file, _ in found],
+        "What training had taken against exact match / absent keys refused, on generated lists; each"
+        " checkpoint starts from the one before it.",
+        by_training(files),
     )
-    return [*sections, curve]
+    return [*sections, grown]
 
 
 def _training(files: Sequence[ResultFile]) -> Section:

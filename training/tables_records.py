@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from training.measured import grouped
-from training.results import Curve, RecordsCell, RecordsResult, ResultFile
+from training.results import RecordsCell, RecordsResult, ResultFile
 from training.tables import Table
 
 KINDS = {
@@ -29,18 +28,24 @@ def by_kind(files: Iterable[ResultFile], kind: str) -> Table:
     return table
 
 
-def growth(curves: Iterable[tuple[ResultFile, Curve]]) -> Table:
-    """Every evaluation of training runs: a row for each step, a column for each size and K."""
-    curves = list(curves)
-    places = sorted({(p.size, str(p.write_steps)) for _, curve in curves for p in curve.points})
-    head = [f"{size} characters, K = {k}" for size, k in places]
-    table = Table(["run", "step", "contexts", "minutes", *head])
-    for file, curve in curves:
-        for step, points in grouped(curve.points, lambda point: point.step).items():
-            found = {(p.size, str(p.write_steps)): f"{100 * p.exact_match:.1f}" for p in points}
-            took = [f"{points[0].contexts:,}", f"{points[0].seconds / 60:.0f}"]
-            figures = [found.get(place, "") for place in places]
-            table.add([f"`{curve.run}`", f"{step:,}", *took, *figures], [file])
+def by_training(files: Iterable[ResultFile]) -> Table:
+    """Exact match on each shape, and absent keys refused, by what training had taken."""
+    results = [(file, one) for file, one in records_results(files) if one.training]
+    cells = {(cell.name, cell.write_steps) for _, one in results for cell in _shapes(one)}
+    places = sorted(cells, key=lambda place: (place[0].zfill(9), place[1]))
+    head = [f"{name}, K = {k}" for name, k in places]
+    table = Table(["checkpoint", "K in training", "contexts", "minutes", *head])
+    for file, one in sorted(results, key=lambda pair: pair[1].training.seconds):  # type: ignore[union-attr]
+        assert one.training is not None
+        found = {
+            (cell.name, cell.write_steps): (
+                f"{100 * cell.exact_match:.1f} / {100 * cell.absent_refused:.1f}"
+            )
+            for cell in _shapes(one)
+        }
+        took = [f"{one.training.contexts:,}", f"{one.training.seconds / 60:.0f}"]
+        figures = [found.get(place, "") for place in places]
+        table.add([f"`{one.checkpoint}`", str(one.training.write_steps), *took, *figures], [file])
     return table
 
 
@@ -68,6 +73,10 @@ def records_tables(files: Iterable[ResultFile]) -> str:
 def _text(text: str | None) -> str:
     """A text as code in a table's cell; None is a refusal."""
     return "not in memory" if text is None else f"`{text}`".replace("|", "\\|")
+
+
+def _shapes(result: RecordsResult) -> list[RecordsCell]:
+    return [cell for cell in result.cells if cell.kind == "shape"]
 
 
 def _row(cell: RecordsCell) -> list[str]:

@@ -15,7 +15,7 @@ from training.cli import app
 from training.measured import curves, measured, step_times
 from training.report import NOTHING, checkpoint_tables, report
 from training.results import Result, ResultFile, load_results
-from training.tables_records import by_kind, failures, growth, records_tables
+from training.tables_records import by_kind, by_training, failures, records_tables
 
 COST = "1,000 contexts, 1 min"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -144,8 +144,8 @@ def test_records_by_kind_of_document() -> None:
 def test_a_curve_of_records_is_no_curve_of_pairs() -> None:
     both = files(curve("run", 0.25, 0.95), curve("lists", 0.5, task="records"))
     assert [one.run for _, one in curves(both)] == ["run"]
-    assert rows(growth(curves(both, task="records"))) == [
-        "| `lists` | 10 | 160 | 1 | 50.0 |",
+    assert rows(by_training(files(records(), curve("tiny")))) == [
+        "| `tiny` | 2 | 1,000 | 1 | 97.5 / 95.0 |"
     ]
 
 
