@@ -234,7 +234,7 @@ def _records(files: Sequence[ResultFile]) -> list[Section]:
     ]
     grown = _section(
         "Records: training",
-        "What training had taken against exact match / absent keys refused, on generated lists; each"
+        "What training had taken against exact match / absent keys refused, on generated lists; a"
         " checkpoint starts from the one before it.",
         by_training(files),
     )
