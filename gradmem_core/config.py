@@ -34,6 +34,9 @@ class MemoryConfig(BaseModel):
     "A linear map on the memory before it enters the backbone, at WRITE and at READ."
     max_context_tokens: int = Field(ge=1)
     "Longest document that the checkpoint was trained for, in tokens."
+    page_tokens: int | None = Field(default=None, ge=1)
+    """Longest page that a list of records is split into, in tokens; None for `max_context_tokens`.
+    Shorter pages are read more reliably and take more memory."""
     max_query_tokens: int = Field(ge=1)
     "Longest query, in tokens."
     max_answer_tokens: int = Field(ge=1)

@@ -64,7 +64,7 @@ def read_document(checkpoint: Checkpoint, text: str, *, max_pages: int) -> Docum
         check_context(config, len(ids))
         return Document([Page(ids)])
     found = parse_records(text)
-    most = config.max_context_tokens
+    most = _page_limit(config)
     # Again before tokens are counted.
     check_pages(sum(tokenizer.fewest_tokens(one.line) for one in found.records) // most, max_pages)
     pages = _pages([_record_ids(config, tokenizer, one) for one in found.records], most=most)
@@ -156,7 +156,7 @@ def _record_ids(config: MemoryConfig, tokenizer: Tokenizer, record: Record) -> l
     parts = (
         ("key", len(key) - 2, config.max_query_tokens - 2),  # without marks
         ("value", len(value), config.max_answer_tokens - 1),  # the stop token is the last
-        ("record", len(ids), config.max_context_tokens),
+        ("record", len(ids), _page_limit(config)),
     )
     for name, tokens, most in parts:
         if tokens > most:
@@ -166,6 +166,11 @@ def _record_ids(config: MemoryConfig, tokenizer: Tokenizer, record: Record) -> l
                 limit=most,
             )
     return ids
+
+
+def _page_limit(config: MemoryConfig) -> int:
+    """Most tokens of a page."""
+    return min(config.page_tokens or config.max_context_tokens, config.max_context_tokens)
 
 
 def _pages(lines: list[list[int]], *, most: int) -> list[Page]:

@@ -19,6 +19,7 @@ LIMITS = {
     "write_steps",
     "max_write_steps",
     "max_context_tokens",
+    "page_tokens",
     "max_query_tokens",
     "max_answer_tokens",
 }

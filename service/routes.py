@@ -148,6 +148,7 @@ def _model_info(checkpoint: Checkpoint) -> ModelInfo:
         write_steps=config.write_steps,
         max_write_steps=config.max_write_steps,
         max_context_tokens=config.max_context_tokens,
+        page_tokens=config.page_tokens,
         max_query_tokens=config.max_query_tokens,
         max_answer_tokens=config.max_answer_tokens,
         document_format=checkpoint.task.document_format,

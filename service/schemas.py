@@ -274,7 +274,9 @@ class ModelInfo(BaseModel):
     "Gradient steps by default."
     max_write_steps: int
     max_context_tokens: int
-    "Most tokens of a document, or of a page of it where documents are lists of records."
+    "Most tokens of a document that is a text."
+    page_tokens: int | None
+    "Most tokens of a page of a list of records; null where it is `max_context_tokens`."
     max_query_tokens: int
     max_answer_tokens: int
     document_format: Literal["text", "records"]
