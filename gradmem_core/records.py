@@ -11,8 +11,9 @@ QUERY_MARK = "\x05"
 ABSENT = "\x15"
 "ASCII's negative acknowledge: the answer about a key that is not in memory."
 
-SEPARATORS = [re.compile(pattern) for pattern in (r"\t", r":\s+", r"\s+=\s+", r"=", r":", r",\s*")]
-"What may stand between key and value; where two fit equally many lines, the first one is taken."
+SEPARATORS = [re.compile(pattern) for pattern in (r"\t", r":\s+", r"\s=\s+", r"=", r":", r",\s*")]
+"""What may stand between key and value; where two fit equally many lines, the first one is taken.
+None begins with a repetition: on a long run of blanks that would take quadratic time."""
 FOREIGN = re.compile(r"[^\t\n\r -~]")
 "What neither a document nor a query may hold: all but printable ASCII, tabs and line ends."
 NAMED_AT_MOST = 5

@@ -37,17 +37,17 @@ TASK = Task(
 )
 
 
-def checkpoint_for(model: TinyModel, task: Task) -> Checkpoint:
+def checkpoint_for(model: TinyModel, task: Task, *, most: int = MOST, **config: int) -> Checkpoint:
     tokenizer = Tokenizer.of_characters(PRINTABLE + "\t\n" + QUERY_MARK + ABSENT)
     limits = {
-        "max_context_tokens": MOST,
+        "max_context_tokens": most,
         "max_query_tokens": KEY + 2,
         "max_answer_tokens": VALUE + 1,
     }
     return Checkpoint(
         name="tiny",
         fingerprint="f" * 64,
-        model=model(**(CONFIG | limits)),
+        model=model(**(CONFIG | limits | config)),
         tokenizer=tokenizer,
         task=task,
         stop_ids=tokenizer.ids_of(["\n"]),
@@ -104,6 +104,19 @@ def test_pages_are_about_equally_long(lists: Checkpoint) -> None:
     assert [len(page) for page in made] == [27, 18]
 
 
+def test_pages_may_be_shorter_than_what_was_trained(tiny_model: TinyModel) -> None:
+    short = checkpoint_for(tiny_model, TASK, page_tokens=18)
+    assert [
+        len(page) for page in pages(short, "\n".join(f"k{i}: {i:04}" for i in range(4, 9)))
+    ] == [
+        16,
+        16,
+        8,
+    ]
+    with pytest.raises(RecordTooLongError, match="the record has 21 tokens"):
+        pages(short, f"{'k' * 9}: {'v' * 10}")
+
+
 def test_more_pages_than_allowed_are_refused(lists: Checkpoint) -> None:
     document = "\n".join(f"k{i}: {i:04}" for i in range(10, 22))
     assert len(pages(lists, document, most=3)) == 3
@@ -129,6 +142,26 @@ def test_a_record_that_is_too_long_is_named_by_its_line(
     assert "kk" not in caught.value.message
     assert "vv" not in caught.value.message
     assert pages(lists, f"{'k' * KEY}: {'v' * VALUE}") == [f"{'k' * KEY}\t{'v' * VALUE}\n"]
+
+
+def test_a_record_that_no_page_holds_is_refused(tiny_model: TinyModel) -> None:
+    narrow = checkpoint_for(tiny_model, TASK, most=12)
+    assert pages(narrow, "abcde: 12345") == ["abcde\t12345\n"]
+    with pytest.raises(RecordTooLongError, match="line 3: the record has 13 tokens") as caught:
+        pages(narrow, "x: 1\n\nabcde: 123456")
+    assert caught.value.limit == 12
+    assert "abcde" not in caught.value.message
+
+
+def test_a_record_is_measured_without_what_it_is_written_with(lists: Checkpoint) -> None:
+    key, value = "K" * KEY, "v" * VALUE
+    assert pages(lists, f"  {key} :   {value}  ") == [f"{key.lower()}\t{value}\n"]
+
+
+def test_of_lines_that_are_left_out_none_is_too_long(lists: Checkpoint) -> None:
+    document = read_document(lists, "word " * 100 + f"\nk: {'v' * 99}\nk: 1", max_pages=1)
+    assert (document.duplicate_keys, document.skipped_lines) == (["k"], [1])
+    assert document.pages[0].records == 1
 
 
 def test_what_no_list_may_hold_is_refused(lists: Checkpoint) -> None:
@@ -159,6 +192,20 @@ def test_queries(lists: Checkpoint, texts: Checkpoint) -> None:
     for checkpoint, most in ((lists, KEY), (texts, KEY + 2)):
         with pytest.raises(QueryTooLongError):
             read_query(checkpoint, "k" * (most + 1))
+
+
+def test_a_foreign_character_of_a_query_is_named_where_it_stands(lists: Checkpoint) -> None:
+    with pytest.raises(UnknownCharactersError) as caught:
+        read_query(lists, "  d\u00e9\x05")
+    assert caught.value.positions == [3, 4]
+
+
+def test_a_query_is_measured_without_what_it_is_forgiven(lists: Checkpoint) -> None:
+    ids = read_query(lists, "  " + "K" * KEY + " : ")
+    assert lists.tokenizer.decode(ids) == f"{QUERY_MARK}{'k' * KEY}\t"
+    with pytest.raises(QueryTooLongError) as caught:
+        read_query(lists, "sEcReT" * 2)
+    assert "secret" not in caught.value.message.lower()
 
 
 def said(checkpoint: Checkpoint, text: str, confidence: float) -> Answer:

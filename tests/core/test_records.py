@@ -1,6 +1,7 @@
 """Lists of records: every way to write one, and what is no record."""
 
 import string
+import time
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,11 @@ def test_every_line_end(end: str) -> None:
         ("formula = a: b = c\nx = y", ("formula", "a: b = c")),
         ("ssh\t22, maybe: 23\nftp\t21", ("ssh", "22, maybe: 23")),
         ("a\tb\tc", ("a", "b c")),
+        ("KEY=a=b==\nTOKEN=x,y\nNAME=z: w", ("key", "a=b==")),
+        ("sum = a+b=c\nrest = 0", ("sum", "a+b=c")),
+        ("Ulm,48.4\nBonn, 50.7: on the Rhine", ("ulm", "48.4")),
+        ("  indented: yes \n\tby a tab: too", ("indented", "yes")),
+        ("rack\tA: 7\nrow\tB: 8\nend: 9", ("rack a", "7")),
     ],
 )
 def test_what_separates_most_lines_separates_all(document: str, expected: tuple[str, str]) -> None:
@@ -77,6 +83,28 @@ def test_what_is_not_printable_ascii_is_refused_with_its_place(character: str) -
         canonical_query(character)
 
 
+def test_only_the_first_foreign_characters_are_named() -> None:
+    with pytest.raises(UnknownCharactersError, match=r"^9 characters") as caught:
+        parse_records("sEcReT: \x05\x15\u00e9\n" + "\u2014" * 6)
+    assert caught.value.positions == [8, 9, 10, 12, 13]
+    assert r"'\x05' at 8, '\x15' at 9" in caught.value.message
+    assert "sEcReT" not in caught.value.message
+
+
+def test_line_ends_and_tabs_are_no_foreign_characters() -> None:
+    assert pairs("\r\n\ta\t1\r\n\rb\t2") == [("b", "2")]
+    assert canonical_query("\ta\r\n") == "\x05a\t"
+
+
+@pytest.mark.parametrize("blank", [" ", "\t"])
+@pytest.mark.parametrize("end", ["", "=", ":", ",", "= 1"])
+def test_a_long_run_of_blanks_takes_no_time(blank: str, end: str) -> None:
+    started = time.process_time()
+    found = parse_records(f"x: 1\na{blank * 60_000}{end}b")
+    assert found.records[0] == Record("x", "1", 1)
+    assert time.process_time() - started < 5  # milliseconds, where it was half a minute
+
+
 def test_a_query_is_forgiven_case_spaces_and_a_colon() -> None:
     forms = ["Door Code", " door  code ", "DOOR\tCODE:", "door code :", "\ndoor code\n"]
     assert {canonical_query(form) for form in forms} == {"\x05door code\t"}
@@ -86,6 +114,7 @@ def test_a_record_is_a_line() -> None:
     assert Record("door code", "4711#").line == "door code\t4711#\n"
 
 
+PRINTABLE = "".join(map(chr, range(32, 127)))
 WORDS = st.text(string.ascii_letters + string.digits + "#@/._-()'", min_size=1, max_size=12)
 
 
@@ -99,6 +128,23 @@ def test_what_was_written_is_found(entries: dict[str, str], separator: str, end:
     found = parse_records(document)
     assert {record.key: record.value for record in found.records} == entries
     assert (found.duplicate_keys, found.skipped_lines) == ([], [])
+
+
+@given(st.text(PRINTABLE, max_size=20), st.sampled_from(["", " ", "  ", "\t"]))
+def test_what_is_forgiven_makes_no_other_query(key: str, blank: str) -> None:
+    forms = (key, fold(key), key.upper(), key + ":", f"{blank}{key}{blank}:{blank}")
+    assert {canonical_query(form) for form in forms} == {canonical_query(key)}
+
+
+@given(st.text(PRINTABLE + "\n:=,\t", max_size=80))
+def test_the_form_of_records_is_read_as_itself(document: str) -> None:
+    try:
+        found = parse_records(document).records
+    except NoRecordError:
+        return
+    again = parse_records("".join(record.line for record in found))
+    assert [one.line for one in again.records] == [one.line for one in found]
+    assert (again.duplicate_keys, again.skipped_lines) == ([], [])
 
 
 @given(st.text(string.printable.replace("\x0b", "").replace("\x0c", ""), max_size=80))
