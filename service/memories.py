@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ from service.schemas import (
 from service.stores import Store, StoredMemory, new_memory_id
 
 CHANGES = 10
-"How often a change is tried when others change the memory at the same time."
+"How often a change is tried when other services change the memory at the same time."
 
 Pages: TypeAlias = tuple[Tensor, tuple[PageInfo, ...]]
 "Vectors `(p, m, d)`, and what is known of each page."
@@ -77,6 +78,7 @@ class Memories:
         self._store = store
         self._dtype: BlobDtype = dtype
         self._max_pages = max_pages
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def write(
         self, request: WriteRequest, listener: Callable[[StepEvent], None] | None = None
@@ -134,7 +136,8 @@ class Memories:
             request,
             told,
         )
-        documents = [page.document_sha256 for page in pages]
+        # The same document, written again, is another one: it may take back what came between.
+        documents = [f"{page.document_sha256} {page.created_at}" for page in pages]
         infos = []
         for text, answers in zip(texts, zip(*by_page, strict=True), strict=True):
             chosen = answering_page(checkpoint, answers, documents)
@@ -284,14 +287,17 @@ class Memories:
         self, memory_id: str, change: Callable[[Blob], Pages]
     ) -> tuple[StoredMemory, Blob]:
         """Store other pages of a memory; again, where others changed it at the same time."""
-        for _ in range(CHANGES):
-            stored = await self._store.get(memory_id)
-            blob = unpack(stored.blob)
-            memory, pages = change(blob)
-            info = BlobInfo(fingerprint=blob.info.fingerprint, pages=pages)
-            changed = replace(stored, blob=pack(memory, info, dtype=self._dtype))
-            if await self._store.replace(stored, changed):
-                return changed, Blob(memory, self._dtype, info)
+        # Changes of this service take turns, or of many at once some would never be first.
+        turn = self._changing.setdefault(memory_id, asyncio.Lock())
+        async with turn:
+            for _ in range(CHANGES):
+                stored = await self._store.get(memory_id)
+                blob = unpack(stored.blob)
+                memory, pages = change(blob)
+                info = BlobInfo(fingerprint=blob.info.fingerprint, pages=pages)
+                changed = replace(stored, blob=pack(memory, info, dtype=self._dtype))
+                if await self._store.replace(stored, changed):
+                    return changed, Blob(memory, self._dtype, info)
         raise MemoryChangedError(
             f"others changed the memory {CHANGES} times meanwhile; nothing of this was stored, try"
             " again"

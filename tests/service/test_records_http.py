@@ -9,8 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.records import ABSENT
-from tests.service.conftest import MOST_PAGES
+from service.app import create_app
+from service.models import Models
+from service.settings import Settings
+from tests.service.conftest import MOST_PAGES, Serving
 
 UNKNOWN_ID = "0" * 32
 
@@ -107,6 +111,49 @@ async def test_pages_that_are_appended_at_once_all_join(lists_url: str) -> None:
     assert len({page["page_id"] for page in shown["pages"]}) == 5
 
 
+@pytest.mark.anyio
+async def test_many_changes_at_once_are_all_made(
+    lists: Checkpoint, settings: Settings, serving: Serving
+) -> None:
+    with serving(create_app(settings, models=Models([lists]))) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+            memory = (await http.post("/write", json={"document": records(25)})).json()
+            path, id_ = f"/memories/{memory['memory_id']}", memory["memory_id"]
+            before = [page["page_id"] for page in memory["pages"]]
+            assert len(before) == 5
+            answers = await asyncio.gather(
+                *(
+                    http.post("/write", json={"document": f"b{i}: {i}", "append_to": id_})
+                    for i in range(30)
+                ),
+                *(http.delete(f"{path}/pages/{page}") for page in before[:-1]),
+            )
+            assert [answer.status_code for answer in answers] == [201] * 30 + [204] * 4
+            shown = (await http.get(path)).json()
+    after = [page["page_id"] for page in shown["pages"]]
+    assert len(set(after)) == len(after) == 31
+    assert after[0] == before[-1]
+    assert shown["records"] == 35
+
+
+@pytest.mark.anyio
+async def test_services_that_share_a_store_append_to_one_memory(
+    lists: Checkpoint, settings: Settings, serving: Serving, redis_server: str
+) -> None:
+    shared = settings.model_copy(update={"store_url": redis_server})
+    apps = [create_app(shared, models=Models([lists])) for _ in range(2)]
+    with serving(apps[0]) as one, serving(apps[1]) as other:
+        async with httpx.AsyncClient(timeout=30) as http:
+            memory = (await http.post(f"{one}/write", json={"document": "a: 1"})).json()
+            bodies = [{"document": f"b{i}: 1", "append_to": memory["memory_id"]} for i in range(8)]
+            answers = await asyncio.gather(
+                *(http.post(f"{url}/write", json=body) for body in bodies for url in (one, other))
+            )
+            assert [answer.status_code for answer in answers] == [201] * 16
+            shown = (await http.get(f"{one}/memories/{memory['memory_id']}")).json()
+    assert len({page["page_id"] for page in shown["pages"]}) == 17
+
+
 def test_appending_is_refused_and_changes_nothing(http: httpx.Client) -> None:
     memory = written(http, records(5 * MOST_PAGES - 5))
     path, id_ = f"/memories/{memory['memory_id']}", memory["memory_id"]
@@ -153,6 +200,7 @@ def test_a_page_can_be_deleted(http: httpx.Client) -> None:
         ("key: \x05", 422, "unknown-characters"),
         ("hello world", 422, "no-record"),
         ("\n", 422, "no-record"),
+        ("", 422, "invalid-request"),
         ("key of 15 chars: 1", 413, "record-too-long"),
         ("key: 12345678", 413, "record-too-long"),
         (records(5 * MOST_PAGES + 1), 413, "too-many-pages"),
@@ -204,13 +252,31 @@ def test_streams_name_pages_and_hide_marks(http: httpx.Client) -> None:
     assert "\\u0015" not in text
 
 
-def test_no_text_in_the_logs(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
-        memory = written(http, "sEcReT: hIdDeN\nsEcReT: tWiCe")
-        http.post("/read", json={"memory_id": memory["memory_id"], "query": "sEcReT"})
-        http.post("/write", json={"document": "a very long sEcReT key: hIdDeN"})
+def test_no_text_in_the_logs(
+    http: httpx.Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for name in ("httpx", "httpcore"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.WARNING)
+    memory_id = written(http, "sEcReT: hIdDeN\nsEcReT: tWiCe")["memory_id"]
+    append = {"document": "sEcReT: hIdDeN", "append_to": memory_id}
+    refused = [
+        {"document": "a very long sEcReT key: hIdDeN"},
+        {"document": "hIdDeN sEcReT"},
+        {"document": "sEcReT: hIdDeN \u00e9"},
+        append | {"model": "tiny"},
+        append | {"ttl_seconds": 60},
+    ]
+    statuses = [http.post("/write", json=body).status_code for body in refused]
+    assert statuses == [413, 422, 422, 409, 422]
+    for query in ("sEcReT", "a very long sEcReT key", "sEcReT \u00e9"):
+        http.post("/read", json={"memory_id": memory_id, "query": query})
+    http.delete(f"/memories/{memory_id}/pages/{UNKNOWN_ID[:16]}")
+    http.get("/livez")  # the line of a request may follow its answer, but not the next one's
     said = caplog.text.lower()
-    assert not any(word in said for word in ("secret", "hidden", "twice"))
+    for line in ("POST /write 201", "POST /write 409", "POST /read 200", "/pages/{page_id} 404"):
+        assert line.lower() in said
+    assert not any(word in said for word in ("secret", "hidden", "twice", memory_id))
 
 
 def test_the_model_says_what_its_documents_are(http: httpx.Client) -> None:

@@ -1,0 +1,275 @@
+"""What a memory has and has not, read with a model made by hand, whose answers are known.
+
+Its attention is the same everywhere and hands on one number of a page's vectors: above 0 the answer
+is `x`, below 0 that the key is not there, the surer the further from 0.
+"""
+
+import asyncio
+import json
+import string
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+from gradmem_core.backbone import Backbone
+from gradmem_core.blob import BlobInfo, PageInfo, pack
+from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.config import MemoryConfig
+from gradmem_core.model import MemoryModel
+from gradmem_core.records import ABSENT, QUERY_MARK
+from gradmem_core.tokenizer import Tokenizer
+from service.app import create_app
+from service.cli import app
+from service.client import AsyncClient, Client
+from service.models import Models
+from service.settings import Settings
+from service.stores import StoredMemory, create_store, new_memory_id
+from tests.service.conftest import RECORDS, running
+
+WIDTH, VECTORS = 32, 4
+EVERYWHERE, TOLD, NOWHERE = 0, 1, 2
+"Elements of a vector: 1 in every token, the number that is handed on, and 0 in every token."
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+SURE, LESS_SURE, NOT_SURE = 0.5, 0.4, 0.02
+"Numbers that a page tells: the first two make nearly equal confidences."
+
+Page = tuple[float, str]
+"The number that it tells, and the document that it is of."
+Stored = Callable[..., list[str]]
+"Stores a memory; gives its id and those of its pages."
+
+
+@pytest.fixture(scope="module")
+def teller() -> Checkpoint:
+    tokenizer = Tokenizer.of_characters(string.ascii_letters + " \t\n" + QUERY_MARK + ABSENT)
+    settings = {
+        "model_type": "llama",
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": WIDTH,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "max_position_embeddings": 64,
+    }
+    backbone = Backbone.from_config(settings, seed=0)
+    weights = dict(backbone.causal_lm.named_parameters())
+    absent, found = tokenizer.ids_of([ABSENT, "x"])
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.fill_(1.0 if "norm" in name else 0.0)
+        weights["model.embed_tokens.weight"][:, EVERYWHERE] = 1
+        weights["model.layers.0.self_attn.v_proj.weight"][TOLD, TOLD] = 1
+        weights["model.layers.0.self_attn.o_proj.weight"][TOLD, TOLD] = 1
+        head = weights["lm_head.weight"]
+        head[[absent, found], EVERYWHERE] = 20
+        head[absent, TOLD], head[found, TOLD] = -0.3, 0.3
+    config = MemoryConfig(
+        memory_tokens=VECTORS,
+        write_steps=1,
+        max_write_steps=1,
+        inner_learning_rate=0.1,
+        max_context_tokens=32,
+        max_query_tokens=16,
+        max_answer_tokens=8,
+    )
+    return Checkpoint(
+        name="teller",
+        fingerprint="f" * 64,
+        model=MemoryModel(backbone, config, seed=0).requires_grad_(False).eval(),
+        tokenizer=tokenizer,
+        task=RECORDS,
+        stop_ids=tokenizer.ids_of(["\n"]),
+    )
+
+
+def vectors(told: float) -> Tensor:
+    """Vectors of length 1 that tell a number."""
+    page = torch.zeros(VECTORS, WIDTH)
+    page[:, TOLD], page[:, NOWHERE] = told, (1 - told**2) ** 0.5
+    return page
+
+
+@pytest.fixture(scope="module")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/memories.db"
+
+
+@pytest.fixture(scope="module")
+def url(teller: Checkpoint, store_url: str) -> Iterator[str]:
+    settings = Settings(store_url=store_url, threads=1)
+    with running(create_app(settings, models=Models([teller]))) as base_url:
+        yield base_url
+
+
+@pytest.fixture(scope="module")
+def stored(store_url: str) -> Stored:
+
+    def put(*pages: Page, **fields: object) -> list[str]:
+        infos = tuple(
+            PageInfo(
+                page_id=f"{number:016x}",
+                write_steps=1,
+                tokens=4,
+                records=1,
+                document_sha256=document.lower() * 64,
+                losses=(2.0, 1.0),
+                recall=0.5,
+                # Each time that a document is written is named by a letter's case.
+                created_at=NOW + timedelta(days=document.isupper()),
+            )
+            for number, (_, document) in enumerate(pages)
+        )
+        blob = pack(
+            torch.stack([vectors(told) for told, _ in pages]),
+            BlobInfo(fingerprint="f" * 64, pages=infos),
+        )
+        memory = StoredMemory(new_memory_id(), "teller", blob, {}, NOW)
+
+        async def store_it() -> None:
+            async with create_store(store_url) as store:
+                await store.put(replace(memory, **fields))  # type: ignore[arg-type]
+
+        asyncio.run(store_it())
+        return [memory.memory_id, *(info.page_id for info in infos)]
+
+    return put
+
+
+def read(url: str, memory_id: str, **fields: object) -> dict[str, Any]:
+    body = {"memory_id": memory_id, "query": "a", "max_new_tokens": 1, **fields}
+    response = httpx.post(f"{url}/read", json=body)
+    assert response.status_code == 200, response.text
+    [answer] = response.json()["answers"]
+    found: dict[str, Any] = answer
+    return found
+
+
+def events(url: str, memory_id: str) -> list[tuple[str, dict[str, Any]]]:
+    body = {"memory_id": memory_id, "query": "a", "stream": True}
+    blocks = httpx.post(f"{url}/read", json=body).text.strip().split("\n\n")
+    lines = [block.split("\n") for block in blocks]
+    return [(name.removeprefix("event: "), json.loads(data[6:])) for name, data in lines]
+
+
+def test_what_is_there_is_found(url: str, stored: Stored) -> None:
+    memory_id, page = stored((SURE, "a"))
+    answer = read(url, memory_id)
+    assert (answer["found"], answer["answer"], answer["page_id"]) == (True, "x", page)
+    assert 0.9 < answer["confidence"] < 1
+
+
+def test_what_is_not_there_is_null(url: str, stored: Stored) -> None:
+    memory_id, page = stored((-SURE, "a"))
+    answer = read(url, memory_id)
+    assert (answer["found"], answer["answer"], answer["page_id"]) == (False, None, page)
+    assert 0.9 < answer["confidence"] < 1
+    assert answer["tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    ("pages", "answers"),
+    [
+        ([(-SURE, "a"), (NOT_SURE, "a"), (-SURE, "a")], 1),
+        ([(-SURE, "a"), (SURE, "a"), (NOT_SURE, "a")], 1),
+        ([(SURE, "a"), (LESS_SURE, "a")], 0),
+        ([(SURE, "a"), (LESS_SURE, "b")], 1),
+        ([(SURE, "a"), (NOT_SURE, "b")], 0),
+        ([(SURE, "a"), (LESS_SURE, "b"), (-SURE, "c")], 1),
+    ],
+)
+def test_the_page_that_answers(url: str, stored: Stored, pages: list[Page], answers: int) -> None:
+    memory_id, *page_ids = stored(*pages)
+    answer = read(url, memory_id)
+    assert (answer["found"], answer["page_id"]) == (True, page_ids[answers])
+
+
+def test_what_no_page_has_is_told_by_the_least_sure(url: str, stored: Stored) -> None:
+    memory_id, *pages = stored((-SURE, "a"), (-NOT_SURE, "a"), (-LESS_SURE, "b"))
+    answer = read(url, memory_id)
+    assert (answer["found"], answer["answer"], answer["page_id"]) == (False, None, pages[1])
+
+
+def test_a_document_written_again_takes_back_what_came_between(url: str, stored: Stored) -> None:
+    memory_id, *pages = stored((SURE, "a"), (LESS_SURE, "b"), (LESS_SURE, "A"))
+    assert read(url, memory_id)["page_id"] == pages[2]
+
+
+def test_a_page_that_was_deleted_answers_no_more(url: str, stored: Stored) -> None:
+    memory_id, absent, there = stored((-SURE, "a"), (SURE, "a"))
+    assert read(url, memory_id)["found"] is True
+    path = f"{url}/memories/{memory_id}/pages/{there}"
+    assert httpx.delete(path).status_code == 204
+    answer = read(url, memory_id)
+    assert (answer["found"], answer["page_id"]) == (False, absent)
+    assert answer["confidence"] > 0.9
+
+
+def test_a_stream_says_nothing_of_a_mark(url: str, stored: Stored) -> None:
+    memory_id, _ = stored((-SURE, "a"))
+    [(name, result)] = events(url, memory_id)
+    assert name == "result"
+    assert result["answers"][0]["answer"] is None
+
+
+def test_a_stream_of_several_pages_tells_the_answer_of_one(url: str, stored: Stored) -> None:
+    memory_id, *_ = stored((-SURE, "a"), (SURE, "a"))
+    (name, told), (_, result) = events(url, memory_id)
+    assert (name, told) == ("token", {"query": 0, "text": "x" * 8})
+    assert result["answers"][0]["answer"] == "x" * 8
+
+
+def test_a_memory_that_expired_takes_no_more_pages(url: str, stored: Stored) -> None:
+    memory_id, page = stored((SURE, "a"), expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    append = httpx.post(f"{url}/write", json={"document": "a: b", "append_to": memory_id})
+    delete = httpx.delete(f"{url}/memories/{memory_id}/pages/{page}")
+    for response in (append, delete):
+        assert response.status_code == 404
+        assert response.json()["type"] == "urn:gradmem:problem:memory-not-found"
+
+
+# Command line and client
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_the_command_line_says_what_is_not_in_memory(
+    url: str, stored: Stored, options: list[str]
+) -> None:
+    memory_id, _ = stored((-SURE, "a"))
+    command = ["read", memory_id, "Door code", "a", "--url", url, *options]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 3
+    assert result.stderr.splitlines() == ["not in memory: Door code", "not in memory: a"]
+    if options:
+        answers = json.loads(result.stdout)["answers"]
+        assert [(answer["found"], answer["answer"]) for answer in answers] == [(False, None)] * 2
+    else:
+        assert result.stdout == "\n\n"
+
+
+def test_the_command_line_is_content_with_what_is_there(url: str, stored: Stored) -> None:
+    memory_id, *_ = stored((-SURE, "a"), (SURE, "a"))
+    command = ["read", memory_id, "a", "b", "--max-new-tokens", "2", "--url", url]
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "xx\nxx\n", "")
+
+
+def test_the_client_says_what_is_not_in_memory(url: str, stored: Stored) -> None:
+    memory_id, page = stored((-SURE, "a"))
+    with Client(url) as client:
+        answer = client.read(memory_id, "a")
+    assert (answer.found, answer.answer, answer.page_id) == (False, None, page)
+
+
+@pytest.mark.anyio
+async def test_the_async_client_says_what_is_not_in_memory(url: str, stored: Stored) -> None:
+    memory_id, page = await asyncio.to_thread(stored, (-SURE, "a"))
+    async with AsyncClient(url) as client:
+        answer = await client.read(memory_id, "a")
+    assert (answer.found, answer.answer, answer.page_id) == (False, None, page)
