@@ -259,3 +259,33 @@ def test_write_notes_what_it_left_out(lists_url: str) -> None:
         "note: 'A' stands there more than once; its last value was kept",
         "note: line 1 is no record and was left out",
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["write", "-", "--append-to", UNKNOWN_ID], "No memory has this id"),
+        (["write", "-", "--append-to", "x"], "append_to"),
+        (["write", "-", "--append-to", UNKNOWN_ID, "--ttl", "60"], "without ttl_seconds"),
+        (["write", "-", "--append-to", UNKNOWN_ID, "--metadata", "a=b"], "and metadata"),
+        (["delete", UNKNOWN_ID, "--page", "x"], "No memory has this id"),
+    ],
+)
+def test_changes_that_cannot_be_made_are_told(
+    lists_url: str, command: list[str], says: str
+) -> None:
+    assert_refused(Gradmem(lists_url)(*command, stdin=b"a: 1"), status=2, says=says)
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        (b"hello", "no record"),
+        (b"x: 1\nsEcReT: 12345678", "line 2: the value has 8 tokens"),
+        ("a: \u00e9".encode(), "at 3"),
+    ],
+)
+def test_lists_that_cannot_be_written_are_told(lists_url: str, document: bytes, says: str) -> None:
+    result = Gradmem(lists_url)("write", "-", stdin=document)
+    assert_refused(result, status=2, says=says)
+    assert "sEcReT" not in result.stderr

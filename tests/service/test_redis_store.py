@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import redis.exceptions
@@ -27,6 +28,19 @@ async def test_redis_removes_an_expired_memory(redis_server: str) -> None:
         assert memory.expires_at is not None
         left = await client.pttl(KEY_PREFIX + memory.memory_id)
         assert 59_000 < left <= 60_000
+
+
+async def test_a_memory_that_is_replaced_keeps_its_time(redis_server: str) -> None:
+    ends, stays = a_memory(expires_at=soon(60)), a_memory()
+    async with (
+        create_store(redis_server) as store,
+        redis.asyncio.Redis.from_url(redis_server) as client,
+    ):
+        for old in (ends, stays):
+            await store.put(old)
+            assert await store.replace(old, replace(old, blob=b"other pages"))
+        assert 59_000 < await client.pttl(KEY_PREFIX + ends.memory_id) <= 60_000
+        assert await client.pttl(KEY_PREFIX + stays.memory_id) == -1
 
 
 async def test_redis_outage_and_recovery(own_redis: RedisServer) -> None:
@@ -66,12 +80,13 @@ async def expect_quick_errors(store: Store, memory: StoredMemory) -> None:
         store.put(a_memory()),
         store.get(memory.memory_id),
         store.delete(new_memory_id()),
+        store.replace(memory, memory),
         store.ping(),
     )
     started = time.monotonic()
     outcomes = await asyncio.gather(*operations, return_exceptions=True)
     assert time.monotonic() - started < redis_store.DEADLINE_SECONDS + 1
-    assert [type(outcome) for outcome in outcomes] == [StoreUnavailableError] * 4
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailableError] * 5
 
 
 async def test_a_redis_that_is_not_there_does_not_open(own_redis: RedisServer) -> None:
@@ -103,6 +118,10 @@ async def test_a_full_redis_is_unavailable(own_redis: RedisServer) -> None:
         create_store(own_redis.url) as store,
         redis.asyncio.Redis.from_url(own_redis.url) as client,
     ):
+        old = a_memory()
+        await store.put(old)
         await client.config_set("maxmemory", "1")
-        with pytest.raises(StoreUnavailableError):
-            await store.put(a_memory())
+        for operation in (store.put(a_memory()), store.replace(old, replace(old, blob=b"new"))):
+            with pytest.raises(StoreUnavailableError):
+                await operation
+        assert await store.get(old.memory_id) == old

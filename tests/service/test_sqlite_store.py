@@ -7,6 +7,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ async def test_a_deleted_memory_leaves_no_trace_in_the_files(path: Path) -> None
         await store.put(memory)
         assert SECRET in files_of(path)
         await store.delete(memory.memory_id)
+        assert SECRET[:30] not in files_of(path)
+
+
+@pytest.mark.parametrize("size", [10, len(SECRET), 3 * len(SECRET)])
+async def test_a_replaced_memory_leaves_no_trace_in_the_files(path: Path, size: int) -> None:
+    async with SqliteStore(path) as store:
+        memory = a_memory(SECRET)
+        await store.put(memory)
+        assert SECRET in files_of(path)
+        assert await store.replace(memory, replace(memory, blob=os.urandom(size)))
         assert SECRET[:30] not in files_of(path)
 
 
@@ -84,7 +95,12 @@ async def test_a_locked_sqlite_file_is_unavailable_to_writes(path: Path) -> None
         memory = a_memory()
         await store.put(memory)
         with write_locked(path):
-            for operation in (store.put(a_memory()), store.ping(), store.delete(memory.memory_id)):
+            for operation in (
+                store.put(a_memory()),
+                store.ping(),
+                store.delete(memory.memory_id),
+                store.replace(memory, replace(memory, blob=b"new")),
+            ):
                 with pytest.raises(StoreUnavailableError):
                     await operation
             assert await store.get(memory.memory_id) == memory

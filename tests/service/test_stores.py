@@ -206,11 +206,30 @@ async def test_what_is_gone_is_not_replaced(store: Store) -> None:
         await store.get(memory.memory_id)
 
 
-async def test_of_many_who_replace_at_once_one_does(store: Store) -> None:
+async def test_what_expired_is_not_replaced(store: Store) -> None:
+    memory = a_memory(expires_at=soon(-1))
+    await store.put(memory)
+    with pytest.raises(MemoryNotFoundError):
+        await store.replace(memory, replace(memory, blob=b"again"))
+
+
+async def test_every_field_of_the_old_memory_has_to_be_as_it_was(store: Store) -> None:
+    old = a_memory()
+    await store.put(old)
+    other = replace(old, metadata={"title": "another"})
+    assert not await store.replace(other, replace(old, blob=b"new"))
+    assert await store.get(old.memory_id) == old
+
+
+async def test_of_many_who_replace_at_once_one_does(store: Store, store_url: str) -> None:
     old = a_memory()
     await store.put(old)
     news = [replace(old, blob=bytes([number])) for number in range(10)]
-    done = await asyncio.gather(*(store.replace(old, new) for new in news))
+    async with create_store(store_url) as other:
+        stores = [store, other] * 5
+        done = await asyncio.gather(
+            *(one.replace(old, new) for one, new in zip(stores, news, strict=True))
+        )
     assert done.count(True) == 1
     assert await store.get(old.memory_id) == news[done.index(True)]
 
