@@ -22,8 +22,8 @@ EXAMPLE_ID = "5f1c0a7e9b3d4c2e8a6f7b0d1e2c3a4b"
 EXAMPLE_FINGERPRINT = "9f" * 32
 EXAMPLE_PAGE: dict[str, JsonValue] = {
     "page_id": "c0ffee0123456789",
-    "tokens": 15,
-    "records": None,
+    "tokens": 34,
+    "records": 2,
     "write_steps": 5,
     "losses": [4.1, 1.2, 0.5, 0.3, 0.2, 0.2],
     "recall": 0.93,
@@ -41,7 +41,11 @@ class WriteRequest(Request):
     """`POST /write`."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"document": "!aB:7x!!kk:Q3!|", "ttl_seconds": 3600}]}
+        json_schema_extra={
+            "examples": [
+                {"document": "Alice: +49 30 5550123\nDoor code: 4711#", "ttl_seconds": 3600}
+            ]
+        }
     )
 
     document: Text = Field(min_length=1)
@@ -97,15 +101,15 @@ class MemoryInfo(BaseModel):
             "examples": [
                 {
                     "memory_id": EXAMPLE_ID,
-                    "model": "kv-16",
+                    "model": "records",
                     "fingerprint": EXAMPLE_FINGERPRINT,
-                    "tokens": 15,
-                    "records": None,
+                    "tokens": 34,
+                    "records": 2,
                     "write_steps": 5,
                     "losses": [4.1, 1.2, 0.5, 0.3, 0.2, 0.2],
                     "recall": 0.93,
                     "pages": [EXAMPLE_PAGE],
-                    "bytes": 4888,
+                    "bytes": 9000,
                     "dtype": "float32",
                     "created_at": "2026-11-23T12:00:00Z",
                     "expires_at": "2026-11-23T13:00:00Z",
@@ -155,7 +159,7 @@ class ReadRequest(Request):
     """`POST /read`: one `query` or several `queries` of one memory."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"memory_id": EXAMPLE_ID, "query": "?!kk:"}]}
+        json_schema_extra={"examples": [{"memory_id": EXAMPLE_ID, "query": "door code"}]}
     )
 
     memory_id: MemoryId
@@ -212,16 +216,16 @@ class ReadResponse(BaseModel):
                 {
                     "answers": [
                         {
-                            "query": "?!kk:",
+                            "query": "door code",
                             "found": True,
-                            "answer": "Q3",
+                            "answer": "4711#",
                             "page_id": "c0ffee0123456789",
                             "confidence": 0.99,
-                            "tokens": 2,
+                            "tokens": 5,
                             "finish_reason": "stop",
                         }
                     ],
-                    "tokens": 2,
+                    "tokens": 5,
                 }
             ]
         }

@@ -19,7 +19,7 @@ class Settings(BaseSettings):
     "Address to listen on."
     port: int = Field(default=8080, ge=0, le=65535)
     "Port to listen on; 0 takes a free one."
-    checkpoints: Annotated[list[str], NoDecode, Field(min_length=1)] = ["kv-16"]
+    checkpoints: Annotated[list[str], NoDecode, Field(min_length=1)] = ["records"]
     "Checkpoints to serve, folders or bundled names, separated by commas; the first is the default."
     device: str = "cpu"
     "Where the models run, as torch names it: `cpu`, `cuda`, `cuda:1`."

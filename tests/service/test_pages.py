@@ -122,6 +122,7 @@ async def test_pages_share_the_time_of_their_request(seconds: float | None) -> N
 
 async def test_a_page_whose_turn_comes_too_late_does_not_begin() -> None:
     workers = Workers(2)
+    workers.results[1].set_result(1)
     clock = asyncio.get_running_loop()
     work = workers.work()
 

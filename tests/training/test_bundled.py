@@ -63,7 +63,7 @@ def test_exact_match(name: str, pairs: int, least: float) -> None:
     assert score.exact_match >= least
 
 
-@pytest.mark.parametrize("name", ["kv-16", "kv-32", "kv-48"])
+@pytest.mark.parametrize("name", ["kv-16", "kv-32", "kv-48", "records"])
 def test_it_is_told_how_they_were_trained(name: str) -> None:
     training = load_writer(name).training
     assert training is not None
