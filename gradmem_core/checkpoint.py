@@ -23,6 +23,7 @@ from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError, DeviceError
 from gradmem_core.fingerprint import backbone_digest, fingerprint_of
 from gradmem_core.model import MemoryModel
+from gradmem_core.records import ABSENT, QUERY_MARK
 from gradmem_core.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -182,6 +183,8 @@ def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint
     model = MemoryModel(Backbone.from_folder(backbone_folder), manifest.memory, seed=0)
     _load_write_side(model, folder / "gradmem.safetensors")
     tokenizer = Tokenizer.from_folder(folder)
+    if manifest.task.document_format == "records":
+        tokenizer.ids_of([QUERY_MARK, ABSENT])  # refuses a tokenizer without them
     return Checkpoint(
         name=manifest.name,
         fingerprint=manifest.fingerprint,

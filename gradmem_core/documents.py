@@ -174,7 +174,7 @@ def _page_limit(config: MemoryConfig) -> int:
 
 
 def _pages(lines: list[list[int]], *, most: int) -> list[Page]:
-    """Share lines among as few pages of `most` tokens as will do, about equally."""
+    """Share lines among about as few pages of `most` tokens as will do, about equally."""
     total = sum(map(len, lines))
     fair = total / -(-total // most)
     pages: list[Page] = []

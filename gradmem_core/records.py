@@ -11,9 +11,15 @@ QUERY_MARK = "\x05"
 ABSENT = "\x15"
 "ASCII's negative acknowledge: the answer about a key that is not in memory."
 
-SEPARATORS = [re.compile(pattern) for pattern in (r"\t", r":\s+", r"\s=\s+", r"=", r":", r",\s*")]
+TAB, COLON_SPACE, SPACED_EQUALS, EQUALS, COLON, COMMA = SEPARATORS = [
+    re.compile(pattern) for pattern in (r"\t", r":\s+", r"\s=\s+", r"=", r":", r",\s*")
+]
 """What may stand between key and value; where two fit equally many lines, the first one is taken.
 None begins with a repetition: on a long run of blanks that would take quadratic time."""
+FAMILIES = [[TAB], [COLON_SPACE, COLON], [SPACED_EQUALS, EQUALS], [COMMA]]
+"The same sign with spaces and without: what fits with spaces fits without."
+COMMENT = ("#", ";")
+"How lines begin that have no say in what separates the others."
 FOREIGN = re.compile(r"[^\t\n\r -~]")
 "What neither a document nor a query may hold: all but printable ASCII, tabs and line ends."
 NAMED_AT_MOST = 5
@@ -118,12 +124,21 @@ def refuse_foreign(text: str) -> None:
 
 
 def _separators_of(lines: Sequence[str]) -> list[re.Pattern[str]]:
-    """All separators, those first that separate the most lines."""
+    """All separators: first the sign that separates the most lines, each with spaces first.
+
+    Where a sign has spaces in less than half of its lines, it is taken without them first.
+    """
+    voting = [line for line in lines if not line.lstrip().startswith(COMMENT)]
 
     def fitting(separator: re.Pattern[str]) -> int:
-        return sum(_split(line, separator) is not None for line in lines)
+        return sum(_split(line, separator) is not None for line in voting)
 
-    return sorted(SEPARATORS, key=fitting, reverse=True)  # stable: the list's order among equals
+    ranked: list[tuple[int, list[re.Pattern[str]]]] = []
+    for family in FAMILIES:
+        spaced, bare = fitting(family[0]), fitting(family[-1])
+        ranked.append((bare, family if 2 * spaced >= bare else family[::-1]))
+    ranked.sort(key=lambda one: (-one[0], SEPARATORS.index(one[1][0])))
+    return [separator for _, family in ranked for separator in family]
 
 
 def _split(line: str, separator: re.Pattern[str]) -> tuple[str, str] | None:

@@ -258,7 +258,7 @@ def _document(file: str) -> str:
     """The text of a file, or of standard input, without one newline at its end."""
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        text = content.decode()
+        text = content.decode("utf-8-sig")  # editors of Windows put a mark in front
     except OSError as error:
         _fail(f"cannot read {file}: {error.strerror}", REFUSED)
     except UnicodeDecodeError as error:

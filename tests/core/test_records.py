@@ -40,6 +40,10 @@ def test_every_line_end(end: str) -> None:
         ("formula = a: b = c\nx = y", ("formula", "a: b = c")),
         ("ssh\t22, maybe: 23\nftp\t21", ("ssh", "22, maybe: 23")),
         ("a\tb\tc", ("a", "b c")),
+        ("12:30: lunch\n14:00: gym\nnote:x", ("12:30", "lunch")),
+        ("Contacts (updated 12:30)\nAnn: 1\nBob: 2", ("contacts (updated 12", "30)")),
+        ("# hosts: a\nURL=x://a\n# b: c\nURI=y://b", ("# hosts", "a")),
+        ("URL=postgres://a:b@c:5/d", ("url", "postgres://a:b@c:5/d")),
         ("KEY=a=b==\nTOKEN=x,y\nNAME=z: w", ("key", "a=b==")),
         ("sum = a+b=c\nrest = 0", ("sum", "a+b=c")),
         ("Ulm,48.4\nBonn, 50.7: on the Rhine", ("ulm", "48.4")),
@@ -159,3 +163,15 @@ def test_any_printable_text_is_a_list_or_refused(document: str) -> None:
         assert record.key == fold(record.key) != ""
         assert record.value == record.value.strip() != ""
         assert not set(record.value + record.key) & set("\t\n\r")
+
+
+def test_comments_have_no_say_in_what_separates() -> None:
+    assert pairs("# databases: main\nA_URL=x://a:1\n; more: here\nB_URL=y://b:2")[1] == (
+        "a_url",
+        "x://a:1",
+    )
+
+
+def test_a_stray_line_does_not_change_the_others() -> None:
+    document = "Contacts (updated 12:30)\n12:30: lunch\n14:00: gym\nnote:x"
+    assert pairs(document)[1:] == [("12:30", "lunch"), ("14:00", "gym"), ("note", "x")]
