@@ -105,17 +105,12 @@ def read_query(checkpoint: Checkpoint, text: str) -> list[int]:
     return ids
 
 
-def absent_ids(checkpoint: Checkpoint) -> list[int]:
-    """The token that says that a key is not in memory, where the checkpoint has one."""
-    if checkpoint.task.document_format == "text":
-        return []
-    return checkpoint.tokenizer.ids_of([ABSENT])
-
-
 def answer_text(checkpoint: Checkpoint, answer: Answer) -> str | None:
     """What an answer says; None where it says that the key is not in memory."""
-    if set(absent_ids(checkpoint)) & set(answer.tokens):
-        return None
+    if checkpoint.task.document_format == "records":
+        (absent,) = checkpoint.tokenizer.ids_of([ABSENT])
+        if absent in answer.tokens:
+            return None
     return checkpoint.tokenizer.decode(answer.tokens)
 
 

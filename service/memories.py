@@ -19,7 +19,6 @@ from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Answer, Sampling
 from gradmem_core.documents import (
     Page,
-    absent_ids,
     answer_text,
     answering_page,
     check_pages,
@@ -126,7 +125,7 @@ class Memories:
         check_queries(checkpoint.model, queries, sampling)
         pages = blob.info.pages
         told = None
-        if listener is not None and len(pages) == 1:
+        if listener is not None and checkpoint.task.document_format == "text":
             told = _tokens_told(listener, checkpoint, len(queries))
         by_page = await self._answered(
             [
@@ -142,9 +141,10 @@ class Memories:
         for text, answers in zip(texts, zip(*by_page, strict=True), strict=True):
             chosen = answering_page(checkpoint, answers, documents)
             infos.append(_answer_info(checkpoint, text, answers[chosen], pages[chosen].page_id))
-        if listener is not None and told is None:
+        if listener is not None and told is None:  # which page answers is known at the end only
             for number, info in enumerate(infos):
-                listener(TokenEvent(query=number, text=info.answer or ""))
+                if info.answer is not None:
+                    listener(TokenEvent(query=number, text=info.answer))
         return ReadResponse(answers=infos, tokens=sum(info.tokens for info in infos))
 
     async def show(self, memory_id: str) -> MemoryInfo:
@@ -345,11 +345,10 @@ def _tokens_told(
 ) -> Callable[[Event], None]:
     """Turn tokens into what each adds to its answer's text."""
     so_far: list[list[int]] = [[] for _ in range(queries)]
-    silent = {*checkpoint.stop_ids, *absent_ids(checkpoint)}
 
     def told(event: Event) -> None:
         assert isinstance(event, TokenChosen)
-        if event.token in silent:
+        if event.token in checkpoint.stop_ids:
             return
         ids = so_far[event.query]
         before = checkpoint.tokenizer.decode(ids)

@@ -261,7 +261,7 @@ class TokenEvent(StreamEvent):
     query: int
     "Which of the queries, from 0."
     text: str
-    "What was added to its answer; all of it, once, where the memory has several pages."
+    "What was added to its answer; all of it, once, where documents are lists of records."
 
 
 class ModelInfo(BaseModel):
