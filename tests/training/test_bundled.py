@@ -1,11 +1,14 @@
 """The bundled checkpoint holds what it is said to hold."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.write import write
 from training.evaluate import evaluate
+from training.measure_records import Plan, Shape, measure_records
 from training.seeds import stream
 from training.tasks import KeyValueTask
 from training.writers import load_writer
@@ -69,3 +72,22 @@ def test_it_is_told_how_they_were_trained(name: str) -> None:
     assert training is not None
     assert training.recipe == name
     assert training.contexts > 0
+
+
+def test_lists_are_answered_and_absent_keys_refused() -> None:
+    lists = Path(__file__).resolve().parents[2] / "docs" / "lists"
+    plan = Plan(
+        shapes=[Shape(8, 8, 8)],
+        pages=[2],
+        page_shape=Shape(8, 10, 10),
+        lists=lists,
+        write_steps=[5],
+        contexts=20,
+    )
+    result = measure_records("records", plan, seed=11, command="a test")
+    for kind in ("shape", "pages", "list"):
+        cells = [cell for cell in result.cells if cell.kind == kind]
+        records = sum(cell.records for cell in cells)
+        assert sum(cell.exact_match * cell.records for cell in cells) >= 0.93 * records, kind
+        assert sum(cell.absent_refused * cell.records for cell in cells) >= 0.88 * records, kind
+        assert sum(cell.present_refused * cell.records for cell in cells) <= 0.03 * records, kind
