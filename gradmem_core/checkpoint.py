@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -84,6 +85,13 @@ class Checkpoint:
     tokenizer: Tokenizer
     task: Task
     stop_ids: list[int]
+
+    @cached_property
+    def absent_id(self) -> int | None:
+        """The token that says that a key is not in memory; None where answers are texts."""
+        if self.task.document_format == "text":
+            return None
+        return self.tokenizer.ids_of([ABSENT])[0]
 
 
 def save_checkpoint(

@@ -1,6 +1,6 @@
 """Documents and queries as a checkpoint takes them, and its answers as people get them."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from gradmem_core.checkpoint import Checkpoint
@@ -8,7 +8,7 @@ from gradmem_core.config import MemoryConfig
 from gradmem_core.decode import Answer
 from gradmem_core.errors import EmptyQueryError, RecordTooLongError, TooManyPagesError
 from gradmem_core.generate import check_query
-from gradmem_core.records import ABSENT, Record, canonical_query, fold, parse_records
+from gradmem_core.records import Record, canonical_query, fold, parse_records
 from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.write import check_context
 
@@ -107,15 +107,13 @@ def read_query(checkpoint: Checkpoint, text: str) -> list[int]:
 
 def answer_text(checkpoint: Checkpoint, answer: Answer) -> str | None:
     """What an answer says; None where it says that the key is not in memory."""
-    if checkpoint.task.document_format == "records":
-        (absent,) = checkpoint.tokenizer.ids_of([ABSENT])
-        if absent in answer.tokens:
-            return None
+    if checkpoint.absent_id in answer.tokens:
+        return None
     return checkpoint.tokenizer.decode(answer.tokens)
 
 
 def answering_page(
-    checkpoint: Checkpoint, answers: Sequence[Answer], documents: Sequence[str]
+    checkpoint: Checkpoint, answers: Sequence[Answer], documents: Sequence[Hashable]
 ) -> int:
     """Which page's answer to a query counts.
 
@@ -129,7 +127,7 @@ def answering_page(
         answers: The answer of each page, in the order in which they were written.
         documents: For each page what tells its document from others.
     """
-    found = [page for page, one in enumerate(answers) if answer_text(checkpoint, one) is not None]
+    found = [page for page, one in enumerate(answers) if checkpoint.absent_id not in one.tokens]
     if not found:
         return min(range(len(answers)), key=lambda page: answers[page].confidence)
     found.sort(key=lambda page: answers[page].confidence)

@@ -90,9 +90,29 @@ class UnknownCharactersError(InputError):
         positions: Offsets of the first unknown characters in the text, counted from 0.
     """
 
+    NAMED = 5
+    "Most characters that a message names."
+
     def __init__(self, message: str, *, positions: list[int]) -> None:
         super().__init__(message)
         self.positions = positions
+
+    @classmethod
+    def found(cls, text: str, places: list[int], fault: str) -> "UnknownCharactersError":
+        """The error for a text.
+
+        Args:
+            text: What was sent.
+            places: Offsets of all its unknown characters.
+            fault: What they are, for instance `not printable ASCII`.
+        """
+        first = places[: cls.NAMED]
+        named = ", ".join(f"{text[place]!r} at {place}" for place in first)
+        return cls(
+            f"{len(places)} characters are {fault}, the first (positions from 0): {named}; remove"
+            " or replace them",
+            positions=first,
+        )
 
 
 class WriteStepsError(InputError):

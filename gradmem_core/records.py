@@ -22,7 +22,6 @@ COMMENT = ("#", ";")
 "How lines begin that have no say in what separates the others."
 FOREIGN = re.compile(r"[^\t\n\r -~]")
 "What neither a document nor a query may hold: all but printable ASCII, tabs and line ends."
-NAMED_AT_MOST = 5
 
 
 @dataclass(frozen=True)
@@ -114,13 +113,7 @@ def refuse_foreign(text: str) -> None:
     """
     places = [match.start() for match in FOREIGN.finditer(text)]
     if places:
-        first = places[:NAMED_AT_MOST]
-        named = ", ".join(f"{text[place]!r} at {place}" for place in first)
-        raise UnknownCharactersError(
-            f"{len(places)} characters are not printable ASCII, the first (positions from 0):"
-            f" {named}; remove or replace them",
-            positions=first,
-        )
+        raise UnknownCharactersError.found(text, places, "not printable ASCII")
 
 
 def _separators_of(lines: Sequence[str]) -> list[re.Pattern[str]]:
@@ -130,12 +123,13 @@ def _separators_of(lines: Sequence[str]) -> list[re.Pattern[str]]:
     """
     voting = [line for line in lines if not line.lstrip().startswith(COMMENT)]
 
-    def fitting(separator: re.Pattern[str]) -> int:
-        return sum(_split(line, separator) is not None for line in voting)
-
+    fitting = {
+        separator: sum(_split(line, separator) is not None for line in voting)
+        for separator in SEPARATORS
+    }
     ranked: list[tuple[int, list[re.Pattern[str]]]] = []
     for family in FAMILIES:
-        spaced, bare = fitting(family[0]), fitting(family[-1])
+        spaced, bare = fitting[family[0]], fitting[family[-1]]
         ranked.append((bare, family if 2 * spaced >= bare else family[::-1]))
     ranked.sort(key=lambda one: (-one[0], SEPARATORS.index(one[1][0])))
     return [separator for _, family in ranked for separator in family]
@@ -143,9 +137,9 @@ def _separators_of(lines: Sequence[str]) -> list[re.Pattern[str]]:
 
 def _split(line: str, separator: re.Pattern[str]) -> tuple[str, str] | None:
     """Key as written and value of a line; None where it is no record."""
-    match = separator.search(line.strip(" "))
+    line = line.strip(" ")
+    match = separator.search(line)
     if match is None:
         return None
-    key, value = line.strip(" ")[: match.start()], line.strip(" ")[match.end() :]
-    key, value = key.strip(), value.replace("\t", " ").strip()
+    key, value = line[: match.start()].strip(), line[match.end() :].replace("\t", " ").strip()
     return (key, value) if fold(key) and value else None

@@ -12,7 +12,7 @@ from gradmem_core.errors import CheckpointError, UnknownCharactersError
 
 PAD = "<pad>"
 UNKNOWN = "<unk>"
-NAMED_AT_MOST = 5
+OUTSIDE = "outside this checkpoint's vocabulary"
 SURROGATE = re.compile("[\ud800-\udfff]")
 "Half of a UTF-16 pair: Python strings may hold one, UTF-8 and the tokenizers cannot."
 
@@ -86,11 +86,12 @@ class Tokenizer:
                 names the first ones and their positions.
         """
         if halves := [match.start() for match in SURROGATE.finditer(text)]:
-            self._refuse(text, halves)
+            raise UnknownCharactersError.found(text, halves, OUTSIDE)
         encoding = self._backend.encode(text, add_special_tokens=False)
         if self._unknown is not None and self._unknown in encoding.ids:
             spans = zip(encoding.ids, encoding.offsets, strict=True)
-            self._refuse(text, [start for id_, (start, _) in spans if id_ == self._unknown])
+            places = [start for id_, (start, _) in spans if id_ == self._unknown]
+            raise UnknownCharactersError.found(text, places, OUTSIDE)
         return list(encoding.ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -108,11 +109,3 @@ class Tokenizer:
         if missing:
             raise CheckpointError(f"the tokenizer has no token {missing[0]!r}")
         return [vocabulary[token] for token in tokens]
-
-    def _refuse(self, text: str, positions: list[int]) -> None:
-        named = ", ".join(f"{text[p]!r} at {p}" for p in positions[:NAMED_AT_MOST])
-        raise UnknownCharactersError(
-            f"{len(positions)} characters are outside this checkpoint's vocabulary, the first"
-            f" (positions from 0): {named}; remove or replace them",
-            positions=positions[:NAMED_AT_MOST],
-        )

@@ -136,7 +136,7 @@ class Memories:
             told,
         )
         # The same document, written again, is another one: it may take back what came between.
-        documents = [f"{page.document_sha256} {page.created_at}" for page in pages]
+        documents = [(page.document_sha256, page.created_at) for page in pages]
         infos = []
         for text, answers in zip(texts, zip(*by_page, strict=True), strict=True):
             chosen = answering_page(checkpoint, answers, documents)

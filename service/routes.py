@@ -11,6 +11,7 @@ from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.errors import EngineStoppedError, OverloadedError
 from service.schemas import (
     EXAMPLE_ID,
+    EXAMPLE_PAGE_ID,
     MemoryInfo,
     ModelInfo,
     ModelsResponse,
@@ -27,7 +28,7 @@ from service.telemetry import CONTENT_TYPE
 
 MemoryPath = Annotated[str, Path(description="A memory's handle.", examples=[EXAMPLE_ID])]
 
-PagePath = Annotated[str, Path(description="A page's id.", examples=["c0ffee0123456789"])]
+PagePath = Annotated[str, Path(description="A page's id.", examples=[EXAMPLE_PAGE_ID])]
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -68,7 +69,8 @@ async def write(body: WriteRequest, request: Request) -> WriteResult | Response:
 async def read(body: ReadRequest, request: Request) -> ReadResponse | Response:
     """Answer queries from a memory alone.
 
-    With `stream` the answer is a stream of events: `token` after each token, then `result` with
+    With `stream` the answer is a stream of events: `token` after each token (for lists
+    of records: after each answer), then `result` with
     all answers, or `error` with a problem.
     """
     memories = state_of(request).memories

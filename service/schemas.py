@@ -20,8 +20,9 @@ YEAR_SECONDS = 365 * 24 * 3600
 
 EXAMPLE_ID = "5f1c0a7e9b3d4c2e8a6f7b0d1e2c3a4b"
 EXAMPLE_FINGERPRINT = "9f" * 32
+EXAMPLE_PAGE_ID = "c0ffee0123456789"
 EXAMPLE_PAGE: dict[str, JsonValue] = {
-    "page_id": "c0ffee0123456789",
+    "page_id": EXAMPLE_PAGE_ID,
     "tokens": 34,
     "records": 2,
     "write_steps": 5,
@@ -219,7 +220,7 @@ class ReadResponse(BaseModel):
                             "query": "door code",
                             "found": True,
                             "answer": "4711#",
-                            "page_id": "c0ffee0123456789",
+                            "page_id": EXAMPLE_PAGE_ID,
                             "confidence": 0.99,
                             "tokens": 5,
                             "finish_reason": "stop",

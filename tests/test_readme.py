@@ -122,5 +122,5 @@ def test_tables_of_records_are_those_of_the_result_file() -> None:
     ]
     card = (BUNDLED / "records" / "README.md").read_text()
     assert records_tables(files) in card
-    for kind in ("shape", "list"):
-        assert by_kind(files, kind).markdown in README
+    assert by_kind(files, "shape").markdown in README
+    assert by_kind(files, "list").markdown in README

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -23,13 +22,11 @@ from gradmem_core.measurement import header
 from gradmem_core.padding import pad_right
 from gradmem_core.records import parse_records
 from gradmem_core.write import write
-from training.results import Failure, RecordsCell, RecordsResult
+from training.results import Failure, RecordsCell, RecordsKind, RecordsResult
 from training.seeds import stream
 from training.tasks.records import draw_absent_key, draw_records
 from training.writers import load_writer
 
-Kind = Literal["shape", "pages", "list"]
-"Of documents: generated of one shape, generated of several pages, real."
 FAILURES_SHOWN = 10
 "Most wrong answers that a result names."
 PAGES_AT_ONCE = 16
@@ -125,7 +122,12 @@ def measure_records(reference: str, plan: Plan, *, seed: int, command: str) -> R
 
 
 def score(
-    checkpoint: Checkpoint, asked: Sequence[Asked], *, write_steps: int, kind: Kind, name: str
+    checkpoint: Checkpoint,
+    asked: Sequence[Asked],
+    *,
+    write_steps: int,
+    kind: RecordsKind,
+    name: str,
 ) -> RecordsCell:
     """Write documents and ask for every key.
 
@@ -133,7 +135,7 @@ def score(
         checkpoint: What writes and reads.
         asked: The documents with their questions.
         write_steps: Write steps (K).
-        kind: `shape`, `pages` or `list`.
+        kind: Kind of the documents.
         name: Which of them.
     """
     pages, right, missed, refused = 0, 0, 0, 0
@@ -183,7 +185,7 @@ def real_lists(folder: Path) -> dict[str, str]:
     return texts
 
 
-def _groups(plan: Plan, seed: int) -> Iterator[tuple[Kind, str, list[Asked]]]:
+def _groups(plan: Plan, seed: int) -> Iterator[tuple[RecordsKind, str, list[Asked]]]:
     for number, shape in enumerate(plan.shapes):
         drawn = [_drawn(shape, seed, 0, number, i) for i in range(plan.contexts)]
         yield "shape", str(shape), drawn

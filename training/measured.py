@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from gradmem_core.errors import InputError
 from training.results import Accuracy, Cell, Curve, ResultFile, StepTime
+from training.tasks import KeyValueTask
 from training.writers import WriteSteps
 
 T = TypeVar("T")
@@ -73,12 +74,12 @@ def measured(files: Iterable[ResultFile]) -> list[Measured]:
     return sorted(cells.values(), key=_order)
 
 
-def curves(files: Iterable[ResultFile], *, task: str = "kv") -> list[tuple[ResultFile, Curve]]:
-    """The training curves of a task with their files, by name of the run."""
+def curves(files: Iterable[ResultFile]) -> list[tuple[ResultFile, Curve]]:
+    """The training curves on pairs with their files, by name of the run."""
     found = [
         (file, file.result)
         for file in files
-        if isinstance(file.result, Curve) and file.result.task == task
+        if isinstance(file.result, Curve) and file.result.task == KeyValueTask.name
     ]
     return sorted(found, key=lambda pair: (pair[1].run, pair[1].training.seed, pair[0].name))
 

@@ -19,7 +19,7 @@ from training.measured import (
     steps_of,
 )
 from training.published import SETTING, SOURCE
-from training.results import Accuracy, ResultFile, StepTime, seeds_of
+from training.results import Accuracy, RecordsKind, ResultFile, StepTime, seeds_of
 from training.tables import Table
 from training.tables_records import by_kind, by_training
 
@@ -214,23 +214,23 @@ def _cost(files: Sequence[ResultFile]) -> list[Section]:
 
 def _records(files: Sequence[ResultFile]) -> list[Section]:
     """Lists of records: what `evaluate-records` measured."""
+    kinds: list[tuple[str, str, RecordsKind]] = [
+        ("Records", "Generated lists by their shape.", "shape"),
+        (
+            "Records: pages",
+            "Generated lists of many records, split into pages; every key is read against all"
+            " pages.",
+            "pages",
+        ),
+        (
+            "Records: real lists",
+            "The lists in [lists](lists), which were written by hand and are no part of the"
+            " training data.",
+            "list",
+        ),
+    ]
     sections = [
-        _section(title, f"{about} {RECORDS}", by_kind(files, kind))
-        for title, about, kind in (
-            ("Records", "Generated lists by their shape.", "shape"),
-            (
-                "Records: pages",
-                "Generated lists of many records, split into pages; every key is read against all"
-                " pages.",
-                "pages",
-            ),
-            (
-                "Records: real lists",
-                "The lists in [lists](lists), which were written by hand and are no part of the"
-                " training data.",
-                "list",
-            ),
-        )
+        _section(title, f"{about} {RECORDS}", by_kind(files, kind)) for title, about, kind in kinds
     ]
     grown = _section(
         "Records: training",

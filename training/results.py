@@ -133,11 +133,15 @@ class Failure(Strict):
     "The answer; null where the memory said that it does not know the key."
 
 
+RecordsKind = Literal["shape", "pages", "list"]
+"Of documents: generated of one shape, generated of several pages, real."
+
+
 class RecordsCell(Strict):
     """What a checkpoint for records says of documents of one kind, at one number of write steps."""
 
-    kind: Literal["shape", "pages", "list"]
-    "Generated documents of one shape or of several pages, or a real list."
+    kind: RecordsKind
+    "Kind of the documents."
     name: str
     "The shape (records x longest key + longest value), the number of pages, or the list's name."
     documents: Count

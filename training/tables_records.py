@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from training.results import RecordsCell, RecordsResult, ResultFile
+from training.results import RecordsCell, RecordsKind, RecordsResult, ResultFile
 from training.tables import Table
 
-KINDS = {
+KINDS: dict[RecordsKind, str] = {
     "shape": "records x longest key + longest value",
     "pages": "pages asked for",
     "list": "list",
@@ -17,7 +17,7 @@ def records_results(files: Iterable[ResultFile]) -> list[tuple[ResultFile, Recor
     return [(file, file.result) for file in files if isinstance(file.result, RecordsResult)]
 
 
-def by_kind(files: Iterable[ResultFile], kind: str) -> Table:
+def by_kind(files: Iterable[ResultFile], kind: RecordsKind) -> Table:
     """Exact match and refusals of every checkpoint on documents of one kind."""
     head = ["checkpoint", KINDS[kind], "K", "documents", "records", "pages", "characters a page"]
     table = Table([*head, "exact match", "present refused", "absent refused", "refusals right"])

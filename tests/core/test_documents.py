@@ -21,24 +21,14 @@ from gradmem_core.errors import (
 )
 from gradmem_core.model import MemoryModel
 from gradmem_core.records import ABSENT, QUERY_MARK
-from gradmem_core.tokenizer import Tokenizer
 from tests.core.conftest import CONFIG
+from tests.lists import RECORDS, TOKENIZER
 
 TinyModel = Callable[..., MemoryModel]
-PRINTABLE = "".join(map(chr, range(32, 127)))
 MOST, KEY, VALUE = 40, 10, 12
-TASK = Task(
-    name="records",
-    stop_tokens=["\n"],
-    document_format="records",
-    example_document="a: 1",
-    example_query="a",
-    example_answer="1",
-)
 
 
 def checkpoint_for(model: TinyModel, task: Task, *, most: int = MOST, **config: int) -> Checkpoint:
-    tokenizer = Tokenizer.of_characters(PRINTABLE + "\t\n" + QUERY_MARK + ABSENT)
     limits = {
         "max_context_tokens": most,
         "max_query_tokens": KEY + 2,
@@ -48,20 +38,20 @@ def checkpoint_for(model: TinyModel, task: Task, *, most: int = MOST, **config: 
         name="tiny",
         fingerprint="f" * 64,
         model=model(**(CONFIG | limits | config)),
-        tokenizer=tokenizer,
+        tokenizer=TOKENIZER,
         task=task,
-        stop_ids=tokenizer.ids_of(["\n"]),
+        stop_ids=TOKENIZER.ids_of(["\n"]),
     )
 
 
 @pytest.fixture(scope="module")
 def lists(tiny_model: TinyModel) -> Checkpoint:
-    return checkpoint_for(tiny_model, TASK)
+    return checkpoint_for(tiny_model, RECORDS)
 
 
 @pytest.fixture(scope="module")
 def texts(tiny_model: TinyModel) -> Checkpoint:
-    return checkpoint_for(tiny_model, TASK.model_copy(update={"document_format": "text"}))
+    return checkpoint_for(tiny_model, RECORDS.model_copy(update={"document_format": "text"}))
 
 
 def pages(checkpoint: Checkpoint, document: str, most: int = 100) -> list[str]:
@@ -105,7 +95,7 @@ def test_pages_are_about_equally_long(lists: Checkpoint) -> None:
 
 
 def test_pages_may_be_shorter_than_what_was_trained(tiny_model: TinyModel) -> None:
-    short = checkpoint_for(tiny_model, TASK, page_tokens=18)
+    short = checkpoint_for(tiny_model, RECORDS, page_tokens=18)
     assert [
         len(page) for page in pages(short, "\n".join(f"k{i}: {i:04}" for i in range(4, 9)))
     ] == [
@@ -145,7 +135,7 @@ def test_a_record_that_is_too_long_is_named_by_its_line(
 
 
 def test_a_record_that_no_page_holds_is_refused(tiny_model: TinyModel) -> None:
-    narrow = checkpoint_for(tiny_model, TASK, most=12)
+    narrow = checkpoint_for(tiny_model, RECORDS, most=12)
     assert pages(narrow, "abcde: 12345") == ["abcde\t12345\n"]
     with pytest.raises(RecordTooLongError, match="line 3: the record has 13 tokens") as caught:
         pages(narrow, "x: 1\n\nabcde: 123456")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gradmem_core.errors import NoRecordError, UnknownCharactersError
 from gradmem_core.records import Record, canonical_query, fold, parse_records
+from tests.lists import PRINTABLE
 
 
 def pairs(document: str) -> list[tuple[str, str]]:
@@ -118,7 +119,6 @@ def test_a_record_is_a_line() -> None:
     assert Record("door code", "4711#").line == "door code\t4711#\n"
 
 
-PRINTABLE = "".join(map(chr, range(32, 127)))
 WORDS = st.text(string.ascii_letters + string.digits + "#@/._-()'", min_size=1, max_size=12)
 
 

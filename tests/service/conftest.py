@@ -15,11 +15,11 @@ from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoint import Checkpoint, Task, load_checkpoint, save_checkpoint
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
-from gradmem_core.records import ABSENT, QUERY_MARK
 from gradmem_core.tokenizer import Tokenizer
 from service.app import create_app
 from service.models import Models
 from service.settings import Settings
+from tests.lists import RECORDS, TOKENIZER
 
 Serving = Callable[[FastAPI], AbstractContextManager[str]]
 TASK = Task(
@@ -32,14 +32,6 @@ TASK = Task(
 
 MOST_PAGES = 5
 "Of a memory of the service for lists."
-RECORDS = Task(
-    name="records",
-    stop_tokens=["\n"],
-    document_format="records",
-    example_document="a: 1",
-    example_query="a",
-    example_answer="1",
-)
 SYMBOLS = Tokenizer.of_characters(string.ascii_letters + string.digits + "!?:|")
 
 
@@ -141,10 +133,8 @@ def base_url(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="session")
 def lists(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A checkpoint for records that nobody trained: pages of 64 tokens, keys of 14, values of 7."""
-    printable = "".join(map(chr, range(32, 127)))
-    tokenizer = Tokenizer.of_characters(printable + "\t\n" + QUERY_MARK + ABSENT)
     folder = tmp_path_factory.mktemp("checkpoints") / "lists"
-    save_tiny(folder, seed=2, name="lists", task=RECORDS, tokenizer=tokenizer)
+    save_tiny(folder, seed=2, name="lists", task=RECORDS, tokenizer=TOKENIZER)
     return load_checkpoint(folder)
 
 

@@ -31,7 +31,8 @@ from service.client import AsyncClient, Client
 from service.models import Models
 from service.settings import Settings
 from service.stores import StoredMemory, create_store, new_memory_id
-from tests.service.conftest import RECORDS, running
+from tests.lists import RECORDS
+from tests.service.conftest import running
 
 WIDTH, VECTORS = 32, 4
 EVERYWHERE, TOLD, NOWHERE = 0, 1, 2

@@ -15,6 +15,7 @@ from service.app import create_app
 from service.models import Models
 from service.settings import Settings
 from tests.service.conftest import MOST_PAGES, Serving
+from tests.service.test_http import problem
 
 UNKNOWN_ID = "0" * 32
 
@@ -35,13 +36,6 @@ def written(http: httpx.Client, document: str, **fields: object) -> dict[str, An
     assert response.status_code == 201, response.text
     result: dict[str, Any] = response.json()
     return result
-
-
-def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    body: dict[str, Any] = response.json()
-    assert body["type"] == f"urn:gradmem:problem:{slug}"
-    return body
 
 
 def test_a_long_list_is_several_pages(http: httpx.Client) -> None:

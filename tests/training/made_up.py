@@ -1,7 +1,7 @@
 """Small results that nobody measured."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from gradmem_core.config import BlobDtype
 from gradmem_core.measurement import Machine
@@ -12,6 +12,7 @@ from training.results import (
     Failure,
     Point,
     RecordsCell,
+    RecordsKind,
     RecordsResult,
     StepTime,
     StepTimeRow,
@@ -114,7 +115,7 @@ def step_time() -> StepTime:
 
 def records() -> RecordsResult:
     """A shape, a number of pages and a real list."""
-    kinds: list[tuple[Literal["shape", "pages", "list"], str]] = [
+    kinds: list[tuple[RecordsKind, str]] = [
         ("shape", "8x10+10"),
         ("pages", "2"),
         ("list", "ports"),

@@ -1,0 +1,16 @@
+"""What checkpoints for lists of records have in common in tests."""
+
+from gradmem_core.checkpoint import Task
+from gradmem_core.records import ABSENT, QUERY_MARK
+from gradmem_core.tokenizer import Tokenizer
+
+PRINTABLE = "".join(map(chr, range(32, 127)))
+RECORDS = Task(
+    name="records",
+    stop_tokens=["\n"],
+    document_format="records",
+    example_document="a: 1",
+    example_query="a",
+    example_answer="1",
+)
+TOKENIZER = Tokenizer.of_characters(PRINTABLE + "\t\n" + QUERY_MARK + ABSENT)
