@@ -3,8 +3,9 @@
 The only place that imports transformers' model classes.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -28,7 +29,10 @@ from transformers.utils import logging
 
 from gradmem_core.attention import causal_attention
 from gradmem_core.errors import CheckpointError
+from gradmem_core.lora import add_lora, lora, without_lora
 
+FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
+"Model types whose folders are known to work."
 DROPOUT_FIELDS = (
     "attention_dropout",
     "hidden_dropout",
@@ -67,6 +71,7 @@ class Backbone(nn.Module):
         self.max_positions: int = config.max_position_embeddings
         self.autocast: torch.dtype | None = None
         "What `hidden` computes matrix products in, in place of the weights' dtype."
+        self._adapted = False
 
     @classmethod
     def from_config(cls, settings: dict[str, Any], *, seed: int) -> "Backbone":
@@ -121,10 +126,86 @@ class Backbone(nn.Module):
                 raise CheckpointError(f"the backbone in {folder} has {problem}: {names}")
         return cls(model)
 
+    @classmethod
+    def pretrained(cls, folder: Path) -> "Backbone":
+        """Load a model that others trained (see `from_folder`).
+
+        Raises:
+            CheckpointError: See `from_folder`; or its type is none of FAMILIES.
+        """
+        try:
+            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder} holds no model: {error}") from error
+        if kind not in FAMILIES:
+            raise CheckpointError(
+                f"the model in {folder} is of type {kind!r}; GradMem takes {', '.join(FAMILIES)}"
+            )
+        return cls.from_folder(folder)
+
+    @classmethod
+    def from_gguf(cls, file: Path) -> "Backbone":
+        """Load a GGUF file, its quantized tensors as float32.
+
+        Raises:
+            CheckpointError: It is missing, damaged, or of an architecture that transformers cannot
+                read from GGUF.
+        """
+        try:
+            with _without_progress_bar():
+                quantized = AutoModelForCausalLM.from_pretrained(
+                    file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
+                )
+            config = _without_dropout(quantized.config)
+            del config.quantization_config  # names a file that the new folder does not hold
+            model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, attn_implementation=ATTENTION, dtype=torch.float32
+            )
+            model.load_state_dict(quantized.state_dict())
+        except Exception as error:  # transformers and gguf have no base class for their errors
+            raise CheckpointError(f"{file} cannot be read as GGUF: {error}") from error
+        return cls(model)
+
     def save(self, folder: Path) -> None:
-        """Write a plain Hugging Face model folder."""
+        """Write a plain Hugging Face model folder, without WRITE's adapters."""
         with _without_progress_bar():
-            self.causal_lm.save_pretrained(folder)
+            self.causal_lm.save_pretrained(
+                folder, state_dict=without_lora(self.causal_lm.state_dict())
+            )
+
+    def first_layers(self, count: int) -> "Backbone":
+        """A copy of the first blocks, with the embeddings, the last norm and the head.
+
+        Raises:
+            CheckpointError: There are fewer blocks.
+        """
+        config = copy.deepcopy(self.causal_lm.config)
+        if not 1 <= count <= config.num_hidden_layers:
+            raise CheckpointError(
+                f"{count} layers were asked for and the backbone has {config.num_hidden_layers}",
+                limit=config.num_hidden_layers,
+            )
+        config.num_hidden_layers = count
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:count]
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, attn_implementation=ATTENTION, dtype=torch.float32
+        )
+        kept = model.state_dict().keys()
+        state = self.causal_lm.state_dict()
+        model.load_state_dict({name: state[name] for name in kept})
+        return Backbone(model)
+
+    def add_write_lora(self, rank: int, *, seed: int) -> None:
+        """Put adapters on the linear layers, which `write_lora` turns on."""
+        add_lora(self.causal_lm, rank, seed=seed)
+        self._adapted = True
+
+    @contextmanager
+    def write_lora(self) -> Iterator[None]:
+        """Run the transformer with WRITE's adapters, where it has any."""
+        with lora(self.causal_lm) if self._adapted else nullcontext():
+            yield
 
     @property
     def dtype(self) -> torch.dtype:

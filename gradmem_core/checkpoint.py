@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
-from gradmem_core.errors import CheckpointError, DeviceError
+from gradmem_core.errors import CheckpointError, DeviceError, UnknownCharactersError
 from gradmem_core.fingerprint import backbone_digest, fingerprint_of
 from gradmem_core.model import MemoryModel
 from gradmem_core.records import ABSENT, QUERY_MARK
-from gradmem_core.tokenizer import Tokenizer
+from gradmem_core.tokenizer import QUERY, Tokenizer
 
 FORMAT_VERSION = 1
 BUNDLED = Path(__file__).parent / "bundled"
@@ -40,6 +40,9 @@ class Task(BaseModel):
     "The training task."
     stop_tokens: list[str] = Field(min_length=1)
     "Tokens that end an answer; they are not part of it."
+    query_template: str = QUERY
+    """What the model gets for a query, which stands in place of `{query}`; the tokenizer's special
+    tokens count as such in it, and never in a query."""
     document_format: Literal["text", "records"] = "text"
     """What a document is: any text of the vocabulary, or a list of records (lines of key and value,
     see `gradmem_core/records.py`), whose queries are keys."""
@@ -49,6 +52,13 @@ class Task(BaseModel):
     "A query of that document."
     example_answer: str
     "The right answer to it."
+
+    @field_validator("query_template")
+    @classmethod
+    def _one_query(cls, template: str) -> str:
+        if template.count(QUERY) != 1:
+            raise ValueError(f"the template must hold {QUERY} once")
+        return template
 
 
 class ExternalBackbone(BaseModel):
@@ -143,6 +153,25 @@ def save_checkpoint(
     return manifest.fingerprint
 
 
+def check_template(tokenizer: Tokenizer, template: str, config: MemoryConfig) -> None:
+    """Refuse a query template that leaves no room for a query.
+
+    Raises:
+        CheckpointError: It has `max_query_tokens` or more, or characters outside the vocabulary.
+    """
+    try:
+        tokens = len(tokenizer.encode_query("", template))
+    except UnknownCharactersError as error:
+        raise CheckpointError(f"the query template: {error}") from error
+    if tokens >= config.max_query_tokens:
+        raise CheckpointError(
+            f"the query template has {tokens} tokens and a query at most"
+            f" {config.max_query_tokens} with it, which leaves no room; shorten the template or"
+            " raise max_query_tokens",
+            limit=config.max_query_tokens,
+        )
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a scratch folder to fill, and put it in `folder`'s place when that is done.
@@ -177,20 +206,21 @@ def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint
     """
     folder = find_checkpoint(reference)
     manifest = read_manifest(folder)
-    backbone_folder = folder / ("backbone" if manifest.backbone is None else manifest.backbone.path)
-    if manifest.backbone and backbone_digest(backbone_folder) != manifest.backbone.sha256:
+    backbone = backbone_folder(folder)
+    if manifest.backbone and backbone_digest(backbone) != manifest.backbone.sha256:
         raise CheckpointError(
-            f"the backbone in {backbone_folder} is not the one that {folder} was trained with"
+            f"the backbone in {backbone} is not the one that {folder} was trained with"
         )
-    found = fingerprint_of(folder, backbone_folder, manifest.memory)
+    found = fingerprint_of(folder, backbone, manifest.memory)
     if found != manifest.fingerprint:
         raise CheckpointError(
             f"the contents of {folder} have fingerprint {found}, its gradmem.json says"
             f" {manifest.fingerprint}: a file was damaged or changed; fetch the checkpoint again"
         )
-    model = MemoryModel(Backbone.from_folder(backbone_folder), manifest.memory, seed=0)
+    model = MemoryModel(Backbone.from_folder(backbone), manifest.memory, seed=0)
     _load_write_side(model, folder / "gradmem.safetensors")
     tokenizer = Tokenizer.from_folder(folder)
+    check_template(tokenizer, manifest.task.query_template, manifest.memory)
     if manifest.task.document_format == "records":
         tokenizer.ids_of([QUERY_MARK, ABSENT])  # refuses a tokenizer without them
     return Checkpoint(
@@ -201,6 +231,16 @@ def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint
         task=manifest.task,
         stop_ids=tokenizer.ids_of(manifest.task.stop_tokens),
     )
+
+
+def backbone_folder(checkpoint: Path) -> Path:
+    """The model folder of a checkpoint folder: its own, or the one that it names.
+
+    Raises:
+        CheckpointError: `gradmem.json` cannot be read.
+    """
+    external = read_manifest(checkpoint).backbone
+    return checkpoint / ("backbone" if external is None else external.path)
 
 
 def find_checkpoint(reference: str | Path) -> Path:

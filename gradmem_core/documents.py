@@ -100,7 +100,9 @@ def read_query(checkpoint: Checkpoint, text: str) -> list[int]:
             raise EmptyQueryError("the query is empty; send a key")
         text = canonical_query(text)
     check_query(config, tokenizer.fewest_tokens(text))
-    ids = tokenizer.encode(text)
+    if not text:
+        raise EmptyQueryError("the query is empty; send at least one character")
+    ids = tokenizer.encode_query(text, checkpoint.task.query_template)
     check_query(config, len(ids))
     return ids
 
@@ -109,7 +111,7 @@ def answer_text(checkpoint: Checkpoint, answer: Answer) -> str | None:
     """What an answer says; None where it says that the key is not in memory."""
     if checkpoint.absent_id in answer.tokens:
         return None
-    return checkpoint.tokenizer.decode(answer.tokens)
+    return checkpoint.tokenizer.decode(answer.tokens).strip()
 
 
 def answering_page(

@@ -12,7 +12,8 @@
     │   ├── UnknownCharactersError    characters that the tokenizer does not know
     │   ├── WriteStepsError           K below 1 or above the limit
     │   ├── GenerationError           sampling settings out of range
-    │   └── RecipeError               a training recipe that cannot run
+    │   ├── RecipeError               a training recipe that cannot run
+    │   └── DataError                 a data file that is missing or malformed
     ├── NonFiniteLossError            WRITE diverged
     ├── NotFoundError
     │   ├── ModelNotFoundError        no checkpoint of that name is served
@@ -125,6 +126,10 @@ class GenerationError(InputError):
 
 class RecipeError(InputError):
     """A training recipe has a wrong field or a combination that cannot run."""
+
+
+class DataError(InputError):
+    """A data file of training or evaluation is missing or malformed."""
 
 
 class NonFiniteLossError(GradMemError):

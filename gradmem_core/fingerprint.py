@@ -24,7 +24,7 @@ LIMITS = {
     "max_answer_tokens",
 }
 "Fields of MemoryConfig that say what callers may ask for, not what a memory means."
-LATER = {"token_weights"}
+LATER = {"token_weights", "write_lora_rank"}
 "Options newer than the first checkpoints: left out where they are off, which changes nothing."
 VOLATILE = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
 "Fields of a backbone's configuration that change without the model changing."

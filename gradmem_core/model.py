@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
+from gradmem_core.lora import is_lora
 
 
 class MemoryModel(nn.Module):
@@ -34,6 +35,8 @@ class MemoryModel(nn.Module):
         scale = float(backbone.output_weight.detach().std())
         self.initial_memory = nn.Parameter(scale * torch.randn(shape, generator=generator))
         self.write_head = _head_like(backbone) if config.write_head else None
+        if config.write_lora_rank is not None:
+            backbone.add_write_lora(config.write_lora_rank, seed=seed)
         self.memory_projection = identity(backbone.width) if config.memory_projection else None
         self.token_weight = _zeros(backbone.width) if config.token_weights else None
         self.log_inner_learning_rate = (
@@ -67,9 +70,16 @@ class MemoryModel(nn.Module):
         return 2 * torch.sigmoid(self.token_weight(hidden).squeeze(-1))
 
     def write_side(self) -> dict[str, Tensor]:
-        """Every tensor that is not the backbone's, by name."""
+        """Every tensor that is not the backbone's, by name, the adapters among them."""
         state = self.state_dict()
-        return {name: state[name] for name in state if not name.startswith("backbone.")}
+        return {
+            name: state[name] for name in state if is_lora(name) or not name.startswith("backbone.")
+        }
+
+    def train_write_side(self) -> None:
+        """Freeze the backbone, and nothing else."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(is_lora(name) or not name.startswith("backbone."))
 
 
 def _check_positions(backbone: Backbone, config: MemoryConfig) -> None:

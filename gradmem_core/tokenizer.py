@@ -3,15 +3,18 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
-from tokenizers import Regex, decoders, models, pre_tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gradmem_core.errors import CheckpointError, UnknownCharactersError
 
 PAD = "<pad>"
 UNKNOWN = "<unk>"
+QUERY = "{query}"
+"Where a query stands in a template."
 OUTSIDE = "outside this checkpoint's vocabulary"
 SURROGATE = re.compile("[\ud800-\udfff]")
 "Half of a UTF-16 pair: Python strings may hold one, UTF-8 and the tokenizers cannot."
@@ -33,6 +36,7 @@ class Tokenizer:
             getattr(self._backend.model, "unk_token", "") or ""
         )
         self._longest = max(len(token) for token in fast.get_vocab())
+        self._specials = re.compile(f"({'|'.join(map(re.escape, fast.all_special_tokens))})")
 
     @classmethod
     def of_characters(cls, characters: str) -> "Tokenizer":
@@ -41,10 +45,16 @@ class Tokenizer:
         fast = FastTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
         fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         fast.decoder = decoders.Fuse()
-        wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-            tokenizer_object=fast, pad_token=PAD, unk_token=UNKNOWN
-        )
-        return cls(wrapped)
+        return cls(_wrapped(fast))
+
+    @classmethod
+    def of_words(cls, words: Sequence[str]) -> "Tokenizer":
+        """A tokenizer of lower-case words and punctuation, after padding and unknown in order."""
+        vocabulary = {token: i for i, token in enumerate([PAD, UNKNOWN, *words])}
+        fast = FastTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+        fast.normalizer = normalizers.Lowercase()
+        fast.pre_tokenizer = pre_tokenizers.Whitespace()
+        return cls(_wrapped(fast))
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
@@ -60,6 +70,21 @@ class Tokenizer:
             return cls(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
         except Exception as error:  # tokenizers raises bare Exception for a damaged file
             raise CheckpointError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+
+    @classmethod
+    def from_gguf(cls, file: Path) -> "Tokenizer":
+        """Load the tokenizer of a GGUF file.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or its tokenizer is of an unknown kind.
+        """
+        try:
+            fast = AutoTokenizer.from_pretrained(
+                file.parent, gguf_file=file.name, local_files_only=True
+            )
+        except Exception as error:  # transformers and gguf have no base class for their errors
+            raise CheckpointError(f"{file} has no tokenizer that can be read: {error}") from error
+        return cls(cast("PreTrainedTokenizerFast", fast))
 
     def save(self, folder: Path) -> None:
         """Write the ordinary tokenizer files."""
@@ -94,6 +119,37 @@ class Tokenizer:
             raise UnknownCharactersError.found(text, places, OUTSIDE)
         return list(encoding.ids)
 
+    def encode_query(self, query: str, template: str) -> list[int]:
+        """Token ids of a query in a template.
+
+        Args:
+            query: Any text; special tokens in it are only characters.
+            template: What stands around QUERY; special tokens in it are special.
+
+        Raises:
+            UnknownCharactersError: The query holds characters outside the vocabulary.
+        """
+        ids: list[int] = []
+        for part in self._specials.split(template):
+            if self._specials.fullmatch(part):
+                ids += self.ids_of([part])
+            else:
+                ids += self.encode(part.replace(QUERY, query))
+        return ids
+
+    @property
+    def chat_template(self) -> str | None:
+        """The tokenizer's own template of a question in a conversation, where it has one."""
+        if self._fast.chat_template is None:
+            return None
+        turn = [{"role": "user", "content": QUERY}]
+        text = self._fast.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        return str(text)
+
+    def token_ending(self, text: str) -> str:
+        """The last token of a text, as the vocabulary spells it."""
+        return str(self._fast.convert_ids_to_tokens(self.encode(text)[-1]))
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
@@ -109,3 +165,9 @@ class Tokenizer:
         if missing:
             raise CheckpointError(f"the tokenizer has no token {missing[0]!r}")
         return [vocabulary[token] for token in tokens]
+
+
+def _wrapped(fast: FastTokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=fast, pad_token=PAD, unk_token=UNKNOWN
+    )

@@ -29,7 +29,9 @@ def unrolled_steps(
     embedded = model.backbone.embed(context_ids)  # (B, T, d)
     with sdpa_kernel(SDPBackend.MATH):
         for _ in range(steps):
-            hidden = model.backbone.hidden(torch.cat([model.prefix(memory), embedded], dim=1))
+            inputs = torch.cat([model.prefix(memory), embedded], dim=1)
+            with model.backbone.write_lora():
+                hidden = model.backbone.hidden(inputs)
             logits = model.write_logits(hidden[:, size - 1 : -1])  # (B, T, V)
             losses = F.cross_entropy(logits.mT, context_ids, reduction="none")  # (B, T)
             weights = shares * model.token_weights(hidden[:, size:])

@@ -281,7 +281,8 @@ def _reconstruct(
     """Every token's loss `(B, T)`, its logits `(B, T, V)` and its hidden state `(B, T, d)`."""
     size = model.config.memory_tokens
     inputs = torch.cat([model.prefix(memory), embedded], dim=1)  # (B, m + T, d)
-    hidden = model.backbone.hidden(inputs)
+    with model.backbone.write_lora():
+        hidden = model.backbone.hidden(inputs)
     # The last memory vector predicts the first token; the last token predicts nothing.
     logits = model.write_logits(hidden[:, size - 1 : -1])  # (B, T, V)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -39,6 +39,7 @@ KINDS: Mapping[type[core.GradMemError], Kind] = {
     core.WriteStepsError: Kind(422, "write-steps", "Write steps out of range"),
     core.GenerationError: Kind(422, "generation", "Generation setting out of range"),
     core.RecipeError: Kind(422, "recipe", "Invalid recipe"),
+    core.DataError: Kind(422, "data", "Invalid data file"),
     core.NonFiniteLossError: Kind(422, "write-diverged", "WRITE diverged"),
     core.NotFoundError: Kind(404, "not-found", "Not found"),
     core.ModelNotFoundError: Kind(404, "model-not-found", "Model not found"),

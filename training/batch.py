@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from gradmem_core.padding import pad_right
-from gradmem_core.tokenizer import Tokenizer
-from training.tasks import Example
+from training.tasks import Example, TextFormat
 
 IGNORED = -100
 "The label of a token that is not scored."
@@ -30,12 +29,13 @@ class Batch:
 
 
 def collate(
-    examples: Sequence[Example], tokenizer: Tokenizer, *, device: torch.device | None = None
+    examples: Sequence[Example], form: TextFormat, *, device: torch.device | None = None
 ) -> Batch:
     """Make a batch of examples that all have the same number of questions, on a device."""
+    tokenizer = form.tokenizer
     contexts = [tokenizer.encode(example.context) for example in examples]
     rows = [
-        (tokenizer.encode(question.query), tokenizer.encode(question.target))
+        (form.query(question.query), tokenizer.encode(question.target))
         for example in examples
         for question in example.questions
     ]

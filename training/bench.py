@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
-from gradmem_core.errors import GradMemError, InputError
+from gradmem_core.errors import GradMemError, InputError, RecipeError
 from gradmem_core.measurement import (
     alternate,
     as_json,
@@ -158,6 +158,8 @@ def _fresh(recipe: Recipe, seed: int) -> MemoryModel:
         raise InputError(f"{recipe.name}: the writer is {recipe.writer}; take a recipe of gradmem")
     if config.inner_gradient_clip is not None:
         raise InputError(f"{recipe.name}: leave out memory.inner_gradient_clip")
+    if recipe.backbone is None:
+        raise RecipeError("backbone: the benchmark builds its models, so the recipe has to say how")
     vocabulary = len(task_by_name(recipe.task).tokenizer())
     backbone = Backbone.from_config({**recipe.backbone, "vocab_size": vocabulary}, seed=seed)
     return MemoryModel(backbone, config, seed=seed)
@@ -169,7 +171,7 @@ def _batch(recipe: Recipe, size: int, seed: int) -> Batch:
         task.sample(stream("train", seed, size, row), size=size, queries=recipe.batch.queries)
         for row in range(recipe.batch.micro_batch)
     ]
-    return collate(examples, task.tokenizer())
+    return collate(examples, task.format())
 
 
 def _step(

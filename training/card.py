@@ -4,7 +4,7 @@ import platform
 
 from gradmem_core.config import MemoryConfig
 from training.recipe import Recipe
-from training.writers import Training
+from training.writers import Limits, Training
 
 GRADMEM = (
     "A GradMem checkpoint: a document becomes {vectors} vectors by gradient descent, and\n"
@@ -13,14 +13,14 @@ GRADMEM = (
 BASELINE = "A baseline of GradMem, to be measured beside it: `{writer}`."
 
 
-def model_card(recipe: Recipe, training: Training) -> str:
+def model_card(recipe: Recipe, memory: MemoryConfig | Limits, training: Training) -> str:
     """The card of a finished run, without figures: `gradmem-train evaluate` measures those.
 
     Args:
         recipe: The run's recipe.
+        memory: What a memory is.
         training: What it took, with the runs that it started from.
     """
-    memory = recipe.memory
     about = BASELINE.format(writer=recipe.writer)
     limits = (
         f"{memory.max_context_tokens} context tokens, {memory.max_query_tokens} query tokens,\n"

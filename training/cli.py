@@ -10,6 +10,7 @@ from gradmem_core.config import BlobDtype
 from gradmem_core.errors import GradMemError, InputError
 from gradmem_core.measurement import as_json, save_result, this_command
 from training.bench import bench
+from training.cli_pretrained import import_gguf, init
 from training.measure import Grid, measure
 from training.measure_records import Plan, measure_records, parse_shape
 from training.parallel import leave
@@ -68,6 +69,8 @@ def fit(
 @app.command()
 def sample(
     task: Annotated[str, typer.Argument(help="Name of the task.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of its files.")] = None,
+    *,
     size: Annotated[int, typer.Option(min=1, help="Size, in the task's own unit.")],
     count: Annotated[int, typer.Option(min=1, help="Documents to draw.")] = 3,
     queries: Annotated[int, typer.Option(min=1, help="Questions about each.")] = 4,
@@ -75,7 +78,7 @@ def sample(
 ) -> None:
     """Print training documents of a task with questions and what they should be answered."""
     try:
-        source = task_by_name(task)
+        source = task_by_name(task, data)
     except GradMemError as error:
         _fail(error)
     for number in range(count):
@@ -91,7 +94,20 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option(help="Name of the task; the checkpoint's own by default.")
     ] = None,
-    pairs: Annotated[str, typer.Option(help="Pairs in a context, for instance 4,8,16.")] = "16",
+    data: Annotated[Path | None, typer.Option(help="Folder of the task's files.")] = None,
+    rival: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of the memory: full-context, first-tokens (as many as the memory has"
+            " vectors) or no-context, on the checkpoint's backbone."
+        ),
+    ] = None,
+    pairs: Annotated[
+        str,
+        typer.Option(
+            "--sizes", "--pairs", help="Sizes of contexts, for instance 4,8,16 pairs of `kv`."
+        ),
+    ] = "16",
     contexts: Annotated[int, typer.Option(min=1, help="Contexts to write.")] = 200,
     queries: Annotated[int, typer.Option(min=1, help="Queries for each context.")] = 16,
     steps: Annotated[
@@ -123,7 +139,9 @@ def evaluate(
             contexts=contexts,
             queries=queries,
         )
-        result = measure(checkpoint, task, grid, seed=seed, command=this_command())
+        result = measure(
+            checkpoint, task, grid, seed=seed, command=this_command(), data=data, rival=rival
+        )
         if output:
             save_result(output, result)
     except GradMemError as error:
@@ -172,6 +190,8 @@ def evaluate_records(
 
 
 app.command()(bench)
+app.command()(init)
+app.command("import-gguf")(import_gguf)
 
 
 @app.command()

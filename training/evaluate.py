@@ -3,15 +3,16 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 
 from gradmem_core.config import BlobDtype
-from gradmem_core.tokenizer import Tokenizer
 from training.batch import Batch, collate
-from training.seeds import Split, stream
+from training.grading import exact_match, f1
+from training.seeds import Split
 from training.step import token_accuracy
-from training.tasks import Example, TrainingTask
+from training.tasks import Example, Question, TextFormat, TrainingTask
 from training.writers import State, Writer, WriteSteps
 
 CONTEXTS_AT_ONCE = 32
@@ -21,8 +22,12 @@ CONTEXTS_AT_ONCE = 32
 class Score:
     """What an evaluation found."""
 
+    contexts: int
+    "Contexts written."
     exact_match: float
-    "Share of the queries answered with exactly the right value, generated greedily."
+    "Share of the queries answered rightly, generated greedily."
+    f1: float | None
+    "Mean F1 of the answers' words, where the task compares normalised answers."
     token_accuracy: float
     "Share of the targets' tokens predicted, teacher-forced."
     steps_taken: float
@@ -37,7 +42,7 @@ class Score:
 
 def evaluate(
     writer: Writer,
-    tokenizer: Tokenizer,
+    form: TextFormat,
     task: TrainingTask,
     *,
     size: int,
@@ -52,7 +57,7 @@ def evaluate(
 
     Args:
         writer: What writes and reads.
-        tokenizer: Its tokenizer.
+        form: Its tokenizer, with what it was trained to take.
         task: Where contexts and questions come from.
         size: Size of every context.
         contexts: Number of contexts.
@@ -67,27 +72,28 @@ def evaluate(
         InputError: `write_steps` is out of the writer's range, or its states have no blob.
     """
     started = time.perf_counter()
-    examples = [
-        task.sample(stream(split, seed, size, index), size=size, queries=queries)
-        for index in range(contexts)
-    ]
-    right, tokens, steps, floats, size_in_bytes = 0.0, 0.0, 0.0, 0, 0
-    for start in range(0, contexts, CONTEXTS_AT_ONCE):
+    examples = task.examples(split=split, seed=seed, size=size, count=contexts, queries=queries)
+    answers: list[tuple[str, Question]] = []
+    tokens, steps, floats, size_in_bytes = 0.0, 0.0, 0, 0
+    for start in range(0, len(examples), CONTEXTS_AT_ONCE):
         part = examples[start : start + CONTEXTS_AT_ONCE]
-        batch = collate(part, tokenizer, device=writer.device)
+        batch = collate(part, form, device=writer.device)
         with torch.no_grad():
             state = writer.write(batch.context_ids, batch.lengths, write_steps, train=False)
             if blob_dtype is not None:
                 state = writer.stored(state, blob_dtype)
-            right += _matched(writer, tokenizer, task, part, state)
+            answers += _answered(writer, form, part, state)
             tokens += len(part) * _token_accuracy(writer, batch, state)
         taken = write_steps if state.steps is None else float(state.steps.float().mean())
         steps += len(part) * float(taken)
         floats, size_in_bytes = max(floats, state.floats), max(size_in_bytes, state.bytes)
+    normalised = task.normalised
     return Score(
-        exact_match=right / contexts,
-        token_accuracy=tokens / contexts,
-        steps_taken=steps / contexts,
+        contexts=len(examples),
+        exact_match=fmean(exact_match(*one, normalised=normalised) for one in answers),
+        f1=fmean(f1(*one) for one in answers) if normalised else None,
+        token_accuracy=tokens / len(examples),
+        steps_taken=steps / len(examples),
         state_floats=floats,
         state_bytes=size_in_bytes,
         seconds=time.perf_counter() - started,
@@ -99,23 +105,21 @@ def _token_accuracy(writer: Writer, batch: Batch, state: State) -> float:
     return token_accuracy(logits, batch.labels[:, :, 1:])
 
 
-def _matched(
+def _answered(
     writer: Writer,
-    tokenizer: Tokenizer,
-    task: TrainingTask,
+    form: TextFormat,
     examples: Sequence[Example],
     state: State,
-) -> float:
-    """Sum over contexts of the share of queries that are answered rightly."""
+) -> list[tuple[str, Question]]:
+    """What was said to every question."""
     answers = writer.answer(
         state,
-        [[tokenizer.encode(q.query) for q in example.questions] for example in examples],
+        [[form.query(q.query) for q in example.questions] for example in examples],
         max_tokens=writer.config.max_answer_tokens,
-        stop_ids=tokenizer.ids_of(task.card().stop_tokens),
+        stop_ids=form.stop_ids,
     )
-    right = 0.0
-    for example, given in zip(examples, answers, strict=True):
-        said = [tokenizer.decode(ids) for ids in given]
-        asked = example.questions
-        right += sum(a == q.answer for a, q in zip(said, asked, strict=True)) / len(asked)
-    return right
+    return [
+        (form.tokenizer.decode(ids), question)
+        for example, given in zip(examples, answers, strict=True)
+        for ids, question in zip(given, example.questions, strict=True)
+    ]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -14,6 +15,7 @@ from training.evaluate import evaluate
 from training.results import Accuracy, Cell
 from training.tasks import task_by_name
 from training.writers import WriteSteps, load_writer
+from training.writers.rivals import rival_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,16 @@ class Grid:
     "Queries for each context."
 
 
-def measure(reference: str, task: str | None, grid: Grid, *, seed: int, command: str) -> Accuracy:
+def measure(
+    reference: str,
+    task: str | None,
+    grid: Grid,
+    *,
+    seed: int,
+    command: str,
+    data: Path | None = None,
+    rival: str | None = None,
+) -> Accuracy:
     """Measure a checkpoint on the test split.
 
     Args:
@@ -41,6 +52,8 @@ def measure(reference: str, task: str | None, grid: Grid, *, seed: int, command:
         grid: What to measure.
         seed: Seed of the test split.
         command: The command line that asks.
+        data: Where the task's files are.
+        rival: Measure this rival on the checkpoint's backbone in its place.
 
     Raises:
         CheckpointError: There is no such checkpoint.
@@ -48,14 +61,15 @@ def measure(reference: str, task: str | None, grid: Grid, *, seed: int, command:
     """
     started = time.perf_counter()
     loaded = load_writer(reference)
-    chosen = task_by_name(task) if task else loaded.task
-    own = getattr(loaded.writer.config, "write_steps", 1)  # a forward writer's single pass
+    chosen = task_by_name(task or loaded.form.card.name, data)
+    writer = loaded.writer if rival is None else rival_of(rival, loaded.writer)
+    own = getattr(writer.config, "write_steps", 1)  # a forward writer's single pass
     places = list(product(grid.sizes, grid.write_steps or [own], grid.blobs))
     cells = []
     for size, write_steps, blob in tqdm(places, unit="cell", disable=not sys.stderr.isatty()):
         score = evaluate(
-            loaded.writer,
-            loaded.tokenizer,
+            writer,
+            loaded.form,
             chosen,
             size=size,
             contexts=grid.contexts,
@@ -68,13 +82,14 @@ def measure(reference: str, task: str | None, grid: Grid, *, seed: int, command:
         cells.append(
             Cell(
                 size=size,
-                contexts=grid.contexts,
+                contexts=score.contexts,
                 write_steps=write_steps,
                 steps_taken=score.steps_taken,
                 blob=blob,
                 state_floats=score.state_floats,
                 state_bytes=score.state_bytes,
                 exact_match=score.exact_match,
+                f1=score.f1,
                 token_accuracy=score.token_accuracy,
             )
         )
@@ -82,7 +97,7 @@ def measure(reference: str, task: str | None, grid: Grid, *, seed: int, command:
         **header(command, seed=seed, started=started).model_dump(),
         checkpoint=loaded.name,
         fingerprint=loaded.fingerprint,
-        writer=loaded.writer.kind,
+        writer=writer.kind,
         training=loaded.training,
         task=chosen.name,
         queries=grid.queries,

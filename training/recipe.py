@@ -22,6 +22,7 @@ from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import RecipeError
 from training.writers.base import Limits
 from training.writers.build import CONFIGS
+from training.writers.gradmem import FirstOrderGradMem, GradMem
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -117,6 +118,8 @@ class Recipe(Table):
     "Name of the checkpoint."
     task: str
     "Name of the task."
+    data: Path | None = None
+    "Where the task's files are, for one that reads files."
     writer: str = "gradmem"
     "What writes: `gradmem`, or one of its baselines in `training/writers`."
     seed: int = Field(ge=0)
@@ -142,9 +145,12 @@ class Recipe(Table):
     start: str | None = None
     """A checkpoint folder, or the name of a bundled one, whose weights the run starts from; what it
     lacks (a new option of the memory) starts as in a fresh model."""
-    backbone: dict[str, Any]
-    "Settings of the transformers model, with `model_type`; the vocabulary is the task's."
-    memory: SerializeAsAny[MemoryConfig | Limits]
+    train: Literal["all", "write-side"] = "all"
+    "What is trained: everything, or all but the backbone; `write-side` is GradMem's only."
+    backbone: dict[str, Any] | None = None
+    """Settings of the transformers model, with `model_type`; the vocabulary is the task's. Without
+    them the model is the one of `start`, with its tokenizer and its memory."""
+    memory: SerializeAsAny[MemoryConfig | Limits] | None = None
     "What a memory is: the fields of the writer's configuration, and no other's."
     curriculum: Curriculum
     batch: BatchSize
@@ -169,28 +175,41 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        if self.write_loss_weight and not isinstance(self.memory, MemoryConfig):
+        self._check_model()
+        gradient = self.writer in (GradMem.kind, FirstOrderGradMem.kind)
+        if self.write_loss_weight and not gradient:
             raise ValueError(
                 f"write_loss_weight: {self.writer} has no reconstruction loss; leave it out"
             )
         if self.recompute and self.writer != "gradmem":
             raise ValueError(f"recompute: {self.writer} keeps no graph of steps; leave it out")
-        most = getattr(self.memory, "max_write_steps", 1)
+        if self.train == "write-side" and not gradient:
+            raise ValueError(f"train: {self.writer} has no write side; leave it out")
+        if self.memory is not None:
+            self._check_steps(getattr(self.memory, "max_write_steps", 1))
+        sizes = [stage.size for stage in self.curriculum.stages]
+        if sizes != sorted(set(sizes)):
+            raise ValueError("curriculum.stages must grow in size")
+        return self
+
+    def _check_model(self) -> None:
+        if (self.backbone is None) != (self.memory is None):
+            raise ValueError("backbone and memory: give both, or neither and a checkpoint as start")
+        if self.backbone is None:
+            return
+        width, heads = (self.backbone.get(k) for k in ("hidden_size", "num_attention_heads"))
+        if width and heads and width % heads:
+            raise ValueError(
+                f"backbone: hidden_size {width} is not a multiple of num_attention_heads {heads}"
+            )
+
+    def _check_steps(self, most: int) -> None:
         for name, steps in (
             ("train_write_steps", [self.train_write_steps]),
             ("evaluation.write_steps", self.evaluation.write_steps),
         ):
             if not 1 <= min(steps) <= max(steps) <= most:
                 raise ValueError(f"{name} must be from 1 to memory.max_write_steps, {most}")
-        sizes = [stage.size for stage in self.curriculum.stages]
-        if sizes != sorted(set(sizes)):
-            raise ValueError("curriculum.stages must grow in size")
-        width, heads = (self.backbone.get(k) for k in ("hidden_size", "num_attention_heads"))
-        if width and heads and width % heads:
-            raise ValueError(
-                f"backbone: hidden_size {width} is not a multiple of num_attention_heads {heads}"
-            )
-        return self
 
 
 def load_recipe(reference: str | Path, overrides: Sequence[str] = ()) -> Recipe:

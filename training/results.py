@@ -40,6 +40,8 @@ class Cell(Strict):
     "Share of the queries answered with exactly the right value."
     token_accuracy: Share
     "Share of the values' tokens predicted, teacher-forced."
+    f1: Share | None = None
+    "Mean F1 of the answers' words, where the task compares normalised answers."
 
 
 class Accuracy(Header):

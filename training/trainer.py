@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from gradmem_core.backbone import Backbone
 from gradmem_core.errors import NonFiniteLossError, RecipeError
 from training.batch import collate
 from training.card import model_card
@@ -24,10 +23,10 @@ from training.optim import build_optimizers, rate_factor, set_rates
 from training.parallel import device_of, joined
 from training.recipe import Recipe
 from training.seeds import stream
-from training.start import start_from
+from training.start import start
 from training.step import Outcome, gradient_norm, outer_loss
 from training.tasks import task_by_name
-from training.writers import WRITERS, Training, Writer, build_writer, save_writer
+from training.writers import WRITERS, Training, Writer, save_writer
 from training.writers.gradmem import GradMem
 
 STATE = "state.pt"
@@ -70,18 +69,14 @@ class Trainer:
         self.processes = joined(self.device)
         self.recipe = recipe
         self.folder = folder
-        self.task = task_by_name(recipe.task)
-        self.tokenizer = self.task.tokenizer()
-        settings = {**recipe.backbone, "vocab_size": len(self.tokenizer)}
-        backbone = Backbone.from_config(settings, seed=recipe.seed)
-        backbone.autocast = torch.bfloat16 if recipe.precision == "bfloat16" else None
-        self.writer = build_writer(recipe.writer, backbone, recipe.memory, seed=recipe.seed)
+        self.task = task_by_name(recipe.task, recipe.data)
+        self.start = start(recipe, self.task)
+        self.writer = self.start.writer
         if isinstance(self.writer, GradMem):
             self.writer = replace(self.writer, recompute=recipe.recompute)
         self.model = self.writer.model
         self._check_sizes()
         self._check_shares()
-        self.started_from = None if recipe.start is None else start_from(self.model, recipe.start)
         self.model.to(self.device)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
         self.average = _average(self.model, recipe.optimizer.average_decay)
@@ -144,7 +139,7 @@ class Trainer:
         """Replace the state on disk in one move, so that a kill at any moment leaves one whole."""
         state = {
             "recipe": self.recipe.model_dump(mode="json"),
-            "model": self.model.state_dict(),
+            "model": self._changing(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": self.progress.state(),
@@ -170,7 +165,7 @@ class Trainer:
                 raise RecipeError(
                     f"{field}: {self.folder} holds a run with another {field}; give another folder"
                 )
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"], strict=False)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -178,6 +173,12 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         for name, value in state["counters"].items():
             setattr(self, name, value)
+
+    def _changing(self) -> dict[str, Tensor]:
+        """The tensors that training changes: not those of a frozen backbone."""
+        trained = {name for name, one in self.model.named_parameters() if one.requires_grad}
+        state = self.model.state_dict()
+        return {name: state[name] for name in state if name in trained}
 
     @property
     def result(self) -> Writer:
@@ -188,19 +189,20 @@ class Trainer:
 
     def export(self) -> str:
         """Write the checkpoint folder with its model card; returns the fingerprint."""
-        training = self._record()
+        training, external = self._record(), self.start.external_backbone
         return save_writer(
             self.folder / "checkpoint",
             self.result,
             name=self.recipe.name,
-            task=self.task,
+            form=self.start.form,
             training=training,
-            card=model_card(self.recipe, training),
+            card=model_card(self.recipe, self.writer.config, training),
+            external_backbone=None if external is None else str(external),
         )
 
     def _record(self) -> Training:
         """How the weights came about, with the runs that they started from."""
-        recipe, before = self.recipe, self.started_from
+        recipe, before = self.recipe, self.start.before
         return Training(
             recipe=recipe.name,
             writer=recipe.writer,
@@ -214,12 +216,12 @@ class Trainer:
 
     def _check_sizes(self) -> None:
         """Refuse a recipe now that would fail when a size's turn comes."""
-        recipe, most = self.recipe, self.recipe.memory.max_context_tokens
+        recipe, most = self.recipe, self.writer.config.max_context_tokens
         for size in {stage.size for stage in recipe.curriculum.stages} | set(
             recipe.evaluation.sizes
         ):
             example = self.task.sample(stream("train", recipe.seed), size=size, queries=1)
-            tokens = len(self.tokenizer.encode(example.context))
+            tokens = len(self.start.form.tokenizer.encode(example.context))
             if tokens > most:
                 raise RecipeError(
                     f"size {size}: a context of {tokens} tokens is longer than"
@@ -304,7 +306,7 @@ class Trainer:
             )
             for row in range(recipe.batch.micro_batch)
         ]
-        batch = collate(examples, self.tokenizer, device=self.device)
+        batch = collate(examples, self.start.form, device=self.device)
         outcome = outer_loss(
             self.writer,
             batch,
@@ -346,7 +348,7 @@ class Trainer:
             for steps in plan.write_steps:
                 score = evaluate(
                     self.result,
-                    self.tokenizer,
+                    self.start.form,
                     self.task,
                     size=size,
                     contexts=plan.contexts,

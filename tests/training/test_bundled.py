@@ -10,7 +10,7 @@ from gradmem_core.write import write
 from training.evaluate import evaluate
 from training.measure_records import Plan, Shape, measure_records
 from training.seeds import stream
-from training.tasks import KeyValueTask
+from training.tasks import KeyValueTask, task_by_name
 from training.writers import load_writer
 
 TASK = KeyValueTask()
@@ -54,8 +54,8 @@ def test_exact_match(name: str, pairs: int, least: float) -> None:
     loaded = load_writer(name)
     score = evaluate(
         loaded.writer,
-        loaded.tokenizer,
-        loaded.task,
+        loaded.form,
+        task_by_name(loaded.form.card.name),
         size=pairs,
         contexts=32,
         queries=16,

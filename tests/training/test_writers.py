@@ -62,7 +62,7 @@ def batch_of(sizes: list[int]) -> Batch:
     examples = [
         TASK.sample(stream("test", 3, i), size=size, queries=3) for i, size in enumerate(sizes)
     ]
-    return collate(examples, TASK.tokenizer())
+    return collate(examples, TASK.format())
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -124,7 +124,7 @@ def test_a_baseline_is_trained_saved_and_measured(
     measured = [
         evaluate(
             writer,
-            loaded.tokenizer,
+            loaded.form,
             TASK,
             size=2,
             contexts=3,

@@ -1,21 +1,66 @@
 """Tasks: sources of contexts, queries and answers."""
 
+from pathlib import Path
+
+from gradmem_core.checkpoint import Task
 from gradmem_core.errors import RecipeError
-from training.tasks.base import Example, Question, TrainingTask
+from training.tasks.babi import BabiTask
+from training.tasks.base import Example, Question, TextFormat, TrainingTask
 from training.tasks.kv import KeyValueTask
+from training.tasks.prose import ProseTask
 from training.tasks.records import RecordsTask
+from training.tasks.squad import SquadTask
 
-__all__ = ["Example", "KeyValueTask", "Question", "RecordsTask", "TrainingTask", "task_by_name"]
+__all__ = [
+    "BabiTask",
+    "Example",
+    "KeyValueTask",
+    "Question",
+    "RecordsTask",
+    "TextFormat",
+    "TrainingTask",
+    "card_by_name",
+    "task_by_name",
+]
 
-TASKS: dict[str, type[TrainingTask]] = {task.name: task for task in (KeyValueTask, RecordsTask)}
+GENERATED: dict[str, type[TrainingTask]] = {task.name: task for task in (KeyValueTask, RecordsTask)}
+FROM_FILES: dict[str, type[BabiTask | SquadTask | ProseTask]] = {
+    "babi": BabiTask,
+    "squad": SquadTask,
+    "short-squad": SquadTask,
+    "text": ProseTask,
+}
+"By name; bAbI's may have numbers behind it."
 
 
-def task_by_name(name: str) -> TrainingTask:
-    """The task of that name.
+def card_by_name(name: str) -> Task:
+    """What a checkpoint of a task without a vocabulary of its own says about it.
 
     Raises:
-        RecipeError: There is none.
+        RecipeError: There is no such task, or it brings its vocabulary.
     """
-    if name not in TASKS:
-        raise RecipeError(f"task: {name!r} is not one of {', '.join(sorted(TASKS))}")
-    return TASKS[name]()
+    taking = {name: kind for name, kind in FROM_FILES.items() if kind is not BabiTask}
+    if name not in taking:
+        raise RecipeError(f"task: {name!r} is not one for pretrained models: {', '.join(taking)}")
+    return taking[name](name, Path()).card()
+
+
+def task_by_name(name: str, data: Path | None = None) -> TrainingTask:
+    """The task of that name.
+
+    Args:
+        name: Its name.
+        data: Where its files are, for a task that has them.
+
+    Raises:
+        RecipeError: There is none, or it needs data and none is given.
+        DataError: Its files cannot be used.
+    """
+    if name in GENERATED:
+        return GENERATED[name]()
+    kind = FROM_FILES.get("babi" if name.startswith("babi-") else name)
+    if kind is None:
+        raise RecipeError(f"task: {name!r} is not one of {', '.join([*GENERATED, *FROM_FILES])}")
+    if data is None:
+        raise RecipeError(f"task: {name!r} reads files; say where they are (data, or --data PATH)")
+    return kind(name, data)

@@ -8,6 +8,7 @@ import numpy as np
 
 from gradmem_core.checkpoint import Task
 from gradmem_core.tokenizer import Tokenizer
+from training.seeds import Split, stream
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Question:
     "What the model learns to say, up to and with the last stop token."
     answer: str
     "What counts as right: the target without its ending."
+    also_right: tuple[str, ...] = ()
+    "Other answers that count."
 
 
 @dataclass(frozen=True)
@@ -30,24 +33,68 @@ class Example:
     questions: list[Question]
 
 
+@dataclass(frozen=True)
+class TextFormat:
+    """How a checkpoint puts texts into tokens."""
+
+    tokenizer: Tokenizer
+    card: Task
+
+    def query(self, text: str) -> list[int]:
+        """The tokens of a query, in its template."""
+        return self.tokenizer.encode_query(text, self.card.query_template)
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """The tokens that end an answer."""
+        return self.tokenizer.ids_of(self.card.stop_tokens)
+
+
 class TrainingTask(ABC):
     """A source of examples whose difficulty is one number, the size."""
 
-    name: ClassVar[str]
+    name: str
+    "What recipes and results call it."
+    normalised: ClassVar[bool] = False
+    "Answers are compared as SQuAD does: without case, punctuation and articles."
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that covers every text of the task."""
 
     @abstractmethod
-    def sample(self, rng: np.random.Generator, *, size: int, queries: int) -> Example:
+    def sample(
+        self, rng: np.random.Generator, *, size: int, queries: int, split: Split = "train"
+    ) -> Example:
         """Draw one example.
 
         Args:
             rng: Where the randomness comes from.
             size: How much the context holds, at least 1; for `kv` the number of pairs.
             queries: Number of questions.
+            split: Where a task with files draws from; what is generated depends on `rng` alone.
         """
+
+    def examples(
+        self, *, split: Split, seed: int, size: int, count: int, queries: int
+    ) -> list[Example]:
+        """Examples to measure with; a task with files may have fewer than `count`.
+
+        Args:
+            split: `selection` while choosing, `test` for final figures.
+            seed: Seed of the draws.
+            size: Size of the contexts.
+            count: Number of examples.
+            queries: Questions of each.
+        """
+        return [
+            self.sample(stream(split, seed, size, index), size=size, queries=queries, split=split)
+            for index in range(count)
+        ]
+
+    def format(self) -> TextFormat:
+        """The tokenizer and the card of a fresh model."""
+        return TextFormat(self.tokenizer(), self.card())
 
     @abstractmethod
     def card(self) -> Task:

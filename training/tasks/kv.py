@@ -11,6 +11,7 @@ import numpy as np
 from gradmem_core.checkpoint import Task
 from gradmem_core.errors import InputError
 from gradmem_core.tokenizer import Tokenizer
+from training.seeds import Split
 from training.tasks.base import Example, Question, TrainingTask
 
 SYMBOLS = string.ascii_letters + string.digits
@@ -28,7 +29,14 @@ class KeyValueTask(TrainingTask):
         """One token for each of the 62 symbols and the 4 marks."""
         return Tokenizer.of_characters(SYMBOLS + MARKS)
 
-    def sample(self, rng: np.random.Generator, *, size: int, queries: int) -> Example:
+    def sample(
+        self,
+        rng: np.random.Generator,
+        *,
+        size: int,
+        queries: int,
+        split: Split = "train",  # noqa: ARG002 (generated)
+    ) -> Example:
         """Draw `size` pairs with different keys and ask for them in random order.
 
         With more queries than pairs every pair is asked for, in turn, about equally often.

@@ -14,6 +14,7 @@ import numpy as np
 from gradmem_core.checkpoint import Task
 from gradmem_core.records import ABSENT, QUERY_MARK, Record, canonical_query, fold
 from gradmem_core.tokenizer import Tokenizer
+from training.seeds import Split
 from training.tasks.base import Example, Question, TrainingTask
 from training.tasks.texts import PRINTABLE, Texts
 
@@ -42,7 +43,14 @@ class RecordsTask(TrainingTask):
         """One token for each printable ASCII character and for each mark."""
         return Tokenizer.of_characters(PRINTABLE + "\t\n" + QUERY_MARK + ABSENT)
 
-    def sample(self, rng: np.random.Generator, *, size: int, queries: int) -> Example:
+    def sample(
+        self,
+        rng: np.random.Generator,
+        *,
+        size: int,
+        queries: int,
+        split: Split = "train",  # noqa: ARG002 (generated)
+    ) -> Example:
         """Draw a document of at most `size` characters and questions about it.
 
         The longest key and value are drawn first, then records until the document is full. A

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoint import (
+    Task,
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
@@ -24,7 +25,7 @@ from gradmem_core.checkpoint import (
 from gradmem_core.errors import CheckpointError
 from gradmem_core.fingerprint import backbone_digest
 from gradmem_core.tokenizer import Tokenizer
-from training.tasks import TrainingTask, task_by_name
+from training.tasks import TextFormat
 from training.writers.base import Writer
 from training.writers.build import CONFIGS, WRITERS, build_writer
 from training.writers.gradmem import GradMem
@@ -66,13 +67,19 @@ class LoadedWriter:
     name: str
     fingerprint: str
     writer: Writer
-    tokenizer: Tokenizer
-    task: TrainingTask
+    form: TextFormat
     training: Training | None
 
 
 def save_writer(
-    folder: Path, writer: Writer, *, name: str, task: TrainingTask, training: Training, card: str
+    folder: Path,
+    writer: Writer,
+    *,
+    name: str,
+    form: TextFormat,
+    training: Training,
+    card: str,
+    external_backbone: str | None = None,
 ) -> str:
     """Write a trained writer's folder; returns its fingerprint.
 
@@ -80,18 +87,20 @@ def save_writer(
         folder: Where it goes; GradMem's is replaced as a whole.
         writer: What was trained.
         name: What it is called.
-        task: The task that it was trained on.
+        form: How it takes texts.
         training: How.
         card: The model card, Markdown.
+        external_backbone: See `save_checkpoint`; GradMem's only.
     """
     if isinstance(writer, GradMem):
         fingerprint = save_checkpoint(
             folder,
             name=name,
             model=writer.model,
-            tokenizer=task.tokenizer(),
-            task=task.card(),
+            tokenizer=form.tokenizer,
+            task=form.card,
             card=card,
+            external_backbone=external_backbone,
         )
         (folder / TRAINING).write_text(training.model_dump_json(indent=2) + "\n")
         return fingerprint
@@ -103,8 +112,10 @@ def save_writer(
         if not key.startswith(BACKBONE)
     }
     memory = writer.config.model_dump(mode="json")
-    described = {"name": name, "writer": writer.kind, "task": task.name, "memory": memory}
+    task = form.card.model_dump(mode="json")
+    described = {"name": name, "writer": writer.kind, "task": task, "memory": memory}
     with whole_folder(folder) as made:
+        form.tokenizer.save(made)
         backbone.save(made / "backbone")
         save_file(tensors, made / TENSORS)
         (made / WRITER).write_text(json.dumps(described, indent=2) + "\n")
@@ -127,8 +138,7 @@ def load_writer(reference: str | Path) -> LoadedWriter:
         name=checkpoint.name,
         fingerprint=checkpoint.fingerprint,
         writer=WRITERS[GradMem.kind if training is None else training.writer](checkpoint.model),
-        tokenizer=checkpoint.tokenizer,
-        task=task_by_name(checkpoint.task.name),
+        form=TextFormat(checkpoint.tokenizer, checkpoint.task),
         training=training,
     )
 
@@ -141,7 +151,7 @@ def _load_baseline(folder: Path) -> LoadedWriter:
         backbone = Backbone.from_folder(folder / "backbone")
         writer = build_writer(kind, backbone, config, seed=0)
         tensors = load_file(folder / TENSORS)
-        task = task_by_name(described["task"])
+        form = TextFormat(Tokenizer.from_folder(folder), Task.model_validate(described["task"]))
         left_over = writer.model.load_state_dict(tensors, strict=False)
         missing = [key for key in left_over.missing_keys if not key.startswith(BACKBONE)]
         if missing or left_over.unexpected_keys:
@@ -153,8 +163,7 @@ def _load_baseline(folder: Path) -> LoadedWriter:
         name=described["name"],
         fingerprint=_fingerprint(folder),
         writer=writer,
-        tokenizer=task.tokenizer(),
-        task=task,
+        form=form,
         training=_load_training(folder),
     )
 

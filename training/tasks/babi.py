@@ -1,0 +1,136 @@
+"""bAbI: questions about short stories (Weston et al., 2015, arXiv 1502.05698).
+
+Reads the original text format: numbered lines, of which those with tabs are questions (text,
+answer, numbers of the supporting lines) about what stands before them in their story; a story
+begins at 1.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from gradmem_core.checkpoint import Task
+from gradmem_core.errors import DataError, RecipeError
+from gradmem_core.tokenizer import Tokenizer
+from training.seeds import Split
+from training.tasks.base import Example, Question
+from training.tasks.files import FileTask, Item, held_out, text_of
+
+LINE = re.compile(r"(\d+) ([^\t]+)(?:\t([^\t]+)\t[\d ]+)?")
+WORD = re.compile(r"\w+|[^\w\s]")
+STOP = "."
+"Ends a statement, and an answer."
+NAME = re.compile(r"babi(-[1-5])*")
+KINDS = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with what was told before it."""
+
+    story: int
+    "Number of the story in its file, from 0."
+    statements: tuple[str, ...]
+    question: str
+    answer: str
+
+
+class BabiTask(FileTask):
+    """Stories with one question each; the size is the number of statements before the question.
+
+    Named `babi` for QA1 to QA5 in equal shares, or with the numbers of those that it takes, for
+    instance `babi-1-4`.
+
+    Args:
+        name: `babi`, with or without numbers.
+        data: Folder with the original files, `qa1_*_train.txt` and so on.
+
+    Raises:
+        RecipeError: The name is neither.
+    """
+
+    def __init__(self, name: str, data: Path) -> None:
+        super().__init__()
+        if not NAME.fullmatch(name):
+            raise RecipeError(f"task: {name!r} is neither babi nor, for instance, babi-1-4")
+        self.name = name
+        self._data = data
+        numbers = [int(part) for part in name.split("-")[1:]]
+        self._kinds: Sequence[int] = numbers or KINDS
+
+    def groups(self, split: Split) -> list[list[Item]]:
+        """The items of each kind of story; whole stories are held out for selection."""
+        return [
+            [
+                Item(len(one.statements), _example(one))
+                for one in self._asked(kind, "test" if split == "test" else "train")
+                if split == "test" or held_out(str(one.story)) == (split == "selection")
+            ]
+            for kind in self._kinds
+        ]
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Every word of the training files of all kinds, so that all checkpoints have the same."""
+        words = {STOP}
+        for kind in KINDS:
+            for one in self._asked(kind, "train"):
+                for text in (*one.statements, one.question, one.answer):
+                    words.update(WORD.findall(text.lower()))
+        return sorted(words)
+
+    def tokenizer(self) -> Tokenizer:
+        """One token for each word and punctuation mark, in lower case."""
+        return Tokenizer.of_words(self.vocabulary)
+
+    def card(self) -> Task:
+        """A full stop ends an answer."""
+        return Task(
+            name=self.name,
+            stop_tokens=[STOP],
+            example_document="John moved to the hallway. Mary went to the garden.",
+            example_query="Where is Mary?",
+            example_answer="garden",
+        )
+
+    def _asked(self, kind: int, part: str) -> Iterator[Asked]:
+        found = sorted(self._data.glob(f"qa{kind}_*_{part}.txt"))
+        if len(found) != 1:
+            raise DataError(
+                f"{self._data} holds {len(found)} files qa{kind}_*_{part}.txt; give the folder of"
+                " bAbI's original files, which has one"
+            )
+        return read_stories(found[0])
+
+
+def read_stories(path: Path) -> Iterator[Asked]:
+    """The questions of a file, each with the statements before it.
+
+    Raises:
+        DataError: The file cannot be read, or a line is malformed; the error names it by number.
+    """
+    lines = text_of(path).splitlines()
+    statements: list[str] = []
+    story, expected = -1, 1
+    for number, line in enumerate(lines, start=1):
+        match = LINE.fullmatch(line.strip())
+        if match is None or int(match[1]) not in (1, expected):
+            raise DataError(
+                f"{path}, line {number}: {line[:60]!r} is neither `number statement` nor `number"
+                f" question<tab>answer<tab>numbers` with the number 1 or {expected}"
+            )
+        if match[1] == "1":
+            story, statements = story + 1, []
+        expected = int(match[1]) + 1
+        text, answer = match[2].strip(), match[3]
+        if answer is None:
+            statements.append(text)
+        else:
+            yield Asked(story, tuple(statements), text, answer.strip())
+
+
+def _example(one: Asked) -> Example:
+    question = Question(one.question, f"{one.answer}{STOP}", one.answer)
+    return Example(" ".join(one.statements), [question])

@@ -1,0 +1,113 @@
+"""Tasks whose examples stand in files that the user has."""
+
+import hashlib
+from abc import abstractmethod
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gradmem_core.errors import DataError, RecipeError
+from training.seeds import Split, stream
+from training.tasks.base import Example, TrainingTask
+
+HELD_OUT = 20
+"One in so many groups (stories, articles) of the training file is kept for selection."
+
+
+@dataclass(frozen=True)
+class Item:
+    """An example and how large it is."""
+
+    size: int
+    example: Example
+    "With every question that may be asked about it."
+
+
+class FileTask(TrainingTask):
+    """A task that draws from a fixed set of examples. Answers are compared as SQuAD does."""
+
+    normalised = True
+
+    def __init__(self) -> None:
+        self._drawn_from: dict[Split, list[list[Item]]] = {}
+
+    @abstractmethod
+    def groups(self, split: Split) -> list[list[Item]]:
+        """The examples of a split, in groups that are drawn equally often.
+
+        Raises:
+            DataError: A file is missing or malformed.
+        """
+
+    def sample(
+        self, rng: np.random.Generator, *, size: int, queries: int, split: Split = "train"
+    ) -> Example:
+        """Draw an example of at most `size`, from each group equally often.
+
+        Raises:
+            DataError: There is none.
+        """
+        groups = self._up_to(split, size)
+        group = groups[rng.integers(len(groups))]
+        return _asked(rng, group[rng.integers(len(group))].example, queries)
+
+    def examples(
+        self, *, split: Split, seed: int, size: int, count: int, queries: int
+    ) -> list[Example]:
+        """Different examples of at most `size`, in random order; fewer where there are fewer."""
+        items = [item for group in self._up_to(split, size) for item in group]
+        rng = stream(split, seed, size)
+        return [
+            _asked(rng, items[index].example, queries)
+            for index in rng.permutation(len(items))[:count]
+        ]
+
+    def _up_to(self, split: Split, size: int) -> list[list[Item]]:
+        """The groups that have items of at most `size`, with those alone.
+
+        A smaller `size` than that of the smallest item counts as that.
+        """
+        if split not in self._drawn_from:
+            self._drawn_from[split] = [
+                sorted(group, key=lambda item: item.size) for group in self.groups(split) if group
+            ]
+        groups = self._drawn_from[split]
+        if not groups:
+            raise DataError(f"{self.name} has no example in its {split} split")
+        size = max(size, min(group[0].size for group in groups))
+        found = (group[: bisect_right(group, size, key=lambda item: item.size)] for group in groups)
+        return [group for group in found if group]
+
+
+def text_of(path: Path) -> str:
+    """The text of a UTF-8 file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def no_tokenizer(task: str) -> RecipeError:
+    """The error for a fresh model of a task that has no vocabulary."""
+    return RecipeError(
+        f"task: {task} has no vocabulary of its own; leave out backbone and memory, and start from"
+        " a checkpoint that `gradmem-train init` made of a pretrained model"
+    )
+
+
+def held_out(group: str) -> bool:
+    """Whether a story or an article of the training file is kept for selection, by its name."""
+    return hashlib.sha256(group.encode()).digest()[0] % HELD_OUT == 0
+
+
+def _asked(rng: np.random.Generator, example: Example, queries: int) -> Example:
+    """The example with a number of its questions; they repeat where it has fewer."""
+    known = example.questions
+    order = rng.permutation(len(known))
+    return Example(example.context, [known[order[i % len(known)]] for i in range(queries)])
