@@ -239,6 +239,31 @@ def delete(
             client.delete_page(memory_id, page)
 
 
+@app.command()
+def export(
+    memory_id: MemoryId,
+    prompt_embeds: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Safetensors file to write, `prompt_embeds` of (m, d)."),
+    ],
+    page: Annotated[
+        str | None, typer.Option(metavar="PAGE", help="Which page, where there are several.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Save a memory as other engines read it: vLLM takes it as prompt embeddings.
+
+    The file is as secret as the document. docs/PRETRAINED.md says how to use it.
+    """
+    with _service(url) as client:
+        content = client.prompt_embeds(memory_id, page)
+    try:
+        prompt_embeds.write_bytes(content)
+        prompt_embeds.chmod(0o600)
+    except OSError as error:
+        _fail(f"cannot write {prompt_embeds}: {error.strerror}", REFUSED)
+
+
 app.command()(bench)
 
 

@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
 
 from gradmem_core.blob import Blob, BlobInfo, PageInfo, pack, require_fingerprint, unpack
 from gradmem_core.checkpoint import Checkpoint
@@ -25,7 +23,8 @@ from gradmem_core.documents import (
     read_document,
     read_query,
 )
-from gradmem_core.errors import InputError, MemoryChangedError, PageNotFoundError
+from gradmem_core.errors import InputError, MemoryChangedError
+from gradmem_core.export import as_prompt_embeds
 from gradmem_core.generate import check_queries
 from gradmem_core.write import check_steps
 from service.engine import (
@@ -38,7 +37,7 @@ from service.engine import (
     WrittenMemory,
 )
 from service.models import Models
-from service.pages import for_each_page, memory_info
+from service.pages import Pages, for_each_page, memory_info, page_place, without_page
 from service.schemas import (
     AnswerInfo,
     MemoryInfo,
@@ -53,9 +52,6 @@ from service.stores import Store, StoredMemory, new_memory_id
 
 CHANGES = 10
 "How often a change is tried when other services change the memory at the same time."
-
-Pages: TypeAlias = tuple[Tensor, tuple[PageInfo, ...]]
-"Vectors `(p, m, d)`, and what is known of each page."
 
 
 class Memories:
@@ -158,6 +154,26 @@ class Memories:
         stored = await self._store.get(memory_id)
         return memory_info(stored, unpack(stored.blob))
 
+    async def prompt_embeds(self, memory_id: str, page_id: str | None) -> bytes:
+        """A memory as another engine takes it in place of embeddings of tokens, as safetensors.
+
+        Args:
+            memory_id: The memory's handle.
+            page_id: Which page; None where there is one only.
+
+        Raises:
+            NotFoundError: There is no such memory, or no such page in it.
+            InputError: It has several pages and none is named.
+            FingerprintMismatchError: It is of another checkpoint.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        stored = await self._store.get(memory_id)
+        blob = unpack(stored.blob)
+        checkpoint = self._models.get(stored.model)
+        require_fingerprint(blob, checkpoint.fingerprint)
+        memory = blob.memory[page_place(blob, page_id)]  # (m, d)
+        return await asyncio.to_thread(as_prompt_embeds, checkpoint.model, memory)
+
     async def delete(self, memory_id: str) -> None:
         """Delete a memory for good.
 
@@ -177,7 +193,7 @@ class Memories:
             MemoryChangedError: Others kept changing the memory.
             StoreUnavailableError: The store cannot be reached.
         """
-        await self._change(memory_id, partial(_without, page_id))
+        await self._change(memory_id, partial(without_page, page_id))
         self._engine.forget(memory_id)
 
     async def check(self) -> None:
@@ -319,17 +335,6 @@ async def _read(
     engine: Engine, work: ReadWork, told: Callable[[Event], None] | None, seconds: float
 ) -> list[Answer]:
     return await engine.read(work, seconds=seconds, listener=told)
-
-
-def _without(page_id: str, blob: Blob) -> Pages:
-    """All pages but one."""
-    pages = blob.info.pages
-    kept = [number for number, page in enumerate(pages) if page.page_id != page_id]
-    if len(kept) == len(pages):
-        raise PageNotFoundError("the memory has no page of this id")
-    if not kept:
-        raise InputError("the memory has no other page; delete the memory itself")
-    return blob.memory[kept], tuple(pages[number] for number in kept)
 
 
 def _steps_told(listener: Callable[[StepEvent], None], page: int) -> Callable[[Event], None]:

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
+
+from torch import Tensor
 
 from gradmem_core import blob
 from gradmem_core.blob import Blob
-from gradmem_core.errors import DeadlineError
+from gradmem_core.errors import DeadlineError, InputError, PageNotFoundError
 from service.engine import Admission
 from service.schemas import MemoryInfo, PageInfo
 from service.stores import StoredMemory
@@ -15,6 +17,8 @@ SHARE = 4
 "A request of many pages takes at most one part in this many of the engine's room, or one page."
 
 T = TypeVar("T")
+Pages: TypeAlias = tuple[Tensor, tuple[blob.PageInfo, ...]]
+"Vectors `(p, m, d)`, and what is known of each page."
 
 
 async def for_each_page(
@@ -95,3 +99,34 @@ def _mean_losses(pages: Sequence[blob.PageInfo]) -> list[float]:
 
 def _page_info(page: blob.PageInfo) -> PageInfo:
     return PageInfo(**page.model_dump(exclude={"document_sha256"}))
+
+
+def page_place(memory: Blob, page_id: str | None) -> int:
+    """Where a page stands in a memory; None names the only one.
+
+    Raises:
+        PageNotFoundError: The memory has no page of that id.
+        InputError: None is named and there are several.
+    """
+    ids = [page.page_id for page in memory.info.pages]
+    if page_id is None and len(ids) == 1:
+        return 0
+    if page_id is None:
+        raise InputError(f"the memory has {len(ids)} pages: name one of {', '.join(ids)}")
+    if page_id not in ids:
+        raise PageNotFoundError("the memory has no page of this id")
+    return ids.index(page_id)
+
+
+def without_page(page_id: str, memory: Blob) -> Pages:
+    """All pages but one.
+
+    Raises:
+        PageNotFoundError: The memory has no page of that id.
+        InputError: It has no other.
+    """
+    pages, left_out = memory.info.pages, page_place(memory, page_id)
+    kept = [number for number in range(len(pages)) if number != left_out]
+    if not kept:
+        raise InputError("the memory has no other page; delete the memory itself")
+    return memory.memory[kept], tuple(pages[number] for number in kept)

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.errors import EngineStoppedError, OverloadedError
@@ -27,6 +27,8 @@ from service.streams import EVENT_STREAM, event_stream, while_there
 from service.telemetry import CONTENT_TYPE
 
 MemoryPath = Annotated[str, Path(description="A memory's handle.", examples=[EXAMPLE_ID])]
+
+SAFETENSORS = "application/vnd.safetensors"
 
 PagePath = Annotated[str, Path(description="A page's id.", examples=[EXAMPLE_PAGE_ID])]
 
@@ -83,6 +85,28 @@ async def read(body: ReadRequest, request: Request) -> ReadResponse | Response:
 async def show(memory_id: MemoryPath, request: Request) -> MemoryInfo:
     """What is known of a memory."""
     return await state_of(request).memories.show(memory_id)
+
+
+@router.get(
+    "/memories/{memory_id}/prompt-embeds",
+    tags=["memories"],
+    response_class=Response,
+    responses={
+        200: {"content": {SAFETENSORS: {}}, "description": "A safetensors file"},
+        **_problems(404, 409, 422, 503),
+    },
+)
+async def prompt_embeds(
+    memory_id: MemoryPath,
+    request: Request,
+    page: Annotated[str | None, Query(description="Which page, where there are several.")] = None,
+) -> Response:
+    """A memory as other engines read it: safetensors with the tensor `prompt_embeds`, `(m, d)`.
+
+    It stands for the document before the embeddings of a query, and is as secret as the document.
+    """
+    content = await state_of(request).memories.prompt_embeds(memory_id, page)
+    return Response(content, media_type=SAFETENSORS)
 
 
 @router.delete(

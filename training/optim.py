@@ -86,7 +86,7 @@ def build_optimizers(model: nn.Module, settings: Optimizer) -> list[TorchOptimiz
     for name, parameter in model.named_parameters():
         if name == "log_inner_learning_rate":
             inner_rates.append(parameter)
-        elif settings.name == "muon" and _is_block_matrix(name, parameter):
+        elif settings.name == "muon" and _is_inner_matrix(name, parameter):
             matrices.append(parameter)
         else:
             rest.append(parameter)
@@ -132,6 +132,11 @@ def set_rates(optimizers: Iterable[TorchOptimizer], factor: float) -> None:
             group["lr"] = group["full_lr"] * factor
 
 
-def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """A matrix of the transformer's blocks, whose names carry the block's number."""
-    return parameter.ndim == 2 and any(part.isdigit() for part in name.split("."))
+def _is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """A matrix of the transformer's blocks, whose names carry the block's number, or memory's map.
+
+    AdamW's steps on a wide map, equal in all its elements, would be far too long.
+    """
+    parts = name.split(".")
+    inner = parts[0] == "memory_projection" or any(part.isdigit() for part in parts)
+    return parameter.ndim == 2 and inner

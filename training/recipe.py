@@ -74,7 +74,7 @@ class Optimizer(Table):
     """The outer loop's optimizer."""
 
     name: Literal["adamw", "muon"]
-    "`muon` takes Muon for the matrices of the blocks and AdamW for the rest."
+    "`muon` takes Muon for matrices of blocks and of the memory's map, and AdamW for the rest."
     learning_rate: float = Field(gt=0)
     "AdamW's rate."
     muon_learning_rate: float = Field(default=2e-3, gt=0)

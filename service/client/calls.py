@@ -116,6 +116,12 @@ def show(memory_id: str) -> Call[MemoryInfo]:
     return Call("GET", _memory_path(memory_id), MemoryInfo.model_validate_json)
 
 
+def prompt_embeds(memory_id: str, page_id: str | None) -> Call[bytes]:
+    """`GET /memories/{id}/prompt-embeds`."""
+    query = "" if page_id is None else f"?page={_quoted(page_id)}"
+    return Call("GET", f"{_memory_path(memory_id)}/prompt-embeds{query}", bytes)
+
+
 def delete(memory_id: str) -> Call[None]:
     """`DELETE /memories/{id}`."""
     return Call("DELETE", _memory_path(memory_id), _nothing)

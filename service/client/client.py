@@ -104,6 +104,20 @@ class Client:
         """
         return self._send(calls.show(memory_id))
 
+    def prompt_embeds(self, memory_id: str, page_id: str | None = None) -> bytes:
+        """A memory as other engines read it: a safetensors file with `prompt_embeds`, `(m, d)`.
+
+        Args:
+            memory_id: The memory's handle.
+            page_id: Which page of it, where it has several.
+
+        Raises:
+            InvalidRequest: The memory has several pages and none is named.
+            NotFound: No memory has that id, or no page of it.
+            Conflict: The memory was written by another checkpoint.
+        """
+        return self._send(calls.prompt_embeds(memory_id, page_id))
+
     def delete(self, memory_id: str) -> None:
         """Delete a memory for good.
 
@@ -191,6 +205,10 @@ class AsyncClient:
     async def show(self, memory_id: str) -> MemoryInfo:
         """See `Client.show`."""
         return await self._send(calls.show(memory_id))
+
+    async def prompt_embeds(self, memory_id: str, page_id: str | None = None) -> bytes:
+        """See `Client.prompt_embeds`."""
+        return await self._send(calls.prompt_embeds(memory_id, page_id))
 
     async def delete(self, memory_id: str) -> None:
         """See `Client.delete`."""
