@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from gradmem_core.checkpoint import Task
 from gradmem_core.errors import DataError, RecipeError
 from gradmem_core.tokenizer import Tokenizer
@@ -38,7 +40,10 @@ class Asked:
 
 
 class BabiTask(FileTask):
-    """Stories with one question each; the size is the number of statements before the question.
+    """Stories; the size is the number of statements before the question.
+
+    The first question is bAbI's. Others, where they are wanted, begin a statement and ask for the
+    rest of the last one that begins so: they tell training more of each story than one word.
 
     Named `babi` for QA1 to QA5 in equal shares, or with the numbers of those that it takes, for
     instance `babi-1-4`.
@@ -59,6 +64,13 @@ class BabiTask(FileTask):
         self._data = data
         numbers = [int(part) for part in name.split("-")[1:]]
         self._kinds: Sequence[int] = numbers or KINDS
+
+    def sample(
+        self, rng: np.random.Generator, *, size: int, queries: int, split: Split = "train"
+    ) -> Example:
+        """Draw a story of at most `size` statements, from each kind equally often."""
+        drawn = super().sample(rng, size=size, queries=1, split=split)
+        return Example(drawn.context, drawn.questions + _begun(rng, drawn.context, queries - 1))
 
     def groups(self, split: Split) -> list[list[Item]]:
         """The items of each kind of story; whole stories are held out for selection."""
@@ -129,6 +141,19 @@ def read_stories(path: Path) -> Iterator[Asked]:
             statements.append(text)
         else:
             yield Asked(story, tuple(statements), text, answer.strip())
+
+
+def _begun(rng: np.random.Generator, story: str, count: int) -> list[Question]:
+    """Questions for the rest of statements."""
+    statements = [f"{one}{STOP}".split() for one in story.split(STOP) if one.strip()]
+    questions = []
+    for _ in range(count):
+        words = statements[rng.integers(len(statements))]
+        beginning = words[: rng.integers(1, len(words))]
+        last = next(one for one in reversed(statements) if one[: len(beginning)] == beginning)
+        rest = " ".join(last[len(beginning) :])
+        questions.append(Question(" ".join(beginning), rest, rest.removesuffix(STOP)))
+    return questions
 
 
 def _example(one: Asked) -> Example:

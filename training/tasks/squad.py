@@ -22,7 +22,9 @@ from training.tasks.base import Example, Question
 from training.tasks.files import FileTask, Item, held_out, no_tokenizer, text_of
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
-"Between sentences; an answer that is cut by it shows that it was none."
+"Between sentences."
+ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Gen|Lt|vs|No)\.$")
+"What ends no sentence, for all its full stop."
 FILES: dict[bool, tuple[str, ...]] = {
     True: ("valid.jsonl", "dev-v1.1.json"),
     False: ("train.jsonl", "train-v1.1.json"),
@@ -116,7 +118,11 @@ def sentence_of(one: Asked) -> str:
     """The sentence of a paragraph that holds the first answer; more where the answer spans them."""
     place = one.context.index(one.answers[0])
     end = place + len(one.answers[0])
-    cuts = [match.end() for match in SENTENCE_END.finditer(one.context)]
+    cuts = [
+        match.end()
+        for match in SENTENCE_END.finditer(one.context)
+        if not ABBREVIATION.search(one.context[: match.start()])
+    ]
     first = max((cut for cut in cuts if cut <= place), default=0)
     last = min((cut for cut in cuts if cut >= end), default=len(one.context))
     return one.context[first:last].strip()
