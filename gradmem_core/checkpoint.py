@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -52,13 +52,6 @@ class Task(BaseModel):
     "A query of that document."
     example_answer: str
     "The right answer to it."
-
-    @field_validator("query_template")
-    @classmethod
-    def _one_query(cls, template: str) -> str:
-        if template.count(QUERY) != 1:
-            raise ValueError(f"the template must hold {QUERY} once")
-        return template
 
 
 class ExternalBackbone(BaseModel):
@@ -154,11 +147,14 @@ def save_checkpoint(
 
 
 def check_template(tokenizer: Tokenizer, template: str, config: MemoryConfig) -> None:
-    """Refuse a query template that leaves no room for a query.
+    """Refuse a query template that has no place or no room for a query.
 
     Raises:
-        CheckpointError: It has `max_query_tokens` or more, or characters outside the vocabulary.
+        CheckpointError: It holds QUERY not exactly once, has `max_query_tokens` or more, or has
+            characters outside the vocabulary.
     """
+    if template.count(QUERY) != 1:
+        raise CheckpointError(f"the query template must hold {QUERY} once")
     try:
         tokens = len(tokenizer.encode_query("", template))
     except UnknownCharactersError as error:

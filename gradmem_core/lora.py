@@ -28,7 +28,10 @@ def add_lora(model: nn.Module, rank: int, *, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds that few need
 
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear")
+    transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())  # GPT-2
+    config = LoraConfig(
+        r=rank, lora_alpha=rank, target_modules="all-linear", fan_in_fan_out=transposed
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)

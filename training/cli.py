@@ -13,6 +13,7 @@ from training.bench import bench
 from training.cli_pretrained import import_gguf, init
 from training.measure import Grid, measure
 from training.measure_records import Plan, measure_records, parse_shape
+from training.measure_text import TextPlan, measure_text
 from training.parallel import leave
 from training.recipe import load_recipe
 from training.report import checkpoint_tables
@@ -25,6 +26,7 @@ from training.results import (
 from training.runs import read_curve
 from training.seeds import stream
 from training.tables_records import records_tables
+from training.tables_text import text_tables
 from training.tasks import task_by_name
 from training.trainer import Trainer
 from training.writers import WriteSteps
@@ -146,7 +148,8 @@ def evaluate(
             save_result(output, result)
     except GradMemError as error:
         _fail(error)
-    table = checkpoint_tables([ResultFile(checkpoint, result)])
+    measured = [ResultFile(checkpoint, result)]
+    table = text_tables(measured) or checkpoint_tables(measured)
     typer.echo(as_json(result) if json_out else table, nl=not json_out)
 
 
@@ -187,6 +190,40 @@ def evaluate_records(
     except GradMemError as error:
         _fail(error)
     typer.echo(records_tables([ResultFile(checkpoint, result)]))
+
+
+@app.command()
+def reconstruct(
+    checkpoint: Annotated[str, typer.Argument(help="A folder, or the name of a bundled one.")],
+    data: Annotated[Path, typer.Option(help="Folder with test.txt.")],
+    tokens: Annotated[str, typer.Option(help="Lengths of the texts.")] = "16,32,64",
+    steps: Annotated[str, typer.Option(help="Write steps (K).")] = "1,2,5,10,20",
+    pieces: Annotated[int, typer.Option(min=1, help="Texts of each length.")] = 8,
+    adam: Annotated[
+        bool, typer.Option("--adam", help="Write by Adam at a rate of 0.02, for what is untrained.")
+    ] = False,
+    query: Annotated[
+        str | None, typer.Option(help="Decode after this query; right behind the memory without.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the test split.")] = 7,
+    output: Annotated[Path | None, typer.Option(help="Result file (JSON) to write.")] = None,
+) -> None:
+    """Measure how many tokens of a text greedy decoding recovers from its memory."""
+    try:
+        plan = TextPlan(
+            data=data,
+            tokens=[_number("--tokens", part) for part in tokens.split(",")],
+            write_steps=[_number("--steps", part) for part in steps.split(",")],
+            pieces=pieces,
+            inner="adam" if adam else "gradient",
+            query=query,
+        )
+        result = measure_text(checkpoint, plan, seed=seed, command=this_command())
+        if output:
+            save_result(output, result)
+    except GradMemError as error:
+        _fail(error)
+    typer.echo(text_tables([ResultFile(checkpoint, result)]))
 
 
 app.command()(bench)
@@ -231,7 +268,7 @@ def report(
     try:
         if files:
             loaded = [load_result(path) for path in files]
-            typer.echo(records_tables(loaded) or checkpoint_tables(loaded))
+            typer.echo(records_tables(loaded) or text_tables(loaded) or checkpoint_tables(loaded))
         else:
             report_of(load_results(results)).save(output)
             typer.echo(output)

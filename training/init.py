@@ -84,7 +84,7 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
         name=folder.name,
         model=model,
         tokenizer=tokenizer,
-        task=type(card).model_validate(card.model_dump() | fields),
+        task=card.model_copy(update=fields),
         card=CARD.format(
             name=folder.name,
             backbone=origin.backbone.resolve().name,

@@ -54,7 +54,7 @@ class Measured:
 
 
 def measured(files: Iterable[ResultFile]) -> list[Measured]:
-    """Every cell of the accuracy files, in a fixed order.
+    """Every cell of the accuracy files on pairs, in a fixed order.
 
     What was measured more than once counts once: over most contexts, and then the latest.
 
@@ -65,7 +65,7 @@ def measured(files: Iterable[ResultFile]) -> list[Measured]:
     every = [
         Measured(file, file.result, cell)
         for file in files
-        if isinstance(file.result, Accuracy)
+        if isinstance(file.result, Accuracy) and file.result.task == KeyValueTask.name
         for cell in file.result.cells
     ]
     for one in sorted(every, key=lambda m: (m.cell.contexts, m.result.date, m.file.name)):

@@ -22,6 +22,7 @@ from training.published import SETTING, SOURCE
 from training.results import Accuracy, RecordsKind, ResultFile, StepTime, seeds_of
 from training.tables import Table
 from training.tables_records import by_kind, by_training
+from training.tables_text import answers, reconstruction
 
 PICTURES = "pictures"
 "Folder of the pictures, beside the page."
@@ -124,6 +125,7 @@ def report(files: Sequence[ResultFile]) -> Report:
         ),
         _training(files),
         *_records(files),
+        *_language(files),
     ]
     page = "\n".join([HEAD, *(_rendered(section) for section in sections)])
     shown = {n: data for section in sections for n, data in section.pictures.items() if data}
@@ -239,6 +241,28 @@ def _records(files: Sequence[ResultFile]) -> list[Section]:
         by_training(files),
     )
     return [*sections, grown]
+
+
+def _language(files: Sequence[ResultFile]) -> list[Section]:
+    """Stories and prose."""
+    return [
+        _section(
+            "Questions about stories and prose",
+            "bAbI (`babi-1` is QA1) and SQuAD: normalised exact match and F1 of free greedy"
+            " generation. `full-context`, `first-tokens` (as many tokens of the text as the memory"
+            " has vectors) and `no-context` of a checkpoint of GradMem are its backbone, with no"
+            " training of their own. State floats of `full-context` are those of the longest"
+            " context's keys and values.",
+            answers(files),
+        ),
+        _section(
+            "Texts in memory",
+            "Share (%) of a text's tokens that greedy decoding recovers from its memory, each in"
+            " its place; in brackets the share predicted teacher-forced. Texts are pieces of"
+            " WikiText.",
+            reconstruction(files),
+        ),
+    ]
 
 
 def _training(files: Sequence[ResultFile]) -> Section:

@@ -32,9 +32,9 @@ class Cell(Strict):
     "Mean number of write steps over the contexts."
     blob: BlobDtype | None
     "Kind of blob that the states went through; null where they were read as written."
-    state_floats: Count
+    state_floats: Annotated[int, Field(ge=0)]
     "Numbers kept for one context."
-    state_bytes: Count
+    state_bytes: Annotated[int, Field(ge=0)]
     "Their bytes."
     exact_match: Share
     "Share of the queries answered with exactly the right value."
@@ -186,7 +186,44 @@ class RecordsResult(Header):
     "The measurements."
 
 
-Result = Accuracy | Curve | StepTime | RecordsResult
+class TextCell(Strict):
+    """How much of texts of one length memories hold, at one number of write steps."""
+
+    tokens: Count
+    "Tokens of each text."
+    pieces: Count
+    "Texts written."
+    write_steps: Count
+    "Write steps (K)."
+    recovered: Share
+    "Share of the tokens that greedy decoding says, each in its place."
+    recall: Share
+    "Share of the tokens predicted, teacher-forced, by the model as it writes."
+    loss: Annotated[float, Field(ge=0)]
+    "Reconstruction loss, nats per token."
+
+
+class TextResult(Header):
+    """What `gradmem-train reconstruct` measured of one checkpoint (test split)."""
+
+    kind: Literal["text"] = "text"
+    checkpoint: str
+    "Its name."
+    fingerprint: str
+    "Its fingerprint."
+    training: Training | None
+    "How it was trained; null for one that was not."
+    memory_tokens: Count
+    "Vectors in a memory (m)."
+    inner: Literal["gradient", "adam"]
+    "How memories were written: by the checkpoint's own steps, or by Adam at a rate of 0.02."
+    query: str | None
+    "What stood between memory and answer; null for nothing."
+    cells: Annotated[tuple[TextCell, ...], Field(min_length=1)]
+    "The measurements."
+
+
+Result = Accuracy | Curve | StepTime | RecordsResult | TextResult
 _RESULT: TypeAdapter[Result] = TypeAdapter(Annotated[Result, Field(discriminator="kind")])
 
 

@@ -133,7 +133,7 @@ def load_writer(reference: str | Path) -> LoadedWriter:
     if (Path(reference) / WRITER).is_file():
         return _load_baseline(Path(reference))
     checkpoint = load_checkpoint(reference)
-    training = _load_training(find_checkpoint(reference))
+    training = training_of(reference)
     return LoadedWriter(
         name=checkpoint.name,
         fingerprint=checkpoint.fingerprint,
@@ -141,6 +141,15 @@ def load_writer(reference: str | Path) -> LoadedWriter:
         form=TextFormat(checkpoint.tokenizer, checkpoint.task),
         training=training,
     )
+
+
+def training_of(reference: str | Path) -> Training | None:
+    """How a checkpoint was trained, where that is known.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or its record is damaged.
+    """
+    return _load_training(find_checkpoint(reference))
 
 
 def _load_baseline(folder: Path) -> LoadedWriter:

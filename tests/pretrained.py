@@ -1,0 +1,85 @@
+"""Tiny model folders as Hugging Face's libraries write them, for tests of pretrained backbones."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+TEXT = (
+    "The tower was built in 1889. The river runs through the old town. Question: Where is the"
+    " bridge? Answer: It stands near the market.\nText: the quick brown fox\n"
+)
+CHAT = (
+    "{% for message in messages %}<|user|>{{ message['content'] }}<|end|>{% endfor %}<|assistant|>"
+)
+SMALL = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+LLAMA = SMALL | {"intermediate_size": 32, "num_key_value_heads": 1, "max_position_embeddings": 160}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama", "tie_word_embeddings": False, **LLAMA},
+    "llama-tied": {"model_type": "llama", "tie_word_embeddings": True, **LLAMA},
+    "mistral": {"model_type": "mistral", "sliding_window": None, **LLAMA},
+    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True, **LLAMA},
+    "qwen3": {"model_type": "qwen3", "head_dim": 8, **LLAMA},
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": 320,
+        "n_embd": 16,
+        "n_layer": 3,
+        "n_head": 2,
+        "n_positions": 160,
+    },
+    "gpt_neox": {
+        "model_type": "gpt_neox",
+        "intermediate_size": 32,
+        "max_position_embeddings": 160,
+        **SMALL,
+    },
+}
+"Settings of one model each, with the head tied to the embeddings and not."
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE, as these families have it, with tokens of a conversation."""
+    fast = FastTokenizer(models.BPE())
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=310,
+        special_tokens=["<|end|>", "<|user|>", "<|assistant|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    fast.train_from_iterator([TEXT], trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        eos_token="<|end|>",
+        pad_token="<|end|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"],
+    )
+    wrapped.chat_template = CHAT
+    return wrapped
+
+
+def model_folder(folder: Path, family: str = "llama-tied", **changes: Any) -> Path:
+    """Write a folder with a model of random weights and its tokenizer."""
+    settings = {"initializer_range": 0.2, **FAMILIES.get(family, {}), **changes}
+    kind = settings.pop("model_type")
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(ends | settings)))
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def text_folder(folder: Path) -> Path:
+    """Write a folder with plain text to train on and to measure with."""
+    folder.mkdir()
+    words = TEXT.split()
+    lines = [" ".join(words[i % 20 :] + words[: i % 20]) for i in range(60)]
+    (folder / "valid.txt").write_text("\n".join(lines))
+    (folder / "test.txt").write_text("\n".join(lines[:20]))
+    return folder

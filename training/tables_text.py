@@ -1,0 +1,69 @@
+"""Tables of docs/RESULTS.md about natural language."""
+
+from collections.abc import Iterable
+
+from training.measured import by_steps
+from training.published import LANGUAGE, SOURCE
+from training.results import Accuracy, ResultFile, TextResult
+from training.tables import Table
+from training.tasks import KeyValueTask
+
+OTHER = (KeyValueTask.name,)
+"Tasks with tables of their own."
+WRITTEN = {"gradient": "the checkpoint's steps", "adam": "Adam, 0.02"}
+
+
+def reconstruction(files: Iterable[ResultFile]) -> Table:
+    """Tokens recovered by greedy decoding, with the teacher-forced share in brackets, against K."""
+    results = [(file, file.result) for file in files if isinstance(file.result, TextResult)]
+    steps = sorted({cell.write_steps for _, one in results for cell in one.cells})
+    head = ["checkpoint", "vectors", "tokens", "texts", "written by", "decoded after"]
+    table = Table([*head, *(f"K = {k}" for k in steps)])
+    for file, one in results:
+        after = "the memory" if one.query is None else f"`{one.query}`"
+        for tokens in sorted({cell.tokens for cell in one.cells}):
+            cells = {cell.write_steps: cell for cell in one.cells if cell.tokens == tokens}
+            texts = max(cell.pieces for cell in cells.values())
+            place = [f"`{one.checkpoint}`", str(one.memory_tokens), str(tokens), str(texts)]
+            figures = [
+                f"{100 * cells[k].recovered:.0f} ({100 * cells[k].recall:.0f})"
+                if k in cells
+                else ""
+                for k in steps
+            ]
+            table.add([*place, WRITTEN[one.inner], after, *figures], [file])
+    return table
+
+
+def answers(files: Iterable[ResultFile]) -> Table:
+    """Exact match and F1 on stories and prose, beside what was published."""
+    head = ["task", "writer", "checkpoint", "size up to", "K", "questions", "state floats"]
+    table = Table([*head, "contexts of training", "exact match", "F1"])
+    found = [
+        (file, file.result, cell)
+        for file in files
+        if isinstance(file.result, Accuracy) and file.result.task not in OTHER
+        for cell in file.result.cells
+    ]
+    order = sorted(
+        found, key=lambda one: (one[1].task, one[1].writer, by_steps(one[2].write_steps))
+    )
+    for task in sorted({result.task for _, result, _ in found}):
+        for writer, figure in LANGUAGE.get(task, {}).items():
+            published = [task, f"{writer}, {SOURCE}", "GPT-2", "", "", "", "", ""]
+            table.add([*published, f"{figure:.1f}", ""], [])
+        for file, result, cell in order:
+            if result.task == task:
+                took = f"{result.training.contexts:,}" if result.training else "none"
+                figures = [f"{100 * cell.exact_match:.1f}", f"{100 * (cell.f1 or 0):.1f}"]
+                name = [task, result.writer, f"`{result.checkpoint}`", str(cell.size)]
+                counts = [str(cell.write_steps), str(cell.contexts * result.queries)]
+                table.add([*name, *counts, f"{cell.state_floats:,}", took, *figures], [file])
+    return table
+
+
+def text_tables(files: Iterable[ResultFile]) -> str:
+    """All tables of one or more measurements (Markdown); empty where there are none."""
+    files = list(files)
+    tables = [reconstruction(files), answers(files)]
+    return "\n\n".join(table.markdown for table in tables if table.files)
