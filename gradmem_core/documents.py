@@ -100,8 +100,6 @@ def read_query(checkpoint: Checkpoint, text: str) -> list[int]:
             raise EmptyQueryError("the query is empty; send a key")
         text = canonical_query(text)
     check_query(config, tokenizer.fewest_tokens(text))
-    if not text:
-        raise EmptyQueryError("the query is empty; send at least one character")
     ids = tokenizer.encode_query(text, checkpoint.task.query_template)
     check_query(config, len(ids))
     return ids

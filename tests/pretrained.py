@@ -13,7 +13,9 @@ TEXT = (
     " bridge? Answer: It stands near the market.\nText: the quick brown fox\n"
 )
 CHAT = (
-    "{% for message in messages %}<|user|>{{ message['content'] }}<|end|>{% endfor %}<|assistant|>"
+    "{% for message in messages %}"
+    "<|user|>{{ message['content'] }}<|endoftext|>"
+    "{% endfor %}<|assistant|>"
 )
 SMALL = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
 LLAMA = SMALL | {"intermediate_size": 32, "num_key_value_heads": 1, "max_position_embeddings": 160}
@@ -48,15 +50,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     fast.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=310,
-        special_tokens=["<|end|>", "<|user|>", "<|assistant|>"],
+        special_tokens=["<|endoftext|>", "<|user|>", "<|assistant|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     fast.train_from_iterator([TEXT], trainer)
-    wrapped = PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=fast,
-        eos_token="<|end|>",
-        pad_token="<|end|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
         additional_special_tokens=["<|user|>", "<|assistant|>"],
     )
     wrapped.chat_template = CHAT
@@ -69,7 +71,8 @@ def model_folder(folder: Path, family: str = "llama-tied", **changes: Any) -> Pa
     kind = settings.pop("model_type")
     torch.manual_seed(0)
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(ends | settings)))
+    config = AutoConfig.for_model(kind, **(ends | settings))
+    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder

@@ -20,7 +20,7 @@ from training.measure import Grid, measure
 from training.recipe import Recipe, load_recipe
 from training.trainer import Trainer
 from training.writers import load_writer
-from training.writers.rivals import RIVALS
+from training.writers.rivals import RIVALS, rival_of
 
 CONFIG = MemoryConfig(
     memory_tokens=3,
@@ -119,25 +119,25 @@ def test_training_differentiates_through_write_into_the_adapters(tmp_path: Path)
     adapters = [one for name, one in model.named_parameters() if is_lora(name)]
     with torch.no_grad():
         for adapter in adapters:
-            adapter.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
+            adapter.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
 
     def loss() -> torch.Tensor:
         memory = write(model, IDS, LENGTHS, 2, create_graph=True).memory
         return read(model, memory, IDS[:, None]).log_softmax(dim=-1)[..., 5].mean()
 
-    loss().backward()
+    loss().backward()  # type: ignore[no-untyped-call]
     assert all(one.grad is None for name, one in model.named_parameters() if ".base_layer." in name)
     norm = torch.stack([one.grad.square().sum() for one in adapters if one.grad is not None])
     expected = norm.sum().sqrt()
     assert expected > 1e-4
     ways = [one.grad / expected for one in adapters if one.grad is not None]
     losses = []
-    for step in (0.01, -0.02):
+    for step in (1e-4, -2e-4):
         with torch.no_grad():
             for adapter, way in zip(adapters, ways, strict=True):
                 adapter.add_(way, alpha=step)
         losses.append(float(loss().detach()))
-    assert (losses[0] - losses[1]) / 0.02 == pytest.approx(float(expected), rel=0.05)
+    assert (losses[0] - losses[1]) / 2e-4 == pytest.approx(float(expected), rel=0.05)
 
 
 def test_a_trained_write_side_is_a_small_checkpoint_on_the_same_backbone(tmp_path: Path) -> None:
@@ -213,8 +213,6 @@ def test_rivals_are_measured_on_the_same_backbone(tmp_path: Path, rival: str | N
 
 
 def test_keeping_the_first_tokens_is_reading_them_alone(tmp_path: Path) -> None:
-    from training.writers.rivals import rival_of
-
     made(tmp_path)
     writer = load_writer(tmp_path / "start").writer
     first = rival_of("first-tokens", writer)
@@ -291,9 +289,11 @@ def test_chat_templates_keep_their_special_tokens_to_themselves(tmp_path: Path) 
     init_checkpoint(tmp_path / "start", origin, CONFIG, seed=0)
     checkpoint = load_checkpoint(tmp_path / "start")
     template = checkpoint.task.query_template
-    assert template == "<|user|>{query}<|end|><|assistant|>"
-    user, end, assistant = checkpoint.tokenizer.ids_of(["<|user|>", "<|end|>", "<|assistant|>"])
-    ids = checkpoint.tokenizer.encode_query("a<|end|>b", template)
+    assert template == "<|user|>{query}<|endoftext|><|assistant|>"
+    user, end, assistant = checkpoint.tokenizer.ids_of(
+        ["<|user|>", "<|endoftext|>", "<|assistant|>"]
+    )
+    ids = checkpoint.tokenizer.encode_query("a<|endoftext|>b", template)
     assert (ids[0], ids[-2:]) == (user, [end, assistant])
     assert not {user, end, assistant} & set(ids[1:-2])
-    assert checkpoint.tokenizer.decode(ids[1:-2]) == "a<|end|>b"
+    assert checkpoint.tokenizer.decode(ids[1:-2]) == "a<|endoftext|>b"

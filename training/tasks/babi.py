@@ -42,8 +42,8 @@ class Asked:
 class BabiTask(FileTask):
     """Stories; the size is the number of statements before the question.
 
-    The first question is bAbI's. Others, where they are wanted, begin a statement and ask for the
-    rest of the last one that begins so: they tell training more of each story than one word.
+    The first question is bAbI's. Where more are wanted, every second one begins a statement and asks
+    for the rest of the last one that begins so, which tells training more of a story than one word.
 
     Named `babi` for QA1 to QA5 in equal shares, or with the numbers of those that it takes, for
     instance `babi-1-4`.
@@ -70,7 +70,9 @@ class BabiTask(FileTask):
     ) -> Example:
         """Draw a story of at most `size` statements, from each kind equally often."""
         drawn = super().sample(rng, size=size, queries=1, split=split)
-        return Example(drawn.context, drawn.questions + _begun(rng, drawn.context, queries - 1))
+        begun = _begun(rng, drawn.context, queries // 2)
+        questions = [begun[n // 2] if n % 2 else drawn.questions[0] for n in range(queries)]
+        return Example(drawn.context, questions)
 
     def groups(self, split: Split) -> list[list[Item]]:
         """The items of each kind of story; whole stories are held out for selection."""

@@ -1,0 +1,242 @@
+"""A Hugging Face folder, or a GGUF file, becomes a served memory by documented commands."""
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from typer.testing import CliRunner
+
+from gradmem_core.checkpoint import load_checkpoint
+from gradmem_core.decode import prefill
+from gradmem_core.export import as_prompt_embeds
+from service.app import create_app
+from service.cli import app as service_cli
+from service.client import Client, InvalidRequest, NotFound
+from service.settings import Settings
+from tests.pretrained import TEXT, model_folder, text_folder, tokenizer
+from tests.service.conftest import running
+from training.cli import app as training_cli
+from training.results import TextResult, load_result
+
+DOCUMENT = "The tower was built in 1889."
+SMALL = (
+    *("--set", "budget_tokens=60", "--set", "threads=1", "--set", "curriculum.stages=[{size=5}]"),
+    *("--set", "batch.contexts=2", "--set", "batch.micro_batch=2", "--set", "evaluation.sizes=[5]"),
+)
+
+
+def run(*arguments: str | Path) -> str:
+    """Run `gradmem-train`; what it printed."""
+    result = CliRunner().invoke(training_cli, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def initialised(tmp_path: Path, *options: str) -> Path:
+    folder = model_folder(tmp_path / "model", "llama")
+    limits = ("--max-context-tokens", "60", "--max-query-tokens", "40", "--max-answer-tokens", "9")
+    run(
+        *("init", "--backbone", folder, "--output", tmp_path / "start", "--memory-tokens", "4"),
+        *(*limits, *options),
+    )
+    return tmp_path / "start"
+
+
+def served(tmp_path: Path, checkpoint: Path) -> Settings:
+    return Settings(
+        checkpoints=[str(checkpoint)], store_url=f"sqlite:///{tmp_path}/m.db", threads=1
+    )
+
+
+def test_a_folder_is_initialised_trained_and_served(tmp_path: Path) -> None:
+    start = initialised(tmp_path, "--write-lora-rank", "2")
+    data = text_folder(tmp_path / "data")
+    paths = ("--set", f"start={start}", "--set", f"data={data}")
+    run("fit", "text", *paths, *SMALL, "--output", tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoint"
+    settings = served(tmp_path, checkpoint)
+    with running(create_app(settings)) as url, Client(url) as client:
+        written = client.write(DOCUMENT, steps=3)
+        assert written.losses[-1] < written.losses[0]
+        answer = client.read(written.memory_id, "Text:")
+        assert answer.answer == (answer.answer or "").strip()
+        with pytest.raises(InvalidRequest, match="no token"):
+            client.read(written.memory_id, "")
+        with pytest.raises(InvalidRequest, match="at most 40"):
+            client.read(written.memory_id, "quite " * 40)
+    evaluated = run(
+        *("evaluate", checkpoint, "--data", data, "--sizes", "5", "--contexts", "4"),
+        *("--queries", "1"),
+    )
+    assert "| text | gradmem |" in evaluated
+    assert "K = 2" in run(
+        *("reconstruct", checkpoint, "--data", data, "--tokens", "8", "--steps", "1,2"),
+        *("--pieces", "3", "--query", "Text:"),
+    )
+
+
+def test_adam_writes_an_untrained_memory_better_with_more_steps(tmp_path: Path) -> None:
+    start = initialised(tmp_path)
+    data = text_folder(tmp_path / "data")
+    output = tmp_path / "result.json"
+    run(
+        *("reconstruct", start, "--data", data, "--tokens", "6", "--steps", "1,60", "--adam"),
+        *("--pieces", "4", "--output", output),
+    )
+    result = load_result(output).result
+    assert isinstance(result, TextResult)
+    first, last = result.cells
+    assert last.loss < first.loss
+    assert last.recovered >= first.recovered
+
+
+def test_an_exported_memory_reads_the_same_elsewhere(tmp_path: Path) -> None:
+    start = initialised(tmp_path)
+    with running(create_app(served(tmp_path, start))) as url, Client(url) as client:
+        memory_id = client.write(DOCUMENT).memory_id
+        file = tmp_path / "memory.safetensors"
+        arguments = ["export", memory_id, "--prompt-embeds", str(file), "--url", url]
+        assert CliRunner().invoke(service_cli, arguments).exit_code == 0
+        answer = client.read(memory_id, "Text:", max_new_tokens=9)
+        page = client.show(memory_id).pages[0].page_id
+        assert client.prompt_embeds(memory_id, page) == file.read_bytes()
+        with pytest.raises(NotFound):
+            client.prompt_embeds(memory_id, "0" * 16)
+        with pytest.raises(NotFound):
+            client.prompt_embeds("mem_nothing")
+    assert file.stat().st_mode & 0o077 == 0
+    (name,) = tensors = load(file.read_bytes())
+    assert name == "prompt_embeds"
+    embeds = tensors[name]
+    assert embeds.shape == (4, 16)
+    checkpoint = load_checkpoint(start)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    query = checkpoint.tokenizer.encode_query("Text:", checkpoint.task.query_template)
+    asked = model.get_input_embeddings()(torch.tensor(query))
+    inputs = torch.cat([embeds, asked])[None]
+    said = model.generate(  # type: ignore[misc]
+        inputs_embeds=inputs, max_new_tokens=9, do_sample=False
+    )[0].tolist()
+    stop = checkpoint.stop_ids[0]
+    until = said.index(stop) if stop in said else len(said)
+    assert checkpoint.tokenizer.decode(said[:until]).strip() == answer.answer
+
+
+def test_what_is_exported_has_the_projection_applied(tmp_path: Path) -> None:
+    model = load_checkpoint(initialised(tmp_path)).model
+    assert model.memory_projection is not None
+    torch.nn.init.normal_(model.memory_projection.weight)
+    memory = torch.randn(4, 16)
+    embeds = load(as_prompt_embeds(model, memory))["prompt_embeds"]
+    assert not torch.allclose(embeds, memory)
+    cache = model.backbone.new_cache()
+    model.backbone.hidden(embeds[None], cache=cache)
+    (prefix,) = prefill(model, memory[None])
+    for (keys, _), (ours, _) in zip(prefix.layers, model.backbone.cached(cache), strict=True):
+        torch.testing.assert_close(keys, ours[0])
+
+
+def test_a_gguf_file_becomes_the_same_model(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", "llama")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    write_gguf(tmp_path / "tiny.gguf", model)
+    run("import-gguf", tmp_path / "tiny.gguf", tmp_path / "imported")
+    imported = AutoModelForCausalLM.from_pretrained(tmp_path / "imported")
+    assert not hasattr(imported.config, "quantization_config")
+    ids = torch.arange(30)[None]
+    torch.testing.assert_close(imported(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
+    run(
+        *("init", "--backbone", tmp_path / "imported", "--output", tmp_path / "start"),
+        *("--max-context-tokens", "40", "--max-query-tokens", "40"),
+    )
+    checkpoint = load_checkpoint(tmp_path / "start")
+    assert checkpoint.tokenizer.encode(TEXT) == tokenizer().encode(TEXT)
+
+
+def test_what_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF nothing")
+    for name in ("x.gguf", "y.gguf"):
+        arguments = ["import-gguf", str(tmp_path / name), str(tmp_path / "out")]
+        result = CliRunner().invoke(training_cli, arguments)
+        assert result.exit_code == 2
+        assert "cannot be read" in result.output
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--memory-tokens", "0"], "--memory-tokens"),
+        (["--task", "kv"], "pretrained"),
+        (["--layers", "9"], "3"),
+        (["--max-context-tokens", "400"], "160"),
+        (["--query-template", "nothing"], "{query}"),
+    ],
+)
+def test_init_refuses_what_cannot_work(tmp_path: Path, options: list[str], problem: str) -> None:
+    folder = model_folder(tmp_path / "model", "llama")
+    arguments = ["init", "--backbone", str(folder), "--output", str(tmp_path / "start")]
+    room = ["--max-context-tokens", "40", "--max-query-tokens", "40"]
+    result = CliRunner().invoke(training_cli, [*arguments, *room, *options])
+    assert result.exit_code == 2
+    assert problem in result.output
+    assert not (tmp_path / "start").exists()
+
+
+def write_gguf(path: Path, model: PreTrainedModel) -> None:
+    """Write a Llama and the tokenizer as llama.cpp's converter does."""
+    config, fast = model.config, tokenizer()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+    tokens = [str(fast.convert_ids_to_tokens(number)) for number in range(len(fast))]
+    tokens += [f"[unused{i}]" for i in range(config.vocab_size - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    merges = json.loads(fast.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_unk_token_id(0)
+    names = {
+        "model.embed_tokens": "token_embd",
+        "model.norm": "output_norm",
+        "lm_head": "output",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        array = tensor.numpy().astype(np.float32)
+        for part, count in heads.items():
+            if part in name:  # llama.cpp turns pairs that are next to each other
+                halves = array.reshape(count, 2, -1, array.shape[1])
+                array = halves.swapaxes(1, 2).reshape(array.shape)
+        short = name.replace("model.layers.", "blk.")
+        for theirs, ours in names.items():
+            short = short.replace(theirs, ours)
+        writer.add_tensor(short, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
