@@ -16,6 +16,8 @@ from training.results import (
     RecordsResult,
     StepTime,
     StepTimeRow,
+    TextCell,
+    TextResult,
 )
 from training.writers import Training, WriteSteps
 
@@ -66,7 +68,11 @@ def cell(
 
 
 def accuracy(
-    *cells: Cell, recipe: str = "tiny", seed: int = 1, writer: str = "gradmem"
+    *cells: Cell,
+    recipe: str = "tiny",
+    seed: int = 1,
+    writer: str = "gradmem",
+    task: str = "kv",
 ) -> Accuracy:
     return Accuracy(
         **HEADER,
@@ -74,7 +80,7 @@ def accuracy(
         fingerprint=f"{recipe}/{writer}/{seed}",
         writer=writer,
         training=training(recipe, seed=seed, writer=writer),
-        task="kv",
+        task=task,
         queries=2,
         cells=cells,
     )
@@ -110,6 +116,24 @@ def step_time() -> StepTime:
             )
             for name, speed, relative in rows
         ),
+    )
+
+
+def text() -> TextResult:
+    """Texts of 16 tokens at two numbers of write steps."""
+    cells = tuple(
+        TextCell(tokens=16, pieces=8, write_steps=k, recovered=0.25, recall=0.5, loss=2.0)
+        for k in (1, 5)
+    )
+    return TextResult(
+        **HEADER,
+        checkpoint="tiny",
+        fingerprint="tiny/text",
+        training=training("tiny"),
+        memory_tokens=8,
+        inner="gradient",
+        query=None,
+        cells=cells,
     )
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from gradmem_core.errors import InputError
 from gradmem_core.measurement import save_result
-from tests.training.made_up import accuracy, cell, curve, records, step_time
+from tests.training.made_up import accuracy, cell, curve, records, step_time, text
 from training import tables
 from training.cli import app
 from training.measured import curves, measured, step_times
@@ -35,6 +35,8 @@ EVERYTHING = files(
     curve("tiny"),
     step_time(),
     records(),
+    text(),
+    accuracy(cell(4, 2, 0.5), recipe="stories", task="babi-1"),
     curve("lists", task="records"),
 )
 
@@ -151,7 +153,7 @@ def test_a_curve_of_records_is_no_curve_of_pairs() -> None:
 
 def test_page_without_results_says_so_in_every_section() -> None:
     made = report([])
-    assert made.page.count(NOTHING) == made.page.count("\n## ") == 13
+    assert made.page.count(NOTHING) == made.page.count("\n## ") == 15
     assert "| --- |" not in made.page
     assert made.pictures == {}
 
@@ -164,7 +166,7 @@ def test_page_with_everything_has_every_picture_and_where_figures_come_from() ->
         assert f"(pictures/{name})" in made.page
         assert ET.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"
     assert b"contexts trained on (thousands)" in made.pictures["curves.svg"]
-    assert made.page.count("Abacus, 2 cores, 1 thread, torch 2.13.0") == 13
+    assert made.page.count("Abacus, 2 cores, 1 thread, torch 2.13.0") == 15
     assert "[0.json](results/0.json): `gradmem-train made-up`, commit c0ffee" in made.page
     assert "training seeds 1, 2, 3; 10 contexts of 2 queries" in made.page
 

@@ -42,8 +42,8 @@ class Asked:
 class BabiTask(FileTask):
     """Stories; the size is the number of statements before the question.
 
-    The first question is bAbI's. Where more are wanted, every second one begins a statement and asks
-    for the rest of the last one that begins so, which tells training more of a story than one word.
+    The first question is bAbI's. Where more are wanted, every second one begins a statement and
+    asks for the rest of the last one that begins so, which tells training more than one word does.
 
     Named `babi` for QA1 to QA5 in equal shares, or with the numbers of those that it takes, for
     instance `babi-1-4`.
