@@ -90,9 +90,7 @@ class Backbone(nn.Module):
             config = AutoConfig.for_model(settings["model_type"], **fields)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                    _without_dropout(config), attn_implementation=ATTENTION, dtype=torch.float32
-                )
+                model = _built(_without_dropout(config))
         except Exception as error:  # transformers has no base class for wrong settings
             raise CheckpointError(f"the backbone cannot be built: {error}") from error
         return cls(model)
@@ -158,9 +156,7 @@ class Backbone(nn.Module):
                 )
             config = _without_dropout(quantized.config)
             del config.quantization_config  # names a file that the new folder does not hold
-            model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                config, attn_implementation=ATTENTION, dtype=torch.float32
-            )
+            model = _built(config)
             model.load_state_dict(quantized.state_dict())
         except Exception as error:  # transformers and gguf have no base class for their errors
             raise CheckpointError(f"{file} cannot be read as GGUF: {error}") from error
@@ -188,9 +184,7 @@ class Backbone(nn.Module):
         config.num_hidden_layers = count
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:count]
-        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, attn_implementation=ATTENTION, dtype=torch.float32
-        )
+        model = _built(config)
         kept = model.state_dict().keys()
         state = self.causal_lm.state_dict()
         model.load_state_dict({name: state[name] for name in kept})
@@ -361,6 +355,14 @@ def _without_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _built(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of random weights, float32."""
+    model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        config, attn_implementation=ATTENTION, dtype=torch.float32
+    )
+    return cast("PreTrainedModel", model)
 
 
 def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:

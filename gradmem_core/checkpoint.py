@@ -202,7 +202,7 @@ def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint
     """
     folder = find_checkpoint(reference)
     manifest = read_manifest(folder)
-    backbone = backbone_folder(folder)
+    backbone = backbone_folder(folder, manifest)
     if manifest.backbone and backbone_digest(backbone) != manifest.backbone.sha256:
         raise CheckpointError(
             f"the backbone in {backbone} is not the one that {folder} was trained with"
@@ -229,14 +229,9 @@ def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint
     )
 
 
-def backbone_folder(checkpoint: Path) -> Path:
-    """The model folder of a checkpoint folder: its own, or the one that it names.
-
-    Raises:
-        CheckpointError: `gradmem.json` cannot be read.
-    """
-    external = read_manifest(checkpoint).backbone
-    return checkpoint / ("backbone" if external is None else external.path)
+def backbone_folder(checkpoint: Path, manifest: Manifest) -> Path:
+    """The model folder of a checkpoint folder: its own, or the one that its manifest names."""
+    return checkpoint / ("backbone" if manifest.backbone is None else manifest.backbone.path)
 
 
 def find_checkpoint(reference: str | Path) -> Path:

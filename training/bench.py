@@ -34,6 +34,7 @@ from gradmem_core.read import read
 from gradmem_core.unrolled import unrolled_steps
 from gradmem_core.write import write
 from training.batch import IGNORED, Batch, collate
+from training.problems import fail
 from training.recipe import Recipe, load_recipe
 from training.results import StepTime, StepTimeRow
 from training.seeds import stream
@@ -233,8 +234,7 @@ def bench(
         if output:
             save_result(output, result)
     except GradMemError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        fail(error)
     typer.echo(as_json(result), nl=False)
 
 

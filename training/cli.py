@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn, cast, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ from training.measure import Grid, measure
 from training.measure_records import Plan, measure_records, parse_shape
 from training.measure_text import TextPlan, measure_text
 from training.parallel import leave
+from training.problems import fail
 from training.recipe import load_recipe
 from training.report import checkpoint_tables
 from training.report import report as report_of
@@ -61,7 +62,7 @@ def fit(
         trainer = Trainer(loaded, folder)
         trainer.fit()
     except GradMemError as error:
-        _fail(error)
+        fail(error)
     finally:
         leave()
     if trainer.processes.first:
@@ -82,7 +83,7 @@ def sample(
     try:
         source = task_by_name(task, data)
     except GradMemError as error:
-        _fail(error)
+        fail(error)
     for number in range(count):
         drawn = source.sample(stream("train", seed, number), size=size, queries=queries)
         typer.echo(drawn.context)
@@ -135,7 +136,7 @@ def evaluate(
     """
     try:
         grid = Grid(
-            sizes=[_number("--pairs", part) for part in pairs.split(",")],
+            sizes=_numbers("--pairs", pairs),
             write_steps=[_steps(part) for part in steps.split(",")] if steps else None,
             blobs=[_blob(part) for part in blob.split(",")] if blob else [None],
             contexts=contexts,
@@ -147,7 +148,7 @@ def evaluate(
         if output:
             save_result(output, result)
     except GradMemError as error:
-        _fail(error)
+        fail(error)
     measured = [ResultFile(checkpoint, result)]
     table = text_tables(measured) or checkpoint_tables(measured)
     typer.echo(as_json(result) if json_out else table, nl=not json_out)
@@ -181,14 +182,14 @@ def evaluate_records(
             pages=[_number("--pages", part) for part in pages.split(",") if part],
             page_shape=parse_shape(page_shape),
             lists=lists,
-            write_steps=[_number("--steps", part) for part in steps.split(",")],
+            write_steps=_numbers("--steps", steps),
             contexts=contexts,
         )
         result = measure_records(checkpoint, plan, seed=seed, command=this_command())
         if output:
             save_result(output, result)
     except GradMemError as error:
-        _fail(error)
+        fail(error)
     typer.echo(records_tables([ResultFile(checkpoint, result)]))
 
 
@@ -212,8 +213,8 @@ def reconstruct(
     try:
         plan = TextPlan(
             data=data,
-            tokens=[_number("--tokens", part) for part in tokens.split(",")],
-            write_steps=[_number("--steps", part) for part in steps.split(",")],
+            tokens=_numbers("--tokens", tokens),
+            write_steps=_numbers("--steps", steps),
             pieces=pieces,
             inner="adam" if adam else "gradient",
             query=query,
@@ -222,7 +223,7 @@ def reconstruct(
         if output:
             save_result(output, result)
     except GradMemError as error:
-        _fail(error)
+        fail(error)
     typer.echo(text_tables([ResultFile(checkpoint, result)]))
 
 
@@ -248,7 +249,7 @@ def curve(
     try:
         save_result(path, read_curve(run, name=name, command=this_command(), started=started))
     except GradMemError as error:
-        _fail(error)
+        fail(error)
     typer.echo(path)
 
 
@@ -273,13 +274,17 @@ def report(
             report_of(load_results(results)).save(output)
             typer.echo(output)
     except GradMemError as error:
-        _fail(error)
+        fail(error)
 
 
 def _number(option: str, text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise InputError(f"{option}: {text!r} is not a number from 1")
     return int(text)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    return [_number(option, part) for part in text.split(",")]
 
 
 def _steps(text: str) -> WriteSteps:
@@ -290,8 +295,3 @@ def _blob(text: str) -> BlobDtype:
     if text.strip() not in get_args(BlobDtype):
         raise InputError(f"--blob: {text!r} is not one of {', '.join(get_args(BlobDtype))}")
     return cast("BlobDtype", text.strip())
-
-
-def _fail(error: GradMemError) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(2)

@@ -12,6 +12,7 @@ from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import GradMemError, InputError
 from gradmem_core.tokenizer import Tokenizer
 from training.init import Origin, init_checkpoint
+from training.problems import fail
 
 
 def init(
@@ -78,8 +79,7 @@ def init(
         origin = Origin(backbone, task, query_template, layers, inside)
         fingerprint = init_checkpoint(output, origin, config, seed=seed)
     except GradMemError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        fail(error)
     typer.echo(f"checkpoint: {output} ({fingerprint[:12]})")
 
 
@@ -94,6 +94,5 @@ def import_gguf(
             backbone.save(made)
             tokenizer.save(made)
     except GradMemError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        fail(error)
     typer.echo(f"model: {output}")

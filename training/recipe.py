@@ -20,6 +20,7 @@ from pydantic import (
 
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import RecipeError
+from training.problems import problem_of
 from training.writers.base import Limits
 from training.writers.build import CONFIGS
 from training.writers.gradmem import FirstOrderGradMem, GradMem
@@ -169,7 +170,7 @@ class Recipe(Table):
         try:
             return {**fields, "memory": config.model_validate(fields["memory"])}
         except ValidationError as error:
-            problems = "; ".join(f"memory.{_problem(entry)}" for entry in error.errors())
+            problems = "; ".join(f"memory.{problem_of(entry)}" for entry in error.errors())
             allowed = ", ".join(config.model_fields)
             raise ValueError(f"{problems} ({kind} takes {allowed})") from error
 
@@ -237,7 +238,7 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        problems = "; ".join(_problem(entry) for entry in error.errors())
+        problems = "; ".join(problem_of(entry) for entry in error.errors())
         raise RecipeError(f"{path}: {problems}") from error
 
 
@@ -255,8 +256,3 @@ def _override(fields: dict[str, Any], override: str) -> None:
         if not isinstance(fields, dict):
             raise RecipeError(f"{override!r}: {table} is not a table")
     fields[field] = value
-
-
-def _problem(entry: Any) -> str:  # noqa: ANN401 (pydantic's ErrorDetails is not public)
-    place = ".".join(str(part) for part in entry["loc"])
-    return f"{place}: {entry['msg']}" if place else str(entry["msg"])

@@ -7,13 +7,14 @@ Shares (exact match, token accuracy) are from 0 to 1, times in seconds, sizes in
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import InputError
 from gradmem_core.measurement import Count, Header, Strict
+from training.problems import problem_of
 from training.writers import Training, WriteSteps
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -246,7 +247,7 @@ def load_result(path: Path) -> ResultFile:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        problems = "; ".join(_problem(entry) for entry in error.errors())
+        problems = "; ".join(problem_of(entry) for entry in error.errors())
         raise InputError(f"{path} is no result file: {problems}") from error
 
 
@@ -264,8 +265,3 @@ def load_results(folder: Path) -> list[ResultFile]:
 def seeds_of(numbers: Iterable[int]) -> str:
     """Distinct numbers in order, for instance `1, 2, 3`."""
     return ", ".join(str(number) for number in sorted(set(numbers)))
-
-
-def _problem(entry: Any) -> str:  # noqa: ANN401 (pydantic's ErrorDetails is not public)
-    place = ".".join(str(part) for part in entry["loc"])
-    return f"{place}: {entry['msg']}" if place else str(entry["msg"])

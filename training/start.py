@@ -70,9 +70,9 @@ def _checkpoint(recipe: Recipe) -> Start:
     if not isinstance(loaded.writer, GradMem):
         raise RecipeError(f"start: {recipe.start} is a {loaded.writer.kind}, not a GradMem")
     folder = find_checkpoint(recipe.start)
-    external = None
-    if recipe.train == "write-side" and read_manifest(folder).backbone is not None:
-        external = backbone_folder(folder).resolve()
+    manifest, external = read_manifest(folder), None
+    if recipe.train == "write-side" and manifest.backbone is not None:
+        external = backbone_folder(folder, manifest).resolve()
     return Start(
         WRITERS[recipe.writer](loaded.writer.model), loaded.form, loaded.training, external
     )

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable
 
-from training.measured import by_steps
+from training.measured import by_steps, grouped
 from training.published import LANGUAGE, SOURCE
 from training.results import Accuracy, ResultFile, TextResult
 from training.tables import Table
 from training.tasks import KeyValueTask
 
-OTHER = (KeyValueTask.name,)
-"Tasks with tables of their own."
 WRITTEN = {"gradient": "the checkpoint's steps", "adam": "Adam, 0.02"}
 
 
@@ -42,23 +40,20 @@ def answers(files: Iterable[ResultFile]) -> Table:
     found = [
         (file, file.result, cell)
         for file in files
-        if isinstance(file.result, Accuracy) and file.result.task not in OTHER
+        if isinstance(file.result, Accuracy) and file.result.task != KeyValueTask.name
         for cell in file.result.cells
     ]
-    order = sorted(
-        found, key=lambda one: (one[1].task, one[1].writer, by_steps(one[2].write_steps))
-    )
-    for task in sorted({result.task for _, result, _ in found}):
+    found.sort(key=lambda one: (one[1].task, one[1].writer, by_steps(one[2].write_steps)))
+    for task, of_task in grouped(found, lambda one: one[1].task).items():
         for writer, figure in LANGUAGE.get(task, {}).items():
             published = [task, f"{writer}, {SOURCE}", "GPT-2", "", "", "", "", ""]
             table.add([*published, f"{figure:.1f}", ""], [])
-        for file, result, cell in order:
-            if result.task == task:
-                took = f"{result.training.contexts:,}" if result.training else "none"
-                figures = [f"{100 * cell.exact_match:.1f}", f"{100 * (cell.f1 or 0):.1f}"]
-                name = [task, result.writer, f"`{result.checkpoint}`", str(cell.size)]
-                counts = [str(cell.write_steps), str(cell.contexts * result.queries)]
-                table.add([*name, *counts, f"{cell.state_floats:,}", took, *figures], [file])
+        for file, result, cell in of_task:
+            took = f"{result.training.contexts:,}" if result.training else "none"
+            figures = [f"{100 * cell.exact_match:.1f}", f"{100 * (cell.f1 or 0):.1f}"]
+            name = [task, result.writer, f"`{result.checkpoint}`", str(cell.size)]
+            counts = [str(cell.write_steps), str(cell.contexts * result.queries)]
+            table.add([*name, *counts, f"{cell.state_floats:,}", took, *figures], [file])
     return table
 
 

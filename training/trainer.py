@@ -165,7 +165,9 @@ class Trainer:
                 raise RecipeError(
                     f"{field}: {self.folder} holds a run with another {field}; give another folder"
                 )
-        self.model.load_state_dict(state["model"], strict=False)
+        if lacking := self._changing().keys() - state["model"].keys():
+            raise RecipeError(f"{self.folder} holds a state without {', '.join(sorted(lacking))}")
+        self.model.load_state_dict(state["model"], strict=False)  # a frozen backbone is not in it
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -176,9 +178,8 @@ class Trainer:
 
     def _changing(self) -> dict[str, Tensor]:
         """The tensors that training changes: not those of a frozen backbone."""
-        trained = {name for name, one in self.model.named_parameters() if one.requires_grad}
-        state = self.model.state_dict()
-        return {name: state[name] for name in state if name in trained}
+        parameters = self.model.named_parameters()
+        return {name: one.detach() for name, one in parameters if one.requires_grad}
 
     @property
     def result(self) -> Writer:

@@ -6,6 +6,7 @@ from gradmem_core.checkpoint import Task
 from gradmem_core.errors import RecipeError
 from training.tasks.babi import BabiTask
 from training.tasks.base import Example, Question, TextFormat, TrainingTask
+from training.tasks.files import PretrainedTask
 from training.tasks.kv import KeyValueTask
 from training.tasks.prose import ProseTask
 from training.tasks.records import RecordsTask
@@ -39,7 +40,7 @@ def card_by_name(name: str) -> Task:
     Raises:
         RecipeError: There is no such task, or it brings its vocabulary.
     """
-    taking = {name: kind for name, kind in FROM_FILES.items() if kind is not BabiTask}
+    taking = {name: kind for name, kind in FROM_FILES.items() if issubclass(kind, PretrainedTask)}
     if name not in taking:
         raise RecipeError(f"task: {name!r} is not one for pretrained models: {', '.join(taking)}")
     return taking[name](name, Path()).card()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gradmem_core.errors import DataError, RecipeError
+from gradmem_core.tokenizer import Tokenizer
 from training.seeds import Split, stream
 from training.tasks.base import Example, TrainingTask
 
@@ -81,6 +82,23 @@ class FileTask(TrainingTask):
         return [group for group in found if group]
 
 
+class PretrainedTask(TrainingTask):
+    """A task for pretrained models, whose tokenizer it takes; answers compare as in SQuAD."""
+
+    normalised = True
+
+    def tokenizer(self) -> Tokenizer:
+        """There is none.
+
+        Raises:
+            RecipeError: Always.
+        """
+        raise RecipeError(
+            f"task: {self.name} has no vocabulary of its own; leave out backbone and memory, and"
+            " start from a checkpoint that `gradmem-train init` made of a pretrained model"
+        )
+
+
 def text_of(path: Path) -> str:
     """The text of a UTF-8 file.
 
@@ -91,14 +109,6 @@ def text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def no_tokenizer(task: str) -> RecipeError:
-    """The error for a fresh model of a task that has no vocabulary."""
-    return RecipeError(
-        f"task: {task} has no vocabulary of its own; leave out backbone and memory, and start from"
-        " a checkpoint that `gradmem-train init` made of a pretrained model"
-    )
 
 
 def held_out(group: str) -> bool:

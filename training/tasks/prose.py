@@ -12,10 +12,9 @@ import numpy as np
 
 from gradmem_core.checkpoint import Task
 from gradmem_core.errors import DataError
-from gradmem_core.tokenizer import Tokenizer
 from training.seeds import Split
-from training.tasks.base import Example, Question, TrainingTask
-from training.tasks.files import held_out, no_tokenizer, text_of
+from training.tasks.base import Example, Question
+from training.tasks.files import PretrainedTask, held_out, text_of
 
 TITLE = re.compile(r"= [^=].*[^=] =")
 REPEAT = "Text:"
@@ -26,7 +25,7 @@ CONTINUED = 0.5
 "Share of the questions after the first that ask for what follows."
 
 
-class ProseTask(TrainingTask):
+class ProseTask(PretrainedTask):
     """Pieces of paragraphs; the size is their words.
 
     The first question asks for the text itself; of the others, where there are any, some ask for
@@ -36,8 +35,6 @@ class ProseTask(TrainingTask):
         name: `text`.
         data: Folder with the files.
     """
-
-    normalised = True
 
     def __init__(self, name: str, data: Path) -> None:
         self.name = name
@@ -68,10 +65,6 @@ class ProseTask(TrainingTask):
         if split not in self._read:
             self._read[split] = self._paragraphs(split)
         return self._read[split]
-
-    def tokenizer(self) -> Tokenizer:
-        """Prose has none of its own: the backbone's is taken."""
-        raise no_tokenizer(self.name)
 
     def card(self) -> Task:
         """The end of the line ends an answer."""

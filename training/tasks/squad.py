@@ -16,10 +16,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from gradmem_core.checkpoint import Task
 from gradmem_core.errors import DataError
-from gradmem_core.tokenizer import Tokenizer
+from training.problems import problem_of
 from training.seeds import Split
 from training.tasks.base import Example, Question
-from training.tasks.files import FileTask, Item, held_out, no_tokenizer, text_of
+from training.tasks.files import FileTask, Item, PretrainedTask, held_out, text_of
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 "Between sentences."
@@ -52,7 +52,7 @@ class Asked(BaseModel):
         return list(dict.fromkeys(texts))
 
 
-class SquadTask(FileTask):
+class SquadTask(FileTask, PretrainedTask):
     """Questions about paragraphs, or about single sentences; the size is the words of the context.
 
     Paragraphs are held out for selection as a whole. `valid` is the test split.
@@ -80,10 +80,6 @@ class SquadTask(FileTask):
             first, *others = one.answers
             asked[context].append(Question(one.question, f" {first}\n", first, tuple(others)))
         return [[Item(len(context.split()), Example(context, qs)) for context, qs in asked.items()]]
-
-    def tokenizer(self) -> Tokenizer:
-        """Prose has none of its own: the backbone's is taken."""
-        raise no_tokenizer(self.name)
 
     def card(self) -> Task:
         """The end of the line ends an answer."""
@@ -156,9 +152,7 @@ def _checked(entry: Any, place: str) -> Asked:  # noqa: ANN401
     try:
         one = Asked.model_validate(entry)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{place}: {where}: {first['msg']}") from error
+        raise DataError(f"{place}: {problem_of(error.errors()[0])}") from error
     absent = [number for number, answer in enumerate(one.answers, 1) if answer not in one.context]
     if absent:
         raise DataError(f"{place}: answer {absent[0]} is not in the context")
