@@ -60,7 +60,7 @@ class BatchSize(Table):
     contexts: int = Field(ge=1)
     "Contexts in a step."
     micro_batch: int = Field(ge=1)
-    "Contexts that go through the model at once; all of one size."
+    "Contexts of one size that go through the model together, in parts of similar length."
     queries: int = Field(ge=1)
     "Queries for each context."
 

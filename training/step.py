@@ -13,7 +13,7 @@ from training.writers import Writer
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a micro-batch gave."""
+    """What a batch gave: where it is a part of a micro-batch, what it adds to the whole."""
 
     loss: Tensor
     "The outer loss, with its graph."
@@ -24,29 +24,39 @@ class Outcome:
     exact_match: float
     "Share of the queries whose target tokens are all predicted, teacher-forced."
 
+    def __add__(self, other: "Outcome") -> "Outcome":
+        return Outcome(
+            self.loss + other.loss,
+            self.target_loss + other.target_loss,
+            self.write_loss + other.write_loss,
+            self.exact_match + other.exact_match,
+        )
+
 
 def outer_loss(writer: Writer, batch: Batch, *, steps: int, write_loss_weight: float) -> Outcome:
     """The loss that meta-training minimises: READ's, through the writing (arXiv 2603.13875).
 
     Args:
         writer: The model in training.
-        batch: Contexts with their questions.
+        batch: Contexts with their questions; a part of a micro-batch gives its share of each mean.
         steps: Write steps (K).
         write_loss_weight: Weight of the reconstruction loss before the last step.
     """
     state = writer.write(batch.context_ids, batch.lengths, steps, train=True)
     logits = writer.read(state, batch.query_ids)[:, :, :-1]  # (B, Q, T - 1, V)
     labels = batch.labels[:, :, 1:]
-    target_loss = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=IGNORED)
+    mean_loss = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=IGNORED)
+    target_loss = batch.share_of_targets * mean_loss
     loss, write_loss = target_loss, math.nan
     if state.write_loss is not None:
-        loss = target_loss + write_loss_weight * state.write_loss.mean()
-        write_loss = float(state.write_loss.detach().mean())
+        mean_write_loss = batch.share_of_contexts * state.write_loss.mean()
+        loss = target_loss + write_loss_weight * mean_write_loss
+        write_loss = float(mean_write_loss.detach())
     return Outcome(
         loss=loss,
         target_loss=float(target_loss.detach()),
         write_loss=write_loss,
-        exact_match=teacher_forced_match(logits.detach(), labels),
+        exact_match=batch.share_of_contexts * teacher_forced_match(logits.detach(), labels),
     )
 
 

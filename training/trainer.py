@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from gradmem_core.errors import NonFiniteLossError, RecipeError
-from training.batch import collate
+from training.batch import collate_parts
 from training.card import model_card
 from training.curriculum import Progress
 from training.evaluate import evaluate
@@ -307,16 +307,20 @@ class Trainer:
             )
             for row in range(recipe.batch.micro_batch)
         ]
-        batch = collate(examples, self.start.form, device=self.device)
-        outcome = outer_loss(
-            self.writer,
-            batch,
-            steps=recipe.train_write_steps,
-            write_loss_weight=recipe.write_loss_weight,
-        )
-        (outcome.loss * share).backward()  # type: ignore[no-untyped-call]
-        loss = outcome.loss.detach().cpu()
-        return MicroBatch(size, int(batch.lengths.sum()), replace(outcome, loss=loss))
+        tokens, outcome = 0, None
+        for part in collate_parts(examples, self.start.form, device=self.device):
+            tokens += int(part.lengths.sum())
+            given = outer_loss(
+                self.writer,
+                part,
+                steps=recipe.train_write_steps,
+                write_loss_weight=recipe.write_loss_weight,
+            )
+            (given.loss * share).backward()  # type: ignore[no-untyped-call]
+            given = replace(given, loss=given.loss.detach().cpu())
+            outcome = given if outcome is None else outcome + given
+        assert outcome is not None
+        return MicroBatch(size, tokens, outcome)
 
     def _skip(self) -> None:
         self.skipped += 1

@@ -1,6 +1,9 @@
 """GradMem and its baselines behind one interface."""
 
 import json
+from collections import Counter
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError, InputError
 from gradmem_core.model import MemoryModel
 from tests.training.conftest import TinyRecipe
-from training.batch import Batch, collate
+from training.batch import Batch, collate, collate_parts
 from training.evaluate import evaluate
 from training.seeds import stream
 from training.step import outer_loss
@@ -80,6 +83,32 @@ def test_alone_equals_batched(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
+def test_parts_of_similar_length_give_what_the_whole_gives(kind: str) -> None:
+    examples = [
+        TASK.sample(stream("test", 3, i), size=size, queries=2)
+        for i, size in enumerate([7, 1, 4, 1, 2])
+    ]
+    form = TASK.format()
+    parts = collate_parts(examples, form)
+    assert [len(part.lengths) for part in parts] == [2, 1, 1, 1]
+    weight = 0.3 if kind.startswith("gradmem") else 0.0
+    given = []
+    for batches in ([collate(examples, form)], parts):
+        writer = writer_of(kind)
+        outcomes = [
+            outer_loss(writer, batch, steps=1, write_loss_weight=weight) for batch in batches
+        ]
+        total = reduce(add, outcomes)
+        total.loss.backward()  # type: ignore[no-untyped-call]
+        gradients = {
+            name: one.grad for name, one in writer.model.named_parameters() if one.grad is not None
+        }
+        numbers = [total.target_loss, total.write_loss, total.exact_match]
+        given.append((torch.tensor(numbers), gradients))
+    torch.testing.assert_close(given[0], given[1], rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_every_parameter_of_the_backbone_learns(kind: str) -> None:
     writer, batch = writer_of(kind), batch_of([4, 4])
     outer_loss(writer, batch, steps=1, write_loss_weight=0.0).loss.backward()  # type: ignore[no-untyped-call]
@@ -102,6 +131,21 @@ def test_answers_are_what_reading_scores_highest(kind: str) -> None:
             logits = writer.read(state, ids.expand(2, 1, -1))[row, 0, 4:].argmax(dim=-1).tolist()
             assert said == logits[: len(said)]
             assert len(said) == 3 or logits[len(said)] == 0
+
+
+def test_the_cache_answers_as_reading_again_does() -> None:
+    """Rows of different lengths, of which some stop early."""
+    writer, batch = writer_of("full-context"), batch_of([2, 5, 3])
+    state = writer.write(batch.context_ids, batch.lengths, 1, train=False)
+    queries = [[[5, 6, 7], [8]], [[9], [10, 11]], [[12], [5]]]
+    plain = Writer.answer(writer, state, queries, max_tokens=6, stop_ids=[3])
+    often = Counter(token for of in plain for one in of for token in one)
+    stops = [3, often.most_common(1)[0][0]]
+    for stop_ids in ([3], stops):
+        again = Writer.answer(writer, state, queries, max_tokens=6, stop_ids=stop_ids)
+        assert writer.answer(state, queries, max_tokens=6, stop_ids=stop_ids) == again
+    lengths = {len(one) for of in again for one in of}
+    assert len(lengths) > 1
 
 
 @pytest.mark.parametrize("kind", ["rmt", "armt", "full-context"])

@@ -1,12 +1,15 @@
 """The full-context transformer: nothing is compressed, the state is the KV cache."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gradmem_core.backbone import Backbone
+from gradmem_core.padding import pad_right
 from training.writers.base import Limits, State, Writer, WriteSteps
 from training.writers.rmt import forward_passes
 
@@ -59,6 +62,38 @@ class FullContext(Writer):
         hidden = backbone.hidden(backbone.embed(joined), mask=mask, positions=positions)
         asked = hidden[:, context_ids.shape[1] :].view(batch, queries, tokens, -1)
         return backbone.logits(asked)
+
+    @torch.no_grad()
+    def answer(
+        self,
+        state: State,
+        queries: Sequence[Sequence[list[int]]],
+        *,
+        max_tokens: int,
+        stop_ids: Sequence[int],
+    ) -> list[list[list[int]]]:
+        """Continue queries greedily (see `Writer.answer`), by transformers and its cache."""
+        context_ids, lengths = state.tensors
+        prompts = [
+            context_ids[row, :length].tolist() + query
+            for row, (length, of_context) in enumerate(zip(lengths, queries, strict=True))
+            for query in of_context
+        ]
+        backwards = pad_right([prompt[::-1] for prompt in prompts], 0, device=self.device)
+        size = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        real = torch.arange(backwards.shape[1], device=self.device) < size[:, None]
+        joined = self.model.backbone.causal_lm.generate(  # type: ignore[operator]
+            backwards.flip(1),
+            attention_mask=real.flip(1).long(),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            eos_token_id=list(stop_ids),
+            pad_token_id=stop_ids[0],
+        )
+        said = joined[:, backwards.shape[1] :].tolist()  # B * Q rows
+        answers = [list(takewhile(lambda token: token not in stop_ids, row)) for row in said]
+        each = len(queries[0])
+        return [answers[start : start + each] for start in range(0, len(answers), each)]
 
 
 def _after(lengths: Tensor, context: int, queries: int, tokens: int) -> tuple[Tensor, Tensor]:
