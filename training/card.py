@@ -4,6 +4,7 @@ import platform
 
 from gradmem_core.config import MemoryConfig
 from training.recipe import Recipe
+from training.tasks import TextFormat, TrainingTask
 from training.writers import Limits, Training
 
 GRADMEM = (
@@ -13,11 +14,19 @@ GRADMEM = (
 BASELINE = "A baseline of GradMem, to be measured beside it: `{writer}`."
 
 
-def model_card(recipe: Recipe, memory: MemoryConfig | Limits, training: Training) -> str:
+def model_card(
+    recipe: Recipe,
+    task: TrainingTask,
+    form: TextFormat,
+    memory: MemoryConfig | Limits,
+    training: Training,
+) -> str:
     """The card of a finished run, without figures: `gradmem-train evaluate` measures those.
 
     Args:
         recipe: The run's recipe.
+        task: What it was trained on.
+        form: How it takes texts.
         memory: What a memory is.
         training: What it took, with the runs that it started from.
     """
@@ -32,14 +41,20 @@ def model_card(recipe: Recipe, memory: MemoryConfig | Limits, training: Training
             f"; {memory.write_steps} write steps by default, at most\n  {memory.max_write_steps}"
         )
     sizes = ", ".join(str(size) for size in training.sizes)
+    licence = "that of the data and of what it started from" if recipe.start else "that of the data"
     return f"""# {recipe.name}
 
 {about}
 
 - Task: `{recipe.task}`, trained on sizes {sizes} with smaller ones mixed in.
+- For: documents such as {form.card.example_document!r} and queries such as
+  {form.card.example_query!r}.
 - Limits: {limits}.
 - Training: recipe `{recipe.name}`, seed {recipe.seed}, K = {recipe.train_write_steps},
   {training.contexts} contexts of {training.tokens} tokens in all, {training.seconds / 60:.0f}
   minutes with {recipe.threads} threads ({platform.machine()}), counting the runs it started from.
-- Licence: Apache-2.0.
+- Where it fails: documents of another kind, or above size {training.sizes[-1]}, which training
+  never saw; {task.fails}.
+  How often it fails within these bounds, `gradmem-train evaluate` says.
+- Licence: {licence}.
 """

@@ -75,7 +75,7 @@ class Trainer:
         if isinstance(self.writer, GradMem):
             self.writer = replace(self.writer, recompute=recipe.recompute)
         self.model = self.writer.model
-        self._check_sizes()
+        self._check_examples()
         self._check_shares()
         self.model.to(self.device)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
@@ -197,7 +197,7 @@ class Trainer:
             name=self.recipe.name,
             form=self.start.form,
             training=training,
-            card=model_card(self.recipe, self.writer.config, training),
+            card=model_card(self.recipe, self.task, self.start.form, self.writer.config, training),
             external_backbone=None if external is None else str(external),
         )
 
@@ -215,14 +215,20 @@ class Trainer:
             sizes=[stage.size for stage in recipe.curriculum.stages],
         )
 
-    def _check_sizes(self) -> None:
-        """Refuse a recipe now that would fail when a size's turn comes."""
-        recipe, most = self.recipe, self.writer.config.max_context_tokens
+    def _check_examples(self) -> None:
+        """Refuse a recipe now that would fail when a size's turn comes, or teach no end."""
+        recipe, most, form = self.recipe, self.writer.config.max_context_tokens, self.start.form
         for size in {stage.size for stage in recipe.curriculum.stages} | set(
             recipe.evaluation.sizes
         ):
             example = self.task.sample(stream("train", recipe.seed), size=size, queries=1)
-            tokens = len(self.start.form.tokenizer.encode(example.context))
+            tokens = len(form.tokenizer.encode(example.context))
+            if form.tokenizer.encode(example.questions[0].target)[-1] not in form.stop_ids:
+                raise RecipeError(
+                    f"task: the answers of {recipe.task} end otherwise than those of the checkpoint"
+                    f" to start from, which was made for {form.card.name}; make one by"
+                    f" `gradmem-train init --task {recipe.task}`"
+                )
             if tokens > most:
                 raise RecipeError(
                     f"size {size}: a context of {tokens} tokens is longer than"

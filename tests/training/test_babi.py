@@ -86,8 +86,8 @@ def test_every_second_question_asks_for_the_rest_of_a_statement(data: Path) -> N
     assert len(example.questions) == 9
     assert set(example.questions[::2]) == {example.questions[0]}
     for question in example.questions[1::2]:
-        assert f"{question.query} {question.target}" in example.context
-        assert question.target == f"{question.answer}."
+        assert f"{question.query}{question.target}" in example.context
+        assert question.target == f" {question.answer}."
 
 
 def test_the_rest_is_that_of_the_last_statement_that_begins_so(tmp_path: Path) -> None:

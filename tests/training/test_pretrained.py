@@ -181,6 +181,34 @@ def test_a_run_of_the_write_side_resumes_as_if_it_had_not_stopped(tmp_path: Path
     assert first + rest == pytest.approx(whole, rel=1e-5)
 
 
+def test_stories_are_told_to_a_pretrained_model(tmp_path: Path) -> None:
+    origin = Origin(model_folder(tmp_path / "model"), "babi-1-4")
+    init_checkpoint(tmp_path / "start", origin, CONFIG, seed=1)
+    data = tmp_path / "data"
+    data.mkdir()
+    for kind in (1, 4):
+        for part in ("train", "test"):
+            story = "1 A went to x.\n2 Where is A?\tx\t1\n" * 40
+            (data / f"qa{kind}_a_{part}.txt").write_text(story)
+    sizes = ("curriculum.stages=[{size=1}]", "evaluation.sizes=[1]")
+    Trainer(recipe(tmp_path, "task=babi-1-4", *sizes), tmp_path / "run").fit(quiet=True)
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert checkpoint.task.name == "babi-1-4"
+    assert checkpoint.task.stop_tokens == ["."]
+    card = (tmp_path / "run" / "checkpoint" / "README.md").read_text()
+    assert "'Where is Mary?'" in card
+    assert "Where it fails: documents of another kind, or above size 1," in card
+
+
+def test_a_task_whose_answers_end_otherwise_is_refused(tmp_path: Path) -> None:
+    made(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "qa1_a_train.txt").write_text("1 A went to x.\n2 Where is A?\tx\t1\n" * 40)
+    with pytest.raises(RecipeError, match="init --task babi-1"):
+        Trainer(recipe(tmp_path, "task=babi-1", "curriculum.stages=[{size=1}]"), tmp_path / "run")
+
+
 def test_the_first_blocks_make_a_model_of_their_own(tmp_path: Path) -> None:
     origin = Origin(model_folder(tmp_path / "model"), "text", layers=2)
     init_checkpoint(tmp_path / "start", origin, CONFIG, seed=1)

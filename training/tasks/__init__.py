@@ -1,12 +1,12 @@
 """Tasks: sources of contexts, queries and answers."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from gradmem_core.checkpoint import Task
 from gradmem_core.errors import RecipeError
 from training.tasks.babi import BabiTask
 from training.tasks.base import Example, Question, TextFormat, TrainingTask
-from training.tasks.files import PretrainedTask
 from training.tasks.kv import KeyValueTask
 from training.tasks.prose import ProseTask
 from training.tasks.records import RecordsTask
@@ -35,15 +35,12 @@ FROM_FILES: dict[str, type[BabiTask | SquadTask | ProseTask]] = {
 
 
 def card_by_name(name: str) -> Task:
-    """What a checkpoint of a task without a vocabulary of its own says about it.
+    """What a checkpoint of a task that reads files says about it.
 
     Raises:
-        RecipeError: There is no such task, or it brings its vocabulary.
+        RecipeError: There is no such task.
     """
-    taking = {name: kind for name, kind in FROM_FILES.items() if issubclass(kind, PretrainedTask)}
-    if name not in taking:
-        raise RecipeError(f"task: {name!r} is not one for pretrained models: {', '.join(taking)}")
-    return taking[name](name, Path()).card()
+    return _from_files(name, FROM_FILES)(name, Path()).card()
 
 
 def task_by_name(name: str, data: Path | None = None) -> TrainingTask:
@@ -59,9 +56,14 @@ def task_by_name(name: str, data: Path | None = None) -> TrainingTask:
     """
     if name in GENERATED:
         return GENERATED[name]()
-    kind = FROM_FILES.get("babi" if name.startswith("babi-") else name)
-    if kind is None:
-        raise RecipeError(f"task: {name!r} is not one of {', '.join([*GENERATED, *FROM_FILES])}")
+    kind = _from_files(name, [*GENERATED, *FROM_FILES])
     if data is None:
         raise RecipeError(f"task: {name!r} reads files; say where they are (data, or --data PATH)")
     return kind(name, data)
+
+
+def _from_files(name: str, known: Iterable[str]) -> type[BabiTask | SquadTask | ProseTask]:
+    kind = FROM_FILES.get("babi" if name.startswith("babi-") else name)
+    if kind is None:
+        raise RecipeError(f"task: {name!r} is not one of {', '.join(known)}")
+    return kind

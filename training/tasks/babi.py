@@ -17,7 +17,7 @@ from gradmem_core.checkpoint import Task
 from gradmem_core.errors import DataError, RecipeError
 from gradmem_core.tokenizer import Tokenizer
 from training.seeds import Split
-from training.tasks.base import Example, Question
+from training.tasks.base import Example, Question, TrainingTask
 from training.tasks.files import FileTask, Item, held_out, text_of
 
 LINE = re.compile(r"(\d+) ([^\t]+)(?:\t([^\t]+)\t[\d ]+)?")
@@ -46,7 +46,7 @@ class BabiTask(FileTask):
     asks for the rest of the last one that begins so, which tells training more than one word does.
 
     Named `babi` for QA1 to QA5 in equal shares, or with the numbers of those that it takes, for
-    instance `babi-1-4`.
+    instance `babi-1-4`; one that is named twice is drawn twice as often.
 
     Args:
         name: `babi`, with or without numbers.
@@ -55,6 +55,8 @@ class BabiTask(FileTask):
     Raises:
         RecipeError: The name is neither.
     """
+
+    fails = f"words that the stories do not have; {TrainingTask.fails}"
 
     def __init__(self, name: str, data: Path) -> None:
         super().__init__()
@@ -154,10 +156,14 @@ def _begun(rng: np.random.Generator, story: str, count: int) -> list[Question]:
         beginning = words[: rng.integers(1, len(words))]
         last = next(one for one in reversed(statements) if one[: len(beginning)] == beginning)
         rest = " ".join(last[len(beginning) :])
-        questions.append(Question(" ".join(beginning), rest, rest.removesuffix(STOP)))
+        questions.append(_question(" ".join(beginning), rest.removesuffix(STOP)))
     return questions
 
 
 def _example(one: Asked) -> Example:
-    question = Question(one.question, f"{one.answer}{STOP}", one.answer)
-    return Example(" ".join(one.statements), [question])
+    return Example(" ".join(one.statements), [_question(one.question, one.answer)])
+
+
+def _question(query: str, answer: str) -> Question:
+    """Pretrained tokenizers want the blank before an answer; that of single words drops it."""
+    return Question(query, f" {answer}{STOP}", answer)

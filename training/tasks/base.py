@@ -57,6 +57,8 @@ class TrainingTask(ABC):
     "What recipes and results call it."
     normalised: ClassVar[bool] = False
     "Answers are compared as SQuAD does: without case, punctuation and articles."
+    fails: ClassVar[str] = "what the document does not say gets an answer all the same"
+    "What a model that is trained on it cannot do, for its card."
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer:

@@ -38,6 +38,7 @@ class RecordsTask(TrainingTask):
     """Records of varied kinds; the size is the most characters of the document."""
 
     name = "records"
+    fails = "keys and values that look alike take each other's place, absent keys among them"
 
     def tokenizer(self) -> Tokenizer:
         """One token for each printable ASCII character and for each mark."""
