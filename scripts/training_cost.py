@@ -49,12 +49,13 @@ SHAPES = (
 )
 PAGE = """# What training costs on a GPU
 
-Computed by `scripts/training_cost.py`, not measured: no GPU was at hand. The operations of a training step and the
-bytes that it keeps are counted while one context goes through it on the CPU (GPT-2's shape, random weights). Taken
-as given: an A100 with 80 GB, {peak:.0f} TFLOP/s in bfloat16 (data sheet), of which {reached:.0%} is reached; the
-lengths of the contexts, counted on the data. Kept bytes are those of float32 and of a micro-batch of mean contexts,
-beside {state} bytes a parameter; bfloat16 keeps less. A micro-batch of long contexts (one in a hundred is as long)
-stands in the last column: where that is beyond the memory, `recompute = true` or a smaller `batch.micro_batch` helps.
+Computed by `scripts/training_cost.py`, not measured: no GPU was at hand. The operations of a
+training step and the bytes that it keeps are counted while one context goes through it on the CPU
+(GPT-2's shape, random weights). Taken as given: an A100 with 80 GB, {peak:.0f} TFLOP/s in bfloat16
+(data sheet), of which {reached:.0%} is reached; the lengths of the contexts, counted on the data.
+Kept bytes are those of float32, of a micro-batch of mean contexts beside {state} bytes a parameter;
+bfloat16 keeps less. The last column is a micro-batch of long contexts alone (one in a hundred is as
+long): where that is too much, `recompute = true` or a smaller `batch.micro_batch` helps.
 
 {table}
 """

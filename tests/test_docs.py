@@ -6,15 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from gradmem_core.checkpoint import load_checkpoint
 from gradmem_core.measurement import peak_bytes
 from gradmem_core.write import write
-from scripts import gpu_settings
+from scripts import gpu_settings, training_cost
 from service.bench.documents import documents
 from service.bench.inprocess import batch_of
 from service.bench.report import page, pictures
 from service.bench.results import load_result
+from training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +48,29 @@ def test_the_performance_page_is_made_of_its_results() -> None:
 
 def test_the_gpu_page_is_its_arithmetic() -> None:
     assert (ROOT / "docs" / "GPU.md").read_text(encoding="utf-8") == gpu_settings.page()
+
+
+def test_the_cost_of_training_is_that_of_the_recipes() -> None:
+    """The counting itself takes minutes: what it was made for has to be what the recipes say."""
+    found = (ROOT / "docs" / "TRAINING_COST.md").read_text(encoding="utf-8")
+    for shape in training_cost.SHAPES:
+        recipe = load_recipe(shape.recipe)
+        contexts = f"{recipe.budget_tokens / shape.context_tokens:,.0f}"
+        steps = f"{shape.memory_tokens}, {recipe.train_write_steps}"
+        (row,) = [line for line in found.splitlines() if f"`{shape.recipe}`" in line]
+        assert {contexts, steps} <= {cell.strip() for cell in row.split("|")}
+
+
+def test_operations_and_kept_bytes_are_counted() -> None:
+    weight = torch.nn.Linear(64, 32, bias=False)
+    inputs = torch.ones(8, 64, requires_grad=True)
+    with (
+        FlopCounterMode(display=False) as operations,
+        training_cost.kept_bytes(weight) as sizes,
+    ):
+        (weight(inputs) * weight(inputs)).sum().backward()
+    assert sum(sizes) == 4 * (8 * 64 + 2 * 8 * 32)
+    assert operations.get_total_flops() == 2 * 3 * 2 * 8 * 64 * 32
 
 
 def test_the_arithmetic_of_memory_is_what_a_write_takes() -> None:
