@@ -172,7 +172,7 @@ def test_what_is_no_gguf_is_refused(tmp_path: Path) -> None:
     ("options", "problem"),
     [
         (["--memory-tokens", "0"], "--memory-tokens"),
-        (["--task", "kv"], "pretrained"),
+        (["--task", "kv"], "is not one of babi"),
         (["--layers", "9"], "3"),
         (["--max-context-tokens", "400"], "160"),
         (["--query-template", "nothing"], "{query}"),
