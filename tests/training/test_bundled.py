@@ -66,12 +66,26 @@ def test_exact_match(name: str, pairs: int, least: float) -> None:
     assert score.exact_match >= least
 
 
-@pytest.mark.parametrize("name", ["kv-16", "kv-32", "kv-48", "records"])
+@pytest.mark.parametrize("name", ["kv-16", "kv-32", "kv-48", "records", "babi-third"])
 def test_it_is_told_how_they_were_trained(name: str) -> None:
     training = load_writer(name).training
     assert training is not None
     assert training.recipe == name
     assert training.contexts > 0
+
+
+def test_a_story_is_answered() -> None:
+    loaded = load_writer("babi-third")
+    tokenizer, form = loaded.form.tokenizer, loaded.form
+    story = "The office is east of the hallway. The kitchen is north of the office."
+    ids = torch.tensor([tokenizer.encode(story)])
+    state = loaded.writer.write(ids, torch.tensor([ids.shape[1]]), 5, train=False)
+    asked = [
+        form.query("What is the kitchen north of?"),
+        form.query("What is north of the office?"),
+    ]
+    (answers,) = loaded.writer.answer(state, [asked], max_tokens=4, stop_ids=form.stop_ids)
+    assert [tokenizer.decode(one) for one in answers] == ["office", "kitchen"]
 
 
 def test_lists_are_answered_and_absent_keys_refused() -> None:
