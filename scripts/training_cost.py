@@ -21,8 +21,8 @@ from training.recipe import Recipe, load_recipe
 from training.step import outer_loss
 from training.writers.gradmem import GradMem
 
-PEAK, MEMORY = 312e12, 80e9
-"Operations a second in bfloat16, and bytes, of an A100 with 80 GB (data sheet)."
+PEAK = 312e12
+"Operations a second in bfloat16 of an A100 (data sheet)."
 REACHED = 0.3
 "Share of the peak that is assumed to be reached."
 STATE = 16

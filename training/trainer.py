@@ -5,6 +5,8 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from gradmem_core.errors import NonFiniteLossError, RecipeError
-from training.batch import collate_parts
+from training.batch import Batch, collate_parts
 from training.card import model_card
 from training.curriculum import Progress
 from training.evaluate import evaluate
@@ -313,20 +315,21 @@ class Trainer:
             )
             for row in range(recipe.batch.micro_batch)
         ]
-        tokens, outcome = 0, None
-        for part in collate_parts(examples, self.start.form, device=self.device):
-            tokens += int(part.lengths.sum())
-            given = outer_loss(
-                self.writer,
-                part,
-                steps=recipe.train_write_steps,
-                write_loss_weight=recipe.write_loss_weight,
-            )
-            (given.loss * share).backward()  # type: ignore[no-untyped-call]
-            given = replace(given, loss=given.loss.detach().cpu())
-            outcome = given if outcome is None else outcome + given
-        assert outcome is not None
-        return MicroBatch(size, tokens, outcome)
+        parts = collate_parts(examples, self.start.form, device=self.device)
+        tokens = sum(int(part.lengths.sum()) for part in parts)
+        return MicroBatch(size, tokens, reduce(add, [self._part(part, share) for part in parts]))
+
+    def _part(self, part: Batch, share: float) -> Outcome:
+        """Add the gradient of a part of a micro-batch, scaled by `share`."""
+        recipe = self.recipe
+        outcome = outer_loss(
+            self.writer,
+            part,
+            steps=recipe.train_write_steps,
+            write_loss_weight=recipe.write_loss_weight,
+        )
+        (outcome.loss * share).backward()  # type: ignore[no-untyped-call]
+        return replace(outcome, loss=outcome.loss.detach().cpu())
 
     def _skip(self) -> None:
         self.skipped += 1
