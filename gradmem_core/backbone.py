@@ -7,12 +7,14 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -25,6 +27,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from gradmem_core.attention import causal_attention
@@ -200,6 +203,26 @@ class Backbone(nn.Module):
         """Run the transformer with WRITE's adapters, where it has any."""
         with lora(self.causal_lm) if self._adapted else nullcontext():
             yield
+
+    @contextmanager
+    def recomputed_blocks(self) -> Iterator[None]:
+        """Keep of each block what enters it, and compute it again for the gradient.
+
+        For passes that are differentiated once: less memory for more time, the same gradient.
+        """
+        layers = cast("list[GradientCheckpointingLayer]", self.layers)
+        for layer in layers:  # transformers checkpoints a block that is so marked, in training mode
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = partial(  # type: ignore[assignment]
+                checkpoint, use_reentrant=False
+            )
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.gradient_checkpointing = False
+                layer.eval()
 
     @property
     def dtype(self) -> torch.dtype:

@@ -49,6 +49,10 @@ def init(
     inside: Annotated[
         bool, typer.Option("--inside", help="Store the backbone inside the checkpoint.")
     ] = False,
+    write_side: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint on this backbone whose M0 and write side to take."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial memory.")] = 0,
 ) -> None:
     """Make a checkpoint of a pretrained model, to start training from.
@@ -76,7 +80,7 @@ def init(
             first = error.errors()[0]
             option = str(first["loc"][0]).replace("_", "-")
             raise InputError(f"--{option}: {first['msg']}") from error
-        origin = Origin(backbone, task, query_template, layers, inside)
+        origin = Origin(backbone, task, query_template, layers, inside, write_side)
         fingerprint = init_checkpoint(output, origin, config, seed=seed)
     except GradMemError as error:
         fail(error)

@@ -6,19 +6,27 @@ from pathlib import Path
 import torch
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import check_template, save_checkpoint
+from gradmem_core.checkpoint import (
+    backbone_folder,
+    check_template,
+    find_checkpoint,
+    load_checkpoint,
+    read_manifest,
+    save_checkpoint,
+)
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
+from gradmem_core.fingerprint import backbone_digest
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks import card_by_name
 
 CARD = """# {name}
 
-An untrained GradMem checkpoint on `{backbone}`, to start meta-training from: `gradmem-train fit
-RECIPE --set start=THIS`. Its memories hold little before that.
+A GradMem checkpoint on `{backbone}`, not trained on its task yet, to start meta-training from:
+`gradmem-train fit RECIPE --set start=THIS`. Its memories hold little before that.
 
-- Task: `{task}`; {vectors} memory vectors, at first embeddings of tokens drawn with seed {seed}.
+- Task: `{task}`; {vectors} memory vectors, at first {origin}.
 - Licence: that of the backbone.
 """
 
@@ -37,6 +45,8 @@ class Origin:
     "Keep the first blocks alone; None keeps all."
     inside: bool = False
     "Store the backbone inside the checkpoint in place of naming its folder."
+    write_side: Path | None = None
+    "A checkpoint on this backbone, trained on another task, whose M0 and write side to take."
 
 
 def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed: int) -> str:
@@ -53,7 +63,8 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
 
     Raises:
         CheckpointError: The backbone or its tokenizer is missing or damaged, of another
-            architecture, or too short for the configuration; or the template leaves no room.
+            architecture, or too short for the configuration; the template leaves no room; or the
+            write side is one of another backbone or of other sizes.
         RecipeError: There is no such task.
     """
     card = card_by_name(origin.task)
@@ -73,7 +84,10 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
     if origin.layers is not None:
         backbone = backbone.first_layers(origin.layers)
     model = MemoryModel(backbone, config, seed=seed)
-    _start_from_tokens(model, seed=seed)
+    if origin.write_side is None:
+        _start_from_tokens(model, seed=seed)
+    else:
+        _take_write_side(model, origin.write_side, backbone_digest(origin.backbone))
     fields = {
         "query_template": template,
         "stop_tokens": [tokenizer.token_ending(text) for text in card.stop_tokens],
@@ -90,7 +104,11 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
             backbone=origin.backbone.resolve().name,
             task=origin.task,
             vectors=config.memory_tokens,
-            seed=seed,
+            origin=(
+                f"embeddings of tokens drawn with seed {seed}"
+                if origin.write_side is None
+                else f"those of `{origin.write_side.name}`, with its write side"
+            ),
         ),
         external_backbone=str(origin.backbone.resolve()) if external else None,
     )
@@ -104,3 +122,28 @@ def _start_from_tokens(model: MemoryModel, *, seed: int) -> None:
         model.backbone.vocabulary_size, (1, model.config.memory_tokens), generator=generator
     )
     model.initial_memory.copy_(model.backbone.embed(ids)[0])
+
+
+def _take_write_side(model: MemoryModel, reference: Path, digest: str) -> None:
+    """Take over what a checkpoint on the same backbone has learned.
+
+    Args:
+        model: Takes it.
+        reference: The checkpoint's folder.
+        digest: Of the model's backbone.
+    """
+    folder = find_checkpoint(reference)
+    if backbone_digest(backbone_folder(folder, read_manifest(folder))) != digest:
+        raise CheckpointError(
+            f"the write side of {reference} was trained on another backbone; give one that was"
+            " trained on this one, frozen"
+        )
+    theirs, ours = load_checkpoint(reference).model.write_side(), model.write_side()
+    for name in sorted(theirs.keys() | ours.keys()):
+        shapes = [list(side[name].shape) if name in side else "none" for side in (theirs, ours)]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(
+                f"the write side of {reference} has {name} {shapes[0]}, and the options ask for"
+                f" {shapes[1]}; make them alike"
+            )
+    model.load_state_dict(theirs, strict=False)  # the backbone is there already

@@ -132,8 +132,8 @@ class Recipe(Table):
     train_write_steps: int = Field(default=1, ge=1)
     "Write steps (K) in training; passes over the context for a forward writer."
     recompute: bool = False
-    """Compute each write step again for the gradient in place of keeping its graph: less memory,
-    more time; GradMem's only."""
+    """Compute each write step and READ's blocks again for the gradient in place of keeping their
+    graphs: less memory, more time; GradMem's only."""
     save_every_seconds: float = Field(default=180, gt=0)
     "Seconds between saves of the state to resume from."
     threads: int = Field(default=2, ge=1)

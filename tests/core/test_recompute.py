@@ -1,6 +1,7 @@
 """WRITE that keeps no step's graph and computes it again: the same gradient in constant memory."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -103,6 +104,31 @@ def test_a_step_more_costs_the_memory_that_it_starts_from(
     assert most[1] - most[0] < 5 * memory
     kept, _ = zip(*(bytes_of(model, ids, k, recompute=False) for k in (2, 6)), strict=True)
     assert kept[1] - kept[0] > 100 * 4 * memory
+
+
+def test_reads_blocks_computed_again_give_the_same_gradient_in_less_memory(
+    tiny_model: TinyModel, random_ids: RandomIds, family: str
+) -> None:
+    model, queries = tiny_model(family, memory_projection=True).double(), random_ids(4, 2, 6)
+    memory = model.initial_memory.expand(4, -1, -1)
+
+    def loss() -> Tensor:
+        return read(model, memory, queries).logsumexp(dim=-1).mean()
+
+    def held(how: AbstractContextManager[None]) -> tuple[Tensor, int]:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as forward, how:
+            made = loss()
+        return made, balance(forward)[0]
+
+    (kept, all_of_it), (again, less) = held(nullcontext()), held(model.backbone.recomputed_blocks())
+    assert less < 0.7 * all_of_it
+    assert not model.backbone.layers[0].training
+    expected = gradients(model, kept)
+    for name, gradient in gradients(model, again).items():
+        wanted = expected[name]
+        assert (gradient is None) == (wanted is None), name
+        if gradient is not None and wanted is not None:
+            torch.testing.assert_close(gradient, wanted, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_weights_that_changed_before_the_gradient_are_refused(

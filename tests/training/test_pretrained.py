@@ -172,6 +172,38 @@ def test_a_trained_backbone_is_stored_as_an_ordinary_model(tmp_path: Path) -> No
     assert not torch.allclose(plain(IDS).logits, old(IDS).logits, atol=1e-4)
 
 
+def test_a_write_side_is_taken_over_to_another_task(tmp_path: Path) -> None:
+    made(tmp_path, write_lora_rank=2)
+    Trainer(recipe(tmp_path), tmp_path / "run").fit(quiet=True)
+    trained = tmp_path / "run" / "checkpoint"
+    config = CONFIG.model_copy(update={"write_lora_rank": 2})
+    origin = Origin(tmp_path / "model", "short-squad", write_side=trained)
+    init_checkpoint(tmp_path / "next", origin, config, seed=1)
+    taken = load_checkpoint(tmp_path / "next")
+    assert taken.task.name == "short-squad"
+    expected = load_checkpoint(trained).model.state_dict()
+    for name, tensor in taken.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "spread", "message"),
+    [
+        ({"memory_tokens": 2}, 0.2, r"initial_memory \[3, 16\], .* \[2, 16\]"),
+        ({}, 0.3, "another backbone"),
+    ],
+)
+def test_a_write_side_that_does_not_fit_is_refused(
+    tmp_path: Path, changes: dict[str, object], spread: float, message: str
+) -> None:
+    made(tmp_path)
+    other = model_folder(tmp_path / "other", initializer_range=spread)
+    origin = Origin(other, "text", write_side=tmp_path / "start")
+    with pytest.raises(CheckpointError, match=message):
+        init_checkpoint(tmp_path / "next", origin, CONFIG.model_copy(update=changes), seed=1)
+    assert not (tmp_path / "next").exists()
+
+
 def test_a_run_of_the_write_side_resumes_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     made(tmp_path, write_lora_rank=2)
     whole = Trainer(recipe(tmp_path), tmp_path / "whole").fit(quiet=True)

@@ -1,6 +1,7 @@
 """GradMem itself, with and without the second-order term."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import ClassVar
@@ -36,7 +37,7 @@ class GradMem(Writer):
     second_order: ClassVar[bool] = True
     model: MemoryModel
     recompute: bool = False
-    "Compute each step again for the gradient in place of keeping its graph."
+    "Compute write steps and READ's blocks again for the gradient in place of keeping their graphs."
 
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
@@ -73,7 +74,8 @@ class GradMem(Writer):
     def read(self, state: State, query_ids: Tensor) -> Tensor:
         """Score what follows each token (see `Writer.read`)."""
         (memory,) = state.tensors
-        return read(self.model, memory, query_ids)[:, :, 1:]
+        with self.model.backbone.recomputed_blocks() if self.recompute else nullcontext():
+            return read(self.model, memory, query_ids)[:, :, 1:]
 
     def answer(
         self,
