@@ -95,6 +95,9 @@ class Optimizer(Table):
     the weights; none by default."""
     gradient_clip: float = Field(default=1.0, gt=0)
     "Largest norm of the whole gradient."
+    micro_batch_clip: float | None = Field(default=None, gt=0)
+    """Largest norm of a micro-batch's own gradient, so that a few contexts whose write steps are
+    chaotic do not drown the others; none by default."""
 
 
 class Evaluation(Table):

@@ -1,6 +1,8 @@
 """One micro-batch: WRITE, READ, and the gradient of the outer loss through both."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -75,3 +77,18 @@ def token_accuracy(logits: Tensor, labels: Tensor) -> float:
 def gradient_norm(model: nn.Module, limit: float) -> float:
     """Clip the whole gradient to a norm and return what it was before."""
     return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+
+
+@contextmanager
+def clipped_alone(model: nn.Module, limit: float | None) -> Iterator[None]:
+    """Clip the gradient that is added within to a norm of its own; None leaves it as it is."""
+    if limit is None:
+        yield
+        return
+    before = [(parameter, parameter.grad) for parameter in model.parameters()]
+    model.zero_grad()
+    yield
+    gradient_norm(model, limit)
+    for parameter, gradient in before:
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -26,7 +26,7 @@ from training.parallel import device_of, joined
 from training.recipe import Recipe
 from training.seeds import stream
 from training.start import start
-from training.step import Outcome, gradient_norm, outer_loss
+from training.step import Outcome, clipped_alone, gradient_norm, outer_loss
 from training.tasks import task_by_name
 from training.writers import WRITERS, Training, Writer, save_writer
 from training.writers.gradmem import GradMem
@@ -317,7 +317,10 @@ class Trainer:
         ]
         parts = collate_parts(examples, self.start.form, device=self.device)
         tokens = sum(int(part.lengths.sum()) for part in parts)
-        return MicroBatch(size, tokens, reduce(add, [self._part(part, share) for part in parts]))
+        limit = recipe.optimizer.micro_batch_clip
+        with clipped_alone(self.model, None if limit is None else share * limit):
+            outcomes = [self._part(part, share) for part in parts]
+        return MicroBatch(size, tokens, reduce(add, outcomes))
 
     def _part(self, part: Batch, share: float) -> Outcome:
         """Add the gradient of a part of a micro-batch, scaled by `share`."""

@@ -19,9 +19,18 @@ from tests.training.conftest import TinyRecipe
 from training.cli import app
 from training.curriculum import Progress
 from training.optim import Muon, build_optimizers, orthogonalised, rate_factor
-from training.step import Outcome, outer_loss
+from training.step import Outcome, clipped_alone, outer_loss
 from training.trainer import STATE, Trainer
 from training.writers import load_writer
+
+
+def scalars_of(folder: Path) -> dict[str, list[float]]:
+    """What a run logged, by name."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        name: [event.value for event in events.Scalars(name)] for name in events.Tags()["scalars"]
+    }
 
 
 def test_resuming_continues_exactly(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
@@ -81,9 +90,7 @@ def test_a_finished_run_leaves_a_checkpoint_and_scalars(tiny_file: Path, tmp_pat
     checkpoint = load_checkpoint(output / "checkpoint")
     assert checkpoint.name == "tiny"
     assert "recipe `tiny`, seed 3" in (output / "checkpoint" / "README.md").read_text()
-    events = EventAccumulator(str(output / "scalars"))
-    events.Reload()
-    scalars = events.Tags()["scalars"]
+    scalars = scalars_of(output / "scalars")
     assert "train/target_loss" in scalars
     assert "selection/size_1/steps_1" in scalars
 
@@ -120,6 +127,24 @@ def test_a_diverged_step_is_skipped_and_counted(
     assert len(losses) == 4
     assert all(math.isfinite(loss) for loss in losses)
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_a_micro_batch_is_clipped_by_itself() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    directions = torch.tensor([[30.0, 40.0], [0.0, 0.5]])
+    for direction in directions:
+        with clipped_alone(model, 1.0):
+            (model.weight * direction).sum().backward()
+    torch.testing.assert_close(model.weight.grad, torch.tensor([[0.6, 0.8 + 0.5]]))
+
+
+def test_no_micro_batch_weighs_more_than_its_share(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    limits = {"free": "1e3", "clipped": "1e-3"}
+    for name, limit in limits.items():
+        recipe = tiny_recipe(f"optimizer.micro_batch_clip={limit}")
+        Trainer(recipe, tmp_path / name).fit(until_step=3, quiet=True)
+    free, clipped = (scalars_of(tmp_path / n / "scalars")["train/gradient_norm"] for n in limits)
+    assert max(clipped) <= 1.001e-3 < min(free)
 
 
 def test_a_run_that_only_diverges_ends(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
