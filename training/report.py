@@ -199,8 +199,8 @@ def _cost(files: Sequence[ResultFile]) -> list[Section]:
     return [
         _section(
             "Cost to accuracy",
-            "Contexts and wall-clock time until an evaluation on the selection split first reached"
-            " an exact match.",
+            "Contexts, and minutes, until an evaluation on the selection split first reached an"
+            " exact match; `>` where the run ended before it did.",
             tables.cost(curves(files)),
         ),
         Section(

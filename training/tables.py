@@ -189,17 +189,15 @@ def ablations(cells: Iterable[Measured]) -> Table:
 
 
 def cost(curves: Iterable[tuple[ResultFile, Curve]]) -> Table:
-    """Contexts and time that runs took until an evaluation first reached a threshold."""
-    table = Table(["run", "writer", "seed", "pairs", "K", "exact match", "contexts", "minutes"])
+    """Contexts and time that runs took until an evaluation first reached a threshold, if ever."""
+    head = [f"≥ {threshold:.0%}" for threshold in THRESHOLDS]
+    table = Table(["run", "writer", "seed", "pairs", "K", *head])
     for file, curve in curves:
         of_run = [f"`{curve.run}`", curve.training.writer, str(curve.training.seed)]
         ordered = sorted(curve.points, key=lambda p: (p.size, str(p.write_steps), p.step))
         for (size, k), points in grouped(ordered, lambda p: (p.size, p.write_steps)).items():
-            for threshold in THRESHOLDS:
-                first = next((p for p in points if p.exact_match >= threshold), None)
-                if first:
-                    took = [f"{first.contexts:,}", f"{first.seconds / 60:.1f}"]
-                    table.add([*of_run, str(size), str(k), f"≥ {threshold:.0%}", *took], [file])
+            took = [_reached(points, threshold) for threshold in THRESHOLDS]
+            table.add([*of_run, str(size), str(k), *took], [file])
     return table
 
 
@@ -236,6 +234,13 @@ def step_time(results: Iterable[tuple[ResultFile, StepTime]]) -> Table:
             speed = [f"{row.contexts_per_second:.2f}", f"{row.relative:.2f}"]
             table.add([*place, *speed, f"{row.peak_memory_bytes / 2**20:,.0f}"], [file])
     return table
+
+
+def _reached(points: Sequence[Point], threshold: float) -> str:
+    """Contexts and minutes of the first evaluation that is as good, or of all that were not."""
+    first = next((point for point in points if point.exact_match >= threshold), None)
+    point = first or points[-1]
+    return f"{'' if first else '> '}{point.contexts:,} ({point.seconds / 60:.0f} min)"
 
 
 def _cost_of(cells: Iterable[Measured]) -> str:
