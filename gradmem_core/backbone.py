@@ -211,6 +211,7 @@ class Backbone(nn.Module):
         For passes that are differentiated once: less memory for more time, the same gradient.
         """
         layers = cast("list[GradientCheckpointingLayer]", self.layers)
+        mode = layers[0].training
         for layer in layers:  # transformers checkpoints a block that is so marked, in training mode
             layer.gradient_checkpointing = True
             layer._gradient_checkpointing_func = partial(  # type: ignore[assignment]
@@ -222,7 +223,7 @@ class Backbone(nn.Module):
         finally:
             for layer in layers:
                 layer.gradient_checkpointing = False
-                layer.eval()
+                layer.train(mode)
 
     @property
     def dtype(self) -> torch.dtype:
