@@ -22,7 +22,7 @@ from training.published import SETTING, SOURCE
 from training.results import Accuracy, RecordsKind, ResultFile, StepTime, seeds_of
 from training.tables import Table
 from training.tables_records import by_kind, by_training
-from training.tables_text import answers, reconstruction
+from training.tables_text import answers, reconstruction, slopes
 
 PICTURES = "pictures"
 "Folder of the pictures, beside the page."
@@ -261,6 +261,13 @@ def _language(files: Sequence[ResultFile]) -> list[Section]:
             " its place; in brackets the share predicted teacher-forced. Texts are pieces of"
             " WikiText.",
             reconstruction(files),
+        ),
+        _section(
+            "Stories and prose: training",
+            "Mean loss of READ in training, nats per target token, over equal parts of a run: from"
+            " the last but one to the last is the slope that the budget ended at. Contexts and"
+            " minutes count those of what the run started from.",
+            slopes(files),
         ),
     ]
 

@@ -98,6 +98,8 @@ class Curve(Header):
     "How it was trained, up to the saved state."
     points: Annotated[tuple[Point, ...], Field(min_length=1)]
     "The evaluations, by step."
+    target_losses: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    "Mean loss of READ in training over equal parts of the run's own steps, nats per target token."
 
 
 class StepTimeRow(Strict):

@@ -1,6 +1,8 @@
 """What a training run's folder tells: its curve and its record."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,6 +19,9 @@ from training.writers import Training, load_writer
 SCALARS = "scalars"
 STATE = "state.pt"
 SELECTION = "selection/"
+TARGET_LOSS = "train/target_loss"
+PARTS = 5
+"Parts of a run whose mean losses are told."
 
 
 def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
@@ -66,7 +71,12 @@ def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
     machine = made.machine.model_copy(update={"threads": recipe.threads})
     described = made.model_copy(update={"seconds": training.seconds, "machine": machine})
     return Curve(
-        **dict(described), run=name, task=recipe.task, training=training, points=tuple(points)
+        **dict(described),
+        run=name,
+        task=recipe.task,
+        training=training,
+        points=tuple(points),
+        target_losses=_target_losses(run),
     )
 
 
@@ -83,9 +93,7 @@ def _evaluations(run: Path) -> dict[tuple[int, int, int], tuple[float, float]]:
     """Seconds and exact match of every evaluation, by step, size and K."""
     found: dict[tuple[int, int, int], tuple[float, float]] = {}
     reached: dict[int, float] = {0: 0.0}  # seconds by step
-    for path in sorted((run / SCALARS).glob("events.*")):  # a session each, by time
-        session = EventAccumulator(str(path), size_guidance={"scalars": 0})
-        session.Reload()
+    for session in _sessions(run):
         events = [
             (event.step, event.wall_time, tag, event.value)
             for tag in session.Tags()["scalars"]
@@ -102,3 +110,24 @@ def _evaluations(run: Path) -> dict[tuple[int, int, int], tuple[float, float]]:
                 size, steps = (int(part.split("_")[1]) for part in tag.split("/")[1:])
                 found[step, size, steps] = (reached[step], float(value))
     return found
+
+
+def _target_losses(run: Path) -> tuple[float, ...]:
+    """Means over equal parts of the steps, the first steps first; fewer where there are fewer."""
+    by_step: dict[int, float] = {}
+    for session in _sessions(run):
+        if TARGET_LOSS in session.Tags()["scalars"]:
+            by_step |= {event.step: event.value for event in session.Scalars(TARGET_LOSS)}
+    losses = [by_step[step] for step in sorted(by_step)]
+    parts = min(PARTS, len(losses))
+    cuts = [len(losses) * part // parts for part in range(parts)] if parts else []
+    ends = [*cuts[1:], len(losses)]
+    return tuple(round(fmean(losses[a:b]), 4) for a, b in zip(cuts, ends, strict=False))
+
+
+def _sessions(run: Path) -> Iterator[Any]:
+    """What each session of a run logged, by time."""
+    for path in sorted((run / SCALARS).glob("events.*")):
+        session = EventAccumulator(str(path), size_guidance={"scalars": 0})
+        session.Reload()
+        yield session

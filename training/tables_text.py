@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from training.measured import by_steps, grouped
 from training.published import LANGUAGE, SOURCE
-from training.results import Accuracy, ResultFile, TextResult
+from training.results import Accuracy, Curve, ResultFile, TextResult
 from training.tables import Table
-from training.tasks import KeyValueTask
+from training.tasks import GENERATED, KeyValueTask
 
 WRITTEN = {"gradient": "the checkpoint's steps", "adam": "Adam, 0.02"}
 
@@ -54,6 +54,24 @@ def answers(files: Iterable[ResultFile]) -> Table:
             name = [task, result.writer, f"`{result.checkpoint}`", str(cell.size)]
             counts = [str(cell.write_steps), str(cell.contexts * result.queries)]
             table.add([*name, *counts, f"{cell.state_floats:,}", took, *figures], [file])
+    return table
+
+
+def slopes(files: Iterable[ResultFile]) -> Table:
+    """How the loss of READ fell in training, on stories and prose."""
+    found = [
+        (file, file.result)
+        for file in files
+        if isinstance(file.result, Curve) and file.result.task not in GENERATED
+    ]
+    parts = max((len(curve.target_losses) for _, curve in found), default=0)
+    head = ["run", "writer", "task", "K", "contexts", "minutes"]
+    table = Table([*head, *(f"part {part} of {parts}" for part in range(1, parts + 1))])
+    for file, curve in found:
+        training = curve.training
+        took = [f"{training.contexts:,}", f"{training.seconds / 60:.0f}"]
+        run = [f"`{curve.run}`", training.writer, curve.task, str(training.write_steps)]
+        table.add([*run, *took, *(f"{loss:.3f}" for loss in curve.target_losses)], [file])
     return table
 
 

@@ -98,7 +98,14 @@ def curve(run: str, *shares: float, task: str = "kv") -> Curve:
         )
         for n, share in enumerate(shares or (0.25, 0.95), start=1)
     ]
-    return Curve(**HEADER, run=run, task=task, training=training(run), points=tuple(points))
+    return Curve(
+        **HEADER,
+        run=run,
+        task=task,
+        training=training(run),
+        points=tuple(points),
+        target_losses=(2.0, 0.25),
+    )
 
 
 def step_time() -> StepTime:

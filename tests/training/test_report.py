@@ -16,6 +16,7 @@ from training.measured import curves, measured, step_times
 from training.report import NOTHING, checkpoint_tables, report
 from training.results import Result, ResultFile, load_results
 from training.tables_records import by_kind, by_training, failures, records_tables
+from training.tables_text import slopes
 
 COST = "1,000 contexts, 1 min"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -38,6 +39,7 @@ EVERYTHING = files(
     text(),
     accuracy(cell(4, 2, 0.5), recipe="stories", task="babi-1"),
     curve("lists", task="records"),
+    curve("told", task="babi-1"),
 )
 
 
@@ -142,6 +144,11 @@ def test_records_by_kind_of_document() -> None:
     assert records_tables(of_records).count("\n\n") == 3
 
 
+def test_slopes_are_those_of_language_alone() -> None:
+    told = rows(slopes(files(curve("told", task="babi-1"), curve("run"))))
+    assert told == ["| `told` | gradmem | babi-1 | 2 | 1,000 | 1 | 2.000 | 0.250 |"]
+
+
 def test_a_curve_of_records_is_no_curve_of_pairs() -> None:
     both = files(curve("run", 0.25, 0.95), curve("lists", 0.5, task="records"))
     assert [one.run for _, one in curves(both)] == ["run"]
@@ -152,7 +159,7 @@ def test_a_curve_of_records_is_no_curve_of_pairs() -> None:
 
 def test_page_without_results_says_so_in_every_section() -> None:
     made = report([])
-    assert made.page.count(NOTHING) == made.page.count("\n## ") == 15
+    assert made.page.count(NOTHING) == made.page.count("\n## ") == 16
     assert "| --- |" not in made.page
     assert made.pictures == {}
 
@@ -165,7 +172,7 @@ def test_page_with_everything_has_every_picture_and_where_figures_come_from() ->
         assert f"(pictures/{name})" in made.page
         assert ET.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"
     assert b"contexts trained on (thousands)" in made.pictures["curves.svg"]
-    assert made.page.count("Abacus, 2 cores, 1 thread, torch 2.13.0") == 15
+    assert made.page.count("Abacus, 2 cores, 1 thread, torch 2.13.0") == 16
     assert "[0.json](results/0.json): `gradmem-train made-up`, commit c0ffee" in made.page
     assert "training seeds 1, 2, 3; 10 contexts of 2 queries" in made.page
 

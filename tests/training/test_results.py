@@ -85,3 +85,9 @@ def test_curve_of_a_run_in_two_sessions(tmp_path: Path, tiny_recipe: TinyRecipe)
     assert found.training.contexts == 16
     assert found.seconds == pytest.approx(trainer.seconds)
     assert found.points[-1].seconds == pytest.approx(trainer.seconds, abs=0.8)
+    assert len(found.target_losses) == 4  # a step each
+    assert all(0 < loss < 10 for loss in found.target_losses)
+    trainer.fit(until_step=11, quiet=True)
+    longer = read_curve(tmp_path, name="tiny", command="c", started=0.0).target_losses
+    assert len(longer) == 5
+    assert longer[0] == pytest.approx(sum(found.target_losses[:2]) / 2, abs=1e-3)
