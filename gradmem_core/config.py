@@ -30,6 +30,8 @@ class MemoryConfig(BaseModel):
     token_weights: bool = False
     """Weigh each token's reconstruction loss in WRITE by a learned function of its hidden state,
     from 0 to 2: what is worth storing."""
+    inner_momentum: float | None = None
+    proposal: bool = False
     write_lora_rank: int | None = Field(default=None, ge=1)
     "Rank of adapters on the backbone's linear layers that are on at WRITE only; None for none."
     memory_projection: bool = False

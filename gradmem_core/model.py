@@ -39,6 +39,14 @@ class MemoryModel(nn.Module):
             backbone.add_write_lora(config.write_lora_rank, seed=seed)
         self.memory_projection = identity(backbone.width) if config.memory_projection else None
         self.token_weight = _zeros(backbone.width) if config.token_weights else None
+        self.proposal = nn.Linear(backbone.width, backbone.width) if config.proposal else None
+        if self.proposal is not None:
+            nn.init.zeros_(self.proposal.weight); nn.init.zeros_(self.proposal.bias)
+        self.momentum_logit = (
+            nn.Parameter(torch.full(shape, math.log(config.inner_momentum / (1 - config.inner_momentum))))
+            if config.inner_momentum is not None
+            else None
+        )
         self.log_inner_learning_rate = (
             nn.Parameter(torch.full(shape, math.log(config.inner_learning_rate)))
             if config.inner_learning_rate_per_element

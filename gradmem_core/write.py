@@ -83,16 +83,26 @@ def write(
     embedded = model.backbone.embed(context_ids)
     shares = _shares(context_ids, lengths)
     memory = model.initial_memory.expand(len(context_ids), -1, -1)  # (B, m, d)
+    if model.proposal is not None:
+        with torch.set_grad_enabled(create_graph):
+            memory = memory + _propose(model, memory, embedded, lengths)
     losses: list[Tensor] = []
     step = partial(_step, model, context_ids=context_ids, shares=shares, second_order=second_order)
     take = partial(step, create_graph=create_graph)
     if create_graph and recompute:
         take = partial(recomputed, step, list(model.parameters()))
+    previous = None
     with torch.enable_grad():
         for _ in range(steps):
             if not create_graph:
                 memory = memory.detach().requires_grad_()
-            memory, loss = take(memory, embedded)
+            following, loss = take(memory, embedded)
+            if model.momentum_logit is not None:
+                beta = torch.sigmoid(model.momentum_logit)
+                if previous is not None:
+                    following = following + beta * (memory - previous)
+                previous = memory
+            memory = following
             losses.append(loss if create_graph else loss.detach())
     if not create_graph:
         memory = memory.detach()
@@ -314,3 +324,14 @@ def _check_finite(written: Written) -> None:
             " not finite; use fewer steps or a smaller inner learning rate",
             samples=samples,
         )
+
+
+def _propose(model, memory, embedded, lengths):
+    size, tokens = memory.shape[1], embedded.shape[1]
+    place = torch.arange(tokens + 2 * size)
+    padding = (place >= size + lengths[:, None]) & (place < size + tokens)
+    mask = ((place[:, None] >= place) & ~padding[:, None]) | (place[:, None] == place)
+    positions = ((~padding).cumsum(dim=1) - 1).clamp(min=0)
+    prefix = model.prefix(memory)
+    hidden = model.backbone.hidden(torch.cat([prefix, embedded, prefix], dim=1), mask=mask[:, None], positions=positions)
+    return model.proposal(hidden[:, -size:])

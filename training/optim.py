@@ -84,7 +84,7 @@ def build_optimizers(model: nn.Module, settings: Optimizer) -> list[TorchOptimiz
     """The optimizers of a model's parameters; every parameter is in exactly one."""
     matrices, inner_rates, rest = [], [], []
     for name, parameter in model.named_parameters():
-        if name == "log_inner_learning_rate":
+        if name in ("log_inner_learning_rate", "momentum_logit"):
             inner_rates.append(parameter)
         elif settings.name == "muon" and _is_inner_matrix(name, parameter):
             matrices.append(parameter)
