@@ -111,8 +111,8 @@ def report(files: Sequence[ResultFile]) -> Report:
         *_cost(files),
         _section(
             "Ablations",
-            "Recipes named `BASE.OPTION` differ from `BASE` by that option; the change is in points"
-            " of exact match.",
+            "Recipes named `BASE.OPTION` differ from `BASE` by that option; in brackets the change"
+            " in points of exact match.",
             tables.ablations(cells),
         ),
         _section(

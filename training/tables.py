@@ -1,7 +1,7 @@
 """Tables of docs/RESULTS.md: each function takes measurements and gives Markdown, or nothing."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -166,26 +166,35 @@ def bits_stored(one: Measured) -> float:
 
 
 def ablations(cells: Iterable[Measured]) -> Table:
-    """Recipes named `BASE.OPTION` beside `BASE`, at the largest size that all were measured at."""
-    cells = [one for one in fixed(as_written(cells)) if one.result.training]
-    table = Table(
-        ["recipe", "writer", "pairs", "K", "training seeds", "exact match", "against the base"]
-    )
-    for base, of_base in sorted(grouped(cells, lambda one: base_of(one.family[1])).items()):
-        recipes = grouped(of_base, lambda one: one.family[1])
-        if len(recipes) < 2 or base not in recipes:
-            continue
-        shared = set.intersection(*({_place(one) for one in run} for run in recipes.values()))
-        largest = max((size for size, _ in shared), default=0)
-        for size, k in sorted(place for place in shared if place[0] == largest):
-            here = [one for one in of_base if _place(one) == (size, k)]
-            runs = grouped(here, lambda one: one.family[1])
-            reference = mean_percent(runs[base])
-            for name, run in sorted(runs.items()):
-                change = "" if name == base else f"{mean_percent(run) - reference:+.2f}"
-                told = [str(size), str(k), _seeds(run), _mean(run), change]
-                table.add([f"`{name}`", run[0].result.writer, *told], _files(run))
+    """Recipes named `BASE.OPTION` beside `BASE`, wherever all of them were measured."""
+    families = list(_ablated(fixed(as_written(cells))))
+    steps = sorted({k for _, _, places in families for _, k in places})
+    table = Table(["recipe", "writer", "pairs", "training seeds", *[_k(k) for k in steps]])
+    for base, recipes, places in families:
+        for size in sorted({size for size, _ in places}):
+            for name, runs in sorted(recipes.items()):
+                here = [one for one in runs if one.cell.size == size]
+                told = [
+                    _against(_at(runs, size, k), _at(recipes[base], size, k))
+                    if (size, k) in places
+                    else ""
+                    for k in steps
+                ]
+                row = [f"`{name}`", here[0].result.writer, str(size), _seeds(here), *told]
+                table.add(row, _files(here))
     return table
+
+
+def _ablated(
+    cells: Iterable[Measured],
+) -> Iterator[tuple[str, dict[str, list[Measured]], set[tuple[int, int]]]]:
+    """Each base with its recipes' cells by name, and the sizes and K that all of them have."""
+    trained = [one for one in cells if one.result.training]
+    for base, of_base in sorted(grouped(trained, lambda one: base_of(one.family[1])).items()):
+        recipes = grouped(of_base, lambda one: one.family[1])
+        if len(recipes) > 1 and base in recipes:
+            places = [{_place(one) for one in runs} for runs in recipes.values()]
+            yield base, recipes, set.intersection(*places)
 
 
 def cost(curves: Iterable[tuple[ResultFile, Curve]]) -> Table:
@@ -281,6 +290,16 @@ def _in_baselines(one: Measured) -> bool:
     if base_of(one.family[1]) != one.family[1]:
         return False
     return steps in {row.write_steps for row in PUBLISHED} and size in SIZES
+
+
+def _at(cells: Iterable[Measured], size: int, k: int) -> list[Measured]:
+    return [one for one in cells if _place(one) == (size, k)]
+
+
+def _against(runs: Sequence[Measured], base: Sequence[Measured]) -> str:
+    """Mean exact match, with what it differs from the base's in brackets."""
+    change = "" if runs == base else f" ({mean_percent(runs) - mean_percent(base):+.2f})"
+    return f"{_mean(runs)}{change}"
 
 
 def _k(steps: WriteSteps) -> str:

@@ -99,8 +99,8 @@ def test_automatic_stop_against_fixed_steps() -> None:
 
 def test_ablations_stand_beside_their_base() -> None:
     assert rows(tables.ablations(measured(EVERYTHING))) == [
-        "| `tiny` | gradmem | 8 | 2 | 1, 2, 3 | 80.00 |  |",
-        "| `tiny.adamw` | gradmem | 8 | 2 | 1 | 60.00 | -20.00 |",
+        "| `tiny` | gradmem | 8 | 1, 2, 3 | 80.00 |",
+        "| `tiny.adamw` | gradmem | 8 | 1 | 60.00 (-20.00) |",
     ]
 
 
