@@ -72,7 +72,8 @@ def evaluate(
         InputError: `write_steps` is out of the writer's range, or its states have no blob.
     """
     started = time.perf_counter()
-    examples = task.examples(split=split, seed=seed, size=size, count=contexts, queries=queries)
+    drawn = task.examples(split=split, seed=seed, size=size, count=contexts, queries=queries)
+    examples = sorted(drawn, key=lambda one: len(one.context))  # so that little of a batch is padding
     answers: list[tuple[str, Question]] = []
     tokens, steps, floats, size_in_bytes = 0.0, 0.0, 0, 0
     for start in range(0, len(examples), CONTEXTS_AT_ONCE):
