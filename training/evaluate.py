@@ -73,7 +73,8 @@ def evaluate(
     """
     started = time.perf_counter()
     drawn = task.examples(split=split, seed=seed, size=size, count=contexts, queries=queries)
-    examples = sorted(drawn, key=lambda one: len(one.context))  # so that little of a batch is padding
+    # Those of similar length go together, so that little is padding.
+    examples = sorted(drawn, key=lambda one: len(one.context))
     answers: list[tuple[str, Question]] = []
     tokens, steps, floats, size_in_bytes = 0.0, 0.0, 0, 0
     for start in range(0, len(examples), CONTEXTS_AT_ONCE):
