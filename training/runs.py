@@ -1,6 +1,7 @@
 """What a training run's folder tells: its curve and its record."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -120,9 +121,8 @@ def _target_losses(run: Path) -> tuple[float, ...]:
             by_step |= {event.step: event.value for event in session.Scalars(TARGET_LOSS)}
     losses = [by_step[step] for step in sorted(by_step)]
     parts = min(PARTS, len(losses))
-    cuts = [len(losses) * part // parts for part in range(parts)] if parts else []
-    ends = [*cuts[1:], len(losses)]
-    return tuple(round(fmean(losses[a:b]), 4) for a, b in zip(cuts, ends, strict=False))
+    cuts = [len(losses) * part // parts for part in range(parts + 1)] if parts else []
+    return tuple(round(fmean(losses[start:end]), 4) for start, end in pairwise(cuts))
 
 
 def _sessions(run: Path) -> Iterator[Any]:
