@@ -20,6 +20,7 @@ from gradmem_core.fingerprint import backbone_digest
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks import card_by_name
+from training.writers.files import TRAINING, training_of
 
 CARD = """# {name}
 
@@ -93,7 +94,7 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
         "stop_tokens": [tokenizer.token_ending(text) for text in card.stop_tokens],
     }
     external = not origin.inside and origin.layers is None
-    return save_checkpoint(
+    fingerprint = save_checkpoint(
         folder,
         name=folder.name,
         model=model,
@@ -112,6 +113,10 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
         ),
         external_backbone=str(origin.backbone.resolve()) if external else None,
     )
+    before = None if origin.write_side is None else training_of(origin.write_side)
+    if before is not None:  # what is trained from here counts it too
+        (folder / TRAINING).write_text(before.model_dump_json(indent=2) + "\n")
+    return fingerprint
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from training.measure import Grid, measure
 from training.recipe import Recipe, load_recipe
 from training.trainer import Trainer
 from training.writers import load_writer
+from training.writers.files import training_of
 from training.writers.rivals import RIVALS, rival_of
 
 CONFIG = MemoryConfig(
@@ -184,6 +185,7 @@ def test_a_write_side_is_taken_over_to_another_task(tmp_path: Path) -> None:
     expected = load_checkpoint(trained).model.state_dict()
     for name, tensor in taken.model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+    assert training_of(tmp_path / "next") == training_of(trained)
 
 
 @pytest.mark.parametrize(
