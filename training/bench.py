@@ -30,15 +30,14 @@ from gradmem_core.measurement import (
     this_command,
 )
 from gradmem_core.model import MemoryModel
-from gradmem_core.read import read
 from gradmem_core.unrolled import unrolled_steps
-from gradmem_core.write import write
 from training.batch import IGNORED, Batch, collate
 from training.problems import fail
 from training.recipe import Recipe, load_recipe
 from training.results import StepTime, StepTimeRow
 from training.seeds import stream
 from training.tasks import task_by_name
+from training.writers.gradmem import GradMem
 
 TOLERANCE = 1e-5
 "Largest distance of a parameter's gradient from the straightforward one's, relative."
@@ -80,27 +79,18 @@ def straightforward(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tenso
 
 def kept(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
     """Ours, as training does it."""
-    return _ours(model, batch, steps, recompute=False)
+    return _ours(GradMem(model), batch, steps)
 
 
 def recomputed(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
-    """Ours, with the write steps computed again in place of kept."""
-    return _ours(model, batch, steps, recompute=True)
+    """Ours, with write steps and READ's blocks computed again in place of kept."""
+    return _ours(GradMem(model, recompute=True), batch, steps)
 
 
-def _ours(
-    model: MemoryModel, batch: Batch, steps: int, *, recompute: bool
-) -> tuple[Tensor, Tensor]:
-    written = write(
-        model,
-        batch.context_ids,
-        batch.lengths,
-        steps,
-        create_graph=True,
-        recompute=recompute,
-        measure=False,
-    )
-    return read(model, written.memory, batch.query_ids)[:, :, 1:-1], written.losses[:, -1]
+def _ours(writer: GradMem, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
+    state = writer.write(batch.context_ids, batch.lengths, steps, train=True)
+    assert state.write_loss is not None
+    return writer.read(state, batch.query_ids)[:, :, :-1], state.write_loss
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
