@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gradmem_core.backbone import Backbone
+from gradmem_core.calibration import Calibration
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError, DeviceError, UnknownCharactersError
 from gradmem_core.fingerprint import backbone_digest, fingerprint_of
@@ -43,6 +44,12 @@ class Task(BaseModel):
     query_template: str = QUERY
     """What the model gets for a query, which stands in place of `{query}`; the tokenizer's special
     tokens count as such in it, and never in a query."""
+    absent_answer: str | None = None
+    """The answer to a query that the text does not answer, with the tokens that end it; None where
+    the checkpoint was not trained to give one."""
+    continuation_prompt: str | None = None
+    """What stands before some words of the text that READ is to continue; None where the checkpoint
+    was not trained to do so."""
     document_format: Literal["text", "records"] = "text"
     """What a document is: any text of the vocabulary, or a list of records (lines of key and value,
     see `gradmem_core/records.py`), whose queries are keys."""
@@ -75,6 +82,8 @@ class Manifest(BaseModel):
     fingerprint: str
     memory: MemoryConfig
     task: Task
+    calibration: Calibration | None = None
+    "What confidence is made of; None for the mean probability of an answer's tokens."
     backbone: ExternalBackbone | None = None
 
 
@@ -88,6 +97,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     task: Task
     stop_ids: list[int]
+    calibration: Calibration | None = None
 
     @cached_property
     def absent_id(self) -> int | None:
