@@ -5,7 +5,7 @@ The only place that imports transformers' model classes.
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,17 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
+from gradmem_core.adapters import (
+    add_adapter,
+    load_adapter,
+    merge_adapter,
+    save_adapter,
+    switch,
+    without_adapter,
+)
 from gradmem_core.attention import causal_attention
+from gradmem_core.config import AdapterConfig
 from gradmem_core.errors import CheckpointError
-from gradmem_core.lora import add_lora, lora, without_lora
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
 "Model types whose folders are known to work."
@@ -74,7 +82,8 @@ class Backbone(nn.Module):
         self.max_positions: int = config.max_position_embeddings
         self.autocast: torch.dtype | None = None
         "What `hidden` computes matrix products in, in place of the weights' dtype."
-        self._adapted = False
+        self.adapter: AdapterConfig | None = None
+        "The adapter beside the layers; None also where one was merged into them."
 
     @classmethod
     def from_config(cls, settings: dict[str, Any], *, seed: int) -> "Backbone":
@@ -166,10 +175,10 @@ class Backbone(nn.Module):
         return cls(model)
 
     def save(self, folder: Path) -> None:
-        """Write a plain Hugging Face model folder, without WRITE's adapters."""
+        """Write a plain Hugging Face model folder, without an adapter."""
         with _without_progress_bar():
             self.causal_lm.save_pretrained(
-                folder, state_dict=without_lora(self.causal_lm.state_dict())
+                folder, state_dict=without_adapter(self.causal_lm.state_dict())
             )
 
     def first_layers(self, count: int) -> "Backbone":
@@ -193,16 +202,44 @@ class Backbone(nn.Module):
         model.load_state_dict({name: state[name] for name in kept})
         return Backbone(model)
 
-    def add_write_lora(self, rank: int, *, seed: int) -> None:
-        """Put adapters on the linear layers, which `write_lora` turns on."""
-        add_lora(self.causal_lm, rank, seed=seed)
-        self._adapted = True
+    def add_adapter(self, config: AdapterConfig, *, seed: int) -> None:
+        """Put an adapter on the linear layers, on in the phases that it is for."""
+        add_adapter(self.causal_lm, config.rank, seed=seed)
+        self.adapter = config
+        switch(self.causal_lm, on=config.phases != "write")
+
+    def load_adapter(self, folder: Path) -> None:
+        """Read a stored adapter into the one that `add_adapter` put there.
+
+        Raises:
+            CheckpointError: It is damaged or does not fit.
+        """
+        load_adapter(self.causal_lm, folder)
+
+    def save_adapter(self, folder: Path, *, dtype: torch.dtype) -> None:
+        """Write the adapter as peft does."""
+        save_adapter(self.causal_lm, folder, dtype=dtype)
+
+    def merge_adapter(self, folder: Path) -> None:
+        """Add a stored adapter to the weights, for phases that are both.
+
+        Raises:
+            CheckpointError: It is damaged or does not fit.
+        """
+        merge_adapter(self.causal_lm, folder)
 
     @contextmanager
-    def write_lora(self) -> Iterator[None]:
-        """Run the transformer with WRITE's adapters, where it has any."""
-        with lora(self.causal_lm) if self._adapted else nullcontext():
+    def writing(self) -> Iterator[None]:
+        """Run the transformer for WRITE; outside it runs for READ."""
+        if self.adapter is None or self.adapter.phases == "both":
             yield
+            return
+        on = self.adapter.phases == "write"
+        switch(self.causal_lm, on=on)
+        try:
+            yield
+        finally:
+            switch(self.causal_lm, on=not on)
 
     @contextmanager
     def recomputed_blocks(self) -> Iterator[None]:

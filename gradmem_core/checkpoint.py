@@ -2,33 +2,36 @@
 
 `backbone/` is a plain Hugging Face model folder, the tokenizer stands beside it in the ordinary
 files, `gradmem.json` holds the configuration and the fingerprint, `gradmem.safetensors` M0 and the
-write side, `README.md` the model card. `docs/FORMATS.md` has the fields.
+write side, `adapter/` an adapter as peft stores it, `README.md` the model card.
+`docs/FORMATS.md` has the fields.
 """
 
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from gradmem_core import adapters
 from gradmem_core.backbone import Backbone
+from gradmem_core.backbones import ExternalBackbone, external_folder
 from gradmem_core.calibration import Calibration
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError, DeviceError, UnknownCharactersError
+from gradmem_core.files import whole_folder
 from gradmem_core.fingerprint import backbone_digest, fingerprint_of
 from gradmem_core.model import MemoryModel
 from gradmem_core.records import ABSENT, QUERY_MARK
 from gradmem_core.tokenizer import QUERY, Tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -59,17 +62,6 @@ class Task(BaseModel):
     "A query of that document."
     example_answer: str
     "The right answer to it."
-
-
-class ExternalBackbone(BaseModel):
-    """A backbone that the checkpoint names instead of holding it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: str
-    "A model folder, absolute or relative to the checkpoint."
-    sha256: str
-    "Digest of its configuration and tensors."
 
 
 class Manifest(BaseModel):
@@ -115,7 +107,9 @@ def save_checkpoint(
     tokenizer: Tokenizer,
     task: Task,
     card: str,
-    external_backbone: str | None = None,
+    external_backbone: str | ExternalBackbone | None = None,
+    calibration: Calibration | None = None,
+    adapter_dtype: torch.dtype = torch.float32,
 ) -> str:
     """Write a checkpoint folder, all or nothing; an older one at the same place is replaced.
 
@@ -126,34 +120,53 @@ def save_checkpoint(
         tokenizer: Its tokenizer.
         task: What it answers.
         card: The model card, Markdown.
-        external_backbone: Name this model folder (absolute, or relative to `folder`) instead of
-            storing the backbone.
+        external_backbone: Name this model folder (absolute, or relative to `folder`), or what
+            another checkpoint names, instead of storing the backbone.
+        calibration: What its confidence is made of.
+        adapter_dtype: How an adapter is stored, float32 or bfloat16.
 
     Returns:
         The fingerprint.
     """
     with whole_folder(folder) as made:
         tokenizer.save(made)
-        tensors = {key: value.detach().contiguous() for key, value in model.write_side().items()}
+        tensors = {
+            key: value.detach().contiguous()
+            for key, value in model.write_side().items()
+            if not adapters.is_adapter(key)
+        }
         save_file(tensors, made / "gradmem.safetensors")
-        external = None
+        if model.config.adapter is not None:
+            model.backbone.save_adapter(made / adapters.FOLDER, dtype=adapter_dtype)
+        external = _named(folder, external_backbone)
         backbone = made / "backbone"
-        if external_backbone is None:
+        if external is None:
             model.backbone.save(backbone)
         else:
-            backbone = (folder / external_backbone).resolve()  # `folder` need not exist yet
-            external = ExternalBackbone(path=external_backbone, sha256=backbone_digest(backbone))
+            backbone = external_folder(folder, external).resolve()
+            if external.package is not None:  # its weights are imported, see ExternalBackbone
+                (made / "backbone").mkdir()
+                shutil.copy(backbone / "config.json", made / "backbone")
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=name,
             fingerprint=fingerprint_of(made, backbone, model.config),
             memory=model.config,
             task=task,
+            calibration=calibration,
             backbone=external,
         )
         (made / "gradmem.json").write_text(manifest.model_dump_json(indent=2) + "\n")
         (made / "README.md").write_text(card)
     return manifest.fingerprint
+
+
+def _named(folder: Path, external: str | ExternalBackbone | None) -> ExternalBackbone | None:
+    """Return the manifest's entry of a backbone that stands elsewhere."""
+    if not isinstance(external, str):
+        return external
+    path = (folder / external).resolve()  # `folder` need not exist yet
+    return ExternalBackbone(path=external, sha256=backbone_digest(path))
 
 
 def check_template(tokenizer: Tokenizer, template: str, config: MemoryConfig) -> None:
@@ -178,31 +191,15 @@ def check_template(tokenizer: Tokenizer, template: str, config: MemoryConfig) ->
         )
 
 
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a scratch folder to fill, and put it in `folder`'s place when that is done.
-
-    Args:
-        folder: Where the result goes; what is there stays until the new one is whole.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        made = Path(scratch) / folder.name
-        made.mkdir()
-        yield made
-        for path in made.rglob("*.safetensors"):
-            path.chmod(0o644)  # safetensors keeps its files private; a container's user reads them
-        if folder.exists():
-            folder.rename(Path(scratch) / "replaced")
-        made.rename(folder)
-
-
-def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint:
+def load_checkpoint(
+    reference: str | Path, *, device: str = "cpu", merge: bool = True
+) -> Checkpoint:
     """Load a checkpoint for serving, strictly.
 
     Args:
         reference: A checkpoint folder, or the name of one that the package bundles.
         device: Where the model goes.
+        merge: Add an adapter that is on at WRITE and READ to the weights; training wants it apart.
 
     Raises:
         CheckpointError: There is no such checkpoint, a file is missing or damaged, a tensor is
@@ -213,18 +210,13 @@ def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint
     folder = find_checkpoint(reference)
     manifest = read_manifest(folder)
     backbone = backbone_folder(folder, manifest)
-    if manifest.backbone and backbone_digest(backbone) != manifest.backbone.sha256:
-        raise CheckpointError(
-            f"the backbone in {backbone} is not the one that {folder} was trained with"
-        )
     found = fingerprint_of(folder, backbone, manifest.memory)
     if found != manifest.fingerprint:
         raise CheckpointError(
             f"the contents of {folder} have fingerprint {found}, its gradmem.json says"
             f" {manifest.fingerprint}: a file was damaged or changed; fetch the checkpoint again"
         )
-    model = MemoryModel(Backbone.from_folder(backbone), manifest.memory, seed=0)
-    _load_write_side(model, folder / "gradmem.safetensors")
+    model = _load_model(folder, Backbone.from_folder(backbone), manifest.memory, merge=merge)
     tokenizer = Tokenizer.from_folder(folder)
     check_template(tokenizer, manifest.task.query_template, manifest.memory)
     if manifest.task.document_format == "records":
@@ -236,12 +228,19 @@ def load_checkpoint(reference: str | Path, *, device: str = "cpu") -> Checkpoint
         tokenizer=tokenizer,
         task=manifest.task,
         stop_ids=tokenizer.ids_of(manifest.task.stop_tokens),
+        calibration=manifest.calibration,
     )
 
 
 def backbone_folder(checkpoint: Path, manifest: Manifest) -> Path:
-    """The model folder of a checkpoint folder: its own, or the one that its manifest names."""
-    return checkpoint / ("backbone" if manifest.backbone is None else manifest.backbone.path)
+    """Return the model folder of a checkpoint folder: its own, or the one that it names.
+
+    Raises:
+        CheckpointError: The named one is missing, of another hash, or cannot be imported.
+    """
+    if manifest.backbone is None:
+        return checkpoint / "backbone"
+    return external_folder(checkpoint, manifest.backbone)
 
 
 def find_checkpoint(reference: str | Path) -> Path:
@@ -274,14 +273,45 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         fields = json.loads((folder / "gradmem.json").read_text())
         version = fields.get("format_version")
-        if version != FORMAT_VERSION:
+        if version == 1:
+            fields = _of_version_1(fields)
+        elif version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{folder} has format version {version}; this GradMem reads {FORMAT_VERSION}"
+                f"{folder} has format version {version}; this GradMem reads 1 to {FORMAT_VERSION}"
             )
         return Manifest.model_validate(fields)
     except (OSError, ValueError, AttributeError) as error:
         detail = _first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise CheckpointError(f"gradmem.json of {folder} cannot be read: {detail}") from error
+
+
+def _of_version_1(fields: dict[str, Any]) -> dict[str, Any]:
+    """Say what format 1, whose only adapters were on at WRITE, says in terms of format 2."""
+    memory = dict(fields["memory"])
+    rank = memory.pop("write_lora_rank", None)
+    adapter = None if rank is None else {"rank": rank, "phases": "write"}
+    task = dict(fields["task"])
+    if task.get("document_format") == "records":
+        task["absent_answer"] = ABSENT
+    return {**fields, "memory": memory | {"adapter": adapter}, "task": task}
+
+
+def _load_model(
+    folder: Path, backbone: Backbone, config: MemoryConfig, *, merge: bool
+) -> MemoryModel:
+    """Put a backbone, a write side and an adapter together."""
+    stored = folder / adapters.FOLDER
+    merged = merge and config.adapter is not None and config.adapter.phases == "both"
+    if merged:
+        backbone.merge_adapter(stored)
+    model = MemoryModel(backbone, config, seed=0, merged=merged)
+    tensors = _read_tensors(folder / "gradmem.safetensors")
+    if config.adapter is not None and not merged and stored.exists():
+        backbone.load_adapter(stored)
+    elif config.adapter is not None and not merged:  # format 1 has it among the write side
+        tensors = _take_adapter(backbone, tensors, folder)
+    _load_write_side(model, tensors, folder)
+    return model
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -297,19 +327,39 @@ def _placed(model: MemoryModel, device: str) -> MemoryModel:
         raise DeviceError(f"the device {device!r} cannot be used: {first_line}") from error
 
 
-def _load_write_side(model: MemoryModel, path: Path) -> None:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    expected = model.write_side()
+
+
+def _take_adapter(
+    backbone: Backbone, tensors: dict[str, Tensor], folder: Path
+) -> dict[str, Tensor]:
+    """Give the backbone the adapter that stands among a write side of format 1; return the rest."""
+    prefix, old = "backbone.causal_lm.", ".write.weight"
+    taken = {name: tensor for name, tensor in tensors.items() if adapters.is_adapter(name)}
+    renamed = {
+        name.removeprefix(prefix).replace(old, f".{adapters.NAME}.weight"): tensor
+        for name, tensor in taken.items()
+    }
+    adapters.take_adapter(backbone.causal_lm, renamed, folder)
+    return {name: tensor for name, tensor in tensors.items() if name not in taken}
+
+
+def _load_write_side(model: MemoryModel, tensors: dict[str, Tensor], folder: Path) -> None:
+    side = model.write_side()
+    expected = {name: side[name] for name in side if not adapters.is_adapter(name)}
     if tensors.keys() != expected.keys():
         names = ", ".join(sorted(tensors.keys() ^ expected.keys()))
-        raise CheckpointError(f"{path} and its gradmem.json differ in: {names}")
+        raise CheckpointError(
+            f"gradmem.safetensors of {folder} and gradmem.json differ in: {names}"
+        )
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape or tensor.dtype != torch.float32:
             raise CheckpointError(
-                f"{name} in {path} is {tensor.dtype} {list(tensor.shape)}, the checkpoint needs"
+                f"{name} of {folder} is {tensor.dtype} {list(tensor.shape)}, the checkpoint needs"
                 f" float32 {list(expected[name].shape)}"
             )
     model.load_state_dict(tensors, strict=False)  # the backbone's entries are already there

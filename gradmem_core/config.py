@@ -6,6 +6,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 BlobDtype = Literal["float32", "float16", "int8"]
 "How a blob holds a memory's elements."
+Phases = Literal["write", "read", "both"]
+"When an adapter is on."
+
+
+class AdapterConfig(BaseModel):
+    """Low-rank adapters on the backbone's linear layers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(ge=1)
+    "Rank of each layer's product."
+    phases: Phases
+    "When they are on; at both they are part of the weights and cost nothing when serving."
 
 
 class MemoryConfig(BaseModel):
@@ -30,15 +43,16 @@ class MemoryConfig(BaseModel):
     token_weights: bool = False
     """Weigh each token's reconstruction loss in WRITE by a learned function of its hidden state,
     from 0 to 2: what is worth storing."""
-    write_lora_rank: int | None = Field(default=None, ge=1)
-    "Rank of adapters on the backbone's linear layers that are on at WRITE only; None for none."
+    adapter: AdapterConfig | None = None
+    "Adapters on the backbone's linear layers; None for none."
     memory_projection: bool = False
     "A linear map on the memory before it enters the backbone, at WRITE and at READ."
     max_context_tokens: int = Field(ge=1)
     "Longest document that the checkpoint was trained for, in tokens."
     page_tokens: int | None = Field(default=None, ge=1)
-    """Longest page that a list of records is split into, in tokens; None for `max_context_tokens`.
-    Shorter pages are read more reliably and take more memory."""
+    """Longest page that a document is split into, in tokens; None for `max_context_tokens` in lists
+    of records, and for texts that are one page whole. Shorter pages are read more reliably and take
+    more memory."""
     max_query_tokens: int = Field(ge=1)
     "Longest query, in tokens."
     max_answer_tokens: int = Field(ge=1)

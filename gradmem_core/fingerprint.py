@@ -24,14 +24,16 @@ LIMITS = {
     "max_answer_tokens",
 }
 "Fields of MemoryConfig that say what callers may ask for, not what a memory means."
-LATER = {"token_weights", "write_lora_rank"}
+LATER = {"token_weights", "adapter"}
 "Options newer than the first checkpoints: left out where they are off, which changes nothing."
 VOLATILE = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
 "Fields of a backbone's configuration that change without the model changing."
+UNBOUND = {"base_model_name_or_path", "peft_version", "revision", "inference_mode"}
+"Fields of an adapter's configuration that change without the adapter changing."
 
 
 def fingerprint_of(folder: Path, backbone: Path, config: MemoryConfig) -> str:
-    """The fingerprint of a checkpoint: every tensor, and every setting that a memory depends on.
+    """Compute the fingerprint: of every tensor, and every setting that a memory depends on.
 
     Args:
         folder: The checkpoint, with its tokenizer and `gradmem.safetensors`.
@@ -44,9 +46,18 @@ def fingerprint_of(folder: Path, backbone: Path, config: MemoryConfig) -> str:
     digest = hashlib.sha256()
     settings = config.model_dump(mode="json", exclude=LIMITS)
     off = {name for name in LATER if settings[name] == MemoryConfig.model_fields[name].default}
-    _add_json(digest, {name: settings[name] for name in settings.keys() - off})
+    kept = {name: settings[name] for name in settings.keys() - off}
+    adapter = folder / "adapter"
+    if config.adapter is not None and not adapter.exists():
+        # Format 1 had the adapter among the write side and its rank among the settings.
+        kept["write_lora_rank"] = kept.pop("adapter")["rank"]
+    _add_json(digest, kept)
     _add_json(digest, _read_json(folder / "tokenizer.json"))
     _add_tensors(digest, folder / "gradmem.safetensors")
+    if adapter.exists():
+        described = _read_json(adapter / "adapter_config.json")
+        _add_json(digest, {name: described[name] for name in described.keys() - UNBOUND})
+        _add_tensors(digest, adapter / "adapter_model.safetensors")
     digest.update(backbone_digest(backbone).encode())
     return digest.hexdigest()
 

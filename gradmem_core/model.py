@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gradmem_core.adapters import is_adapter
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
-from gradmem_core.lora import is_lora
 
 
 class MemoryModel(nn.Module):
@@ -20,12 +20,15 @@ class MemoryModel(nn.Module):
         backbone: The causal language model.
         config: What a memory is.
         seed: Seed of M0's random start.
+        merged: The backbone's weights hold the adapter already.
 
     Raises:
         CheckpointError: The configuration asks for more positions than the backbone has.
     """
 
-    def __init__(self, backbone: Backbone, config: MemoryConfig, *, seed: int) -> None:
+    def __init__(
+        self, backbone: Backbone, config: MemoryConfig, *, seed: int, merged: bool = False
+    ) -> None:
         super().__init__()
         _check_positions(backbone, config)
         self.backbone = backbone
@@ -35,8 +38,8 @@ class MemoryModel(nn.Module):
         scale = float(backbone.output_weight.detach().std())
         self.initial_memory = nn.Parameter(scale * torch.randn(shape, generator=generator))
         self.write_head = _head_like(backbone) if config.write_head else None
-        if config.write_lora_rank is not None:
-            backbone.add_write_lora(config.write_lora_rank, seed=seed)
+        if config.adapter is not None and not merged:
+            backbone.add_adapter(config.adapter, seed=seed)
         self.memory_projection = identity(backbone.width) if config.memory_projection else None
         self.token_weight = _zeros(backbone.width) if config.token_weights else None
         self.log_inner_learning_rate = (
@@ -70,16 +73,17 @@ class MemoryModel(nn.Module):
         return 2 * torch.sigmoid(self.token_weight(hidden).squeeze(-1))
 
     def write_side(self) -> dict[str, Tensor]:
-        """Every tensor that is not the backbone's, by name, the adapters among them."""
-        state = self.state_dict()
+        """Every tensor that is not the backbone's own, by name, the adapter's among them."""
         return {
-            name: state[name] for name in state if is_lora(name) or not name.startswith("backbone.")
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if is_adapter(name) or not name.startswith("backbone.")
         }
 
     def train_write_side(self) -> None:
-        """Freeze the backbone, and nothing else."""
+        """Freeze the backbone's own weights, and nothing else."""
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(is_lora(name) or not name.startswith("backbone."))
+            parameter.requires_grad_(is_adapter(name) or not name.startswith("backbone."))
 
 
 def _check_positions(backbone: Backbone, config: MemoryConfig) -> None:

@@ -30,7 +30,7 @@ def unrolled_steps(
     with sdpa_kernel(SDPBackend.MATH):
         for _ in range(steps):
             inputs = torch.cat([model.prefix(memory), embedded], dim=1)
-            with model.backbone.write_lora():
+            with model.backbone.writing():
                 hidden = model.backbone.hidden(inputs)
             logits = model.write_logits(hidden[:, size - 1 : -1])  # (B, T, V)
             losses = F.cross_entropy(logits.mT, context_ids, reduction="none")  # (B, T)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from typer.testing import CliRunner
 
 from gradmem_core.checkpoint import load_checkpoint
-from gradmem_core.decode import prefill
+from gradmem_core.columns import prefill
 from gradmem_core.export import as_prompt_embeds
 from service.app import create_app
 from service.cli import app as service_cli
@@ -54,7 +54,7 @@ def served(tmp_path: Path, checkpoint: Path) -> Settings:
 
 
 def test_a_folder_is_initialised_trained_and_served(tmp_path: Path) -> None:
-    start = initialised(tmp_path, "--write-lora-rank", "2")
+    start = initialised(tmp_path, "--adapter-rank", "2")
     data = text_folder(tmp_path / "data")
     paths = ("--set", f"start={start}", "--set", f"data={data}")
     run("fit", "text", *paths, *SMALL, "--output", tmp_path / "run")

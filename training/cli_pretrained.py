@@ -7,9 +7,9 @@ import typer
 from pydantic import ValidationError
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import whole_folder
-from gradmem_core.config import MemoryConfig
+from gradmem_core.config import AdapterConfig, MemoryConfig, Phases
 from gradmem_core.errors import GradMemError, InputError
+from gradmem_core.files import whole_folder
 from gradmem_core.tokenizer import Tokenizer
 from training.init import Origin, init_checkpoint
 from training.problems import fail
@@ -28,9 +28,12 @@ def init(
     inner_gradient_clip: Annotated[
         float, typer.Option(help="Largest norm of a memory's gradient in a step.")
     ] = 0.1,
-    write_lora_rank: Annotated[
-        int | None, typer.Option(help="Rank of adapters that are on at WRITE; none by default.")
+    adapter_rank: Annotated[
+        int | None, typer.Option(help="Rank of adapters on the linear layers; none by default.")
     ] = None,
+    adapter_phases: Annotated[
+        Phases, typer.Option(help="When they are on: write, read or both.")
+    ] = "write",
     projection: Annotated[bool, typer.Option(help="A linear map on the memory.")] = True,
     write_head: Annotated[
         bool, typer.Option(help="An output head of its own for WRITE: as large as the model's.")
@@ -70,7 +73,11 @@ def init(
                 inner_learning_rate_per_element=True,
                 inner_gradient_clip=inner_gradient_clip,
                 write_head=write_head,
-                write_lora_rank=write_lora_rank,
+                adapter=(
+                    None
+                    if adapter_rank is None
+                    else AdapterConfig(rank=adapter_rank, phases=adapter_phases)
+                ),
                 memory_projection=projection,
                 max_context_tokens=max_context_tokens,
                 max_query_tokens=max_query_tokens,

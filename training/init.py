@@ -143,7 +143,7 @@ def _take_write_side(model: MemoryModel, reference: Path, digest: str) -> None:
             f"the write side of {reference} was trained on another backbone; give one that was"
             " trained on this one, frozen"
         )
-    theirs, ours = load_checkpoint(reference).model.write_side(), model.write_side()
+    theirs, ours = load_checkpoint(reference, merge=False).model.write_side(), model.write_side()
     for name in sorted(theirs.keys() | ours.keys()):
         shapes = [list(side[name].shape) if name in side else "none" for side in (theirs, ours)]
         if shapes[0] != shapes[1]:

@@ -1,14 +1,14 @@
 """What a run starts from: a fresh model, or a checkpoint."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import nn
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import backbone_folder, find_checkpoint, read_manifest
+from gradmem_core.backbones import ExternalBackbone
+from gradmem_core.checkpoint import find_checkpoint, read_manifest
 from gradmem_core.errors import RecipeError
 from gradmem_core.model import MemoryModel
 from training.recipe import Recipe
@@ -26,8 +26,8 @@ class Start:
     "How it takes texts."
     before: Training | None
     "How it came about, where it was trained before."
-    external_backbone: Path | None
-    "The folder of its backbone, where its checkpoint names one and the run does not change it."
+    external_backbone: ExternalBackbone | None
+    "Where its backbone stands, where its checkpoint names one and the run does not change it."
 
 
 def start(recipe: Recipe, task: TrainingTask) -> Start:
@@ -66,13 +66,13 @@ def _checkpoint(recipe: Recipe) -> Start:
             "start: this recipe trains a pretrained model; make a checkpoint of one by"
             " `gradmem-train init` and name it (--set start=CHECKPOINT)"
         )
-    loaded = load_writer(recipe.start)
+    loaded = load_writer(recipe.start, merge=False)
     if not isinstance(loaded.writer, GradMem):
         raise RecipeError(f"start: {recipe.start} is a {loaded.writer.kind}, not a GradMem")
     folder = find_checkpoint(recipe.start)
     manifest, external = read_manifest(folder), None
     if recipe.train == "write-side" and manifest.backbone is not None:
-        external = backbone_folder(folder, manifest).resolve()
+        external = manifest.backbone.seen_from(folder)
     return Start(
         WRITERS[recipe.writer](loaded.writer.model), loaded.form, loaded.training, external
     )

@@ -200,7 +200,7 @@ class Trainer:
             form=self.start.form,
             training=training,
             card=model_card(self.recipe, self.task, self.start.form, self.writer.config, training),
-            external_backbone=None if external is None else str(external),
+            external_backbone=external,
         )
 
     def _record(self) -> Training:

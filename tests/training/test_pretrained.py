@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from gradmem_core.adapters import is_adapter
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint, read_manifest
-from gradmem_core.config import MemoryConfig
+from gradmem_core.config import AdapterConfig, MemoryConfig
 from gradmem_core.errors import CheckpointError, InputError, RecipeError
-from gradmem_core.lora import is_lora
 from gradmem_core.read import read
 from gradmem_core.write import write
 from tests.pretrained import FAMILIES, model_folder, text_folder
@@ -35,6 +35,7 @@ CONFIG = MemoryConfig(
     max_query_tokens=60,
     max_answer_tokens=60,
 )
+ADAPTER = AdapterConfig(rank=2, phases="write")
 IDS = torch.tensor([[5, 40, 60, 7, 9, 11], [8, 9, 30, 0, 0, 0]])
 LENGTHS = torch.tensor([6, 3])
 
@@ -86,7 +87,7 @@ def test_a_folder_of_each_family_becomes_a_checkpoint(tmp_path: Path, family: st
 
 
 def test_only_the_write_side_is_stored(tmp_path: Path) -> None:
-    made(tmp_path, write_lora_rank=2)
+    made(tmp_path, adapter=ADAPTER)
     assert not (tmp_path / "start" / "backbone").exists()
     manifest = read_manifest(tmp_path / "start")
     assert manifest.backbone is not None
@@ -99,11 +100,11 @@ def test_only_the_write_side_is_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
 def test_adapters_are_on_at_write_and_off_at_read(tmp_path: Path, family: str) -> None:
-    model = made(tmp_path, family, write_lora_rank=2).model
+    model = made(tmp_path, family, adapter=ADAPTER).model
     before = write(model, IDS, LENGTHS, 2, create_graph=False).memory
     seen = read(model, before, IDS[:, None])
     flags = {name: one.requires_grad for name, one in model.named_parameters()}
-    adapters = [one for name, one in model.named_parameters() if is_lora(name)]
+    adapters = [one for name, one in model.named_parameters() if is_adapter(name)]
     assert len(adapters) >= 2 * 3 * 4  # of three blocks with four linear layers at least
     with torch.no_grad():
         for adapter in adapters:
@@ -115,9 +116,9 @@ def test_adapters_are_on_at_write_and_off_at_read(tmp_path: Path, family: str) -
 
 
 def test_training_differentiates_through_write_into_the_adapters(tmp_path: Path) -> None:
-    model = made(tmp_path, write_lora_rank=2).model.requires_grad_(True)
+    model = made(tmp_path, adapter=ADAPTER).model.requires_grad_(True)
     model.train_write_side()
-    adapters = [one for name, one in model.named_parameters() if is_lora(name)]
+    adapters = [one for name, one in model.named_parameters() if is_adapter(name)]
     with torch.no_grad():
         for adapter in adapters:
             adapter.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
@@ -142,7 +143,7 @@ def test_training_differentiates_through_write_into_the_adapters(tmp_path: Path)
 
 
 def test_a_trained_write_side_is_a_small_checkpoint_on_the_same_backbone(tmp_path: Path) -> None:
-    before = made(tmp_path, write_lora_rank=2)
+    before = made(tmp_path, adapter=ADAPTER)
     trainer = Trainer(recipe(tmp_path), tmp_path / "run")
     trainer.fit(quiet=True)
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint")
@@ -154,14 +155,14 @@ def test_a_trained_write_side_is_a_small_checkpoint_on_the_same_backbone(tmp_pat
         if not torch.equal(tensor, before.model.state_dict()[name])
     }
     assert {"initial_memory", "log_inner_learning_rate", "memory_projection.weight"} <= changed
-    assert any(is_lora(name) for name in changed)
-    assert not any(name.startswith("backbone.") and not is_lora(name) for name in changed)
+    assert any(is_adapter(name) for name in changed)
+    assert not any(name.startswith("backbone.") and not is_adapter(name) for name in changed)
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    assert not any(name.startswith("backbone.") and not is_lora(name) for name in state["model"])
+    assert not any(name.startswith("backbone.") and not is_adapter(name) for name in state["model"])
 
 
 def test_a_trained_backbone_is_stored_as_an_ordinary_model(tmp_path: Path) -> None:
-    made(tmp_path, write_lora_rank=2)
+    made(tmp_path, adapter=ADAPTER)
     Trainer(recipe(tmp_path, "train=all"), tmp_path / "run").fit(quiet=True)
     folder = tmp_path / "run" / "checkpoint"
     checkpoint = load_checkpoint(folder)
@@ -174,10 +175,10 @@ def test_a_trained_backbone_is_stored_as_an_ordinary_model(tmp_path: Path) -> No
 
 
 def test_a_write_side_is_taken_over_to_another_task(tmp_path: Path) -> None:
-    made(tmp_path, write_lora_rank=2)
+    made(tmp_path, adapter=ADAPTER)
     Trainer(recipe(tmp_path), tmp_path / "run").fit(quiet=True)
     trained = tmp_path / "run" / "checkpoint"
-    config = CONFIG.model_copy(update={"write_lora_rank": 2})
+    config = CONFIG.model_copy(update={"adapter": ADAPTER})
     origin = Origin(tmp_path / "model", "short-squad", write_side=trained)
     init_checkpoint(tmp_path / "next", origin, config, seed=1)
     taken = load_checkpoint(tmp_path / "next")
@@ -207,7 +208,7 @@ def test_a_write_side_that_does_not_fit_is_refused(
 
 
 def test_a_run_of_the_write_side_resumes_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    made(tmp_path, write_lora_rank=2)
+    made(tmp_path, adapter=ADAPTER)
     whole = Trainer(recipe(tmp_path), tmp_path / "whole").fit(quiet=True)
     first = Trainer(recipe(tmp_path), tmp_path / "parts").fit(until_step=2, quiet=True)
     rest = Trainer(recipe(tmp_path), tmp_path / "parts").fit(quiet=True)

@@ -15,14 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gradmem_core.backbone import Backbone
+from gradmem_core.backbones import ExternalBackbone
 from gradmem_core.checkpoint import (
     Task,
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
-    whole_folder,
 )
 from gradmem_core.errors import CheckpointError
+from gradmem_core.files import whole_folder
 from gradmem_core.fingerprint import backbone_digest
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks import TextFormat
@@ -79,7 +80,7 @@ def save_writer(
     form: TextFormat,
     training: Training,
     card: str,
-    external_backbone: str | None = None,
+    external_backbone: ExternalBackbone | None = None,
 ) -> str:
     """Write a trained writer's folder; returns its fingerprint.
 
@@ -124,15 +125,19 @@ def save_writer(
     return _fingerprint(folder)
 
 
-def load_writer(reference: str | Path) -> LoadedWriter:
+def load_writer(reference: str | Path, *, merge: bool = True) -> LoadedWriter:
     """Load what `save_writer` wrote, or any checkpoint by folder or bundled name.
+
+    Args:
+        reference: Folder or name.
+        merge: See `load_checkpoint`.
 
     Raises:
         CheckpointError: It is missing, damaged, or does not fit together.
     """
     if (Path(reference) / WRITER).is_file():
         return _load_baseline(Path(reference))
-    checkpoint = load_checkpoint(reference)
+    checkpoint = load_checkpoint(reference, merge=merge)
     training = training_of(reference)
     return LoadedWriter(
         name=checkpoint.name,

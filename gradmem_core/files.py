@@ -1,0 +1,25 @@
+"""Folders that are there as a whole or not at all."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a scratch folder to fill, and put it in `folder`'s place when that is done.
+
+    Args:
+        folder: Where the result goes; what is there stays until the new one is whole.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
+        yield made
+        for path in made.rglob("*.safetensors"):
+            path.chmod(0o644)  # safetensors keeps its files private; a container's user reads them
+        if folder.exists():
+            folder.rename(Path(scratch) / "replaced")
+        made.rename(folder)
