@@ -1,25 +1,34 @@
 """Answers in the making: queries that join a running batch and leave it between tokens.
 
-Shapes: `N` queries in the making, `m` memory vectors, `T` query tokens, `S` columns of the cache
-(memory, query, answer), `h` heads, `w` width of a head, `V` vocabulary.
+A query is asked of the pages of a memory. Each page makes an answer of its own, a row of the batch;
+which of them counts is decided when all are finished. With a calibration a first pass tells how
+likely a page is to have the answer, and where there are many pages only the best go on.
+
+Shapes: `N` rows, `P` scored positions, `m` memory vectors, `T` query tokens, `d` width,
+`V` vocabulary.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradmem_core.backbone import Cache, KeysAndValues
+from gradmem_core.answers import Answer, ReadingRules, answering_page
+from gradmem_core.calibration import Calibration, Evidence
+from gradmem_core.columns import Columns, Prefix
 from gradmem_core.errors import GenerationError
 from gradmem_core.model import MemoryModel
 from gradmem_core.padding import pad_right
 
 MOST_PADDING = 32
 "Most padding that tokens under way get beside queries; beyond it those take a pass of their own."
+ROWS = 64
+"Most pages, of all queries together, that a first pass computes at a time."
+SCORED = 64
+"Most positions that have logits at a time where the probability of queries is wanted."
 
 
 @dataclass(frozen=True)
@@ -50,65 +59,54 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A generated answer."""
-
-    tokens: list[int]
-    "Token ids, without the stop token."
-    confidence: float
-    "Mean probability of the tokens, the stop token among them, in [0, 1]."
-    finish_reason: Literal["stop", "length"]
-    "Whether a stop token ended the answer or `max_new_tokens` did."
-
-
-@dataclass(frozen=True)
 class Chosen:
-    """The next token of one query."""
+    """The next token of one page's answer to a query."""
 
     query: int
     "The query's number, from `Decoding.join`."
+    page: int
+    "Which of its pages, from 0."
     token: int
     "Its id."
     answer: Answer | None
-    "The whole answer, where this token ended it."
+    "The answer to the query, where this token ended the last of its pages' answers."
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """What the backbone makes of one memory, for all queries that read it."""
-
-    layers: KeysAndValues
-    "Of each layer, `(h, m, w)`."
-
-    @property
-    def bytes(self) -> int:
-        """Bytes that it holds."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
-
-
-@torch.no_grad()
-def prefill(model: MemoryModel, memory: Tensor) -> list[Prefix]:
-    """Compute the keys and values of memories `(B, m, d)`."""
-    cache = model.backbone.new_cache()
-    model.backbone.hidden(model.prefix(memory), cache=cache)
-    layers = model.backbone.cached(cache)
-    return [
-        Prefix([(keys[row].clone(), values[row].clone()) for keys, values in layers])
-        for row in range(len(memory))
-    ]
-
-
-@dataclass
-class _Row:
-    """A query in the making."""
+@dataclass(eq=False)
+class _Query:
+    """A query with what its pages have answered so far."""
 
     number: int
+    tokens: list[int]
     sampling: Sampling
+    documents: Sequence[Hashable]
+    "Of each page, what tells its document from others."
+    waiting: int = 0
+    "Pages whose answers are in the making."
+    answers: list[Answer] = field(default_factory=list)
+
+    def answer(self) -> Answer:
+        """The answer of the page that counts."""
+        answers = sorted(self.answers, key=lambda one: one.page)
+        return answers[answering_page(answers, [self.documents[one.page] for one in answers])]
+
+
+@dataclass(eq=False)
+class _Row:
+    """The answer of one page to a query, in the making."""
+
+    query: _Query
+    page: int
     draws: torch.Generator | None
     unread: list[int]
     "Tokens that the backbone has yet to run: the query's at first, then the last of the answer."
+    evidence: Evidence | None = None
+    "From the first pass; None where there was none."
+    first: Tensor | None = None
+    "Logits of the answer's first token `(V,)`, from the first pass."
     tokens: list[int] = field(default_factory=list)
-    probabilities: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    "Log-probabilities of the tokens."
 
 
 class Decoding:
@@ -119,102 +117,226 @@ class Decoding:
 
     Args:
         model: Backbone, M0 and write side.
-        stop_ids: Tokens that end an answer.
+        rules: What ends an answer, and how sure it is.
     """
 
-    def __init__(self, model: MemoryModel, *, stop_ids: Collection[int]) -> None:
+    def __init__(self, model: MemoryModel, rules: ReadingRules) -> None:
         self._model = model
-        self._stop_ids = set(stop_ids)
+        self._rules = rules
         self._rows: list[_Row] = []
         self._numbers = count()
-        self._columns: _Columns
+        self._columns: Columns
 
     def __len__(self) -> int:
-        """Queries in the making."""
+        """Answers in the making, one for each page of a query."""
         return len(self._rows)
 
     @torch.no_grad()
     def join(
         self,
-        prefixes: Sequence[Prefix],
+        pages: Sequence[Sequence[Prefix]],
         queries: Sequence[Sequence[int]],
         sampling: Sequence[Sampling],
+        documents: Sequence[Sequence[Hashable]] | None = None,
     ) -> list[int]:
         """Begin answers.
 
         Args:
-            prefixes: The memory of each query.
+            pages: For each query the pages that it is asked of, at least one.
             queries: Their token ids, within the checkpoint's limits (see `check_queries`).
             sampling: For each how its tokens are chosen.
+            documents: For each of its pages what tells its document from others; all are of one
+                document by default.
 
         Returns:
             A number for each query, by which `step` and `drop` know it.
         """
-        joining = _Columns(self._model, prefixes)
-        rows = [
-            _Row(next(self._numbers), one, _draws(one), list(query))
-            for query, one in zip(queries, sampling, strict=True)
+        of_pages = documents or [[None] * len(prefixes) for prefixes in pages]
+        joining = [
+            _Query(next(self._numbers), list(tokens), one, known)
+            for tokens, one, known in zip(queries, sampling, of_pages, strict=True)
         ]
-        longest = max(map(len, queries))
-        if len(self._rows) * (longest - 1) > MOST_PADDING and longest > 1:
-            joining.read([row.unread[:-1] for row in rows])
-            for row in rows:
-                del row.unread[:-1]
-        if self._rows:
-            self._columns.join(joining)
+        rows = [
+            _Row(query, page, _draws(query.sampling), list(query.tokens))
+            for query, prefixes in zip(joining, pages, strict=True)
+            for page in range(len(prefixes))
+        ]
+        prefixes = [prefix for of_query in pages for prefix in of_query]
+        if self._rules.calibration is None:
+            columns = self._begun(rows, prefixes)
         else:
-            self._columns = joining
+            rows, columns = self._preselected(rows, prefixes, self._rules.calibration)
+        for row in rows:
+            row.query.waiting += 1
+        if self._rows:
+            self._columns.join(columns)
+        else:
+            self._columns = columns
         self._seat([*self._rows, *rows])
-        return [row.number for row in rows]
+        return [query.number for query in joining]
 
     @torch.no_grad()
     def step(self) -> list[Chosen]:
-        """Choose the next token of every query; those whose answer it ends leave."""
-        logits = self._columns.read([row.unread for row in self._rows])
-        tokens, probabilities = self._choose(logits)
+        """Choose the next token of every answer; those that it ends leave."""
+        tokens, scores = self._choose(self._next_logits())
         chosen: list[Chosen] = []
-        for row, token, probability in zip(
-            self._rows, tokens.tolist(), probabilities.tolist(), strict=True
+        left: list[int] = []
+        for place, (row, token, score) in enumerate(
+            zip(self._rows, tokens.tolist(), scores.tolist(), strict=True)
         ):
             row.unread = [token]
             row.tokens.append(token)
-            row.probabilities.append(probability)
-            chosen.append(Chosen(row.number, token, self._answer(row)))
-        self._keep([index for index, one in enumerate(chosen) if one.answer is None])
+            row.scores.append(score)
+            ended = self._is_ended(row)
+            answer = self._finish(row) if ended else None
+            chosen.append(Chosen(row.query.number, row.page, token, answer))
+            if not ended:
+                left.append(place)
+        self._keep(left)
         return chosen
 
     def drop(self, numbers: Collection[int]) -> None:
         """Forget queries that nobody waits for any more."""
-        self._keep([i for i, row in enumerate(self._rows) if row.number not in numbers])
+        self._keep([i for i, row in enumerate(self._rows) if row.query.number not in numbers])
 
-    def _keep(self, indices: list[int]) -> None:
-        if len(indices) == len(self._rows):
+    def _keep(self, places: list[int]) -> None:
+        if len(places) == len(self._rows):
             return
-        self._columns.keep(indices)
-        self._seat([self._rows[index] for index in indices])
+        self._columns.keep(places)
+        self._seat([self._rows[place] for place in places])
 
     def _seat(self, rows: list[_Row]) -> None:
         self._rows = rows
         device = self._model.initial_memory.device
-        self._temperature = torch.tensor([r.sampling.temperature for r in rows], device=device)
-        self._top_p = torch.tensor([r.sampling.top_p for r in rows], device=device)
+        settings = [row.query.sampling for row in rows]
+        self._temperature = torch.tensor([one.temperature for one in settings], device=device)
+        self._top_p = torch.tensor([one.top_p for one in settings], device=device)
 
-    def _answer(self, row: _Row) -> Answer | None:
-        """The row's answer, if its last token ended it."""
-        stopped = row.tokens[-1] in self._stop_ids
-        if not stopped and len(row.tokens) < row.sampling.max_new_tokens:
-            return None
-        confidence = sum(row.probabilities) / len(row.probabilities)
-        tokens = row.tokens[:-1] if stopped else row.tokens
-        return Answer(tokens, confidence, "stop" if stopped else "length")
+    def _is_ended(self, row: _Row) -> bool:
+        """Whether the last token ended the row's answer."""
+        longest = row.query.sampling.max_new_tokens
+        return row.tokens[-1] in self._rules.stop_ids or len(row.tokens) == longest
+
+    def _finish(self, row: _Row) -> Answer | None:
+        """Take in a page's answer; the query's, if it was the last."""
+        query = row.query
+        answer = self._rules.answer(
+            row.tokens,
+            row.scores,
+            page=row.page,
+            pages=len(query.documents),
+            evidence=row.evidence,
+        )
+        query.answers.append(answer)
+        query.waiting -= 1
+        return None if query.waiting else query.answer()
+
+    # The first pass
+
+    def _begun(self, rows: list[_Row], prefixes: Sequence[Prefix]) -> Columns:
+        """Rows whose queries the next step runs, but where others would be padded too much."""
+        columns = Columns(self._model, prefixes)
+        longest = max(len(row.unread) for row in rows)
+        if len(self._rows) * (longest - 1) > MOST_PADDING and longest > 1:
+            columns.read([row.unread[:-1] for row in rows])
+            for row in rows:
+                del row.unread[:-1]
+        return columns
+
+    def _preselected(
+        self, rows: list[_Row], prefixes: Sequence[Prefix], calibration: Calibration
+    ) -> tuple[list[_Row], Columns]:
+        """The rows of the pages that are likeliest to answer, their queries run."""
+        kept: list[_Row] = []
+        columns: Columns | None = None
+        for start in range(0, len(rows), ROWS):
+            part = rows[start : start + ROWS]
+            joining = Columns(self._model, prefixes[start : start + ROWS])
+            self._run_queries(part, joining)
+            kept += part
+            if columns is None:
+                columns = joining
+            else:
+                columns.join(joining)
+            places = self._best(kept, calibration)
+            if len(places) < len(kept):
+                columns.keep(places)
+                kept = [kept[place] for place in places]
+        assert columns is not None
+        return kept, columns
+
+    def _run_queries(self, rows: list[_Row], columns: Columns) -> None:
+        """Run the queries of rows to their end, and note what that shows."""
+        tokens = [row.unread for row in rows]
+        hidden = columns.read(tokens)  # (N, T, d)
+        queries = self._query_scores(hidden, tokens) if self._rules.weighs_queries else None
+        logits = self._logits_after(hidden, tokens)  # (N, V)
+        scores = logits.log_softmax(dim=-1)
+        start = self._rules.absent_start
+        absent = [0.0] * len(rows) if start is None else scores[:, start].tolist()
+        for place, row in enumerate(rows):
+            row.evidence = Evidence(0.0 if queries is None else queries[place], absent[place])
+            row.first = logits[place].clone()  # not a view, which would keep the whole batch's
+            row.unread = []
+
+    def _query_scores(self, hidden: Tensor, tokens: Sequence[Sequence[int]]) -> list[float]:
+        """Mean log-probability of each query's tokens but the first.
+
+        The first one's was the prefix's to tell; a template makes it the same for all queries.
+        """
+        ids = pad_right(tokens, 0, device=hidden.device)  # (N, T)
+        counts = torch.tensor([len(one) - 1 for one in tokens], device=hidden.device)  # (N,)
+        places = torch.arange(ids.shape[1] - 1, device=hidden.device)  # (T - 1,)
+        told = places < counts[:, None]  # (N, T - 1)
+        states, targets = hidden[:, :-1][told], ids[:, 1:][told]
+        parts = zip(torch.split(states, SCORED), torch.split(targets, SCORED), strict=True)
+        losses = [
+            F.cross_entropy(self._model.backbone.logits(some).float(), wanted, reduction="none")
+            for some, wanted in parts
+        ]  # each (P,)
+        scores = torch.zeros(told.shape, device=hidden.device)
+        scores[told] = -torch.cat(losses)
+        means: list[float] = (scores.sum(dim=1) / counts.clamp(min=1)).tolist()
+        return means
+
+    def _best(self, rows: list[_Row], calibration: Calibration) -> list[int]:
+        """Places of the rows that are among the likeliest of their queries to have the answer."""
+        places: dict[int, list[tuple[float, int]]] = {}
+        for place, row in enumerate(rows):
+            assert row.evidence is not None
+            score = calibration.page.score(row.evidence, pages=len(row.query.documents))
+            places.setdefault(row.query.number, []).append((-score, place))
+        best = [sorted(of_query)[: self._rules.candidates] for of_query in places.values()]
+        return sorted(place for of_query in best for _, place in of_query)
+
+    # The next token
+
+    def _next_logits(self) -> Tensor:
+        """Logits of every row's next token, `(N, V)`."""
+        known = {place: row.first for place, row in enumerate(self._rows) if row.first is not None}
+        if len(known) == len(self._rows):
+            logits = torch.stack(list(known.values()))
+        else:
+            tokens = [row.unread for row in self._rows]
+            logits = self._logits_after(self._columns.read(tokens), tokens)
+            for place, first in known.items():
+                logits[place] = first
+        for place in known:
+            self._rows[place].first = None
+        return logits
+
+    def _logits_after(self, hidden: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Logits of what follows the last token of each row, `(N, V)`, float32."""
+        last = torch.tensor([max(len(one) - 1, 0) for one in tokens], device=hidden.device)
+        ends = hidden.take_along_dim(last[:, None, None], dim=1)[:, 0]  # (N, d)
+        return self._model.backbone.logits(ends).float()
 
     def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The next token of every row by its own settings, and the model's probability of it."""
-        logits = logits.float()
+        """The next token of every row by its own settings, and its log-probability."""
         greedy = logits.argmax(dim=-1)
         token = torch.where(self._temperature > 0, self._drawn(logits), greedy)
-        probability = logits.softmax(dim=-1).gather(1, token[:, None])[:, 0]
-        return token, probability
+        score = logits.log_softmax(dim=-1).gather(1, token[:, None])[:, 0]
+        return token, score
 
     def _drawn(self, logits: Tensor) -> Tensor:
         """Inverse-transform sampling inside each row's nucleus (Holtzman et al., 2020)."""
@@ -234,90 +356,6 @@ class Decoding:
         mass = ordered.cumsum(dim=-1)
         chosen = (mass <= draws[:, None] * mass[:, -1:]).sum(dim=-1)
         return tokens.gather(1, chosen[:, None])[:, 0]
-
-
-class _Columns:
-    """The key-value cache of `N` rows. A row has not every column: `seen` says which."""
-
-    def __init__(self, model: MemoryModel, prefixes: Sequence[Prefix]) -> None:
-        self.model = model
-        self.cache: Cache = model.backbone.new_cache(
-            [
-                (torch.stack([k for k, _ in layer]), torch.stack([v for _, v in layer]))
-                for layer in zip(*(prefix.layers for prefix in prefixes), strict=True)
-            ]
-        )
-        size = model.config.memory_tokens
-        device = model.initial_memory.device
-        self.seen = torch.ones(len(prefixes), size, dtype=torch.bool, device=device)  # (N, S)
-        self.next_position = torch.full((len(prefixes),), size, device=device)  # (N,)
-
-    def read(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Append `T` tokens at most to each row; logits of what follows its last, `(N, V)`.
-
-        A row may have none: its logits mean nothing.
-        """
-        device = self.seen.device
-        ids = pad_right(tokens, 0, device=device)  # (N, T)
-        lengths = torch.tensor([len(row) for row in tokens], device=device)  # (N,)
-        offsets = torch.arange(ids.shape[1], device=device)  # (T,)
-        causal = (offsets[None, :] <= offsets[:, None]).expand(len(ids), -1, -1)  # (N, T, T)
-        before = self.seen[:, None].expand(-1, len(offsets), -1)  # (N, T, S)
-        last = (lengths - 1).clamp(min=0)[:, None]  # (N, 1)
-        hidden = self.model.backbone.hidden(
-            self.model.backbone.embed(ids),
-            mask=torch.cat([before, causal], dim=2)[:, None],
-            # Padding repeats the last position: one beyond may be more than the backbone has.
-            positions=self.next_position[:, None] + offsets.minimum(last),
-            cache=self.cache,
-        )  # (N, T, d)
-        self.seen = torch.cat([self.seen, offsets < lengths[:, None]], dim=1)
-        self.next_position = self.next_position + lengths
-        ends = hidden.take_along_dim(last[:, :, None], dim=1)[:, 0]  # (N, d)
-        return self.model.backbone.logits(ends)
-
-    def keep(self, indices: list[int]) -> None:
-        """Drop all rows but these."""
-        rows = torch.tensor(indices, dtype=torch.long, device=self.seen.device)
-        self.cache.batch_select_indices(rows)
-        self.seen, self.next_position = self.seen[rows], self.next_position[rows]
-
-    def join(self, other: "_Columns") -> None:
-        """Take over the rows of another batch, behind one's own."""
-        self._close_gaps()
-        columns = max(self.seen.shape[1], other.seen.shape[1])
-        backbone = self.model.backbone
-        pairs = zip(backbone.cached(self.cache), backbone.cached(other.cache), strict=True)
-        self.cache = backbone.new_cache(
-            [
-                (_stacked(mine[0], theirs[0], columns), _stacked(mine[1], theirs[1], columns))
-                for mine, theirs in pairs
-            ]
-        )
-        widened = [F.pad(one.seen, (0, columns - one.seen.shape[1])) for one in (self, other)]
-        self.seen = torch.cat(widened)
-        self.next_position = torch.cat([self.next_position, other.next_position])
-
-    def _close_gaps(self) -> None:
-        """Move every row's columns to the left, so that no more are kept than the fullest has."""
-        columns = int(self.seen.sum(dim=1).max())
-        if columns == self.seen.shape[1]:
-            return
-        # Keys hold their position, so that their place among the columns says nothing.
-        order = self.seen.byte().argsort(dim=1, descending=True, stable=True)[:, :columns]
-        index = order[:, None, :, None]  # (N, 1, S, 1)
-        self.cache = self.model.backbone.new_cache(
-            [
-                (keys.take_along_dim(index, dim=2), values.take_along_dim(index, dim=2))
-                for keys, values in self.model.backbone.cached(self.cache)
-            ]
-        )
-        self.seen = self.seen.gather(1, order)
-
-
-def _stacked(upper: Tensor, lower: Tensor, columns: int) -> Tensor:
-    """Keys or values `(N, h, S, w)` of two batches as one, padded to a number of columns."""
-    return torch.cat([F.pad(x, (0, 0, 0, columns - x.shape[2])) for x in (upper, lower)])
 
 
 def _draws(sampling: Sampling) -> torch.Generator | None:

@@ -1,19 +1,16 @@
 """Documents and queries as a checkpoint takes them, and its answers as people get them."""
 
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
+from gradmem_core.answers import Answer
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.config import MemoryConfig
-from gradmem_core.decode import Answer
 from gradmem_core.errors import EmptyQueryError, RecordTooLongError, TooManyPagesError
 from gradmem_core.generate import check_query
+from gradmem_core.paging import TextPage, split_text
 from gradmem_core.records import Record, canonical_query, fold, parse_records
 from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.write import check_context
-
-NEARLY_AS_CONFIDENT = 0.05
-"Of documents whose answers differ in confidence by less than this, the later one answers."
 
 
 @dataclass(frozen=True)
@@ -24,6 +21,11 @@ class Page:
     "Its tokens."
     records: int | None = None
     "How many records they are; None for a text."
+    text: str | None = None
+    "What they say; None for records."
+    lines: tuple[int, ...] = ()
+    """For each line of the text its number in the document, from 1; 0 for a heading or a table's
+    header that the page repeats."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Document:
 def read_document(checkpoint: Checkpoint, text: str, *, max_pages: int) -> Document:
     """Bring a document into the form that a checkpoint was trained on.
 
-    A list of records is split into pages by whole records, about equally long; a text is one page.
+    A list of records is split into pages by whole records, about equally long; a text where people
+    would split it (`gradmem_core/paging.py`), or not at all where the checkpoint has no
+    `page_tokens`.
 
     Args:
         checkpoint: What will write it.
@@ -51,25 +55,39 @@ def read_document(checkpoint: Checkpoint, text: str, *, max_pages: int) -> Docum
     Raises:
         UnknownCharactersError: There are characters outside the vocabulary.
         EmptyContextError: A text without a token.
-        ContextTooLongError: A text beyond `max_context_tokens`.
+        BinaryTextError: A text with control characters.
+        WordTooLongError: A text with a word that no page has room for.
+        ContextTooLongError: A text of one page beyond `max_context_tokens`.
         NoRecordError: A list without a record.
         RecordTooLongError: A key or a value beyond what the checkpoint was trained for.
         TooManyPagesError: More than `max_pages` would be needed.
     """
     config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
+    if checkpoint.task.document_format == "text" and config.page_tokens is not None:
+        found = split_text(tokenizer, text, page_tokens=config.page_tokens, max_pages=max_pages)
+        return Document([text_page(page) for page in found])
     if checkpoint.task.document_format == "text":
         # A text that cannot fit is refused before its tokens are counted, which takes time.
         check_context(config, tokenizer.fewest_tokens(text))
         ids = tokenizer.encode(text)
         check_context(config, len(ids))
-        return Document([Page(ids)])
-    found = parse_records(text)
+        return Document([Page(ids, text=text, lines=tuple(range(1, text.count("\n") + 2)))])
+    records = parse_records(text)
     most = _page_limit(config)
     # Again before tokens are counted.
-    check_pages(sum(tokenizer.fewest_tokens(one.line) for one in found.records) // most, max_pages)
-    pages = _pages([_record_ids(config, tokenizer, one) for one in found.records], most=most)
+    check_pages(
+        sum(tokenizer.fewest_tokens(one.line) for one in records.records) // most, max_pages
+    )
+    pages = _pages([_record_ids(config, tokenizer, one) for one in records.records], most=most)
     check_pages(len(pages), max_pages)
-    return Document(pages, found.duplicate_keys, found.skipped_lines)
+    return Document(pages, records.duplicate_keys, records.skipped_lines)
+
+
+def text_page(page: TextPage) -> Page:
+    """Bring a part of a text into the form of a page."""
+    own = range(page.first_line, page.last_line + 1)
+    repeated = page.text.count("\n") + 1 - len(own)
+    return Page(page.ids, text=page.text, lines=(0,) * repeated + tuple(own))
 
 
 def check_pages(pages: int, most: int) -> None:
@@ -106,36 +124,10 @@ def read_query(checkpoint: Checkpoint, text: str) -> list[int]:
 
 
 def answer_text(checkpoint: Checkpoint, answer: Answer) -> str | None:
-    """What an answer says; None where it says that the key is not in memory."""
-    if checkpoint.absent_id in answer.tokens:
+    """What an answer says; None where it says that the memory has no answer."""
+    if answer.absent:
         return None
     return checkpoint.tokenizer.decode(answer.tokens).strip()
-
-
-def answering_page(
-    checkpoint: Checkpoint, answers: Sequence[Answer], documents: Sequence[Hashable]
-) -> int:
-    """Which page's answer to a query counts.
-
-    Of the pages that have an answer the most confident one. A key is in one page of a document at
-    most, but may be in several documents that were written into a memory one after the other: of
-    those that are nearly as confident the later one answers. Where no page has an answer, it is the
-    page that is least sure of that.
-
-    Args:
-        checkpoint: What read the pages.
-        answers: The answer of each page, in the order in which they were written.
-        documents: For each page what tells its document from others.
-    """
-    found = [page for page, one in enumerate(answers) if checkpoint.absent_id not in one.tokens]
-    if not found:
-        return min(range(len(answers)), key=lambda page: answers[page].confidence)
-    found.sort(key=lambda page: answers[page].confidence)
-    best = {documents[page]: page for page in found}  # of each document the most confident
-    most = answers[found[-1]].confidence
-    return max(
-        page for page in best.values() if answers[page].confidence >= most - NEARLY_AS_CONFIDENT
-    )
 
 
 def _record_ids(config: MemoryConfig, tokenizer: Tokenizer, record: Record) -> list[int]:

@@ -1,13 +1,64 @@
-"""READ for serving: a batch of queries is answered token by token from its memories."""
+"""READ for serving: queries are answered token by token from their memories."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 from torch import Tensor
 
+from gradmem_core.answers import Answer, ReadingRules
+from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.columns import prefill
 from gradmem_core.config import MemoryConfig
-from gradmem_core.decode import Answer, Decoding, Sampling, prefill
+from gradmem_core.decode import ROWS, Decoding, Sampling
 from gradmem_core.errors import EmptyQueryError, GenerationError, QueryTooLongError
 from gradmem_core.model import MemoryModel
+
+
+def answer_queries(
+    checkpoint: Checkpoint,
+    memory: Tensor,
+    queries: Sequence[Sequence[int]],
+    sampling: Sequence[Sampling],
+    *,
+    documents: Sequence[Hashable] | None = None,
+) -> list[Answer]:
+    """Answer queries from a memory alone, as the service does.
+
+    Args:
+        checkpoint: What wrote the memory.
+        memory: Its pages, `(p, m, d)`.
+        queries: Their token ids, each 1 to `max_query_tokens` long.
+        sampling: For each query how its tokens are chosen.
+        documents: For each page what tells its document from others; all are of one by default.
+
+    Returns:
+        One answer for each query, of the page that counts.
+
+    Raises:
+        EmptyQueryError: A query has no token.
+        QueryTooLongError: A query is longer than `max_query_tokens`.
+        GenerationError: More tokens are asked for than `max_answer_tokens`.
+    """
+    check_queries(checkpoint.model, queries, sampling)
+    pages = prefill(checkpoint.model, memory)
+    known = [None] * len(pages) if documents is None else documents
+    decoding = Decoding(checkpoint.model, ReadingRules.of(checkpoint))
+    answers: list[Answer] = []
+    for part in query_parts(len(queries), pages=len(pages)):
+        asked = queries[part]
+        numbers = decoding.join([pages] * len(asked), asked, sampling[part], [known] * len(asked))
+        answers += _to_the_end(decoding, numbers)
+    return answers
+
+
+def query_parts(queries: int, *, pages: int) -> Iterator[slice]:
+    """Parts of a memory's queries that are read together: of `ROWS` answers at most, or one query.
+
+    Args:
+        queries: How many there are.
+        pages: The memory's pages, each of which makes an answer.
+    """
+    size = max(1, ROWS // pages)
+    return (slice(start, start + size) for start in range(0, queries, size))
 
 
 def generate(
@@ -17,9 +68,9 @@ def generate(
     memory_index: Sequence[int],
     sampling: Sequence[Sampling],
     *,
-    stop_ids: Sequence[int],
+    rules: ReadingRules,
 ) -> list[Answer]:
-    """Answer queries of different lengths, many of one memory or of many, in one batch.
+    """Answer queries of different lengths, each from one of many memories, in one batch.
 
     The keys and values of each memory are computed once and shared by all of its queries.
 
@@ -29,7 +80,7 @@ def generate(
         queries: The `N` queries' token ids, each 1 to `max_query_tokens` long.
         memory_index: For each query the row of `memory` that it reads.
         sampling: For each query how its tokens are chosen.
-        stop_ids: Tokens that end an answer.
+        rules: What ends an answer, and how sure it is.
 
     Returns:
         One answer for each query, the same as when it is read alone.
@@ -41,8 +92,13 @@ def generate(
     """
     check_queries(model, queries, sampling)
     prefixes = prefill(model, memory)
-    decoding = Decoding(model, stop_ids=stop_ids)
-    numbers = decoding.join([prefixes[index] for index in memory_index], queries, sampling)
+    decoding = Decoding(model, rules)
+    numbers = decoding.join([[prefixes[row]] for row in memory_index], queries, sampling)
+    return _to_the_end(decoding, numbers)
+
+
+def _to_the_end(decoding: Decoding, numbers: Sequence[int]) -> list[Answer]:
+    """The answers to queries that have joined, in their order."""
     answers: dict[int, Answer] = {}
     while len(decoding):
         answers |= {one.query: one.answer for one in decoding.step() if one.answer}

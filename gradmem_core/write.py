@@ -6,6 +6,7 @@ context tokens, `d` width, `V` vocabulary, `K` write steps.
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from gradmem_core.recompute import recomputed
 
 SETTLED = 0.02
 "Share of its first loss by which a step must lower a sample's loss for an automatic stop to go on."
+
+Reached = TypeVar("Reached")
+"What an automatic stop chooses from."
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,45 @@ def check_steps(config: MemoryConfig, steps: int) -> None:
         )
 
 
+class AutomaticStop(Generic[Reached]):
+    """Says after each step of a document whether another is worth making, and keeps the best.
+
+    Steps go on while each lowers the loss by more than a share of the loss that the document
+    started from.
+
+    Args:
+        start: Loss before the first step.
+        most_steps: Most steps, at least 1.
+        tolerance: By how much a step must lower the loss, as a share of `start`, 0 to 1.
+    """
+
+    best: Reached
+    "What the step reached after which the loss was lowest; there after the first step."
+    loss: float
+    "The loss there."
+
+    def __init__(self, start: float, most_steps: int, *, tolerance: float = SETTLED) -> None:
+        self._start = start
+        self._most_steps = most_steps
+        self._tolerance = tolerance
+        self.steps = 0
+        "Steps that were made."
+
+    def follow(self, loss: float, reached: Reached) -> bool:
+        """Take in a step: whether another is worth making.
+
+        Args:
+            loss: The loss after it.
+            reached: What it reached.
+        """
+        before = self.loss if self.steps else self._start
+        if not self.steps or loss < before:
+            self.best, self.loss = reached, loss
+        self.steps += 1
+        helped = before - loss > self._tolerance * self._start
+        return helped and self.steps < self._most_steps
+
+
 @dataclass(frozen=True)
 class Settled:
     """What WRITE with an automatic stop returns."""
@@ -226,26 +269,24 @@ def write_until_settled(
     """
     check_steps(model.config, max_steps)
     first = write(model, context_ids, lengths, 1, create_graph=False)
-    memory, losses = first.memory.clone(), first.losses[:, 1].clone()
-    steps = torch.ones_like(lengths)
-    least = tolerance * first.losses[:, 0]  # (B,)
-    going = (losses < first.losses[:, 0] - least).nonzero().flatten()
-    embedded = model.backbone.embed(context_ids).detach()
-    shares = _shares(context_ids, lengths)
-    for _ in range(1, max_steps):
-        if not len(going):
-            break
-        part = (embedded[going], context_ids[going], shares[going])
-        leaf = memory[going].requires_grad_()
-        moved = _step(model, leaf, *part, create_graph=False, second_order=False)[0].detach()
-        loss, _ = reconstruction(model, moved, context_ids[going], lengths[going])
-        steps[going] += 1
-        better = loss < losses[going]
-        helped = loss < losses[going] - least[going]
-        memory[going[better]], losses[going[better]] = moved[better], loss[better]
-        going = going[helped]
-    _check_finite(Written(memory, losses[:, None], None))
-    return Settled(memory, losses, steps)
+    before, after = first.losses.T.tolist()
+    stops = [AutomaticStop[Tensor](loss, max_steps, tolerance=tolerance) for loss in before]
+    memory = first.memory.clone()
+    going = [i for i, stop in enumerate(stops) if stop.follow(after[i], first.memory[i])]
+    while going:
+        part = (context_ids[going], lengths[going])
+        moved, _ = gradient_step(model, memory[going], *part)
+        losses, _ = reconstruction(model, moved, *part)
+        memory[going] = moved
+        reached = zip(going, losses.tolist(), moved, strict=True)
+        going = [i for i, loss, of_sample in reached if stops[i].follow(loss, of_sample)]
+    settled = Settled(
+        torch.stack([stop.best for stop in stops]),
+        first.losses.new_tensor([stop.loss for stop in stops]),
+        lengths.new_tensor([stop.steps for stop in stops]),
+    )
+    _check_finite(Written(settled.memory, settled.losses[:, None], None))
+    return settled
 
 
 @torch.enable_grad()
@@ -281,7 +322,7 @@ def _reconstruct(
     """Every token's loss `(B, T)`, its logits `(B, T, V)` and its hidden state `(B, T, d)`."""
     size = model.config.memory_tokens
     inputs = torch.cat([model.prefix(memory), embedded], dim=1)  # (B, m + T, d)
-    with model.backbone.write_lora():
+    with model.backbone.writing():
         hidden = model.backbone.hidden(inputs)
     # The last memory vector predicts the first token; the last token predicts nothing.
     logits = model.write_logits(hidden[:, size - 1 : -1])  # (B, T, V)

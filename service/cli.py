@@ -2,7 +2,7 @@
 
 Every command prints its result on standard output, and an error as one line on standard error. Exit
 status: 0 done, 1 the service cannot be reached or failed, 2 what was asked for cannot be done, 3 a
-key is not in the memory that was read.
+query is not answered by the memory that was read.
 """
 
 import json
@@ -27,11 +27,12 @@ from service.client import (
     InvalidRequest,
     NotFound,
 )
-from service.schemas import ReadResponse
+from service.schemas import ReadResponse, Reason
 
 FAILED = 1
 REFUSED = 2
 MISSING = 3
+SAID_OF: dict[Reason, str] = {"not stated": "not in memory", "below threshold": "not sure enough"}
 
 # Plain help: the reference in docs/CLI.md is made of it. No tracebacks with documents in them.
 app = typer.Typer(
@@ -167,7 +168,8 @@ def write(
     typer.echo(memory.model_dump_json() if as_json else memory.memory_id)
 
 
-@app.command()
+@app.command("ask")
+@app.command("read")
 def read(
     memory_id: MemoryId,
     queries: Annotated[
@@ -184,12 +186,20 @@ def read(
         float | None, typer.Option(help="Share of the probability mass to draw from.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draws.")] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Answers of less confidence, 0 to 1, count as not found; the checkpoint's own"
+            " bound by default.",
+        ),
+    ] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Answer queries from a memory alone; print one answer a line, in the order of the queries.
 
-    The line of a key that is not in memory is empty; the exit status is then 3.
+    The line of a query that the memory does not answer is empty; the exit status is then 3.
     """
     with _service(url) as client:
         answers = client.read_many(
@@ -199,6 +209,7 @@ def read(
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            min_confidence=min_confidence,
         )
     if as_json:
         typer.echo(
@@ -208,9 +219,9 @@ def read(
         )
     else:
         typer.echo("\n".join(answer.answer or "" for answer in answers))
-    missing = [answer.query for answer in answers if not answer.found]
-    for query in missing:
-        typer.echo(f"not in memory: {query}", err=True)
+    missing = [(answer.reason, answer.query) for answer in answers if answer.reason is not None]
+    for reason, query in missing:
+        typer.echo(f"{SAID_OF[reason]}: {query}", err=True)
     if missing:
         raise typer.Exit(MISSING)
 

@@ -11,14 +11,14 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from gradmem_core.answers import Answer
 from gradmem_core.blob import Blob, BlobInfo, PageInfo, pack, require_fingerprint, unpack
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
-from gradmem_core.decode import Answer, Sampling
+from gradmem_core.decode import Sampling
 from gradmem_core.documents import (
     Page,
     answer_text,
-    answering_page,
     check_pages,
     read_document,
     read_query,
@@ -27,22 +27,15 @@ from gradmem_core.errors import InputError, MemoryChangedError
 from gradmem_core.export import as_prompt_embeds
 from gradmem_core.generate import check_queries
 from gradmem_core.write import check_steps
-from service.engine import (
-    Engine,
-    Event,
-    ReadWork,
-    StepMade,
-    TokenChosen,
-    WriteWork,
-    WrittenMemory,
-)
+from service.engine import Engine, StepMade, TokenChosen
 from service.models import Models
-from service.pages import Pages, for_each_page, memory_info, page_place, without_page
+from service.pages import Pages, memory_info, page_place, without_page
 from service.schemas import (
     AnswerInfo,
     MemoryInfo,
     ReadRequest,
     ReadResponse,
+    Reason,
     StepEvent,
     TokenEvent,
     WriteRequest,
@@ -89,7 +82,10 @@ class Memories:
                 refused, or engine or store failed; nothing is stored then.
         """
         checkpoint, there = await self._writer_of(request)
-        document = read_document(checkpoint, request.document, max_pages=self._max_pages)
+        # Off the event loop: parsing takes seconds where a document is long.
+        document = await asyncio.to_thread(
+            read_document, checkpoint, request.document, max_pages=self._max_pages
+        )
         check_pages(there + len(document.pages), self._max_pages)
         added = await self._written(checkpoint, request, document.pages, listener)
         if request.append_to is None:
@@ -121,23 +117,26 @@ class Memories:
         check_queries(checkpoint.model, queries, sampling)
         pages = blob.info.pages
         told = None
-        if listener is not None and checkpoint.task.document_format == "text":
+        # Of several pages, and of lists, it is known at the end only what answers.
+        if listener is not None and checkpoint.task.document_format == "text" and len(pages) == 1:
             told = _tokens_told(listener, checkpoint, len(queries))
-        by_page = await self._answered(
-            [
-                ReadWork(checkpoint, memory, queries, sampling, (stored.memory_id, page.page_id))
-                for memory, page in zip(blob.memory, pages, strict=True)
-            ],
-            request,
-            told,
+        answers = await self._engine.read_pages(
+            checkpoint,
+            blob.memory,
+            [(stored.memory_id, page.page_id) for page in pages],
+            queries,
+            sampling,
+            # The same document, written again, is another one: it may take back what came between.
+            documents=[(page.document_sha256, page.created_at) for page in pages],
+            seconds=request.timeout,
+            listener=told,
         )
-        # The same document, written again, is another one: it may take back what came between.
-        documents = [(page.document_sha256, page.created_at) for page in pages]
-        infos = []
-        for text, answers in zip(texts, zip(*by_page, strict=True), strict=True):
-            chosen = answering_page(checkpoint, answers, documents)
-            infos.append(_answer_info(checkpoint, text, answers[chosen], pages[chosen].page_id))
-        if listener is not None and told is None:  # which page answers is known at the end only
+        least = _least_confidence(request, checkpoint)
+        infos = [
+            _answer_info(checkpoint, text, answer, pages[answer.page].page_id, least)
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+        if listener is not None and told is None:
             for number, info in enumerate(infos):
                 if info.answer is not None:
                     listener(TokenEvent(query=number, text=info.answer))
@@ -207,10 +206,10 @@ class Memories:
 
     async def _check_model(self, checkpoint: Checkpoint) -> None:
         page = read_document(checkpoint, checkpoint.task.example_document, max_pages=1).pages[0]
-        written = await self._engine.write(WriteWork(checkpoint, page.ids, steps=1))
+        (written,) = await self._engine.write_pages(checkpoint, [page.ids], 1)
         query = read_query(checkpoint, checkpoint.task.example_query)
-        work = ReadWork(checkpoint, written.memory, [query], [Sampling(max_new_tokens=1)])
-        await self._engine.read(work)
+        sampling = Sampling(max_new_tokens=1)
+        await self._engine.read_pages(checkpoint, written.memory[None], None, [query], [sampling])
 
     async def _writer_of(self, request: WriteRequest) -> tuple[Checkpoint, int]:
         """The checkpoint that writes a document, and how many pages its memory has already."""
@@ -231,17 +230,6 @@ class Memories:
             check_steps(checkpoint.model.config, request.steps)
         return checkpoint, there
 
-    async def _answered(
-        self, pages: Sequence[ReadWork], request: ReadRequest, told: Callable[[Event], None] | None
-    ) -> list[list[Answer]]:
-        """What each page answers to every query."""
-        return await for_each_page(
-            [partial(_read, self._engine, work, told) for work in pages],
-            tokens=pages[0].tokens,
-            admission=self._engine.admission,
-            seconds=request.timeout,
-        )
-
     async def _written(
         self,
         checkpoint: Checkpoint,
@@ -251,19 +239,12 @@ class Memories:
     ) -> Pages:
         """Write each page of a document."""
         steps = checkpoint.model.config.write_steps if request.steps is None else request.steps
-        written = await for_each_page(
-            [
-                partial(
-                    _write,
-                    self._engine,
-                    WriteWork(checkpoint, page.ids, steps),
-                    None if listener is None else _steps_told(listener, number),
-                )
-                for number, page in enumerate(pages)
-            ],
-            tokens=max(len(page.ids) for page in pages),
-            admission=self._engine.admission,
+        written = await self._engine.write_pages(
+            checkpoint,
+            [page.ids for page in pages],
+            steps,
             seconds=request.timeout,
+            listener=None if listener is None else _steps_told(listener),
         )
         now, digest = datetime.now(UTC), hashlib.sha256(request.document.encode()).hexdigest()
         known = tuple(
@@ -325,40 +306,26 @@ class Memories:
         return torch.cat([blob.memory, memory]), blob.info.pages + pages
 
 
-async def _write(
-    engine: Engine, work: WriteWork, told: Callable[[Event], None] | None, seconds: float
-) -> WrittenMemory:
-    return await engine.write(work, seconds=seconds, listener=told)
-
-
-async def _read(
-    engine: Engine, work: ReadWork, told: Callable[[Event], None] | None, seconds: float
-) -> list[Answer]:
-    return await engine.read(work, seconds=seconds, listener=told)
-
-
-def _steps_told(listener: Callable[[StepEvent], None], page: int) -> Callable[[Event], None]:
-    def told(event: Event) -> None:
-        assert isinstance(event, StepMade)
-        listener(StepEvent(page=page, step=event.step, loss=event.loss))
+def _steps_told(listener: Callable[[StepEvent], None]) -> Callable[[StepMade], None]:
+    def told(event: StepMade) -> None:
+        listener(StepEvent(page=event.page, step=event.step, loss=event.loss))
 
     return told
 
 
 def _tokens_told(
     listener: Callable[[TokenEvent], None], checkpoint: Checkpoint, queries: int
-) -> Callable[[Event], None]:
+) -> Callable[[TokenChosen], None]:
     """Turn tokens into what each adds to its answer's text."""
     so_far: list[list[int]] = [[] for _ in range(queries)]
 
-    def told(event: Event) -> None:
-        assert isinstance(event, TokenChosen)
+    def told(event: TokenChosen) -> None:
         if event.token in checkpoint.stop_ids:
             return
         ids = so_far[event.query]
-        before = checkpoint.tokenizer.decode(ids)
+        before = checkpoint.tokenizer.decode(ids).lstrip()
         ids.append(event.token)
-        text = checkpoint.tokenizer.decode(ids)
+        text = checkpoint.tokenizer.decode(ids).lstrip()
         listener(TokenEvent(query=event.query, text=text[len(before) :]))
 
     return told
@@ -378,12 +345,27 @@ def _sampling(request: ReadRequest, checkpoint: Checkpoint, queries: int) -> lis
     ]
 
 
-def _answer_info(checkpoint: Checkpoint, query: str, answer: Answer, page_id: str) -> AnswerInfo:
+def _least_confidence(request: ReadRequest, checkpoint: Checkpoint) -> float:
+    """Confidence below which an answer counts as not found."""
+    if request.min_confidence is not None:
+        return request.min_confidence
+    return 0.0 if checkpoint.calibration is None else checkpoint.calibration.min_confidence
+
+
+def _answer_info(
+    checkpoint: Checkpoint, query: str, answer: Answer, page_id: str, least: float
+) -> AnswerInfo:
     text = answer_text(checkpoint, answer)
+    reason: Reason | None = None
+    if text is None:
+        reason = "not stated"
+    elif answer.confidence < least:
+        reason = "below threshold"
     return AnswerInfo(
         query=query,
-        found=text is not None,
-        answer=text,
+        found=reason is None,
+        answer=text if reason is None else None,
+        reason=reason,
         page_id=page_id,
         confidence=answer.confidence,
         tokens=len(answer.tokens),

@@ -174,6 +174,9 @@ class ReadRequest(Request):
     "Share of the probability mass that tokens are drawn from."
     seed: int = Field(default=0, ge=0, lt=2**63)
     "Seed of the draws."
+    min_confidence: float | None = Field(default=None, ge=0, le=1)
+    """Answers of less confidence count as not found; the checkpoint's own bound by default, 0 where
+    it has none."""
     stream: bool = False
     "Answer with server-sent events: each token, then the whole answer."
     timeout: Timeout | None = None
@@ -190,18 +193,25 @@ class ReadRequest(Request):
         return self.queries if self.query is None else [self.query]  # type: ignore[return-value]
 
 
+Reason = Literal["not stated", "below threshold"]
+
+
 class AnswerInfo(BaseModel):
     """The answer to one query."""
 
     query: str
     found: bool
-    "False where the memory says that it does not know the key; always true where it cannot say so."
+    "Whether the memory has an answer, and is confident enough of it."
     answer: str | None
     "Null where nothing was found."
+    reason: Reason | None
+    """Why not: `not stated`, the memory says that it has no answer; `below threshold`, the answer's
+    confidence is below `min_confidence`."""
     page_id: PageId
     "The page that answered."
     confidence: float
-    "Mean probability of the answer's tokens, 0 to 1."
+    """Probability that it is right, 0 to 1: of the answer, or of there being none. Of a checkpoint
+    without a calibration, the mean probability of the answer's tokens."""
     tokens: int
     "Tokens of the answer."
     finish_reason: Literal["stop", "length"]
@@ -220,6 +230,7 @@ class ReadResponse(BaseModel):
                             "query": "door code",
                             "found": True,
                             "answer": "4711#",
+                            "reason": None,
                             "page_id": EXAMPLE_PAGE_ID,
                             "confidence": 0.99,
                             "tokens": 5,
@@ -262,7 +273,8 @@ class TokenEvent(StreamEvent):
     query: int
     "Which of the queries, from 0."
     text: str
-    "What was added to its answer; all of it, once, where documents are lists of records."
+    """What was added to its answer, which the result need not count as found; all of a found
+    answer, once, where documents are lists of records or the memory has several pages."""
 
 
 class ModelInfo(BaseModel):

@@ -42,7 +42,8 @@ class Settings(BaseSettings):
     max_batch_tokens: int = Field(default=2**11, ge=1)
     "Most tokens of a WRITE batch, padding included; a single document may pass it."
     max_batch_queries: int = Field(default=512, ge=1)
-    "Most queries that are answered together; a single request may pass it."
+    """Most answers that are made together, one for each page of a query; those to one query may
+    pass it."""
     max_prefix_bytes: int = Field(default=2**26, ge=0)
     "Most bytes of prefilled memories that are kept for later queries."
     max_timeout_seconds: float = Field(default=60, gt=0)

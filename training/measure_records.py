@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.decode import Sampling
-from gradmem_core.documents import answer_text, answering_page, read_document, read_query
+from gradmem_core.documents import answer_text, read_document, read_query
 from gradmem_core.errors import InputError
-from gradmem_core.generate import generate
+from gradmem_core.generate import answer_queries
 from gradmem_core.measurement import header
 from gradmem_core.padding import pad_right
 from gradmem_core.records import parse_records
@@ -244,21 +244,7 @@ def _answers(
             )
         ]
     )  # (p, m, d)
-    sampling = Sampling(max_new_tokens=model.config.max_answer_tokens)
     queries = [read_query(checkpoint, key) for key in keys]
-    by_page = [
-        generate(
-            model,
-            memory[page : page + 1],
-            queries,
-            [0] * len(queries),
-            [sampling] * len(queries),
-            stop_ids=checkpoint.stop_ids,
-        )
-        for page in range(len(pages))
-    ]
-    said = []
-    for answers in zip(*by_page, strict=True):
-        page = answering_page(checkpoint, answers, [document] * len(pages))
-        said.append(answer_text(checkpoint, answers[page]))
-    return len(pages), said
+    sampling = [Sampling(max_new_tokens=model.config.max_answer_tokens)] * len(queries)
+    answers = answer_queries(checkpoint, memory, queries, sampling)
+    return len(pages), [answer_text(checkpoint, answer) for answer in answers]

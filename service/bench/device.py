@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from gradmem_core.answers import ReadingRules
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.decode import Sampling
 from gradmem_core.generate import generate
@@ -217,7 +218,9 @@ def _reading(checkpoint: Checkpoint, pairs: int, plan: Plan) -> Work:
     query = checkpoint.tokenizer.encode(document.queries[0])
     sampling = Sampling(max_new_tokens=ANSWER_TOKENS)
     # Without stop tokens: a wrong answer would otherwise be of another length.
-    return lambda: generate(checkpoint.model, memory, [query], [0], [sampling], stop_ids=[])
+    return lambda: generate(
+        checkpoint.model, memory, [query], [0], [sampling], rules=ReadingRules()
+    )
 
 
 def operations(work: Work) -> tuple[Operation, ...]:

@@ -3,9 +3,10 @@
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from service.app import create_app
 from service.bench.documents import Document
 from service.bench.load import Request, percentile, under_load
 from service.bench.results import Load, Via
-from service.engine import Engine, ReadWork, WriteWork
+from service.engine import Engine, WrittenMemory
 from service.settings import Settings
 from service.state import State
 
@@ -45,28 +46,22 @@ class EngineTarget:
     def writes(self, documents: Sequence[Document], *, steps: int) -> list[Request]:
         """See `Target.writes`."""
 
-        def request(work: WriteWork) -> Request:
-            return lambda: self._engine.write(work)
-
-        return [request(self._write_work(document, steps)) for document in documents]
+        return [self._writing(document, steps) for document in documents]
 
     async def reads(self, documents: Sequence[Document]) -> list[Request]:
         """See `Target.reads`."""
 
-        def request(work: ReadWork) -> Request:
-            return lambda: self._engine.read(work)
-
         steps = self.checkpoint.model.config.write_steps
-        sampling = Sampling(max_new_tokens=self.checkpoint.model.config.max_answer_tokens)
+        sampling = [Sampling(max_new_tokens=self.checkpoint.model.config.max_answer_tokens)]
         requests: list[Request] = []
         for number, document in enumerate(documents):
-            written = await self._engine.write(self._write_work(document, steps))
+            (written,) = await self._writing(document, steps)()
+            memory = written.memory[None]  # (1, m, d)
             query = self.checkpoint.tokenizer.encode(document.queries[0])
             # With an id the engine keeps the prefilled memory, as it does for the service.
-            work = ReadWork(
-                self.checkpoint, written.memory, [query], [sampling], page=(str(number), "")
-            )
-            requests.append(request(work))
+            ids = [(str(number), "")]
+            read = partial(self._engine.read_pages, self.checkpoint, memory, ids, [query], sampling)
+            requests.append(read)
         return requests
 
     @asynccontextmanager
@@ -83,8 +78,11 @@ class EngineTarget:
             end = time.perf_counter()
         loads.append(sent.within(begin, end, via=self.via, concurrency=concurrency))
 
-    def _write_work(self, document: Document, steps: int) -> WriteWork:
-        return WriteWork(self.checkpoint, self.checkpoint.tokenizer.encode(document.text), steps)
+    def _writing(
+        self, document: Document, steps: int
+    ) -> Callable[[], Awaitable[list[WrittenMemory]]]:
+        ids = self.checkpoint.tokenizer.encode(document.text)
+        return partial(self._engine.write_pages, self.checkpoint, [ids], steps)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ class SamplingOptions(TypedDict, total=False):
     "Share of the probability mass that tokens are drawn from; all of it by default."
     seed: int | None
     "Seed of the draws, 0 by default."
+    min_confidence: float | None
+    "Answers of less confidence, 0 to 1, count as not found; the checkpoint's own bound by default."
     timeout: float | None
     "Seconds after which the service gives up; it has a limit of its own."
 

@@ -5,6 +5,7 @@ from service.engine.engine import Admission, Engine
 from service.engine.scheduler import Limits
 from service.engine.work import (
     Event,
+    PageId,
     ReadWork,
     StepMade,
     Steps,
@@ -19,6 +20,7 @@ __all__ = [
     "Engine",
     "Event",
     "Limits",
+    "PageId",
     "ReadWork",
     "StepMade",
     "Steps",

@@ -1,6 +1,7 @@
 """What the scheduler asks of a device, and torch's answer to it.
 
-Shapes: `B` documents, `T` tokens, `m` memory vectors, `d` width.
+Shapes: `B` pages that are written, `p` pages of a memory that is read, `T` tokens, `m` memory
+vectors, `d` width.
 """
 
 from collections import OrderedDict
@@ -12,12 +13,14 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from gradmem_core.answers import Answer, ReadingRules
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.decode import Answer, Decoding, Prefix, prefill
+from gradmem_core.columns import Prefix, prefill
+from gradmem_core.decode import Decoding
 from gradmem_core.errors import NonFiniteLossError
 from gradmem_core.padding import pad_right
-from gradmem_core.write import SETTLED, gradient_step, reconstruction
-from service.engine.work import ReadWork, TokenChosen, WriteWork, WrittenMemory
+from gradmem_core.write import AutomaticStop, gradient_step, reconstruction
+from service.engine.work import PageId, ReadWork, TokenChosen, WriteWork, WrittenMemory
 
 SMALL_MODEL = 2**24
 "Parameters below which one CPU thread answers queries."
@@ -25,15 +28,15 @@ SMALL_MODEL = 2**24
 
 @dataclass(eq=False)
 class Writing:
-    """A document between two gradient steps."""
+    """A page between two gradient steps."""
 
     work: WriteWork
     memory: Tensor | None = None
     "`(m, d)` on the device; None stands for M0."
     losses: list[float] = field(default_factory=list)
     "Before each step that was made."
-    best: WrittenMemory | None = None
-    "What `auto` falls back on if the next step does not help."
+    stop: AutomaticStop[WrittenMemory] | None = None
+    "What ends the steps of `auto`; None before the first."
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -63,7 +66,7 @@ class Reading:
 
 
 WriteOutcome: TypeAlias = WrittenMemory | NonFiniteLossError | None
-"What a step made of a document; None where more steps follow."
+"What a step made of a page; None where more steps follow."
 
 
 class Device(Protocol):
@@ -73,7 +76,7 @@ class Device(Protocol):
     """
 
     def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
-        """Make the next gradient step of each document."""
+        """Make the next gradient step of each page."""
 
     def begin(self, reads: Sequence[Reading]) -> None:
         """Let requests join the decoding batch."""
@@ -103,7 +106,7 @@ class TorchDevice:
         self._decoding: dict[str, Decoding] = {}
 
     def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
-        """Make the next gradient step of each document (see `Device`)."""
+        """Make the next gradient step of each page (see `Device`)."""
         model, pad_id = writes[0].checkpoint.model, writes[0].checkpoint.tokenizer.pad_id
         start = model.initial_memory.detach()
         contexts = [writing.work.context_ids for writing in writes]
@@ -129,7 +132,7 @@ class TorchDevice:
     def begin(self, reads: Sequence[Reading]) -> None:
         """Let requests join the decoding batch (see `Device`)."""
         checkpoint = reads[0].checkpoint
-        fresh = Decoding(checkpoint.model, stop_ids=checkpoint.stop_ids)
+        fresh = Decoding(checkpoint.model, ReadingRules.of(checkpoint))
         with _threads_of_reads(checkpoint):
             self._join(self._decoding.get(checkpoint.name, fresh), reads)
         self._decoding.setdefault(checkpoint.name, fresh)
@@ -152,7 +155,7 @@ class TorchDevice:
     def read(self, reads: Sequence[Reading]) -> None:
         """Answer requests apart from the decoding batch (see `Device`)."""
         checkpoint = reads[0].checkpoint
-        decoding = Decoding(checkpoint.model, stop_ids=checkpoint.stop_ids)
+        decoding = Decoding(checkpoint.model, ReadingRules.of(checkpoint))
         with _threads_of_reads(checkpoint):
             self._join(decoding, reads)
             while len(decoding):
@@ -167,9 +170,10 @@ class TorchDevice:
         prefixes = zip(works, self._prefixes.of(reads), strict=True)
         numbers = iter(
             decoding.join(
-                [prefix for work, prefix in prefixes for _ in work.queries],
+                [pages for work, pages in prefixes for _ in work.queries],
                 [query for work in works for query in work.queries],
                 [sampling for work in works for sampling in work.sampling],
+                [work.documents for work in works for _ in work.queries],
             )
         )
         for one in reads:
@@ -185,36 +189,39 @@ class PrefixCache:
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
-        self._kept: OrderedDict[tuple[str, str], Prefix] = OrderedDict()
+        self._kept: OrderedDict[PageId, Prefix] = OrderedDict()
         self.bytes = 0
 
-    def of(self, reads: Sequence[Reading]) -> list[Prefix]:
-        """The prefix of each request's memory; those that are not kept are computed together."""
-        known = {key: self._kept[key] for key in map(_key, reads) if key in self._kept}
-        missing = {_key(reading): reading for reading in reads if _key(reading) not in known}
+    def of(self, reads: Sequence[Reading]) -> list[list[Prefix]]:
+        """The prefixes of each request's pages; those that are not kept are computed together."""
+        wanted = [dict(zip(_keys(one.work), one.work.memory, strict=True)) for one in reads]
+        pages = {key: memory for one in wanted for key, memory in one.items()}
+        known = {key: self._kept[key] for key in pages if key in self._kept}
+        missing = {key: memory for key, memory in pages.items() if key not in known}
         if missing:
             model = reads[0].checkpoint.model
-            memory = torch.stack([one.work.memory for one in missing.values()])
+            memory = torch.stack(list(missing.values()))  # (B, m, d)
             made = prefill(model, memory.to(model.initial_memory.device))
             known |= dict(zip(missing, made, strict=True))
-        for reading in reads:
-            if reading.work.page is not None:
-                self._keep(reading.work.page, known[_key(reading)])
-        return [known[_key(reading)] for reading in reads]
+        for reading, keys in zip(reads, wanted, strict=True):
+            if reading.work.page_ids is not None:
+                for key in keys:
+                    self._keep(key, known[key])
+        return [[known[key] for key in keys] for keys in wanted]
 
     def forget(self, memory_id: str) -> None:
         """Give up the prefixes of a memory's pages."""
         for page in [page for page in self._kept if page[0] == memory_id]:
             self._give_up(page)
 
-    def _keep(self, page: tuple[str, str], prefix: Prefix) -> None:
+    def _keep(self, page: PageId, prefix: Prefix) -> None:
         self._give_up(page)
         self._kept[page] = prefix
         self.bytes += prefix.bytes
         while self.bytes > self._most:
             self._give_up(next(iter(self._kept)))
 
-    def _give_up(self, page: tuple[str, str]) -> None:
+    def _give_up(self, page: PageId) -> None:
         prefix = self._kept.pop(page, None)
         self.bytes -= prefix.bytes if prefix else 0
 
@@ -235,9 +242,11 @@ def _threads_of_reads(checkpoint: Checkpoint) -> Iterator[None]:
         torch.set_num_threads(usual)
 
 
-def _key(reading: Reading) -> tuple[str, str]:
-    """What tells memories apart: their ids, or the request where there are none."""
-    return reading.work.page or ("request", str(id(reading)))
+def _keys(work: ReadWork) -> list[PageId]:
+    """What tells pages apart: their ids, or the work where there are none."""
+    if work.page_ids is not None:
+        return list(work.page_ids)
+    return [(f"work {id(work)}", str(page)) for page in range(len(work.memory))]
 
 
 def _is_measured(writing: Writing) -> bool:
@@ -249,10 +258,10 @@ def _is_measured(writing: Writing) -> bool:
 def _moved(
     writing: Writing, memory: Tensor, before: float, after: float, recall: float, finite: bool
 ) -> WriteOutcome:
-    """Take a step over into a document.
+    """Take a step over into a page.
 
     Args:
-        writing: The document.
+        writing: The page.
         memory: After the step, `(m, d)`.
         before: Its loss before the step.
         after: And after it, where it was measured.
@@ -270,19 +279,14 @@ def _moved(
     made = WrittenMemory(memory.cpu(), [*writing.losses, before, after], recall)
     if writing.work.steps != "auto":
         return made
-    return _settled(writing, memory, made)
-
-
-def _settled(writing: Writing, memory: Tensor, made: WrittenMemory) -> WriteOutcome:
-    """Go on with a document for as long as steps help, as `write_until_settled` does."""
-    first, before, after = made.losses[0], made.losses[-2], made.losses[-1]
-    better = writing.best is None or after < before
-    most = writing.checkpoint.model.config.max_write_steps
-    if before - after > SETTLED * first and made.steps < most:
-        writing.memory, writing.best = memory, made
-        writing.losses.append(before)
-        return None
-    return made if better else writing.best
+    if writing.stop is None:
+        most = writing.checkpoint.model.config.max_write_steps
+        writing.stop = AutomaticStop(before, most)
+    if not writing.stop.follow(after, made):
+        return writing.stop.best
+    writing.memory = memory
+    writing.losses.append(before)
+    return None
 
 
 def _stepped(decoding: Decoding, reads: Sequence[Reading]) -> list[tuple[Reading, TokenChosen]]:
@@ -296,5 +300,5 @@ def _stepped(decoding: Decoding, reads: Sequence[Reading]) -> list[tuple[Reading
         reading, query = owner[chosen.query]
         if chosen.answer is not None:
             reading.answers[query] = chosen.answer
-        told.append((reading, TokenChosen(query, chosen.token)))
+        told.append((reading, TokenChosen(query, chosen.token, chosen.page)))
     return told

@@ -7,25 +7,43 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias, cast
 
 import torch
+from torch import Tensor
 
-from gradmem_core.decode import Answer
+from gradmem_core.answers import Answer
+from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.decode import Sampling
 from gradmem_core.errors import (
     DeadlineError,
     EngineStoppedError,
     GradMemError,
     OverloadedError,
 )
+from gradmem_core.generate import query_parts
 from service.engine.device import Device
 from service.engine.scheduler import Job, Limits, Scheduler, log_place
-from service.engine.work import Event, ReadWork, Result, Work, WriteWork, WrittenMemory
+from service.engine.work import (
+    Event,
+    PageId,
+    ReadWork,
+    Result,
+    StepMade,
+    Steps,
+    TokenChosen,
+    Work,
+    WriteWork,
+    WrittenMemory,
+)
 from service.telemetry import Telemetry
 
 logger = logging.getLogger("gradmem.engine")
+
+SHARE = 4
+"A request takes at most one part in this many of the engine's room at a time, or one job."
 
 Listener: TypeAlias = Callable[[Event], None]
 "Called on the event loop with what happens on the way to a result."
@@ -42,11 +60,10 @@ class Admission:
 
 
 class _Request(Job):
-    """A job with the future that its request awaits."""
+    """A job with the future that somebody awaits."""
 
-    def __init__(self, work: Work, *, seconds: float, listener: Listener | None) -> None:
-        now = time.monotonic()
-        super().__init__(work, deadline=now + seconds, queued=now)
+    def __init__(self, work: Work, *, deadline: float, listener: Listener | None) -> None:
+        super().__init__(work, deadline=deadline, queued=time.monotonic())
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self.future: asyncio.Future[Result] = self._loop.create_future()
@@ -114,11 +131,6 @@ class Engine:
         """Whether the device thread runs."""
         return self._thread.is_alive()
 
-    @property
-    def admission(self) -> Admission:
-        """Who is let in."""
-        return self._admission
-
     def start(self) -> None:
         """Start the device thread."""
         self._thread.start()
@@ -131,43 +143,78 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
-    async def write(
+    async def write_pages(
         self,
-        work: WriteWork,
+        checkpoint: Checkpoint,
+        pages: Sequence[list[int]],
+        steps: Steps,
         *,
         seconds: float | None = None,
-        listener: Listener | None = None,
-    ) -> WrittenMemory:
-        """Write a document.
+        listener: Callable[[StepMade], None] | None = None,
+    ) -> list[WrittenMemory]:
+        """Write the pages of a document, many at a time.
 
         Args:
-            work: The document.
-            seconds: Longest that it may take; the engine's own limit where that is shorter.
-            listener: Told of every gradient step.
+            checkpoint: What writes them.
+            pages: The token ids of each, at least one page.
+            steps: Gradient steps (K) of each.
+            seconds: Longest that all of it may take; the engine's own limit where that is shorter.
+            listener: Told on the event loop of every gradient step.
+
+        Returns:
+            What came of each page.
 
         Raises:
-            GradMemError: WRITE diverged, or an EngineError.
+            GradMemError: Of the first page that failed, which ends the others: WRITE diverged, or
+                an EngineError.
         """
-        result = await self._submit(work, seconds, listener)
-        assert isinstance(result, WrittenMemory)
-        return result
+        jobs = [
+            (WriteWork(checkpoint, ids, steps), _told_steps(listener, page))
+            for page, ids in enumerate(pages)
+        ]
+        return cast("list[WrittenMemory]", await self._do(jobs, seconds))
 
-    async def read(
-        self, work: ReadWork, *, seconds: float | None = None, listener: Listener | None = None
+    async def read_pages(
+        self,
+        checkpoint: Checkpoint,
+        memory: Tensor,
+        page_ids: Sequence[PageId] | None,
+        queries: Sequence[Sequence[int]],
+        sampling: Sequence[Sampling],
+        *,
+        documents: Sequence[Hashable] | None = None,
+        seconds: float | None = None,
+        listener: Callable[[TokenChosen], None] | None = None,
     ) -> list[Answer]:
-        """Answer the queries of a memory.
+        """Answer queries from the pages of a memory, many at a time.
 
         Args:
-            work: Memory and queries.
-            seconds: Longest that it may take; the engine's own limit where that is shorter.
-            listener: Told of every token.
+            checkpoint: What wrote the memory.
+            memory: Its pages, `(p, m, d)`.
+            page_ids: For each page the memory's id and its own, by which what is prefilled is kept
+                for later requests; None keeps nothing.
+            queries: Their token ids, within the checkpoint's limits (see `check_queries`).
+            sampling: For each query how its tokens are chosen.
+            documents: For each page what tells its document from others; all are of one by default.
+            seconds: Longest that all of it may take; the engine's own limit where that is shorter.
+            listener: Told on the event loop of every token of every page.
+
+        Returns:
+            One answer for each query, of the page that counts.
 
         Raises:
-            GradMemError: An EngineError.
+            GradMemError: An EngineError, which ends all of it.
         """
-        result = await self._submit(work, seconds, listener)
-        assert isinstance(result, list)
-        return result
+        known = [None] * len(memory) if documents is None else documents
+        jobs = [
+            (
+                ReadWork(checkpoint, memory, queries[part], sampling[part], known, page_ids),
+                _told_tokens(listener, part.start),
+            )
+            for part in query_parts(len(queries), pages=len(memory))
+        ]
+        answers = cast("list[list[Answer]]", await self._do(jobs, seconds))
+        return [answer for of_job in answers for answer in of_job]
 
     def forget(self, memory_id: str) -> None:
         """Keep nothing of a memory that was deleted."""
@@ -175,21 +222,39 @@ class Engine:
             self._forgotten.append(memory_id)
             self._changed.notify()
 
-    async def _submit(self, work: Work, seconds: float | None, listener: Listener | None) -> Result:
+    async def _do(
+        self, jobs: Sequence[tuple[Work, Listener | None]], seconds: float | None
+    ) -> list[Result]:
+        """Do the work of one request, at most its share at a time; the first error ends it all."""
         most = self._admission.seconds
-        seconds = most if seconds is None else min(seconds, most)
-        request = _Request(work, seconds=seconds, listener=listener)
-        self._admit(request)
+        longest = most if seconds is None else min(seconds, most)
+        deadline = time.monotonic() + longest
+        largest = max(work.tokens for work, _ in jobs)
+        room = asyncio.Semaphore(max(1, self._admission.tokens // SHARE // largest))
+
+        async def do(work: Work, listener: Listener | None) -> Result:
+            async with room:
+                return await self._submit(_Request(work, deadline=deadline, listener=listener))
+
         try:
-            async with asyncio.timeout(seconds):
-                return await request.future
+            async with asyncio.timeout(longest), asyncio.TaskGroup() as group:
+                tasks = [group.create_task(do(*job)) for job in jobs]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
         except TimeoutError as error:
             raise DeadlineError(
-                f"no result within {seconds:g} s; send less at a time, or allow more time"
+                f"no result within {longest:g} s; send less at a time, or allow more time"
             ) from error
+        return [task.result() for task in tasks]
+
+    async def _submit(self, request: _Request) -> Result:
+        """Queue a request and await its result."""
+        self._admit(request)
+        try:
+            return await request.future
         finally:
             with self._changed:
-                self._tokens -= work.tokens
+                self._tokens -= request.work.tokens
 
     def _admit(self, request: _Request) -> None:
         """Give a request its permit and queue it."""
@@ -252,3 +317,27 @@ class Engine:
             self._scheduler.add(request)
         self._scheduler.abandon(EngineStoppedError("the service stopped before it was done"))
         self._telemetry.waiting.set(0)
+
+
+def _told_steps(listener: Callable[[StepMade], None] | None, page: int) -> Listener | None:
+    """Tell of the steps of one of a request's pages."""
+    if listener is None:
+        return None
+
+    def told(event: Event) -> None:
+        assert isinstance(event, StepMade)
+        listener(replace(event, page=page))
+
+    return told
+
+
+def _told_tokens(listener: Callable[[TokenChosen], None] | None, first: int) -> Listener | None:
+    """Tell of the tokens of a request's queries from the one at `first`."""
+    if listener is None:
+        return None
+
+    def told(event: Event) -> None:
+        assert isinstance(event, TokenChosen)
+        listener(replace(event, query=first + event.query))
+
+    return told

@@ -48,7 +48,7 @@ class Limits:
     batch_tokens: int
     "Most tokens of a WRITE batch, padding included; a single document may pass it."
     batch_queries: int
-    "Most queries of the decoding batch; a single request may pass it."
+    "Most answers of the decoding batch, one for each page of a query; a single job may pass it."
 
 
 @dataclass
@@ -206,16 +206,16 @@ class Scheduler:
         if self._read_turns >= BURST and (self._writes or self._writing):
             return []
         name = self._reads[0].work.checkpoint.name
-        room = self._limits.batch_queries - sum(len(r.work.queries) for r in self._reading)
+        room = self._limits.batch_queries - sum(r.work.answers for r in self._reading)
         joining: list[Job] = []
         for job in self._reads:
             if job.work.checkpoint.name != name:
                 continue
-            queries = len(_read_work(job).queries)
-            if queries > room and (joining or self._reading):
+            answers = _read_work(job).answers
+            if answers > room and (joining or self._reading):
                 break
             joining.append(job)
-            room -= queries
+            room -= answers
         return joining
 
     def _begin(self, jobs: list[Job]) -> None:

@@ -1,20 +1,24 @@
 """What the engine is asked to do, and what comes of it."""
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from gradmem_core.answers import Answer
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.decode import Answer, Sampling
+from gradmem_core.decode import Sampling
 
 Steps: TypeAlias = int | Literal["auto"]
 "A number of gradient steps, or as many as still help."
+PageId: TypeAlias = tuple[str, str]
+"Ids of a memory and of one of its pages."
 
 
 @dataclass(frozen=True, eq=False)
 class WriteWork:
-    """One document to write."""
+    """One page to write."""
 
     checkpoint: Checkpoint
     context_ids: list[int]
@@ -28,27 +32,34 @@ class WriteWork:
 
 @dataclass(frozen=True, eq=False)
 class ReadWork:
-    """The queries of one request; one sampling setting for each."""
+    """Queries of one memory; one sampling setting for each."""
 
     checkpoint: Checkpoint
     memory: Tensor
-    "`(m, d)`."
-    queries: list[list[int]]
-    sampling: list[Sampling]
-    page: tuple[str, str] | None = None
-    """Ids of the memory and its page, by which the prefilled memory is kept for later requests;
-    None keeps nothing."""
+    "Its pages, `(p, m, d)`."
+    queries: Sequence[Sequence[int]]
+    sampling: Sequence[Sampling]
+    documents: Sequence[Hashable]
+    "For each page what tells its document from others."
+    page_ids: Sequence[PageId] | None = None
+    """For each page the memory's id and its own, by which what is prefilled is kept for later
+    requests; None keeps nothing."""
+
+    @property
+    def answers(self) -> int:
+        """Answers that it makes: one for each page and query."""
+        return len(self.memory) * len(self.queries)
 
     @property
     def tokens(self) -> int:
         """Room that it takes in the queue: its queries, and the answers at their longest."""
         asked = sum(len(query) for query in self.queries)
-        return asked + sum(one.max_new_tokens for one in self.sampling)
+        return len(self.memory) * (asked + sum(one.max_new_tokens for one in self.sampling))
 
 
 @dataclass(frozen=True)
 class WrittenMemory:
-    """What came of a document."""
+    """What came of a page."""
 
     memory: Tensor
     "Float32 `(m, d)`, on the CPU."
@@ -71,16 +82,20 @@ class StepMade:
     "From 1."
     loss: float
     "Before the step, nats per token."
+    page: int = 0
+    "Which of the request's pages, from 0."
 
 
 @dataclass(frozen=True)
 class TokenChosen:
-    """Told after each token of an answer."""
+    """Told after each token of a page's answer to a query."""
 
     query: int
     "Which of the request's queries, from 0."
     token: int
     "Its id."
+    page: int = 0
+    "Which of the memory's pages, from 0."
 
 
 Work: TypeAlias = WriteWork | ReadWork

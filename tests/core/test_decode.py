@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gradmem_core import decode
-from gradmem_core.decode import Answer, Decoding, Sampling, prefill
+from gradmem_core.answers import Answer, ReadingRules
+from gradmem_core.columns import prefill
+from gradmem_core.decode import Decoding, Sampling
 from gradmem_core.generate import generate
 from gradmem_core.model import MemoryModel
 
 TinyModel = Callable[..., MemoryModel]
 
+RULES = ReadingRules(frozenset([2]))
 QUERIES = [[5, 6, 7], [8], [9, 4, 11, 20, 3, 6], [12, 13], [7, 7, 7, 7]]
 SAMPLING = [
     Sampling(max_new_tokens=7),
@@ -33,7 +36,7 @@ def memories(model: MemoryModel) -> Tensor:
 
 def alone(model: MemoryModel, row: int) -> Answer:
     memory = memories(model)[row : row + 1]
-    return generate(model, memory, [QUERIES[row]], [0], [SAMPLING[row]], stop_ids=[2])[0]
+    return generate(model, memory, [QUERIES[row]], [0], [SAMPLING[row]], rules=RULES)[0]
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -58,14 +61,14 @@ def test_answers_do_not_depend_on_who_joins_when(
 def check_answers(model: MemoryModel, arrivals: list[int], gone: int) -> None:
     expected = [alone(model, row) for row in range(len(QUERIES))]
     prefixes = prefill(model, memories(model))
-    decoding = Decoding(model, stop_ids=[2])
+    decoding = Decoding(model, RULES)
     row_of: dict[int, int] = {}
     answers: dict[int, Answer] = {}
     for step in range(20):
         rows = [row for row, arrival in enumerate(arrivals) if arrival == step]
         if rows:
             numbers = decoding.join(
-                [prefixes[row] for row in rows],
+                [[prefixes[row]] for row in rows],
                 [QUERIES[row] for row in rows],
                 [SAMPLING[row] for row in rows],
             )
@@ -85,9 +88,9 @@ def check_answers(model: MemoryModel, arrivals: list[int], gone: int) -> None:
 
 def test_columns_that_nobody_sees_are_given_up(model: MemoryModel) -> None:
     prefixes = prefill(model, memories(model))
-    decoding = Decoding(model, stop_ids=[])
+    decoding = Decoding(model, ReadingRules())
     for turn in range(12):
-        decoding.join([prefixes[turn % 5]], [[4 + turn]], [Sampling(max_new_tokens=4)])
+        decoding.join([[prefixes[turn % 5]]], [[4 + turn]], [Sampling(max_new_tokens=4)])
         decoding.step()
     # Memory, one token of query and at most four of the answer, however long the batch runs.
     assert decoding._columns.seen.shape[1] <= model.config.memory_tokens + 1 + 4

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradmem_core.answers import Answer, ReadingRules, answering_page
 from gradmem_core.checkpoint import Checkpoint, Task
-from gradmem_core.decode import Answer
-from gradmem_core.documents import answer_text, answering_page, read_document, read_query
+from gradmem_core.documents import answer_text, read_document, read_query
 from gradmem_core.errors import (
     ContextTooLongError,
     EmptyContextError,
@@ -199,7 +199,9 @@ def test_a_query_is_measured_without_what_it_is_forgiven(lists: Checkpoint) -> N
 
 
 def said(checkpoint: Checkpoint, text: str, confidence: float) -> Answer:
-    return Answer(checkpoint.tokenizer.encode(text), confidence, "stop")
+    tokens = checkpoint.tokenizer.encode(text)
+    absent = ReadingRules.of(checkpoint).says_absent(tokens)
+    return Answer(tokens, confidence, "stop", absent)
 
 
 def test_an_answer_is_a_text_or_nothing(lists: Checkpoint, texts: Checkpoint) -> None:
@@ -229,4 +231,4 @@ def test_which_page_answers(
     lists: Checkpoint, answers: list[tuple[str, float]], documents: str, page: int
 ) -> None:
     given = [said(lists, *one) for one in answers]
-    assert answering_page(lists, given, list(documents)) == page
+    assert answering_page(given, list(documents)) == page

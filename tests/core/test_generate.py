@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradmem_core.decode import Answer, Sampling
+from gradmem_core.answers import Answer, ReadingRules
+from gradmem_core.decode import Sampling
 from gradmem_core.errors import EmptyQueryError, GenerationError, QueryTooLongError
 from gradmem_core.generate import generate
 from gradmem_core.model import MemoryModel
@@ -58,13 +59,20 @@ def answers(model: MemoryModel, rows: list[int], *, stop_ids: tuple[int, ...] = 
         [QUERIES[row] for row in rows],
         [MEMORY_INDEX[row] for row in rows],
         [SAMPLING[row] for row in rows],
-        stop_ids=stop_ids,
+        rules=ReadingRules(frozenset(stop_ids)),
     )
 
 
 def answer(model: MemoryModel, sampling: Sampling, *, stop_ids: tuple[int, ...] = ()) -> Answer:
     """The answer to one query."""
-    return generate(model, memories(model, 1), [QUERIES[0]], [0], [sampling], stop_ids=stop_ids)[0]
+    return generate(
+        model,
+        memories(model, 1),
+        [QUERIES[0]],
+        [0],
+        [sampling],
+        rules=ReadingRules(frozenset(stop_ids)),
+    )[0]
 
 
 @torch.no_grad()
@@ -160,7 +168,7 @@ def test_a_smaller_limit_gives_the_beginning_of_the_answer(lively_model: TinyMod
         [QUERIES[0]] * 4,
         [0] * 4,
         [Sampling(max_new_tokens=limit) for limit in limits],
-        stop_ids=[],
+        rules=ReadingRules(),
     )
     assert [a.tokens for a in found] == [tokens[:limit] for limit in limits]
     assert {a.finish_reason for a in found} == {"length"}
@@ -199,7 +207,9 @@ def frequencies(model: MemoryModel, temperature: float, top_p: float) -> tuple[T
     """How often each token was drawn first, and the model's distribution at that temperature."""
     settings = [Sampling(1, temperature, top_p, seed) for seed in range(DRAWS)]
     memory = memories(model, 1)
-    found = generate(model, memory, [QUERIES[0]] * DRAWS, [0] * DRAWS, settings, stop_ids=[])
+    found = generate(
+        model, memory, [QUERIES[0]] * DRAWS, [0] * DRAWS, settings, rules=ReadingRules()
+    )
     counts = torch.bincount(torch.tensor([a.tokens[0] for a in found]), minlength=24)
     logits = next_logits(model, memory[0], QUERIES[0])
     return counts / DRAWS, (logits / temperature).softmax(dim=-1)
@@ -281,20 +291,20 @@ def test_an_empty_query_is_refused(lively_model: TinyModel, queries: list[list[i
             queries,
             [0] * len(queries),
             [GREEDY] * len(queries),
-            stop_ids=[],
+            rules=ReadingRules(),
         )
 
 
 def test_limits_of_the_checkpoint_are_kept(lively_model: TinyModel) -> None:
     model = lively_model()
     memory, longest = memories(model), Sampling(max_new_tokens=12)
-    generate(model, memory, [[5] * 8], [0], [longest], stop_ids=[])
+    generate(model, memory, [[5] * 8], [0], [longest], rules=ReadingRules())
     with pytest.raises(QueryTooLongError, match=r"9 tokens .* at most 8") as long_query:
-        generate(model, memory, [[5], [5] * 9], [0, 0], [longest] * 2, stop_ids=[])
+        generate(model, memory, [[5], [5] * 9], [0, 0], [longest] * 2, rules=ReadingRules())
     assert long_query.value.limit == 8
     beyond = Sampling(max_new_tokens=13)
     with pytest.raises(GenerationError, match=r"is 13 .* at most 12") as long_answer:
-        generate(model, memory, [[5], [5]], [0, 0], [longest, beyond], stop_ids=[])
+        generate(model, memory, [[5], [5]], [0, 0], [longest, beyond], rules=ReadingRules())
     assert long_answer.value.limit == 12
 
 
@@ -302,6 +312,6 @@ def test_generation_keeps_no_graph_and_changes_nothing(lively_model: TinyModel) 
     model = lively_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     memory = memories(model, 1).requires_grad_()
-    generate(model, memory, [QUERIES[0]], [0], [GREEDY], stop_ids=[])
+    generate(model, memory, [QUERIES[0]], [0], [GREEDY], rules=ReadingRules())
     assert memory.grad is None
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

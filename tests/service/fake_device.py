@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gradmem_core.decode import Answer
+from gradmem_core.answers import Answer
 from gradmem_core.errors import GradMemError
 from service.engine.device import Reading, WriteOutcome, Writing
 from service.engine.scheduler import Job

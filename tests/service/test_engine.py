@@ -8,8 +8,10 @@ import anyio
 import pytest
 import torch
 
+from gradmem_core.answers import Answer, ReadingRules
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.decode import Answer, Prefix, Sampling, prefill
+from gradmem_core.columns import Prefix, prefill
+from gradmem_core.decode import Sampling
 from gradmem_core.errors import (
     DeadlineError,
     DeviceError,
@@ -24,8 +26,8 @@ from gradmem_core.write import write, write_until_settled
 from service.engine import (
     Admission,
     Engine,
-    Event,
     Limits,
+    PageId,
     ReadWork,
     StepMade,
     TokenChosen,
@@ -81,10 +83,23 @@ def a_write(tiny: Checkpoint, document: str, steps: Steps = 2) -> WriteWork:
     return WriteWork(tiny, tiny.tokenizer.encode(document), steps)
 
 
-def a_read(tiny: Checkpoint, memory: torch.Tensor, page: tuple[str, str] | None = None) -> ReadWork:
+def a_read(tiny: Checkpoint, memory: torch.Tensor, page: PageId | None = None) -> ReadWork:
+    """Queries of a memory `(m, d)` of one page."""
     queries = [tiny.tokenizer.encode(text) for text in QUERIES]
     sampling = [Sampling(4), Sampling(8, temperature=1.0, seed=3), Sampling(2)]
-    return ReadWork(tiny, memory, queries, sampling, page)
+    page_ids = None if page is None else [page]
+    return ReadWork(tiny, memory[None], queries, sampling, [None], page_ids)
+
+
+async def write_one(engine: Engine, work: WriteWork) -> WrittenMemory:
+    (made,) = await engine.write_pages(work.checkpoint, [work.context_ids], work.steps)
+    return made
+
+
+async def read_one(engine: Engine, work: ReadWork) -> list[Answer]:
+    return await engine.read_pages(
+        work.checkpoint, work.memory, work.page_ids, work.queries, work.sampling
+    )
 
 
 def written_alone(work: WriteWork) -> tuple[torch.Tensor, list[float]]:
@@ -98,11 +113,11 @@ def read_alone(work: ReadWork) -> list[Answer]:
     return [
         generate(
             work.checkpoint.model,
-            work.memory[None],
+            work.memory,
             [query],
             [0],
             [sampling],
-            stop_ids=work.checkpoint.stop_ids,
+            rules=ReadingRules.of(work.checkpoint),
         )[0]
         for query, sampling in zip(work.queries, work.sampling, strict=True)
     ]
@@ -110,7 +125,7 @@ def read_alone(work: ReadWork) -> list[Answer]:
 
 async def outcome(engine: Engine, work: WriteWork, into: list[object], place: int) -> None:
     try:
-        into[place] = await engine.write(work)
+        into[place] = await write_one(engine, work)
     except GradMemError as error:
         into[place] = error
 
@@ -135,19 +150,19 @@ async def test_work_beside_other_work_equals_work_alone(tiny: Checkpoint) -> Non
     made: dict[int, WrittenMemory] = {}
     answers: dict[int, list[Answer]] = {}
 
-    async def write_one(place: int) -> None:
-        made[place] = await engine.write(writes[place])
+    async def note_write(place: int) -> None:
+        made[place] = await write_one(engine, writes[place])
 
-    async def read_one(place: int) -> None:
+    async def note_read(place: int) -> None:
         await anyio.sleep(0.01 * place)
-        answers[place] = await engine.read(reads[place])
+        answers[place] = await read_one(engine, reads[place])
 
     device = TorchDevice(prefix_bytes=2**20)
     async with started(device) as engine, anyio.create_task_group() as group:
         for place in range(len(writes)):
-            group.start_soon(write_one, place)
+            group.start_soon(note_write, place)
         for place in range(len(reads)):
-            group.start_soon(read_one, place)
+            group.start_soon(note_read, place)
     for place, work in enumerate(writes):
         memory, losses = written_alone(work)
         torch.testing.assert_close(made[place].memory, memory, rtol=1e-5, atol=1e-5)
@@ -184,15 +199,18 @@ async def test_documents_share_gradient_steps_whatever_their_steps(tiny: Checkpo
 
 
 async def test_listeners_are_told_in_order_before_the_result(tiny: Checkpoint) -> None:
-    steps: list[Event] = []
-    tokens: list[Event] = []
+    steps: list[StepMade] = []
+    tokens: list[TokenChosen] = []
     async with started(TorchDevice(prefix_bytes=0)) as engine:
-        made = await engine.write(a_write(tiny, DOCUMENTS[1], 3), listener=steps.append)
+        page = tiny.tokenizer.encode(DOCUMENTS[1])
+        (made,) = await engine.write_pages(tiny, [page], 3, listener=steps.append)
         assert steps == [StepMade(i + 1, loss) for i, loss in enumerate(made.losses[:-1])]
         work = a_read(tiny, made.memory)
-        answers = await engine.read(work, listener=tokens.append)
+        answers = await engine.read_pages(
+            tiny, work.memory, None, work.queries, work.sampling, listener=tokens.append
+        )
     for query, answer in enumerate(answers):
-        told = [e.token for e in tokens if isinstance(e, TokenChosen) and e.query == query]
+        told = [e.token for e in tokens if e.query == query]
         assert told[: len(answer.tokens)] == answer.tokens
         assert len(told) == len(answer.tokens) + (answer.finish_reason == "stop")
 
@@ -203,7 +221,7 @@ async def test_one_that_diverges_fails_alone(tiny: Checkpoint) -> None:
     class Diverging(Gated):
         def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
             for writing in writes:
-                if writing.work is works[1] and writing.memory is not None:
+                if writing.work.context_ids == works[1].context_ids and writing.memory is not None:
                     writing.memory = writing.memory * torch.inf
             return super().write_step(writes)
 
@@ -221,8 +239,8 @@ async def test_errors_of_the_device_are_translated_and_the_engine_lives(
     device.gate.set()
     async with started(device) as engine:
         with pytest.raises(DeviceError):
-            await engine.write(a_write(tiny, DOCUMENTS[1]))
-        assert isinstance(await engine.write(a_write(tiny, DOCUMENTS[0])), WrittenMemory)
+            await write_one(engine, a_write(tiny, DOCUMENTS[1]))
+        assert isinstance(await write_one(engine, a_write(tiny, DOCUMENTS[0])), WrittenMemory)
     assert "document text" not in caplog.text
 
 
@@ -231,7 +249,7 @@ async def test_a_full_engine_refuses_and_takes_up_again(tiny: Checkpoint) -> Non
     tokens = len(DOCUMENTS[0])
     async with started(device, Admission(tokens=3 * tokens, seconds=30)) as engine:
         outcomes = await write_all(engine, [a_write(tiny, DOCUMENTS[0])] * 6, device)
-        assert isinstance(await engine.write(a_write(tiny, DOCUMENTS[2])), WrittenMemory)
+        assert isinstance(await write_one(engine, a_write(tiny, DOCUMENTS[2])), WrittenMemory)
     refused = [result for result in outcomes if isinstance(result, OverloadedError)]
     assert len(refused) == 3
     assert {error.limit for error in refused} == {3 * tokens}
@@ -244,7 +262,7 @@ async def test_what_is_late_is_answered_in_time_and_never_begun(tiny: Checkpoint
         group.start_soon(outcome, engine, a_write(tiny, DOCUMENTS[0]), first, 0)
         await anyio.to_thread.run_sync(device.entered.wait)
         with pytest.raises(DeadlineError, match=r"within 0\.05 s"):
-            await engine.write(a_write(tiny, DOCUMENTS[1]), seconds=0.05)
+            await engine.write_pages(tiny, [tiny.tokenizer.encode(DOCUMENTS[1])], 2, seconds=0.05)
         device.gate.set()
     assert isinstance(first[0], WrittenMemory)
     assert all(batch == [len(DOCUMENTS[0])] for batch in device.batches)
@@ -254,9 +272,9 @@ async def test_whoever_leaves_frees_their_place_between_steps(tiny: Checkpoint) 
     device = Gated()
     async with started(device) as engine:
         with anyio.move_on_after(0.05):
-            await engine.write(a_write(tiny, DOCUMENTS[1], 8))
+            await write_one(engine, a_write(tiny, DOCUMENTS[1], 8))
         device.gate.set()
-        await engine.write(a_write(tiny, DOCUMENTS[0], 2))
+        await write_one(engine, a_write(tiny, DOCUMENTS[0], 2))
     assert device.batches == [[len(DOCUMENTS[1])], *[[len(DOCUMENTS[0])]] * 2]
 
 
@@ -312,7 +330,8 @@ def test_prefixes_are_computed_once_and_the_least_recently_read_goes_first(
 
     def ask(*ids: str | None) -> list[object]:
         pages = [None if name is None else (name, "a page") for name in ids]
-        return list(cache.of([Reading(a_read(tiny, memory, page)) for page in pages]))
+        found = cache.of([Reading(a_read(tiny, memory, page)) for page in pages])
+        return [prefix for (prefix,) in found]
 
     first = ask("a", "b", "a")
     assert first[0] is first[2]
@@ -337,9 +356,10 @@ async def test_a_transformer_in_bfloat16_writes_and_reads_float32_memories() -> 
     query = tokenizer.encode(task.example_query)
     write_work = WriteWork(checkpoint, tokenizer.encode(task.example_document), 5)
     async with started(TorchDevice(prefix_bytes=2**20)) as engine:
-        written = await engine.write(write_work)
-        read_work = ReadWork(checkpoint, written.memory, [query], [Sampling(4)])
-        (answer,) = await engine.read(read_work)
+        written = await write_one(engine, write_work)
+        (answer,) = await engine.read_pages(
+            checkpoint, written.memory[None], None, [query], [Sampling(4)]
+        )
     assert tokenizer.decode(answer.tokens) == task.example_answer
     assert written.memory.dtype == torch.float32
     checkpoint.model.backbone.autocast = None

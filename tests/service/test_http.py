@@ -12,6 +12,7 @@ import httpx
 import pytest
 import torch
 
+from gradmem_core.answers import ReadingRules
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.decode import Sampling
 from gradmem_core.generate import generate
@@ -80,7 +81,7 @@ def test_answers_are_those_of_the_core(http: httpx.Client, tiny: Checkpoint) -> 
         [tiny.tokenizer.encode(query) for query in QUERIES],
         [0] * 3,
         [Sampling(8)] * 3,
-        stop_ids=tiny.stop_ids,
+        rules=ReadingRules.of(tiny),
     )
     memory_id = written(http)["memory_id"]
     response = http.post("/read", json={"memory_id": memory_id, "queries": QUERIES})

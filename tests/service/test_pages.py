@@ -1,139 +1,187 @@
-"""The work of several pages: side by side within limits, in order, and ended by the first error."""
+"""Requests of several pages: work side by side within limits, ended by the first error."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
+import anyio
 import pytest
+import torch
+from torch import Tensor
 
-from gradmem_core.errors import DeadlineError, OverloadedError
-from service.engine import Admission
-from service.pages import SHARE, for_each_page
+from gradmem_core.answers import Answer
+from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.decode import ROWS, Sampling
+from gradmem_core.errors import DeadlineError, DeviceError
+from gradmem_core.generate import answer_queries
+from gradmem_core.write import write
+from service.engine import Admission, Engine, Limits, StepMade, TokenChosen, TorchDevice
+from service.engine.device import Reading, WriteOutcome, Writing
+from service.engine.engine import SHARE
+from service.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio
 
-Work = Callable[[float], Awaitable[int]]
-PLENTY = Admission(tokens=1000, seconds=30)
+LIMITS = Limits(batch_tokens=1000, batch_queries=1000)
+PLENTY = Admission(tokens=10_000, seconds=30)
+PAGE = "!aB:7x!|"
+GREEDY = Sampling(max_new_tokens=4)
 
 
-class Workers:
-    """Work whose pages end when they are told to."""
+class Watched(TorchDevice):
+    """The real device; it notes what it is given, waits at a gate and fails for a token."""
 
-    def __init__(self, pages: int) -> None:
-        self.begun: list[int] = []
-        self.cancelled: list[int] = []
-        self.left: list[float] = []
-        self.results: list[asyncio.Future[int]] = [
-            asyncio.get_running_loop().create_future() for _ in range(pages)
-        ]
+    def __init__(self, *, bad: int | None = None) -> None:
+        super().__init__(prefix_bytes=2**20)
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.written: list[list[list[int]]] = []
+        self.joined: list[int] = []
+        self.bad = bad
 
-    def work(self) -> list[Work]:
-        return [self._work(page) for page in range(len(self.results))]
+    def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+        self.entered.set()
+        assert self.gate.wait(timeout=30)
+        self.written.append([writing.work.context_ids for writing in writes])
+        if any(self.bad in ids for ids in self.written[-1]):
+            raise RuntimeError
+        return super().write_step(writes)
 
-    def _work(self, page: int) -> Work:
-        async def work(seconds: float) -> int:
-            self.begun.append(page)
-            self.left.append(seconds)
-            try:
-                return await self.results[page]
-            except asyncio.CancelledError:
-                self.cancelled.append(page)
-                raise
-
-        return work
+    def begin(self, reads: Sequence[Reading]) -> None:
+        self.joined += [reading.work.answers for reading in reads]
+        super().begin(reads)
 
 
-async def turns() -> None:
-    """Let everything that can go on go on."""
-    for _ in range(20):
-        await asyncio.sleep(0)
+@asynccontextmanager
+async def started(device: Watched, admission: Admission = PLENTY) -> AsyncIterator[Engine]:
+    engine = Engine(device, LIMITS, admission, Telemetry(), threads=1)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        device.gate.set()
+        engine.stop()
 
 
-@pytest.mark.parametrize("pages", [1, 3])
-async def test_results_are_in_the_order_of_the_pages(pages: int) -> None:
-    workers = Workers(pages)
-    work = for_each_page(workers.work(), tokens=10, admission=PLENTY, seconds=None)
-    task = asyncio.create_task(work)
-    await turns()
-    for page in reversed(range(pages)):
-        workers.results[page].set_result(10 * page)
-        await turns()
-    assert await task == [10 * page for page in range(pages)]
-    assert all(29 < left <= 30 for left in workers.left)
+def pages(tiny: Checkpoint, count: int) -> list[list[int]]:
+    """Pages of as many tokens, each of its own."""
+    return [tiny.tokenizer.encode(f"!{chr(97 + number)}B:7x!|") for number in range(count)]
 
 
-@pytest.mark.parametrize(("tokens", "at_once"), [(100, 2), (999, 1), (5000, 1)])
-async def test_a_request_takes_its_share_of_the_engine_only(tokens: int, at_once: int) -> None:
-    assert SHARE == 4
-    workers = Workers(4)
-    task = asyncio.create_task(
-        for_each_page(workers.work(), tokens=tokens, admission=PLENTY, seconds=None)
-    )
-    await turns()
-    assert workers.begun == list(range(at_once))
-    for page, result in enumerate(workers.results):
-        result.set_result(page)
-        await turns()
-        assert len(workers.begun) == min(4, page + 1 + at_once)
-    assert await task == [0, 1, 2, 3]
+def memories(count: int) -> Tensor:
+    return torch.randn(count, 4, 32, generator=torch.Generator().manual_seed(0))
 
 
-async def test_the_first_error_ends_the_other_pages() -> None:
-    workers = Workers(6)
-    task = asyncio.create_task(
-        for_each_page(workers.work(), tokens=100, admission=PLENTY, seconds=None)
-    )
-    await turns()
-    error = OverloadedError("no room")
-    workers.results[1].set_exception(error)
-    with pytest.raises(OverloadedError) as caught:
-        await task
-    assert caught.value is error
-    # The next page may have begun in the failed one's place.
-    assert set(workers.begun) <= {0, 1, 2}
-    assert set(workers.cancelled) == set(workers.begun) - {1}
+def queries(tiny: Checkpoint, count: int) -> list[list[int]]:
+    return [tiny.tokenizer.encode(f"?!{chr(97 + number % 26)}") for number in range(count)]
 
 
-async def test_whoever_leaves_ends_all_pages() -> None:
-    workers = Workers(2)
-    task = asyncio.create_task(
-        for_each_page(workers.work(), tokens=1, admission=PLENTY, seconds=None)
-    )
-    await turns()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert sorted(workers.cancelled) == [0, 1]
-
-
-@pytest.mark.parametrize("seconds", [2.0, None, 99.0])
-async def test_pages_share_the_time_of_their_request(seconds: float | None) -> None:
-    workers = Workers(2)
-    admission = Admission(tokens=1, seconds=3)
-    task = asyncio.create_task(
-        for_each_page(workers.work(), tokens=1, admission=admission, seconds=seconds)
-    )
-    await turns()
-    workers.results[0].set_result(0)
-    workers.results[1].set_result(1)
-    await task
-    first, second = workers.left
-    assert min(seconds or 3, 3) >= first > second > 0
-
-
-async def test_a_page_whose_turn_comes_too_late_does_not_begin() -> None:
-    workers = Workers(2)
-    workers.results[1].set_result(1)
-    clock = asyncio.get_running_loop()
-    work = workers.work()
-
-    async def long(seconds: float) -> int:
-        end = clock.time() + seconds
-        while clock.time() <= end:  # as a device that is busy
-            pass
-        return 0
-
-    with pytest.raises(DeadlineError, match=r"0\.02 s"):
-        await for_each_page(
-            [long, work[1]], tokens=1, admission=Admission(tokens=1, seconds=30), seconds=0.02
+def check(found: Sequence[Answer], expected: Sequence[Answer]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one.tokens, one.page, one.finish_reason) == (
+            other.tokens,
+            other.page,
+            other.finish_reason,
         )
-    assert workers.begun == []
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+
+
+async def test_pages_are_written_as_alone_and_come_in_their_order(tiny: Checkpoint) -> None:
+    device = Watched()
+    device.gate.set()
+    told: list[StepMade] = []
+    async with started(device) as engine:
+        made = await engine.write_pages(tiny, pages(tiny, 5), 2, listener=told.append)
+    for number, (ids, one) in enumerate(zip(pages(tiny, 5), made, strict=True)):
+        alone = write(tiny.model, torch.tensor([ids]), torch.tensor([8]), 2, create_graph=False)
+        torch.testing.assert_close(one.memory, alone.memory[0], rtol=1e-5, atol=1e-5)
+        steps = [(event.step, event.loss) for event in told if event.page == number]
+        assert steps == [(1, one.losses[0]), (2, one.losses[1])]
+
+
+@pytest.mark.parametrize(("at_once", "room"), [(2, 2 * SHARE * 8), (1, SHARE * 8), (1, 9)])
+async def test_a_request_takes_its_share_of_the_engine_only(
+    tiny: Checkpoint, at_once: int, room: int
+) -> None:
+    device = Watched()
+    admission = Admission(tokens=room, seconds=30)
+    async with started(device, admission) as engine, anyio.create_task_group() as group:
+        group.start_soon(engine.write_pages, tiny, pages(tiny, 5), 1)
+        await anyio.to_thread.run_sync(device.entered.wait)
+        await anyio.wait_all_tasks_blocked()
+        assert engine._tokens == at_once * 8
+        device.gate.set()
+    assert max(map(len, device.written)) == at_once
+    assert sorted(ids for batch in device.written for ids in batch) == sorted(pages(tiny, 5))
+
+
+async def test_the_first_page_that_fails_ends_the_others(tiny: Checkpoint) -> None:
+    wanted = pages(tiny, 4)
+    device = Watched(bad=wanted[1][1])
+    device.gate.set()
+    async with started(device, Admission(tokens=SHARE * 8, seconds=30)) as engine:
+        with pytest.raises(DeviceError):
+            await engine.write_pages(tiny, wanted, 1)
+        assert engine._tokens == 0
+        assert len(await engine.write_pages(tiny, wanted[:1], 1)) == 1
+    assert not any(wanted[3] in batch for batch in device.written)
+
+
+async def test_whoever_leaves_ends_all_pages(tiny: Checkpoint) -> None:
+    device = Watched()
+    other = tiny.tokenizer.encode(PAGE + PAGE)
+    async with started(device) as engine:
+        async with anyio.create_task_group() as group:
+            group.start_soon(engine.write_pages, tiny, pages(tiny, 3), 5)
+            await anyio.to_thread.run_sync(device.entered.wait)
+            group.cancel_scope.cancel()
+        assert engine._tokens == 0
+        device.gate.set()
+        await engine.write_pages(tiny, [other], 1)
+    assert len(device.written) == 2
+    assert device.written[1] == [other]
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.05, 30), (None, 0.05), (99.0, 0.05)])
+async def test_a_request_out_of_time_is_answered_once(
+    tiny: Checkpoint, seconds: float | None, most: float
+) -> None:
+    device = Watched()
+    async with started(device, Admission(tokens=SHARE * 8, seconds=most)) as engine:
+        with pytest.raises(DeadlineError, match=r"0\.05 s"):
+            await engine.write_pages(tiny, pages(tiny, 3), 1, seconds=seconds)
+        assert engine._tokens == 0
+        device.gate.set()
+    assert device.written == [pages(tiny, 3)[:1]]
+
+
+@pytest.mark.parametrize(("count", "asked"), [(1, 70), (5, 30), (70, 2)])
+async def test_pages_are_read_as_the_core_reads_them(
+    tiny: Checkpoint, count: int, asked: int
+) -> None:
+    device = Watched()
+    memory, wanted, sampling = memories(count), queries(tiny, asked), [GREEDY] * asked
+    told: list[TokenChosen] = []
+    ids = [("a memory", str(page)) for page in range(count)]
+    async with started(device) as engine:
+        found = await engine.read_pages(tiny, memory, ids, wanted, sampling, listener=told.append)
+    check(found, answer_queries(tiny, memory, wanted, sampling))
+    assert len({one.page for one in found}) > 1 or count == 1
+    assert sum(device.joined) == count * asked
+    assert max(device.joined) <= max(ROWS, count)
+    for number, answer in enumerate(found):
+        tokens = [e.token for e in told if (e.query, e.page) == (number, answer.page)]
+        assert tokens[: len(answer.tokens)] == answer.tokens
+
+
+async def test_of_documents_nearly_as_confident_the_later_answers(tiny: Checkpoint) -> None:
+    memory = memories(1).expand(3, -1, -1)
+    wanted = queries(tiny, 2)
+    async with started(Watched()) as engine:
+        one = await engine.read_pages(tiny, memory, None, wanted, [GREEDY] * 2)
+        several = await engine.read_pages(
+            tiny, memory, None, wanted, [GREEDY] * 2, documents=["a", "b", "c"]
+        )
+    assert [answer.page for answer in several] == [2, 2]
+    check(several, answer_queries(tiny, memory, wanted, [GREEDY] * 2, documents=["a", "b", "c"]))
+    assert [answer.tokens for answer in one] == [answer.tokens for answer in several]

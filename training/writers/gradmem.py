@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from gradmem_core.answers import ReadingRules
 from gradmem_core.blob import BlobInfo, PageInfo, pack, tensor_bytes, unpack
 from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Sampling
@@ -94,7 +95,7 @@ class GradMem(Writer):
                 [list(query) for of_context in queries for query in of_context],
                 [owner for owner, of_context in enumerate(queries) for _ in of_context],
                 [Sampling(max_tokens)] * sum(len(of_context) for of_context in queries),
-                stop_ids=list(stop_ids),
+                rules=ReadingRules(frozenset(stop_ids)),
             )
         )
         return [[next(answers).tokens for _ in of_context] for of_context in queries]
