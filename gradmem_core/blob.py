@@ -18,7 +18,7 @@ from torch import Tensor
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import BlobError, FingerprintMismatchError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INT8_LARGEST = 127
 UNREADABLE = (
     SafetensorError,
@@ -31,6 +31,24 @@ UNREADABLE = (
     RecursionError,
 )
 "What the libraries raise on bytes that are no memory; the last on JSON nested without end."
+
+
+class ReadBack(BaseModel):
+    """What READ gave back of a page, asked right after WRITE (`gradmem_core/verify.py`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    words: int = Field(ge=0)
+    "Words of the text that READ was asked for; 0 where the page was too short to ask."
+    right: int = Field(ge=0)
+    "Those that it said in their places."
+    weak_lines: tuple[int, ...] = ()
+    "Lines of the document, from 1, of which less than half came back."
+
+    @property
+    def share(self) -> float | None:
+        """The share that came back, 0 to 1; None where nothing was asked."""
+        return self.right / self.words if self.words else None
 
 
 class PageInfo(BaseModel):
@@ -50,8 +68,15 @@ class PageInfo(BaseModel):
     "SHA-256 of the UTF-8 bytes of the document that the page is of."
     losses: tuple[float, ...]
     "Reconstruction loss before each step and after the last, nats per token."
-    recall: float = Field(ge=0, le=1)
-    "Share of the page's tokens that the memory predicts correctly."
+    write_accuracy: float = Field(ge=0, le=1)
+    """Share of the page's tokens that WRITE predicts from the memory and the tokens before them,
+    which is not what READ can say."""
+    first_line: int | None = Field(default=None, ge=1)
+    "First line of the document that is on the page, from 1; None where lines were not counted."
+    last_line: int | None = Field(default=None, ge=1)
+    "Last line."
+    read_back: ReadBack | None = None
+    "What READ gave back of it; None where it was not asked."
     created_at: datetime
     "When it was written, UTC."
 
@@ -116,6 +141,8 @@ def unpack(data: bytes) -> Blob:
         shape, fields = json.loads(metadata["shape"]), json.loads(metadata["info"])
         if version == "1":
             tensors, shape, fields = _as_one_page(tensors, shape, fields)
+        if version in ("1", "2"):
+            fields = _of_version_2(fields)
         elif version != str(FORMAT_VERSION):
             raise BlobError(
                 f"the memory has format version {version}; this GradMem reads 1 to {FORMAT_VERSION}"
@@ -163,10 +190,27 @@ def require_fingerprint(blob: Blob, expected: str) -> None:
 def _as_one_page(
     tensors: dict[str, Tensor], shape: list[int], fields: dict[str, Any]
 ) -> tuple[dict[str, Tensor], list[int], dict[str, Any]]:
-    """What format 1, which knew no pages, says in terms of format 2."""
+    """Say what format 1, which knew no pages, says in terms of format 2."""
     page = {**fields, "page_id": "0" * 16}
     info = {"fingerprint": page.pop("fingerprint"), "pages": [page]}
     return {name: tensor[None] for name, tensor in tensors.items()}, [1, *shape], info
+
+
+def _of_version_2(fields: dict[str, Any]) -> dict[str, Any]:
+    """Say what format 2, whose `recall` was WRITE's accuracy, says in terms of format 3."""
+    pages = [dict(page) for page in fields["pages"]]
+    for page in pages:
+        page["write_accuracy"] = page.pop("recall")
+    return {**fields, "pages": pages}
+
+
+def stored(memory: Tensor, dtype: BlobDtype) -> Tensor:
+    """Return a memory `(p, m, d)` as it comes back from a blob, float32.
+
+    Raises:
+        BlobError: It is too large for float16.
+    """
+    return _decoded(_encoded(memory.detach().float().cpu(), dtype), dtype)
 
 
 def _encoded(memory: Tensor, dtype: BlobDtype) -> dict[str, Tensor]:

@@ -255,7 +255,7 @@ class Memories:
                 records=page.records,
                 document_sha256=digest,
                 losses=tuple(made.losses),
-                recall=made.recall,
+                write_accuracy=made.recall,
                 created_at=now,
             )
             for page, made in zip(pages, written, strict=True)

@@ -28,7 +28,7 @@ def memory_info(stored: StoredMemory, of: Blob) -> MemoryInfo:
         records=sum(records) if records else None,
         write_steps=max(page.write_steps for page in pages),
         losses=_mean_losses(pages),
-        recall=sum(page.recall * page.tokens for page in pages) / tokens,
+        write_accuracy=sum(page.write_accuracy * page.tokens for page in pages) / tokens,
         pages=[_page_info(page) for page in pages],
         bytes=len(stored.blob),
         dtype=of.dtype,

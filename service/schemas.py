@@ -27,7 +27,7 @@ EXAMPLE_PAGE: dict[str, JsonValue] = {
     "records": 2,
     "write_steps": 5,
     "losses": [4.1, 1.2, 0.5, 0.3, 0.2, 0.2],
-    "recall": 0.93,
+    "write_accuracy": 0.93,
     "created_at": "2026-11-23T12:00:00Z",
 }
 
@@ -89,8 +89,9 @@ class PageInfo(BaseModel):
     "Gradient steps made."
     losses: list[float]
     "Reconstruction loss before each step and after the last, nats per token."
-    recall: float
-    "Share of the tokens that the page predicts correctly, 0 to 1."
+    write_accuracy: float
+    """Share of the page's tokens that WRITE predicts from the memory and the tokens before them,
+    which is not what READ can say: that is `read_back`."""
     created_at: datetime
 
 
@@ -108,7 +109,7 @@ class MemoryInfo(BaseModel):
                     "records": 2,
                     "write_steps": 5,
                     "losses": [4.1, 1.2, 0.5, 0.3, 0.2, 0.2],
-                    "recall": 0.93,
+                    "write_accuracy": 0.93,
                     "pages": [EXAMPLE_PAGE],
                     "bytes": 9000,
                     "dtype": "float32",
@@ -134,8 +135,8 @@ class MemoryInfo(BaseModel):
     losses: list[float]
     """Reconstruction loss before each step and after the last, nats per token; the mean over the
     tokens of all pages, those that took fewer steps counted with their last."""
-    recall: float
-    "Share of all tokens that the memory predicts correctly, 0 to 1."
+    write_accuracy: float
+    "The mean of the pages', weighted by their tokens."
     pages: list[PageInfo]
     "In the order in which they were written; one, where the document was not split."
     bytes: int

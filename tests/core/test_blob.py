@@ -25,7 +25,7 @@ PAGE = PageInfo(
     tokens=12,
     document_sha256="0" * 64,
     losses=(3.5, 0.1),
-    recall=0.75,
+    write_accuracy=0.75,
     created_at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
 )
 INFO = BlobInfo(fingerprint="f" * 64, pages=(PAGE,))
@@ -53,7 +53,7 @@ pages = st.builds(
     tokens=st.integers(1, 10**9),
     document_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
     losses=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=8).map(tuple),
-    recall=st.floats(0, 1),
+    write_accuracy=st.floats(0, 1),
     created_at=st.datetimes(timezones=st.just(UTC)),
 )
 infos = st.builds(
@@ -225,14 +225,27 @@ def test_json_nested_without_end_is_refused(text: str) -> None:
 
 
 def test_a_later_format_is_refused_with_both_versions() -> None:
-    with pytest.raises(BlobError, match="format version 3; this GradMem reads 1 to 2"):
-        unpack(with_metadata(format_version="3"))
+    with pytest.raises(BlobError, match="format version 4; this GradMem reads 1 to 3"):
+        unpack(with_metadata(format_version="4"))
+
+
+def page_before_format_3() -> dict[str, object]:
+    """PAGE as format 2 had it: WRITE's accuracy was called recall."""
+    fields = {"page_id", "write_steps", "tokens", "document_sha256", "losses", "created_at"}
+    page = json.loads(PAGE.model_dump_json(include=fields))
+    return {**page, "recall": PAGE.write_accuracy}
+
+
+def test_a_memory_of_format_2_knows_writes_accuracy() -> None:
+    info = json.dumps({"fingerprint": "f" * 64, "pages": [page_before_format_3()]})
+    assert unpack(with_metadata(info=info, format_version="2")).info == INFO
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_memory_of_format_1_is_one_page(dtype: BlobDtype) -> None:
     blob = unpack(pack(MEMORY, INFO, dtype=dtype))
-    page = json.loads(PAGE.model_dump_json(exclude={"page_id", "records"}))
+    page = page_before_format_3()
+    del page["page_id"]
     metadata = {
         "format_version": "1",
         "dtype": dtype,

@@ -139,7 +139,7 @@ def test_the_folder_holds_what_the_architecture_names(folder: Path) -> None:
         "README.md",
     }
     assert (folder / "README.md").read_text() == "# Tiny\n"
-    assert json.loads((folder / "gradmem.json").read_text())["format_version"] == 1
+    assert json.loads((folder / "gradmem.json").read_text())["format_version"] == 2
 
 
 def test_saved_again_the_fingerprint_stays(folder: Path, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def stored(store_url: str) -> Stored:
                 records=1,
                 document_sha256=document.lower() * 64,
                 losses=(2.0, 1.0),
-                recall=0.5,
+                write_accuracy=0.5,
                 # Each time that a document is written is named by a letter's case.
                 created_at=NOW + timedelta(days=document.isupper()),
             )

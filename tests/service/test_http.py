@@ -60,7 +60,7 @@ def test_write_reports_the_memory(http: httpx.Client, tiny: Checkpoint) -> None:
     assert result["tokens"] == len(DOCUMENT)
     assert result["write_steps"] == 3
     assert len(result["losses"]) == 4
-    assert 0 <= result["recall"] <= 1
+    assert 0 <= result["write_accuracy"] <= 1
     assert result["dtype"] == "float32"
     assert result["bytes"] > 4 * 32 * 4
     assert result["metadata"] == {"from": "a test"}

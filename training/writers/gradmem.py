@@ -24,7 +24,7 @@ NOTHING_KNOWN = PageInfo(
     tokens=1,
     document_sha256="0" * 64,
     losses=(),
-    recall=0.0,
+    write_accuracy=0.0,
     created_at=datetime.fromtimestamp(0, UTC),
 )
 "For a blob that is read at once."

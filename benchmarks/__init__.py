@@ -1,0 +1,1 @@
+"""Measurements of what the three rooms do; nothing of it is served."""

@@ -1,0 +1,222 @@
+"""A document becomes the pages of a memory: written, read back, and what is weak written again.
+
+The work on the device is a `Worker`'s: the service's engine, or this process (`InProcess`).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from gradmem_core.answers import Answer
+from gradmem_core.blob import ReadBack, stored
+from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.config import BlobDtype
+from gradmem_core.decode import Sampling
+from gradmem_core.documents import Page, text_page
+from gradmem_core.generate import answer_queries
+from gradmem_core.paging import split_text
+from gradmem_core.verify import WEAK, grade, probes_of
+from gradmem_core.write import write, write_until_settled
+
+Steps: TypeAlias = int | Literal["auto"]
+"A number of gradient steps, or as many as still help."
+
+SHORTEST_HALF = 16
+"Tokens below which a page is not split for being weak."
+
+
+@dataclass(frozen=True)
+class Written:
+    """What WRITE made of a page."""
+
+    memory: Tensor
+    "Float32 `(m, d)`, on the CPU."
+    losses: list[float]
+    "Before each step and after the last, nats per token."
+    write_accuracy: float
+    "Share of the tokens that WRITE predicts from the memory and the tokens before."
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps that made the memory."""
+        return len(self.losses) - 1
+
+
+@dataclass(frozen=True)
+class MemoryPage:
+    """A page with what was made of it."""
+
+    page: Page
+    written: Written
+    read_back: ReadBack | None = None
+    "What READ gave back of it; None where it was not asked."
+
+    @property
+    def weak(self) -> bool:
+        """Whether less came back of it than should."""
+        share = None if self.read_back is None else self.read_back.share
+        return share is not None and share < WEAK
+
+
+class Worker(Protocol):
+    """Does what takes the device's time."""
+
+    async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[Written]:
+        """Write pages, given their tokens."""
+
+    async def read_pages(
+        self, memory: Tensor, queries: Sequence[list[int]], sampling: Sequence[Sampling]
+    ) -> list[Answer]:
+        """Answer queries from the pages of a memory, `(p, m, d)`."""
+
+
+class InProcess:
+    """A worker that computes in the calling thread.
+
+    Args:
+        checkpoint: What writes and reads.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[Written]:
+        """Write pages one by one (see `Worker`)."""
+        return [self._write(page, steps) for page in pages]
+
+    async def read_pages(
+        self, memory: Tensor, queries: Sequence[list[int]], sampling: Sequence[Sampling]
+    ) -> list[Answer]:
+        """Answer queries (see `Worker`)."""
+        return answer_queries(self._checkpoint, memory, queries, sampling)
+
+    def _write(self, page: list[int], steps: Steps) -> Written:
+        model = self._checkpoint.model
+        ids, lengths = torch.tensor([page]), torch.tensor([len(page)])
+        if steps == "auto":
+            steps = int(
+                write_until_settled(model, ids, lengths, model.config.max_write_steps).steps
+            )
+        made = write(model, ids, lengths, steps, create_graph=False)
+        assert made.recall is not None
+        return Written(made.memory[0], made.losses[0].tolist(), float(made.recall[0]))
+
+
+async def compress(
+    worker: Worker,
+    checkpoint: Checkpoint,
+    pages: Sequence[Page],
+    steps: Steps,
+    *,
+    dtype: BlobDtype,
+    verify: bool,
+    max_pages: int,
+) -> list[MemoryPage]:
+    """Write the pages of a document and read them back.
+
+    Weak pages are split in two and written again, once, where there is room; the halves are kept
+    where more of the text comes back from them.
+
+    Args:
+        worker: Does the work.
+        checkpoint: What writes and reads.
+        pages: At least one.
+        steps: Gradient steps of each.
+        dtype: How the memory will be stored: it is read back as it will be.
+        verify: Read back; without it every page is taken as it is.
+        max_pages: Most pages of the result.
+
+    Raises:
+        GradMemError: Of the first page that failed.
+    """
+    written = await worker.write_pages([page.ids for page in pages], steps)
+    made = [MemoryPage(*pair) for pair in zip(pages, written, strict=True)]
+    if not verify or checkpoint.task.continuation_prompt is None:
+        return made
+    made = await _read_back(worker, checkpoint, made, dtype)
+    halves = {
+        number: found
+        for number, one in enumerate(made)
+        if one.weak and len(found := _halves(checkpoint, one.page)) > 1
+    }
+    room = max(0, max_pages - len(made))
+    for number in sorted(halves, key=lambda place: _share(made[place]))[room:]:
+        del halves[number]  # no room for all: the weakest are split
+    if not halves:
+        return made
+    flat = [half for found in halves.values() for half in found]
+    written = await worker.write_pages([half.ids for half in flat], steps)
+    again = iter(
+        await _read_back(
+            worker,
+            checkpoint,
+            [MemoryPage(*pair) for pair in zip(flat, written, strict=True)],
+            dtype,
+        )
+    )
+    result: list[MemoryPage] = []
+    for number, one in enumerate(made):
+        split = [next(again) for _ in halves.get(number, ())]
+        result += split if split and _joint_share(split) > _share(one) else [one]
+    return result
+
+
+async def _read_back(
+    worker: Worker, checkpoint: Checkpoint, pages: Sequence[MemoryPage], dtype: BlobDtype
+) -> list[MemoryPage]:
+    """Ask each page for what it should hold."""
+    return list(
+        await asyncio.gather(*(_read_page_back(worker, checkpoint, one, dtype) for one in pages))
+    )
+
+
+async def _read_page_back(
+    worker: Worker, checkpoint: Checkpoint, one: MemoryPage, dtype: BlobDtype
+) -> MemoryPage:
+    page = one.page
+    assert page.text is not None
+    probes = probes_of(checkpoint, page.text, lines=page.lines)
+    if not probes:
+        return replace(one, read_back=ReadBack(words=0, right=0))
+    answers = await worker.read_pages(
+        stored(one.written.memory[None], dtype),
+        [probe.ids for probe in probes],
+        [Sampling(probe.most_tokens) for probe in probes],
+    )
+    texts = [checkpoint.tokenizer.decode(answer.tokens) for answer in answers]
+    return replace(one, read_back=grade(probes, texts))
+
+
+def _halves(checkpoint: Checkpoint, page: Page) -> list[Page]:
+    """Split a page in two, with its line numbers in the document; one page where it cannot be."""
+    assert page.text is not None
+    if len(page.ids) < 2 * SHORTEST_HALF:
+        return [page]
+    found = split_text(
+        checkpoint.tokenizer,
+        page.text,
+        page_tokens=len(page.ids) * 2 // 3,
+        max_pages=3,
+    )
+    if len(found) != 2:
+        return [page]
+    halves = map(text_page, found)
+    return [
+        replace(half, lines=tuple(page.lines[line - 1] if line else 0 for line in half.lines))
+        for half in halves
+    ]
+
+
+def _share(one: MemoryPage) -> float:
+    return _joint_share([one])
+
+
+def _joint_share(pages: Sequence[MemoryPage]) -> float:
+    """The share of all words that came back; all of them where none was asked for."""
+    found = [one.read_back for one in pages if one.read_back is not None]
+    words = sum(one.words for one in found)
+    return sum(one.right for one in found) / words if words else 1.0
