@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
 from gradmem_core.model import MemoryModel
-from gradmem_core.write import reconstruction, write, write_until_settled
+from gradmem_core.write import AutomaticStop, reconstruction, write, write_until_settled
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]
@@ -64,3 +65,21 @@ def test_a_step_that_raises_the_loss_is_taken_back(
         torch.testing.assert_close(settled.losses[row], path[row, :taken].min())
     loss, _ = reconstruction(model, settled.memory, ids, LENGTHS)
     torch.testing.assert_close(settled.losses, loss)
+
+
+@pytest.mark.parametrize(
+    ("losses", "made", "best"),
+    [
+        ([3.0, 2.0, 1.0, 0.5], 4, 4),  # each helps, but there may be no more
+        ([3.0, 2.9, 1.0], 2, 2),  # the second lowered it by less than a tenth of 4
+        ([3.0, 3.5], 2, 1),  # and here not at all
+        ([3.0, 2.0, 2.0], 3, 2),
+        ([5.0], 1, 1),  # worse than the start, but there is nothing else
+    ],
+)
+def test_when_steps_end_and_which_is_kept(losses: list[float], made: int, best: int) -> None:
+    stop = AutomaticStop[int](4.0, 4, tolerance=0.1)
+    for step, loss in enumerate(losses, start=1):
+        if not stop.follow(loss, step):
+            break
+    assert (stop.steps, stop.best, stop.loss) == (made, best, losses[best - 1])

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.blob import BlobInfo, PageInfo, pack
+from gradmem_core.calibration import Calibration, Logistic
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
@@ -163,6 +164,7 @@ def test_what_is_there_is_found(url: str, stored: Stored) -> None:
     memory_id, page = stored((SURE, "a"))
     answer = read(url, memory_id)
     assert (answer["found"], answer["answer"], answer["page_id"]) == (True, "x", page)
+    assert answer["reason"] is None
     assert 0.9 < answer["confidence"] < 1
 
 
@@ -170,6 +172,7 @@ def test_what_is_not_there_is_null(url: str, stored: Stored) -> None:
     memory_id, page = stored((-SURE, "a"))
     answer = read(url, memory_id)
     assert (answer["found"], answer["answer"], answer["page_id"]) == (False, None, page)
+    assert answer["reason"] == "not stated"
     assert 0.9 < answer["confidence"] < 1
     assert answer["tokens"] == 1
 
@@ -235,6 +238,62 @@ def test_a_memory_that_expired_takes_no_more_pages(url: str, stored: Stored) -> 
         assert response.json()["type"] == "urn:gradmem:problem:memory-not-found"
 
 
+# Confidence
+
+CALIBRATION = Calibration(
+    page=Logistic(bias=0.0),
+    answer=Logistic(bias=0.0, answer=1.0),  # the probability p of one token becomes p / (1 + p)
+    absence=Logistic(bias=1.0),
+    min_confidence=0.45,
+)
+
+
+def test_an_answer_below_the_threshold_is_not_found(url: str, stored: Stored) -> None:
+    memory_id, page = stored((SURE, "a"))
+    sure = read(url, memory_id, min_confidence=0.9)
+    assert (sure["found"], sure["reason"]) == (True, None)
+    answer = read(url, memory_id, min_confidence=1.0)
+    assert answer == sure | {"found": False, "answer": None, "reason": "below threshold"}
+    assert answer["page_id"] == page
+
+
+def test_the_threshold_is_not_for_what_is_not_stated(url: str, stored: Stored) -> None:
+    memory_id, _ = stored((-NOT_SURE, "a"))
+    assert read(url, memory_id, min_confidence=1.0)["reason"] == "not stated"
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, "x"])
+def test_a_threshold_out_of_range_is_refused(url: str, stored: Stored, value: object) -> None:
+    memory_id, _ = stored((SURE, "a"))
+    body = {"memory_id": memory_id, "query": "a", "min_confidence": value}
+    assert httpx.post(f"{url}/read", json=body).status_code == 422
+
+
+@pytest.fixture(scope="module")
+def calibrated_url(teller: Checkpoint, store_url: str) -> Iterator[str]:
+    """A service of the same checkpoint with a calibration, on the same store."""
+    models = Models([replace(teller, calibration=CALIBRATION)])
+    with running(create_app(Settings(store_url=store_url, threads=1), models=models)) as base_url:
+        yield base_url
+
+
+def test_confidence_and_threshold_are_the_calibrations(
+    url: str, calibrated_url: str, stored: Stored
+) -> None:
+    memory_id, *_ = stored((SURE, "a"))
+    probability = read(url, memory_id)["confidence"]
+    answer = read(calibrated_url, memory_id)
+    assert answer["confidence"] == pytest.approx(probability / (1 + probability), abs=1e-6)
+    assert (answer["found"], answer["reason"]) == (True, None)
+    (unsure, *_) = stored((NOT_SURE, "a"))
+    assert read(calibrated_url, unsure)["reason"] == "below threshold"
+    assert read(calibrated_url, unsure, min_confidence=0.0)["found"] is True
+    (absent, *_) = stored((-SURE, "a"))
+    answer = read(calibrated_url, absent)
+    assert (answer["reason"], answer["found"]) == ("not stated", False)
+    assert answer["confidence"] == pytest.approx(0.7310586)
+
+
 # Command line and client
 
 
@@ -259,6 +318,17 @@ def test_the_command_line_is_content_with_what_is_there(url: str, stored: Stored
     command = ["read", memory_id, "a", "b", "--max-new-tokens", "2", "--url", url]
     result = CliRunner().invoke(app, command)
     assert (result.exit_code, result.stdout, result.stderr) == (0, "xx\nxx\n", "")
+
+
+@pytest.mark.parametrize("name", ["read", "ask"])
+def test_the_command_line_says_what_it_is_not_sure_enough_of(
+    url: str, stored: Stored, name: str
+) -> None:
+    memory_id, _ = stored((SURE, "a"))
+    command = [name, memory_id, "a", "--max-new-tokens", "1", "--url", url]
+    result = CliRunner().invoke(app, [*command, "--min-confidence", "1"])
+    assert (result.exit_code, result.stdout, result.stderr) == (3, "\n", "not sure enough: a\n")
+    assert CliRunner().invoke(app, [*command, "--min-confidence", "0.5"]).stdout == "x\n"
 
 
 def test_the_client_says_what_is_not_in_memory(url: str, stored: Stored) -> None:
