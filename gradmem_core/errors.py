@@ -6,6 +6,8 @@
     │   ├── ContextTooLongError       a document beyond the checkpoint's limit
     │   ├── NoRecordError             a list without a record
     │   ├── RecordTooLongError        a key or a value beyond the checkpoint's limit
+    │   ├── BinaryTextError           a document with control characters
+    │   ├── WordTooLongError          a word that no page has room for
     │   ├── TooManyPagesError         a document or a memory of more pages than allowed
     │   ├── EmptyQueryError           a query without a token
     │   ├── QueryTooLongError         a query beyond the checkpoint's limit
@@ -69,6 +71,23 @@ class NoRecordError(InputError):
 
 class RecordTooLongError(InputError):
     """A key or a value has more tokens than the checkpoint was trained for."""
+
+
+class BinaryTextError(InputError):
+    """A document holds control characters, which no plain text has.
+
+    Args:
+        message: See the base class; it says where the first ones stand.
+        positions: Offsets of the first ones in the document, counted from 0.
+    """
+
+    def __init__(self, message: str, *, positions: list[int]) -> None:
+        super().__init__(message)
+        self.positions = positions
+
+
+class WordTooLongError(InputError):
+    """A document has a word of more tokens than a page takes."""
 
 
 class TooManyPagesError(InputError):

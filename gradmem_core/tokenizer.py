@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Encoding, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -110,14 +110,30 @@ class Tokenizer:
             UnknownCharactersError: The text holds characters outside the vocabulary; the error
                 names the first ones and their positions.
         """
-        if halves := [match.start() for match in SURROGATE.finditer(text)]:
-            raise UnknownCharactersError.found(text, halves, OUTSIDE)
+        check_surrogates(text)
         encoding = self._backend.encode(text, add_special_tokens=False)
+        self._check_known(text, encoding)
+        return list(encoding.ids)
+
+    def token_ends(self, text: str) -> list[int]:
+        """Where each token of a text ends: the offset after its last character.
+
+        A character of several tokens is counted once for each of them. Other threads run meanwhile.
+
+        Raises:
+            UnknownCharactersError: The text holds characters outside the vocabulary.
+        """
+        check_surrogates(text)
+        # Unlike `encode`, a batch lets go of the interpreter's lock.
+        [encoding] = self._backend.encode_batch([text], add_special_tokens=False)
+        self._check_known(text, encoding)
+        return [end for _, end in encoding.offsets]
+
+    def _check_known(self, text: str, encoding: Encoding) -> None:
         if self._unknown is not None and self._unknown in encoding.ids:
             spans = zip(encoding.ids, encoding.offsets, strict=True)
             places = [start for id_, (start, _) in spans if id_ == self._unknown]
             raise UnknownCharactersError.found(text, places, OUTSIDE)
-        return list(encoding.ids)
 
     def encode_query(self, query: str, template: str) -> list[int]:
         """Token ids of a query in a template.
@@ -165,6 +181,16 @@ class Tokenizer:
         if missing:
             raise CheckpointError(f"the tokenizer has no token {missing[0]!r}")
         return [vocabulary[token] for token in tokens]
+
+
+def check_surrogates(text: str) -> None:
+    """Refuse halves of UTF-16 pairs.
+
+    Raises:
+        UnknownCharactersError: There are some; the error names where the first ones stand.
+    """
+    if halves := [match.start() for match in SURROGATE.finditer(text)]:
+        raise UnknownCharactersError.found(text, halves, OUTSIDE)
 
 
 def _wrapped(fast: FastTokenizer) -> PreTrainedTokenizerFast:

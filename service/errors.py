@@ -32,6 +32,8 @@ KINDS: Mapping[type[core.GradMemError], Kind] = {
     core.ContextTooLongError: Kind(413, "document-too-long", "Document too long"),
     core.NoRecordError: Kind(422, "no-record", "No record in the document"),
     core.RecordTooLongError: Kind(413, "record-too-long", "Record too long"),
+    core.BinaryTextError: Kind(422, "binary-text", "Not a plain text"),
+    core.WordTooLongError: Kind(413, "word-too-long", "Word too long"),
     core.TooManyPagesError: Kind(413, "too-many-pages", "Too many pages"),
     core.EmptyQueryError: Kind(422, "empty-query", "Empty query"),
     core.QueryTooLongError: Kind(413, "query-too-long", "Query too long"),

@@ -1,0 +1,385 @@
+"""Texts into pages: nothing lost, nothing too long, and cut where people would cut."""
+
+from itertools import pairwise
+
+import pytest
+import regex
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gradmem_core.errors import (
+    BinaryTextError,
+    EmptyContextError,
+    TooManyPagesError,
+    UnknownCharactersError,
+    WordTooLongError,
+)
+from gradmem_core.paging import TextPage, split_text
+from gradmem_core.tokenizer import Tokenizer
+from tests.pretrained import tokenizer
+
+TOKENIZER = Tokenizer(tokenizer())
+FAMILY = "👨‍👩‍👧‍👦"
+
+
+def split(
+    text: str, page_tokens: int, *, max_pages: int = 1000, carry: bool = True
+) -> list[TextPage]:
+    return split_text(TOKENIZER, text, page_tokens=page_tokens, max_pages=max_pages, carry=carry)
+
+
+def texts(text: str, page_tokens: int) -> list[str]:
+    return [page.text for page in split(text, page_tokens)]
+
+
+def tokens(text: str) -> int:
+    return len(TOKENIZER.encode(text))
+
+
+def without_space(text: str) -> str:
+    return "".join(text.split())
+
+
+FRAGMENTS = [
+    *("# ", "## ", "===\n", "---\n", "- ", "1. ", "| a | b |\n", "|---|---|\n", "| 1 | 2 |\n"),
+    *(
+        "x,y,n\n",
+        "a,b,1\n",
+        "c,d,2\n",
+        "```\n",
+        "    ",
+        "\t",
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\r",
+    ),
+    *(
+        "tower",
+        "The river",
+        "Mr. ",
+        "3. ",
+        "z. B. ",
+        ". ",
+        "! ",
+        "?”",
+        ": ",
+        "ä",
+        "\u00a0",
+        "\u2028",
+    ),
+    *("你好。", "世界", "สวัสดี", FAMILY, "🇩🇪", "e\u0301", "https://a.org/b?c=d", "ab" * 20, "\f"),
+]
+LAID_OUT = st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=60).map("".join)
+ANY = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=60)
+TEXT = st.one_of(LAID_OUT, ANY, st.tuples(LAID_OUT, ANY, LAID_OUT).map("".join))
+PAGE_TOKENS = st.sampled_from([1, 4, 12, 30, 64])
+
+
+def pages_or_word(text: str, page_tokens: int, *, carry: bool) -> list[TextPage] | None:
+    """The pages; None where a word is truly too long or there is none."""
+    try:
+        return split(text, page_tokens, carry=carry)
+    except EmptyContextError:
+        assert not without_space(text.removeprefix("\ufeff"))
+    except WordTooLongError:
+        assert max(map(tokens, text.split())) > page_tokens
+    return None
+
+
+@given(TEXT, PAGE_TOKENS)
+@example("    tower", 1)
+@example("tower  \n\n   x", 4)
+def test_every_word_is_on_a_page_once_and_in_order(text: str, page_tokens: int) -> None:
+    pages = pages_or_word(text, page_tokens, carry=False)
+    if pages is None:
+        return
+    words = text.removeprefix("\ufeff").split()
+    found = [word for page in pages for word in page.text.split()]
+    assert "".join(found) == "".join(words)
+    if all(tokens(word) <= page_tokens for word in words):
+        assert found == words
+    whole = [cluster for word in words for cluster in regex.findall(r"\X", word)]
+    assert [cluster for word in found for cluster in regex.findall(r"\X", word)] == whole
+
+
+@given(TEXT, PAGE_TOKENS)
+def test_a_page_repeats_at_most_two_lines_before_its_own(text: str, page_tokens: int) -> None:
+    pages = pages_or_word(text, page_tokens, carry=True)
+    if pages is None:
+        return
+    whole = without_space(text.removeprefix("\ufeff"))
+    places = {0}
+    for page in pages:
+        lines = page.text.split("\n")
+        bodies = {without_space("\n".join(lines[repeated:])) for repeated in range(3)} - {""}
+        places = {
+            place + len(body)
+            for place in places
+            for body in bodies
+            if whole.startswith(body, place)
+        }
+    assert len(whole) in places
+
+
+@given(TEXT, PAGE_TOKENS, st.booleans())
+def test_a_page_has_tokens_and_at_most_as_many_as_allowed(
+    text: str, page_tokens: int, carry: bool
+) -> None:
+    for page in pages_or_word(text, page_tokens, carry=carry) or []:
+        assert page.ids == TOKENIZER.encode(page.text)
+        assert 1 <= len(page.ids) <= page_tokens
+        assert page.text == page.text.rstrip()
+        assert page.text.split("\n")[0].strip()
+
+
+@given(TEXT, PAGE_TOKENS)
+def test_lines_are_numbered_as_they_stand_in_the_document(text: str, page_tokens: int) -> None:
+    lines = regex.split("\r\n|\r|\n", text.removeprefix("\ufeff"))
+    pages = pages_or_word(text, page_tokens, carry=False) or []
+    for page in pages:
+        own = page.text.split("\n")
+        assert len(own) == page.last_line - page.first_line + 1
+        stands = lines[page.first_line - 1 : page.last_line]
+        assert all(part in line for part, line in zip(own, stands, strict=True))
+        assert own[1:-1] == stands[1:-1]
+    assert all(one.last_line <= after.first_line for one, after in pairwise(pages))
+
+
+@given(TEXT, PAGE_TOKENS, st.booleans())
+def test_a_text_is_always_split_alike(text: str, page_tokens: int, carry: bool) -> None:
+    first = pages_or_word(text, page_tokens, carry=carry)
+    assert pages_or_word(text, page_tokens, carry=carry) == first
+
+
+@given(LAID_OUT, PAGE_TOKENS)
+def test_line_ends_make_no_difference(text: str, page_tokens: int) -> None:
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    pages = pages_or_word(text, page_tokens, carry=True)
+    assert pages_or_word("\ufeff" + text.replace("\n", "\r\n"), page_tokens, carry=True) == pages
+    assert pages_or_word(text.replace("\n", "\r"), page_tokens, carry=True) == pages
+
+
+def fewest_pages(words: list[str], page_tokens: int) -> int:
+    """How many pages are needed where a page may end after any word."""
+    pages, page = 1, ""
+    for word in words:
+        if page and tokens(f"{page} {word}") > page_tokens:
+            pages, page = pages + 1, ""
+        page = f"{page} {word}" if page else word
+    return pages
+
+
+@given(
+    st.lists(st.sampled_from(["The tower.", "river", "1889.", "fox", "market"]), min_size=1),
+    st.sampled_from([6, 10, 16]),
+)
+def test_few_pages_are_made_where_no_more_are_allowed(words: list[str], page_tokens: int) -> None:
+    text = "\n\n".join(words)
+    most = len(split(text, page_tokens))
+    tight = min(range(1, most + 1), key=lambda allowed: not fits(text, page_tokens, allowed))
+    assert all(fits(text, page_tokens, allowed) for allowed in range(tight, most + 1))
+    assert tight >= fewest_pages(" ".join(words).split(), page_tokens)
+
+
+def fits(text: str, page_tokens: int, max_pages: int) -> bool:
+    try:
+        return len(split(text, page_tokens, max_pages=max_pages)) <= max_pages
+    except TooManyPagesError:
+        return False
+
+
+def test_fewer_pages_are_sought_where_a_nicer_split_has_too_many() -> None:
+    text = "# The old town\n\n" + "The river.\n" * 240
+    nice = split(text, 60)
+    tight = split(text, 60, max_pages=len(nice) - 1)
+    assert all(page.text.startswith("# The old town\n") for page in nice)
+    assert len(tight) < len(nice)
+    assert " ".join(page.text for page in tight).split() == text.split()
+    with pytest.raises(TooManyPagesError, match=r"at most 20 are allowed \(GRADMEM_MAX_PAGES\)"):
+        split(text, 60, max_pages=20)
+
+
+def test_a_text_that_fits_is_one_page_as_it_stands() -> None:
+    text = "# Tower\n\nIt was built in 1889.\n\n- The  river\n\tfox"
+    [page] = split(f"\n \n{text}  \n\n", 200)
+    assert (page.text, page.first_line, page.last_line) == (text, 3, 8)
+
+
+PROSE = (
+    "The tower was built in 1889. The river runs through the old town.\n\n"
+    "The bridge stands near the market, and Mr. Fox lives there. It is quick and brown."
+)
+
+
+def test_prose_is_cut_between_paragraphs_and_then_between_sentences() -> None:
+    first, second = PROSE.split("\n\n")
+    assert texts(PROSE, tokens(second)) == [first, second]
+    assert texts(PROSE, tokens(second) - 1) == [
+        first,
+        "The bridge stands near the market, and Mr. Fox lives there.",
+        "It is quick and brown.",
+    ]
+
+
+def test_a_sentence_is_cut_between_words_only_where_no_page_has_room_for_it() -> None:
+    sentence = "the quick brown fox stands near the market"
+    pages = texts(sentence, tokens(sentence) - 1)
+    assert len(pages) == 2
+    assert " ".join(pages) == sentence
+
+
+MARKDOWN = """# Guide
+
+## The tower
+
+It was built in 1889.
+
+| Room | Seats |
+| --- | --- |
+| river | 6 |
+| market | 12 |
+| bridge | 4 |
+| town | 20 |
+
+Fox
+---
+
+The brown fox is quick."""
+
+
+def test_a_page_goes_on_under_its_heading_and_its_header() -> None:
+    pages = split(MARKDOWN, 60)
+    assert [page.text for page in pages] == [
+        "# Guide\n\n## The tower\n\nIt was built in 1889.",
+        "## The tower\n| Room | Seats |\n| --- | --- |\n| river | 6 |\n| market | 12 |",
+        "## The tower\n| bridge | 4 |\n| town | 20 |\n\nFox\n---\n\nThe brown fox is quick.",
+    ]
+    assert [(page.first_line, page.last_line) for page in pages] == [(1, 5), (7, 10), (11, 17)]
+    pages = split(MARKDOWN, 80)
+    assert pages[1].text.startswith("| Room | Seats |\n| market | 12 |\n")
+    assert (pages[1].first_line, pages[1].last_line) == (10, 17)
+
+
+@pytest.mark.parametrize("page_tokens", range(40, 130))
+def test_no_page_ends_with_a_heading_or_a_header(page_tokens: int) -> None:
+    ends = {"# Guide", "## The tower", "| Room | Seats |", "| --- | --- |", "Fox", "---"}
+    for page in split(MARKDOWN, page_tokens):
+        assert page.text.split("\n")[-1] not in ends
+
+
+def test_a_heading_is_not_left_by_a_sentence_that_fills_a_page() -> None:
+    sentence = "the quick brown fox stands near the old market of the town"
+    first, second = texts(f"# Town\n\n{sentence}", tokens(sentence))
+    assert first.startswith("# Town\n\nthe quick")
+    assert second.startswith("# Town\n")
+
+
+def test_what_is_long_is_not_repeated() -> None:
+    heading = "# " + "The river runs through the old town " * 3
+    pages = texts(heading + "\n" + "The tower.\n" * 60, tokens(heading) * 3)
+    assert len(pages) > 1
+    assert all(page.startswith("The tower.") for page in pages[1:])
+
+
+def test_nothing_is_repeated_where_that_is_off() -> None:
+    pages = split(MARKDOWN, 60, carry=False)
+    assert "\n".join(page.text for page in pages).split() == MARKDOWN.split()
+
+
+def test_rows_of_csv_go_on_under_the_names_of_their_columns() -> None:
+    rows = [f"fox {i},river,{i}" for i in range(8)]
+    pages = texts("\n".join(["what,where,count", *rows]), 90)
+    assert len(pages) > 1
+    assert all(page.startswith("what,where,count\nfox ") for page in pages)
+    assert [line for page in pages for line in page.split("\n")[1:]] == rows
+
+
+def test_a_list_is_cut_between_its_items() -> None:
+    items = ["Käthe Müller: 030 5550", "Özlem Ölmez: 0171 22", "Jörg Süß: 89 123", "Änne: 99"]
+    pages = texts("\n".join(items), 50)
+    assert len(pages) > 1
+    assert [line for page in pages for line in page.split("\n")] == items
+
+
+def test_turns_of_a_transcript_stay_whole() -> None:
+    turns = ["[10:02] Anna: Where is the bridge? I am there.", "[10:03] Tom: Near the market."] * 4
+    pages = texts("\n".join(turns), 110)
+    assert len(pages) > 1
+    assert [line for page in pages for line in page.split("\n")] == turns
+
+
+def test_chinese_is_cut_after_sentences_and_then_between_words() -> None:
+    text = "我们在杭州。他在上海工作。她今年三十七岁。"
+    assert texts(text, 27) == ["我们在杭州。", "他在上海工作。", "她今年三十七岁。"]
+    pages = texts(text, 10)
+    assert "".join(pages) == text
+    assert all(len(page) <= 3 for page in pages)
+
+
+def test_an_emoji_family_is_never_cut() -> None:
+    pages = texts(FAMILY * 20, tokens(FAMILY) * 3 + 1)
+    assert "".join(pages) == FAMILY * 20
+    assert {page.replace(FAMILY, "") for page in pages} == {""}
+
+
+def test_a_long_address_is_cut_at_its_punctuation() -> None:
+    address = "https://market.org/" + "/".join(["river", "tower", "bridge"] * 8)
+    pages = texts(address, 40)
+    assert "".join(pages) == address
+    parts = set(regex.split(r"(?w)\b", address))
+    assert all(set(regex.split(r"(?w)\b", page)) <= parts for page in pages)
+
+
+def test_a_word_that_no_page_has_room_for_is_refused_with_its_line() -> None:
+    word = "ab" * 1000
+    with pytest.raises(WordTooLongError, match=rf"^line 3: a word has {tokens(word)} tokens") as it:
+        split(f"The river\r\n\r\nruns {word} through", 96)
+    assert it.value.limit == 96
+    assert word not in it.value.message
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\n\r\n", "\t\f\u00a0", "\ufeff", "\ufeff\n"])
+def test_a_text_without_a_word_is_refused(text: str) -> None:
+    with pytest.raises(EmptyContextError):
+        split(text, 96)
+
+
+def test_control_characters_are_refused_with_their_places() -> None:
+    with pytest.raises(BinaryTextError) as caught:
+        split("secret\r\n\0\x1b\n" + "\x7f" * 5 + "\x80", 96)
+    assert caught.value.positions == [8, 9, 11, 12, 13]
+    assert "8 control characters" in caught.value.message
+    assert "U+0000 at 8 (line 2), U+001B at 9 (line 2), U+007F at 11 (line 3)" in str(caught.value)
+    assert "secret" not in caught.value.message
+
+
+def test_unknown_characters_are_named_by_their_places_in_the_document() -> None:
+    with pytest.raises(UnknownCharactersError) as halves:
+        split("a\r\n\ud800", 96)
+    assert halves.value.positions == [3]
+    with pytest.raises(UnknownCharactersError) as unknown:
+        split_text(Tokenizer.of_characters("ab \r\n"), "a\r\nb ä", page_tokens=9, max_pages=9)
+    assert unknown.value.positions == [5]
+
+
+def test_a_tokenizer_of_characters_has_pages_too() -> None:
+    characters = Tokenizer.of_characters("Aabc. \n")
+    pages = split_text(characters, "abc abc. Aa\n\nbbb cc", page_tokens=8, max_pages=9)
+    assert [page.text for page in pages] == ["abc abc.", "Aa", "bbb cc"]
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 1_000_000, "The river runs. " * 62_500, "a\n\n" * 333_333, "你好" * 500_000]
+)
+def test_a_text_of_a_megabyte_is_refused_by_its_pages(text: str) -> None:
+    with pytest.raises(TooManyPagesError, match="of 96 tokens and at most 64 are allowed") as it:
+        split(text, 96, max_pages=64)
+    assert it.value.limit == 64
+
+
+def test_a_megabyte_of_blank_lines_is_a_page() -> None:
+    [page] = split("\n" * 1_000_000 + "tower", 96, max_pages=1)
+    assert (page.text, page.first_line, page.last_line) == ("tower", 1_000_001, 1_000_001)
