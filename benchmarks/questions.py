@@ -5,33 +5,26 @@ One half is for choices (page length, which page answers, calibration), the othe
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from training.tasks import Question
 from training.tasks.squad import Asked, read_squad, sentence_of
 
 Half = Literal["choices", "report"]
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question with the answers that count as right; none where the text does not say."""
-
-    text: str
-    answers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """A paragraph with its questions."""
+class Text:
+    """A text with questions that it answers."""
 
     text: str
     questions: tuple[Question, ...]
 
 
-def read_paragraphs(file: Path, half: Half) -> list[Paragraph]:
+def read_paragraphs(file: Path, half: Half) -> list[Text]:
     """Read one half of the paragraphs of a file, in an order that does not depend on the file's.
 
     Args:
@@ -41,10 +34,11 @@ def read_paragraphs(file: Path, half: Half) -> list[Paragraph]:
     asked: dict[str, list[Question]] = defaultdict(list)
     for one in read_squad(file):
         if half_of(one.context) == half:
-            asked[one.context].append(Question(one.question, tuple(one.answers)))
-    return [
-        Paragraph(text, tuple(asked[text])) for text in sorted(asked, key=lambda t: _digest(t)[1:])
-    ]
+            first, *others = one.answers
+            question = Question(one.question, f" {first}\n", first, tuple(others))
+            asked[one.context].append(question)
+    ordered = sorted(asked, key=lambda text: _digest(text)[1:])
+    return [Text(text, tuple(asked[text])) for text in ordered]
 
 
 def half_of(paragraph: str) -> Half:
@@ -52,16 +46,21 @@ def half_of(paragraph: str) -> Half:
     return "report" if _digest(paragraph)[0] % 2 else "choices"
 
 
-def sentence_questions(paragraphs: Iterable[Paragraph]) -> list[tuple[str, Question]]:
-    """Return each question with the sentence that holds its first answer (Short SQuAD)."""
-    found = []
+def sentences(paragraphs: Iterable[Text]) -> list[Text]:
+    """Return the sentences that hold the first answers, with their questions (Short SQuAD)."""
+    asked: dict[str, list[Question]] = defaultdict(list)
     for paragraph in paragraphs:
         for question in paragraph.questions:
-            asked = Asked(
-                context=paragraph.text, question=question.text, answers=list(question.answers)
-            )
-            found.append((sentence_of(asked), question))
-    return found
+            answers = [question.answer, *question.also_right]
+            one = Asked(context=paragraph.text, question=question.query, answers=answers)
+            asked[sentence_of(one)].append(question)
+    return [Text(text, tuple(questions)) for text, questions in asked.items()]
+
+
+def joined(paragraphs: Sequence[Text], size: int) -> list[list[Text]]:
+    """Put paragraphs together as documents of `size`; what is left over is dropped."""
+    whole = len(paragraphs) // size * size
+    return [list(paragraphs[start : start + size]) for start in range(0, whole, size)]
 
 
 def _digest(text: str) -> bytes:

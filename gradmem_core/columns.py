@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradmem_core.backbone import Cache, KeysAndValues
+from gradmem_core.backbone import Backbone, Cache, KeysAndValues
 from gradmem_core.model import MemoryModel
 from gradmem_core.padding import pad_right
 
@@ -24,20 +24,30 @@ class Prefix:
     "Of each layer, `(h, m, w)`."
 
     @property
+    def size(self) -> int:
+        """Vectors of the memory (m)."""
+        return self.layers[0][0].shape[1]
+
+    @property
     def bytes(self) -> int:
         """Bytes that it holds."""
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
 
-@torch.no_grad()
 def prefill(model: MemoryModel, memory: Tensor) -> list[Prefix]:
     """Compute the keys and values of memories `(B, m, d)`."""
-    cache = model.backbone.new_cache()
-    model.backbone.hidden(model.prefix(memory), cache=cache)
-    layers = model.backbone.cached(cache)
+    return prefill_inputs(model.backbone, model.prefix(memory))
+
+
+@torch.no_grad()
+def prefill_inputs(backbone: Backbone, inputs: Tensor) -> list[Prefix]:
+    """Compute the keys and values of what enters the backbone, `(B, m, d)`."""
+    cache = backbone.new_cache()
+    backbone.hidden(inputs, cache=cache)
+    layers = backbone.cached(cache)
     return [
         Prefix([(keys[row].clone(), values[row].clone()) for keys, values in layers])
-        for row in range(len(memory))
+        for row in range(len(inputs))
     ]
 
 
@@ -52,7 +62,7 @@ class Columns:
                 for layer in zip(*(prefix.layers for prefix in prefixes), strict=True)
             ]
         )
-        size = model.config.memory_tokens
+        size = prefixes[0].size
         device = model.initial_memory.device
         self.seen = torch.ones(len(prefixes), size, dtype=torch.bool, device=device)  # (N, S)
         self.next_position = torch.full((len(prefixes),), size, device=device)  # (N,)

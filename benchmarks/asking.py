@@ -1,0 +1,193 @@
+"""Ask texts, or what stands for them, and grade the answers.
+
+Every answer comes from `gradmem_core`'s own READ, as the service has it. Shapes: `p` pages,
+`m` memory vectors, `S` vectors of a prefix, `T` tokens, `d` width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from benchmarks.results import Cell
+from gradmem_core.answers import Answer, ReadingRules
+from gradmem_core.backbone import Backbone
+from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.columns import prefill_inputs
+from gradmem_core.decode import Decoding, Sampling
+from gradmem_core.documents import answer_text, read_query
+from gradmem_core.generate import answer_queries
+from gradmem_core.read import read
+from training.grading import exact_match, f1
+from training.tasks import Question
+
+ANSWER_TOKENS = 24
+"Most tokens of an answer."
+BINS = 10
+"Bins of the expected calibration error."
+
+
+@dataclass(frozen=True)
+class Graded:
+    """An answer with what it is worth."""
+
+    found: bool
+    "Whether something was said at all."
+    exact: bool
+    f1: float
+    confidence: float
+    "Probability that what was said, an answer or that there is none, is right."
+    forced: bool | None = None
+    "Whether the first reference is predicted, teacher-forced."
+
+    @property
+    def right(self) -> bool:
+        """Whether what was said is right, for a question that the text answers."""
+        return self.found and self.exact
+
+
+@dataclass
+class Plain:
+    """A reader of vectors as they are: what `read` takes in place of a memory model."""
+
+    backbone: Backbone
+
+    def prefix(self, memory: Tensor) -> Tensor:
+        """Return `(B, S, d)` unchanged."""
+        return memory
+
+
+def ask_memory(
+    checkpoint: Checkpoint,
+    memory: Tensor,
+    questions: Sequence[Question],
+    *,
+    min_confidence: float = 0.0,
+    forced: bool = False,
+) -> list[Graded]:
+    """Ask a memory of pages `(p, m, d)`; `forced` is for memories of one page."""
+    queries = [read_query(checkpoint, question.query) for question in questions]
+    answers = answer_queries(checkpoint, memory, queries, _sampling(queries))
+    marks = [
+        _is_forced(checkpoint, checkpoint.model.prefix(memory), query, question)
+        if forced and question.answer
+        else None
+        for query, question in zip(queries, questions, strict=True)
+    ]
+    return [
+        _graded(checkpoint, answer, question, mark, min_confidence)
+        for answer, question, mark in zip(answers, questions, marks, strict=True)
+    ]
+
+
+@torch.no_grad()
+def ask_vectors(
+    checkpoint: Checkpoint, vectors: Tensor, questions: Sequence[Question]
+) -> list[Graded]:
+    """Ask the backbone with vectors `(S, d)` in place of a memory, teacher-forced too."""
+    queries = [read_query(checkpoint, question.query) for question in questions]
+    decoding = Decoding(checkpoint.model, ReadingRules.of(checkpoint))
+    (prefix,) = prefill_inputs(checkpoint.model.backbone, vectors[None])
+    numbers = decoding.join([[prefix]] * len(queries), queries, _sampling(queries))
+    answers: dict[int, Answer] = {}
+    while len(decoding):
+        answers |= {one.query: one.answer for one in decoding.step() if one.answer}
+    return [
+        _graded(
+            checkpoint,
+            answers[number],
+            question,
+            _is_forced(checkpoint, vectors[None], query, question),
+            0.0,
+        )
+        for number, query, question in zip(numbers, queries, questions, strict=True)
+    ]
+
+
+def cell(
+    condition: str,
+    present: Sequence[Graded],
+    absent: Sequence[Graded] = (),
+    *,
+    texts: int,
+    **fields: object,
+) -> Cell:
+    """Sum up what was found under one condition.
+
+    Args:
+        condition: Its name.
+        present: Answers to questions that the texts answer.
+        absent: Answers to others.
+        texts: How many there were.
+        fields: Further fields of the cell.
+    """
+    marks = [one.forced for one in present if one.forced is not None]
+    return Cell.model_validate(
+        {
+            "condition": condition,
+            "texts": texts,
+            "questions": len(present),
+            "exact_match": fmean(one.right for one in present),
+            "f1": fmean(one.f1 for one in present),
+            "forced": fmean(marks) if marks else None,
+            "refused": fmean(not one.found for one in present),
+            "absent": len(absent),
+            "absent_refused": fmean(not one.found for one in absent) if absent else None,
+            "calibration_error": calibration_error(
+                [(one.confidence, one.right) for one in present]
+                + [(one.confidence, not one.found) for one in absent]
+            ),
+            **fields,
+        }
+    )
+
+
+def calibration_error(outcomes: Sequence[tuple[float, bool]]) -> float:
+    """Return the expected calibration error (Guo et al., 2017, arXiv 1706.04599, section 2).
+
+    Args:
+        outcomes: Confidences, and whether what was said was right.
+    """
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for confidence, right in outcomes:
+        bins.setdefault(min(int(confidence * BINS), BINS - 1), []).append((confidence, right))
+    return sum(
+        abs(sum(confidence - right for confidence, right in found)) for found in bins.values()
+    ) / len(outcomes)
+
+
+def _sampling(queries: Sequence[object]) -> list[Sampling]:
+    return [Sampling(ANSWER_TOKENS)] * len(queries)
+
+
+def _graded(
+    checkpoint: Checkpoint,
+    answer: Answer,
+    question: Question,
+    forced: bool | None,
+    min_confidence: float,
+) -> Graded:
+    said = answer_text(checkpoint, answer)
+    found = said is not None and answer.confidence >= min_confidence
+    if said is None or not found:
+        return Graded(False, False, 0.0, answer.confidence, forced)
+    return Graded(
+        True,
+        exact_match(said, question, normalised=True),
+        f1(said, question),
+        answer.confidence,
+        forced,
+    )
+
+
+@torch.no_grad()
+def _is_forced(
+    checkpoint: Checkpoint, prefix: Tensor, query: list[int], question: Question
+) -> bool:
+    """Score as the published code does: the first reference, without the end of the line."""
+    answer = checkpoint.tokenizer.encode(f" {question.answer}")
+    logits = read(Plain(checkpoint.model.backbone), prefix, torch.tensor([[query + answer]]))
+    predicted = logits[0, 0, len(query) : -1].argmax(dim=-1).tolist()
+    return bool(predicted == answer)

@@ -1,0 +1,238 @@
+"""`python -m benchmarks.text SECTION`: what a memory of a text answers, beside its rivals."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.asking import Graded, ask_memory, ask_vectors, cell
+from benchmarks.bank import MemoryBank
+from benchmarks.questions import Half, Text, joined, read_paragraphs, sentences
+from benchmarks.results import RESULTS, Cell, TextResult
+from gradmem_core.blob import stored, tensor_bytes
+from gradmem_core.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.config import BlobDtype
+from gradmem_core.measurement import header, save_result, this_command
+from gradmem_core.paging import split_text
+from training.tasks import Question
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+SERVED: BlobDtype = "int8"
+"How the service stores memories."
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every section has."""
+
+    checkpoint: Checkpoint
+    bank: MemoryBank
+    file: Path
+    half: Half
+    count: int | None
+    "Most texts; None for all."
+
+    def texts(self) -> list[Text]:
+        """Return the half's paragraphs."""
+        return read_paragraphs(self.file, self.half)[: self.count]
+
+
+Data = Annotated[Path, typer.Option(help="Folder with SQuAD's valid.jsonl.")]
+Name = Annotated[str, typer.Option(help="Checkpoint.")]
+Bank = Annotated[Path, typer.Option(help="Folder that keeps memories between commands.")]
+Part = Annotated[Half, typer.Option(help="Half of the paragraphs.")]
+Count = Annotated[int | None, typer.Option(min=1, help="Most texts; all by default.")]
+Output = Annotated[str | None, typer.Option(help="Name of the result file; none by default.")]
+Steps = Annotated[str, typer.Option(help="Write steps (K), separated by commas.")]
+PageTokens = Annotated[str, typer.Option(help="Tokens of a page, separated by commas.")]
+
+
+@app.command(name="sentences")
+def measure_sentences(
+    data: Data,
+    checkpoint: Name = "prose",
+    bank: Bank = Path("bank"),
+    half: Part = "report",
+    count: Count = None,
+    steps: Steps = "1,2,3,5,8,12",
+    output: Output = None,
+) -> None:
+    """Short SQuAD: the sentence that holds the answer, in one page, and its rivals."""
+
+    def measure(run: Run) -> Iterator[Cell]:
+        limit = run.checkpoint.model.config.max_context_tokens
+        asked = [(run.checkpoint.tokenizer.encode(t.text), t) for t in sentences(run.texts())]
+        asked = [(ids, text) for ids, text in asked if len(ids) <= limit]
+        yield from _memory_cells(run, asked, _numbers(steps))
+        yield from _rival_cells(run, asked)
+
+    _measure("sentences", measure, data, checkpoint, bank, half, count, output)
+
+
+@app.command(name="paragraphs")
+def measure_paragraphs(
+    data: Data,
+    checkpoint: Name = "prose",
+    bank: Bank = Path("bank"),
+    half: Part = "report",
+    count: Count = None,
+    page_tokens: PageTokens = "96",
+    steps: Steps = "5",
+    together: Annotated[int, typer.Option(min=1, help="Paragraphs of a document.")] = 1,
+    output: Output = None,
+) -> None:
+    """Whole paragraphs, or documents of several, through pages; questions of others are refused."""
+
+    def measure(run: Run) -> Iterator[Cell]:
+        documents = joined(run.texts(), together)
+        for size in _numbers(page_tokens):
+            for k in _numbers(steps):
+                memories = [_pages(run, document, size, k) for document in documents]
+                for dtype in ("float32", "float16", "int8") if together == 1 else (SERVED,):
+                    yield _document_cell(run, documents, memories, size, k, dtype)
+
+    _measure(f"paragraphs-{together}", measure, data, checkpoint, bank, half, count, output)
+
+
+def _measure(
+    section: str,
+    measure: Callable[[Run], Iterator[Cell]],
+    data: Path,
+    checkpoint: str,
+    bank: Path,
+    half: Half,
+    count: int | None,
+    output: str | None,
+) -> None:
+    """Run a section and write its result file."""
+    started = time.perf_counter()
+    loaded = load_checkpoint(checkpoint)
+    run = Run(loaded, MemoryBank(bank, loaded), data / "valid.jsonl", half, count)
+    cells = []
+    for found in measure(run):
+        typer.echo(found.model_dump_json(exclude_none=True))
+        cells.append(found)
+    if output is None:
+        return
+    about = header(this_command(), seed=0, started=started)
+    result = TextResult(
+        **about.model_dump(),
+        section=section,
+        checkpoint=loaded.name,
+        fingerprint=loaded.fingerprint,
+        data=f"{data.name}/valid.jsonl, the half for {half}",
+        cells=cells,
+    )
+    save_result(RESULTS / f"{output}.json", result)
+
+
+def _memory_cells(
+    run: Run, asked: Sequence[tuple[list[int], Text]], steps: list[int]
+) -> Iterator[Cell]:
+    """One cell for each K."""
+    memories = run.bank.memories([ids for ids, _ in asked], steps)
+    for k in steps:
+        graded = [
+            one
+            for memory, (_, text) in zip(memories[k], asked, strict=True)
+            for one in ask_memory(run.checkpoint, memory[None], text.questions, forced=True)
+        ]
+        yield cell("memory", graded, texts=len(asked), write_steps=k)
+
+
+def _rival_cells(run: Run, asked: Sequence[tuple[list[int], Text]]) -> Iterator[Cell]:
+    """The text itself, its first tokens, its embeddings' means, and nothing."""
+    size = run.checkpoint.model.config.memory_tokens
+    backbone = run.checkpoint.model.backbone
+
+    def embedded(ids: list[int]) -> Tensor:
+        return backbone.embed(torch.tensor([ids]))[0]  # (T, d)
+
+    rivals: dict[str, Callable[[list[int]], Tensor]] = {
+        "whole text": embedded,
+        f"its first {size} tokens": lambda ids: embedded(ids[:size]),
+        f"its embeddings, mean-pooled to {size}": lambda ids: _pooled(embedded(ids), size),
+        "nothing": lambda ids: embedded(ids[:1]),
+    }
+    for name, vectors in rivals.items():
+        graded = [
+            one
+            for ids, text in asked
+            for one in ask_vectors(run.checkpoint, vectors(ids), text.questions)
+        ]
+        yield cell(name, graded, texts=len(asked))
+
+
+def _pooled(vectors: Tensor, size: int) -> Tensor:
+    """Average neighbouring vectors `(T, d)` down to at most `(size, d)`."""
+    if len(vectors) <= size:
+        return vectors
+    return F.adaptive_avg_pool1d(vectors.T[None], size)[0].T
+
+
+def _pages(run: Run, document: Sequence[Text], size: int, steps: int) -> Tensor:
+    """Write paragraphs one after the other into one memory, `(p, m, d)`."""
+    tokenizer = run.checkpoint.tokenizer
+    pages = [
+        page.ids
+        for paragraph in document
+        for page in split_text(tokenizer, paragraph.text, page_tokens=size, max_pages=64)
+    ]
+    return run.bank.memories(pages, [steps])[steps]
+
+
+def _document_cell(
+    run: Run,
+    documents: Sequence[Sequence[Text]],
+    memories: Sequence[Tensor],
+    size: int,
+    steps: int,
+    dtype: BlobDtype,
+) -> Cell:
+    present: list[Graded] = []
+    absent: list[Graded] = []
+    for number, (document, memory) in enumerate(zip(documents, memories, strict=True)):
+        kept = stored(memory, dtype)
+        questions = [question for text in document for question in text.questions]
+        present += ask(run, kept, questions)
+        absent += ask(run, kept, _questions_of_others(documents, number, len(document)))
+    return cell(
+        "memory",
+        present,
+        absent,
+        texts=len(documents),
+        write_steps=steps,
+        page_tokens=size,
+        dtype=dtype,
+        pages=sum(map(len, memories)) / len(memories),
+        bytes_per_page=tensor_bytes(memories[0][:1], dtype),
+    )
+
+
+def ask(run: Run, memory: Tensor, questions: Sequence[Question]) -> list[Graded]:
+    """Ask as the service does: with the checkpoint's own least confidence."""
+    calibration = run.checkpoint.calibration
+    least = 0.0 if calibration is None else calibration.min_confidence
+    return ask_memory(run.checkpoint, memory, questions, min_confidence=least)
+
+
+def _questions_of_others(
+    documents: Sequence[Sequence[Text]], number: int, count: int
+) -> list[Question]:
+    """The first questions of the next document's paragraphs: as many as `count`."""
+    following = documents[(number + 1) % len(documents)]
+    return [text.questions[0] for text in following][:count]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    app()
