@@ -8,6 +8,12 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from gradmem_core.backbone import Backbone
+from gradmem_core.checkpoint import Checkpoint, Task, load_checkpoint, save_checkpoint
+from gradmem_core.config import MemoryConfig
+from gradmem_core.model import MemoryModel
+from gradmem_core.tokenizer import Tokenizer
+
 TEXT = (
     "The tower was built in 1889. The river runs through the old town. Question: Where is the"
     " bridge? Answer: It stands near the market.\nText: the quick brown fox\n"
@@ -86,3 +92,40 @@ def text_folder(folder: Path) -> Path:
     (folder / "valid.txt").write_text("\n".join(lines))
     (folder / "test.txt").write_text("\n".join(lines[:20]))
     return folder
+
+
+def text_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
+    """Save and load a checkpoint of random weights for texts of pages, which may say `not stated`.
+
+    Args:
+        folder: Where its files go.
+        changes: Fields of the memory's configuration.
+    """
+    settings: dict[str, Any] = {
+        "memory_tokens": 3,
+        "write_steps": 2,
+        "inner_learning_rate": 0.5,
+        "write_head": False,
+        "max_context_tokens": 120,
+        "page_tokens": 120,
+        "max_query_tokens": 80,
+        "max_answer_tokens": 40,
+        **changes,
+    }
+    backbone = Backbone.from_folder(model_folder(folder / "model"))
+    read = Tokenizer.from_folder(folder / "model")
+    task = Task(
+        name="prose",
+        stop_tokens=[read.token_ending("\n")],
+        query_template="\nQuestion: {query}\nAnswer:",
+        absent_answer=" not stated\n",
+        continuation_prompt="\nText:",
+        example_document="The tower was built in 1889.",
+        example_query="When was the tower built?",
+        example_answer="1889",
+    )
+    model = MemoryModel(backbone, MemoryConfig(**settings), seed=1)
+    save_checkpoint(
+        folder / "text", name="text", model=model, tokenizer=read, task=task, card="# Tiny\n"
+    )
+    return load_checkpoint(folder / "text")
