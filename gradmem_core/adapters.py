@@ -5,6 +5,7 @@ load a checkpoint's `adapter/` unchanged. Shapes: `r` rank, `i` inputs and `o` o
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,19 @@ STORED = "base_model.model."
 "What peft puts before the names of the tensors in its files."
 DTYPES = (torch.float32, torch.bfloat16)
 "How an adapter may be stored; it is computed with in float32."
-UNSUPPORTED = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias", "use_qalora")
-"Options of peft that change what an adapter adds: refused where they are set."
+KNOWN = {
+    *("peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision"),
+    *("auto_mapping", "inference_mode", "r", "lora_alpha", "lora_dropout", "fan_in_fan_out"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+}
+"Options of peft that say nothing about an adapter but what its tensors, alpha and rank say."
+NEUTRAL = {
+    "bias": "none",
+    "init_lora_weights": True,
+    "megatron_core": "megatron.core",
+    "qalora_group_size": 16,
+}
+"Values that change nothing; so does every other option that is off. What is on is refused."
 
 
 def add_adapter(model: nn.Module, rank: int, *, seed: int) -> None:
@@ -119,11 +131,13 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     """Read a stored adapter into a model that has one of its sizes, for training.
 
     Raises:
-        CheckpointError: The files are missing or damaged, or the sizes differ.
+        CheckpointError: The files are missing or damaged, of an unsupported kind, or the sizes
+            differ.
     """
     tensors = {
-        name.removeprefix(STORED).replace(".weight", f".{NAME}.weight"): tensor.float()
-        for name, tensor in _tensors(folder).items()
+        f"{layer}{PART}{part}.{NAME}.weight": tensor
+        for layer, *pair in _pairs(folder)
+        for part, tensor in zip("AB", pair, strict=True)
     }
     take_adapter(model, tensors, folder)
 
@@ -140,54 +154,57 @@ def take_adapter(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> 
         CheckpointError: They are not those of the model's adapter.
     """
     expected = {name: tensor for name, tensor in model.state_dict().items() if is_adapter(name)}
-    if _shapes(tensors) != _shapes(expected):
+    if _kinds(tensors) != _kinds(expected):
         raise CheckpointError(f"the adapter in {folder} is not one of this backbone and rank")
     model.load_state_dict(tensors, strict=False)  # the backbone's tensors are already there
 
 
 @torch.no_grad()
-def merge_adapter(model: nn.Module, folder: Path) -> None:
+def merge_adapter(model: nn.Module, folder: Path, rank: int) -> None:
     """Add a stored adapter's products to a model's weights, so that it costs nothing.
 
     Args:
         model: A transformers model without adapters, changed in place.
         folder: Of the adapter.
+        rank: Of its products.
 
     Raises:
-        CheckpointError: The files are missing or damaged, of an unsupported kind, or do not fit.
+        CheckpointError: The files are missing or damaged, of an unsupported kind or another rank,
+            or do not fit.
     """
-    config = _config(folder)
-    scale = config["lora_alpha"] / config["r"]
-    for layer, down, up in _pairs(_tensors(folder), folder):
-        try:
-            weight = model.get_parameter(f"{layer}.weight")  # (o, i), in GPT-2 (i, o)
-        except AttributeError as error:
+    transposed = _transposed(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    shared = Counter(id(parameter) for parameter in parameters.values())
+    for layer, down, up in _pairs(folder):
+        weight = parameters.get(f"{layer}.weight")
+        if weight is None or shared[id(weight)] > 1:
             raise CheckpointError(
-                f"the adapter in {folder} adds to {layer}, which the backbone does not have"
-            ) from error
-        product = scale * (up.float() @ down.float())  # (o, i)
-        if config["fan_in_fan_out"]:
-            product = product.T
-        if product.shape != weight.shape:
-            raise CheckpointError(
-                f"the adapter in {folder} adds {list(product.shape)} to {layer}, which is"
-                f" {list(weight.shape)}"
+                f"the adapter in {folder} adds to {layer}, which is no layer of the backbone, or"
+                " shares its weight with another"
             )
-        weight.add_(product)
+        target = weight.T if transposed else weight  # (o, i)
+        if len(down) != rank or target.shape != (len(up), down.shape[1]):
+            raise CheckpointError(
+                f"the adapter in {folder} adds {list(up.shape)} x {list(down.shape)} to {layer},"
+                f" which is {list(target.shape)}; its rank has to be {rank}"
+            )
+        target.addmm_(up, down)
 
 
-def _pairs(tensors: dict[str, Tensor], folder: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Of each layer its name, A `(r, i)` and B `(o, r)`."""
+def _pairs(folder: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Of each layer its name, A `(r, i)` and B `(o, r)`, whose product is what it adds."""
+    config, tensors = _config(folder), _tensors(folder)
+    rank, alpha = config["r"], config["lora_alpha"]
     layers = {name.partition(PART)[0] for name in tensors}
     wanted = {f"{layer}{PART}{part}.weight" for layer in layers for part in "AB"}
-    if wanted != tensors.keys():
-        names = ", ".join(sorted(wanted ^ tensors.keys())[:3])
+    if not tensors or wanted != tensors.keys():
+        names = ", ".join(sorted(wanted ^ tensors.keys())[:3]) or "none at all"
         raise CheckpointError(f"the adapter in {folder} has other tensors than A and B: {names}")
     for layer in sorted(layers):
-        down, up = (tensors[f"{layer}{PART}{part}.weight"] for part in "AB")
-        if down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1]:
-            raise CheckpointError(f"the adapter in {folder} has no product for {layer}")
-        yield layer.removeprefix(STORED), down, up
+        down, up = (tensors[f"{layer}{PART}{part}.weight"].float() for part in "AB")
+        if down.ndim != 2 or up.ndim != 2 or not len(down) == up.shape[1] == rank:
+            raise CheckpointError(f"the adapter in {folder} has no product of rank {rank}: {layer}")
+        yield layer.removeprefix(STORED), down, up * (alpha / rank)
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
@@ -205,17 +222,21 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 def _config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-        kind, numbers = config["peft_type"], (config["lora_alpha"], config["r"])
-        usable = all(number > 0 for number in numbers) and config["fan_in_fan_out"] in (True, False)
+        usable = config["peft_type"] == "LORA" and config["r"] > 0 and config["lora_alpha"] > 0
+        options = config.items()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error!r}") from error
-    if kind != "LORA" or not usable or any(config.get(option) for option in UNSUPPORTED):
-        raise CheckpointError(f"the adapter in {folder} is of a kind that GradMem does not load")
+    on = [name for name, value in options if value and NEUTRAL.get(name) != value]
+    if not usable or not KNOWN.issuperset(on):
+        names = ", ".join(sorted({*on} - KNOWN)) or "peft_type, r, lora_alpha"
+        raise CheckpointError(
+            f"the adapter in {folder} is of a kind that GradMem does not load ({names})"
+        )
     return config
 
 
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
+def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _transposed(model: nn.Module) -> bool:

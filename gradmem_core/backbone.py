@@ -220,13 +220,13 @@ class Backbone(nn.Module):
         """Write the adapter as peft does."""
         save_adapter(self.causal_lm, folder, dtype=dtype)
 
-    def merge_adapter(self, folder: Path) -> None:
+    def merge_adapter(self, folder: Path, config: AdapterConfig) -> None:
         """Add a stored adapter to the weights, for phases that are both.
 
         Raises:
             CheckpointError: It is damaged or does not fit.
         """
-        merge_adapter(self.causal_lm, folder)
+        merge_adapter(self.causal_lm, folder, config.rank)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

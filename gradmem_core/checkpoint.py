@@ -91,6 +91,11 @@ class Checkpoint:
     stop_ids: list[int]
     calibration: Calibration | None = None
 
+    @property
+    def takes_pages(self) -> bool:
+        """Whether its memories have several pages, to which others may be added."""
+        return self.task.document_format == "records" or self.model.config.page_tokens is not None
+
     @cached_property
     def absent_id(self) -> int | None:
         """The token that says that a key is not in memory; None where answers are texts."""
@@ -127,7 +132,16 @@ def save_checkpoint(
 
     Returns:
         The fingerprint.
+
+    Raises:
+        CheckpointError: The model's adapter was merged into its weights, or the named backbone is
+            missing or another one.
     """
+    if model.config.adapter is not None and model.backbone.adapter is None:
+        raise CheckpointError(
+            f"{name!r} cannot be saved: its adapter was merged into the backbone's weights; load it"
+            " with merge=False"
+        )
     with whole_folder(folder) as made:
         tokenizer.save(made)
         tensors = {
@@ -143,7 +157,7 @@ def save_checkpoint(
         if external is None:
             model.backbone.save(backbone)
         else:
-            backbone = external_folder(folder, external).resolve()
+            backbone = external_folder(folder, external)
             if external.package is not None:  # its weights are imported, see ExternalBackbone
                 (made / "backbone").mkdir()
                 shutil.copy(backbone / "config.json", made / "backbone")
@@ -280,8 +294,8 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{folder} has format version {version}; this GradMem reads 1 to {FORMAT_VERSION}"
             )
         return Manifest.model_validate(fields)
-    except (OSError, ValueError, AttributeError) as error:
-        detail = _first_problem(error) if isinstance(error, ValidationError) else str(error)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        detail = _first_problem(error) if isinstance(error, ValidationError) else repr(error)
         raise CheckpointError(f"gradmem.json of {folder} cannot be read: {detail}") from error
 
 
@@ -300,16 +314,17 @@ def _load_model(
     folder: Path, backbone: Backbone, config: MemoryConfig, *, merge: bool
 ) -> MemoryModel:
     """Put a backbone, a write side and an adapter together."""
-    stored = folder / adapters.FOLDER
-    merged = merge and config.adapter is not None and config.adapter.phases == "both"
-    if merged:
-        backbone.merge_adapter(stored)
+    stored, adapter = folder / adapters.FOLDER, config.adapter
+    merged = merge and adapter is not None and adapter.phases == "both"
+    if adapter is not None and merged:
+        backbone.merge_adapter(stored, adapter)
     model = MemoryModel(backbone, config, seed=0, merged=merged)
     tensors = _read_tensors(folder / "gradmem.safetensors")
-    if config.adapter is not None and not merged and stored.exists():
-        backbone.load_adapter(stored)
-    elif config.adapter is not None and not merged:  # format 1 has it among the write side
-        tensors = _take_adapter(backbone, tensors, folder)
+    if adapter is not None and not merged:
+        if stored.exists():
+            backbone.load_adapter(stored)
+        else:  # format 1 has it among the write side
+            tensors = _take_adapter(backbone, tensors, folder)
     _load_write_side(model, tensors, folder)
     return model
 

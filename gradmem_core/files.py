@@ -1,5 +1,6 @@
 """Folders that are there as a whole or not at all."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         folder: Where the result goes; what is there stays until the new one is whole.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_prefix(folder)) as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
         yield made
@@ -23,3 +24,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rename(Path(scratch) / "replaced")
         made.rename(folder)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what killed processes left of `whole_folder`; nobody may be filling one meanwhile."""
+    for scratch in folder.parent.glob(f"{_prefix(folder)}*"):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _prefix(folder: Path) -> str:
+    return f".{folder.name}-"

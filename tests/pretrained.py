@@ -1,12 +1,20 @@
 """Tiny model folders as Hugging Face's libraries write them, for tests of pretrained backbones."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import torch
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoint import Checkpoint, Task, load_checkpoint, save_checkpoint
@@ -129,3 +137,57 @@ def text_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
         folder / "text", name="text", model=model, tokenizer=read, task=task, card="# Tiny\n"
     )
     return load_checkpoint(folder / "text")
+
+
+def write_gguf(path: Path, model: PreTrainedModel) -> None:
+    """Write a Llama and the tokenizer as llama.cpp's converter does."""
+    config, fast = model.config, tokenizer()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+    tokens = [str(fast.convert_ids_to_tokens(number)) for number in range(len(fast))]
+    tokens += [f"[unused{i}]" for i in range(config.vocab_size - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    merges = json.loads(fast.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_unk_token_id(0)
+    names = {
+        "model.embed_tokens": "token_embd",
+        "model.norm": "output_norm",
+        "lm_head": "output",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        array = tensor.numpy().astype(np.float32)
+        for part, count in heads.items():
+            if part in name:  # llama.cpp turns pairs that are next to each other
+                halves = array.reshape(count, 2, -1, array.shape[1])
+                array = halves.swapaxes(1, 2).reshape(array.shape)
+        short = name.replace("model.layers.", "blk.")
+        for theirs, ours in names.items():
+            short = short.replace(theirs, ours)
+        writer.add_tensor(short, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

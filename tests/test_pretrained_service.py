@@ -1,14 +1,11 @@
 """A Hugging Face folder, or a GGUF file, becomes a served memory by documented commands."""
 
-import json
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from gradmem_core.checkpoint import load_checkpoint
@@ -18,7 +15,7 @@ from service.app import create_app
 from service.cli import app as service_cli
 from service.client import Client, InvalidRequest, NotFound
 from service.settings import Settings
-from tests.pretrained import TEXT, model_folder, text_folder, tokenizer
+from tests.pretrained import TEXT, model_folder, text_folder, tokenizer, write_gguf
 from tests.service.conftest import running
 from training.cli import app as training_cli
 from training.results import TextResult, load_result
@@ -186,57 +183,3 @@ def test_init_refuses_what_cannot_work(tmp_path: Path, options: list[str], probl
     assert result.exit_code == 2
     assert problem in result.output
     assert not (tmp_path / "start").exists()
-
-
-def write_gguf(path: Path, model: PreTrainedModel) -> None:
-    """Write a Llama and the tokenizer as llama.cpp's converter does."""
-    config, fast = model.config, tokenizer()
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-    writer.add_vocab_size(config.vocab_size)
-    tokens = [str(fast.convert_ids_to_tokens(number)) for number in range(len(fast))]
-    tokens += [f"[unused{i}]" for i in range(config.vocab_size - len(tokens))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
-    merges = json.loads(fast.backend_tokenizer.to_str())["model"]["merges"]
-    writer.add_token_merges([" ".join(pair) for pair in merges])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
-    writer.add_unk_token_id(0)
-    names = {
-        "model.embed_tokens": "token_embd",
-        "model.norm": "output_norm",
-        "lm_head": "output",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-    }
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for name, tensor in model.state_dict().items():
-        array = tensor.numpy().astype(np.float32)
-        for part, count in heads.items():
-            if part in name:  # llama.cpp turns pairs that are next to each other
-                halves = array.reshape(count, 2, -1, array.shape[1])
-                array = halves.swapaxes(1, 2).reshape(array.shape)
-        short = name.replace("model.layers.", "blk.")
-        for theirs, ours in names.items():
-            short = short.replace(theirs, ours)
-        writer.add_tensor(short, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
