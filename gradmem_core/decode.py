@@ -4,31 +4,26 @@ A query is asked of the pages of a memory. Each page makes an answer of its own,
 which of them counts is decided when all are finished. With a calibration a first pass tells how
 likely a page is to have the answer, and where there are many pages only the best go on.
 
-Shapes: `N` rows, `P` scored positions, `m` memory vectors, `T` query tokens, `d` width,
-`V` vocabulary.
+Shapes: `N` rows, `T` tokens, `d` width, `V` vocabulary.
 """
 
+from collections import deque
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gradmem_core.answers import Answer, ReadingRules, answering_page
-from gradmem_core.calibration import Calibration, Evidence
+from gradmem_core.calibration import Evidence
 from gradmem_core.columns import Columns, Prefix
 from gradmem_core.errors import GenerationError
 from gradmem_core.model import MemoryModel
-from gradmem_core.padding import pad_right
+from gradmem_core.preselect import Candidate, Preselection, logits_after
 
 MOST_PADDING = 32
 "Most padding that tokens under way get beside queries; beyond it those take a pass of their own."
-ROWS = 64
-"Most pages, of all queries together, that a first pass computes at a time."
-SCORED = 64
-"Most positions that have logits at a time where the probability of queries is wanted."
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,6 @@ class _Row:
 
     query: _Query
     page: int
-    draws: torch.Generator | None
     unread: list[int]
     "Tokens that the backbone has yet to run: the query's at first, then the last of the answer."
     evidence: Evidence | None = None
@@ -107,6 +101,10 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     "Log-probabilities of the tokens."
+    draws: torch.Generator | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.draws = _draws(self.query.sampling)
 
 
 class Decoding:
@@ -124,12 +122,15 @@ class Decoding:
         self._model = model
         self._rules = rules
         self._rows: list[_Row] = []
+        self._preselections: deque[Preselection] = deque()
+        self._queries: dict[int, _Query] = {}
+        "Those in a first pass, by their numbers."
         self._numbers = count()
         self._columns: Columns
 
     def __len__(self) -> int:
-        """Answers in the making, one for each page of a query."""
-        return len(self._rows)
+        """Answers in the making, and pages that may make one still."""
+        return len(self._rows) + sum(map(len, self._preselections))
 
     @torch.no_grad()
     def join(
@@ -156,28 +157,34 @@ class Decoding:
             _Query(next(self._numbers), list(tokens), one, known)
             for tokens, one, known in zip(queries, sampling, of_pages, strict=True)
         ]
-        rows = [
-            _Row(query, page, _draws(query.sampling), list(query.tokens))
+        asked = [
+            (query, page, prefix)
             for query, prefixes in zip(joining, pages, strict=True)
-            for page in range(len(prefixes))
+            for page, prefix in enumerate(prefixes)
         ]
-        prefixes = [prefix for of_query in pages for prefix in of_query]
         if self._rules.calibration is None:
-            columns = self._begun(rows, prefixes)
+            rows = [_Row(query, page, list(query.tokens)) for query, page, _ in asked]
+            self._take_in(rows, self._begun(rows, [prefix for *_, prefix in asked]))
         else:
-            rows, columns = self._preselected(rows, prefixes, self._rules.calibration)
-        for row in rows:
-            row.query.waiting += 1
-        if self._rows:
-            self._columns.join(columns)
-        else:
-            self._columns = columns
-        self._seat([*self._rows, *rows])
+            candidates = [
+                Candidate(query.number, page, len(query.documents), query.tokens, prefix)
+                for query, page, prefix in asked
+            ]
+            self._preselections.append(Preselection(self._model, self._rules, candidates))
+            self._queries |= {query.number: query for query in joining}
         return [query.number for query in joining]
 
     @torch.no_grad()
     def step(self) -> list[Chosen]:
-        """Choose the next token of every answer; those that it ends leave."""
+        """Choose the next token of every answer; those that it ends leave.
+
+        With a calibration it first goes on with a first pass, and chooses nothing where no answer
+        has begun.
+        """
+        if self._preselections:
+            self._preselect()
+        if not self._rows:
+            return []
         tokens, scores = self._choose(self._next_logits())
         chosen: list[Chosen] = []
         left: list[int] = []
@@ -197,6 +204,11 @@ class Decoding:
 
     def drop(self, numbers: Collection[int]) -> None:
         """Forget queries that nobody waits for any more."""
+        for preselection in self._preselections:
+            preselection.drop(numbers)
+        self._preselections = deque(one for one in self._preselections if len(one))
+        for number in numbers:
+            self._queries.pop(number, None)
         self._keep([i for i, row in enumerate(self._rows) if row.query.number not in numbers])
 
     def _keep(self, places: list[int]) -> None:
@@ -231,8 +243,6 @@ class Decoding:
         query.waiting -= 1
         return None if query.waiting else query.answer()
 
-    # The first pass
-
     def _begun(self, rows: list[_Row], prefixes: Sequence[Prefix]) -> Columns:
         """Rows whose queries the next step runs, but where others would be padded too much."""
         columns = Columns(self._model, prefixes)
@@ -243,73 +253,32 @@ class Decoding:
                 del row.unread[:-1]
         return columns
 
-    def _preselected(
-        self, rows: list[_Row], prefixes: Sequence[Prefix], calibration: Calibration
-    ) -> tuple[list[_Row], Columns]:
-        """The rows of the pages that are likeliest to answer, their queries run."""
-        kept: list[_Row] = []
-        columns: Columns | None = None
-        for start in range(0, len(rows), ROWS):
-            part = rows[start : start + ROWS]
-            joining = Columns(self._model, prefixes[start : start + ROWS])
-            self._run_queries(part, joining)
-            kept += part
-            if columns is None:
-                columns = joining
-            else:
-                columns.join(joining)
-            places = self._best(kept, calibration)
-            if len(places) < len(kept):
-                columns.keep(places)
-                kept = [kept[place] for place in places]
-        assert columns is not None
-        return kept, columns
+    def _preselect(self) -> None:
+        """Go on with the oldest first pass; the pages that it has chosen begin their answers."""
+        oldest = self._preselections[0]
+        if not oldest.done:
+            oldest.advance()
+        if not oldest.done:
+            return
+        self._preselections.popleft()
+        assert oldest.columns is not None
+        chosen = [(one.candidate, one) for one in oldest.kept]
+        rows = [
+            _Row(self._queries[of.query], of.page, [], evidence=one.evidence, first=one.first)
+            for of, one in chosen
+        ]
+        self._take_in(rows, oldest.columns)
+        for number in {of.query for of, _ in chosen}:
+            del self._queries[number]
 
-    def _run_queries(self, rows: list[_Row], columns: Columns) -> None:
-        """Run the queries of rows to their end, and note what that shows."""
-        tokens = [row.unread for row in rows]
-        hidden = columns.read(tokens)  # (N, T, d)
-        queries = self._query_scores(hidden, tokens) if self._rules.weighs_queries else None
-        logits = self._logits_after(hidden, tokens)  # (N, V)
-        scores = logits.log_softmax(dim=-1)
-        start = self._rules.absent_start
-        absent = [0.0] * len(rows) if start is None else scores[:, start].tolist()
-        for place, row in enumerate(rows):
-            row.evidence = Evidence(0.0 if queries is None else queries[place], absent[place])
-            row.first = logits[place].clone()  # not a view, which would keep the whole batch's
-            row.unread = []
-
-    def _query_scores(self, hidden: Tensor, tokens: Sequence[Sequence[int]]) -> list[float]:
-        """Mean log-probability of each query's tokens but the first.
-
-        The first one's was the prefix's to tell; a template makes it the same for all queries.
-        """
-        ids = pad_right(tokens, 0, device=hidden.device)  # (N, T)
-        counts = torch.tensor([len(one) - 1 for one in tokens], device=hidden.device)  # (N,)
-        places = torch.arange(ids.shape[1] - 1, device=hidden.device)  # (T - 1,)
-        told = places < counts[:, None]  # (N, T - 1)
-        states, targets = hidden[:, :-1][told], ids[:, 1:][told]
-        parts = zip(torch.split(states, SCORED), torch.split(targets, SCORED), strict=True)
-        losses = [
-            F.cross_entropy(self._model.backbone.logits(some).float(), wanted, reduction="none")
-            for some, wanted in parts
-        ]  # each (P,)
-        scores = torch.zeros(told.shape, device=hidden.device)
-        scores[told] = -torch.cat(losses)
-        means: list[float] = (scores.sum(dim=1) / counts.clamp(min=1)).tolist()
-        return means
-
-    def _best(self, rows: list[_Row], calibration: Calibration) -> list[int]:
-        """Places of the rows that are among the likeliest of their queries to have the answer."""
-        places: dict[int, list[tuple[float, int]]] = {}
-        for place, row in enumerate(rows):
-            assert row.evidence is not None
-            score = calibration.page.score(row.evidence, pages=len(row.query.documents))
-            places.setdefault(row.query.number, []).append((-score, place))
-        best = [sorted(of_query)[: self._rules.candidates] for of_query in places.values()]
-        return sorted(place for of_query in best for _, place in of_query)
-
-    # The next token
+    def _take_in(self, rows: list[_Row], columns: Columns) -> None:
+        for row in rows:
+            row.query.waiting += 1
+        if self._rows:
+            self._columns.join(columns)
+        else:
+            self._columns = columns
+        self._seat([*self._rows, *rows])
 
     def _next_logits(self) -> Tensor:
         """Logits of every row's next token, `(N, V)`."""
@@ -318,18 +287,13 @@ class Decoding:
             logits = torch.stack(list(known.values()))
         else:
             tokens = [row.unread for row in self._rows]
-            logits = self._logits_after(self._columns.read(tokens), tokens)
+            hidden = self._columns.read(tokens)  # (N, T, d)
+            logits = logits_after(self._model.backbone, hidden, tokens)
             for place, first in known.items():
                 logits[place] = first
         for place in known:
             self._rows[place].first = None
         return logits
-
-    def _logits_after(self, hidden: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Logits of what follows the last token of each row, `(N, V)`, float32."""
-        last = torch.tensor([max(len(one) - 1, 0) for one in tokens], device=hidden.device)
-        ends = hidden.take_along_dim(last[:, None, None], dim=1)[:, 0]  # (N, d)
-        return self._model.backbone.logits(ends).float()
 
     def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The next token of every row by its own settings, and its log-probability."""

@@ -8,9 +8,12 @@ from gradmem_core.answers import Answer, ReadingRules
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.columns import prefill
 from gradmem_core.config import MemoryConfig
-from gradmem_core.decode import ROWS, Decoding, Sampling
+from gradmem_core.decode import Decoding, Sampling
 from gradmem_core.errors import EmptyQueryError, GenerationError, QueryTooLongError
 from gradmem_core.model import MemoryModel
+
+ROWS = 64
+"Most answers, one for each page of a query, that a part of a memory's queries makes."
 
 
 def answer_queries(

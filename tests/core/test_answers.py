@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradmem_core import decode
+from gradmem_core import decode, preselect
 from gradmem_core.answers import Answer, ReadingRules, answering_page
 from gradmem_core.calibration import Calibration, Evidence, Logistic
 from gradmem_core.checkpoint import Checkpoint, Task
@@ -111,7 +111,7 @@ def teacher_forced(model: MemoryModel, page: int, query: list[int], answer: Answ
 
 @pytest.mark.parametrize("scored", [1, 2, 64])
 def test_evidence_is_what_teacher_forcing_finds(model: MemoryModel, scored: int) -> None:
-    with patch.object(decode, "SCORED", scored):
+    with patch.object(preselect, "SCORED", scored):
         for row, query in enumerate(QUERIES):
             for page, answer in enumerate(page_by_page(model, CALIBRATED, row)):
                 assert answer.evidence is not None
@@ -185,17 +185,23 @@ def with_pages(answer: Answer, page: int) -> Answer:
 
 
 @pytest.mark.parametrize("candidates", [1, 2, 4])
-@pytest.mark.parametrize("rows", [1, 3, 64])
+@pytest.mark.parametrize("tokens", [1, 15, 512])
 def test_only_the_likeliest_pages_are_read_on(
-    model: MemoryModel, candidates: int, rows: int
+    model: MemoryModel, candidates: int, tokens: int
 ) -> None:
     rules = replace(CALIBRATED, candidates=candidates)
     pages = prefill(model, memories(model))
     decoding = Decoding(model, rules)
-    with patch.object(decode, "ROWS", rows):
-        numbers = decoding.join([pages] * len(QUERIES), QUERIES, SAMPLING)
-    assert len(decoding) == candidates * len(QUERIES)
-    begun = [(one.query, one.page) for one in decoding.step()]
+    numbers = decoding.join([pages] * len(QUERIES), QUERIES, SAMPLING)
+    assert len(decoding) == PAGES * len(QUERIES)
+    begun: list[tuple[int, int]] = []
+    steps = 0
+    with patch.object(preselect, "TOKENS", tokens):
+        while not begun:
+            begun = [(one.query, one.page) for one in decoding.step()]
+            steps += 1
+    assert steps == {1: PAGES * len(QUERIES), 15: 6, 512: 1}[tokens]
+    assert len(begun) == candidates * len(QUERIES)
     for row, number in enumerate(numbers):
         evidence = [one.evidence for one in page_by_page(model, CALIBRATED, row)]
         scores = [CALIBRATION.page.score(one, pages=PAGES) for one in evidence if one is not None]
@@ -215,7 +221,8 @@ def test_without_a_calibration_every_page_is_read(model: MemoryModel) -> None:
 @given(
     arrivals=st.lists(st.integers(0, 8), min_size=4, max_size=4),
     gone=st.integers(0, 7),
-    rows=st.integers(1, 20),
+    leaves=st.integers(0, 20),
+    tokens=st.integers(1, 120),
 )
 def test_answers_do_not_depend_on_who_joins_when(
     model: MemoryModel,
@@ -223,25 +230,27 @@ def test_answers_do_not_depend_on_who_joins_when(
     padding: int,
     arrivals: list[int],
     gone: int,
-    rows: int,
+    leaves: int,
+    tokens: int,
 ) -> None:
-    """Query `row` joins before step `arrivals[row]`; the one numbered `gone` leaves early."""
+    """Query `row` joins before step `arrivals[row]`; the one numbered `gone` leaves at a step."""
     expected = [asked(model, rules, row) for row in range(len(QUERIES))]
-    with patch.object(decode, "MOST_PADDING", padding), patch.object(decode, "ROWS", rows):
-        found = joined_at(model, rules, arrivals, gone)
-    assert found.keys() == set(range(len(QUERIES))) - {gone}
+    with patch.object(decode, "MOST_PADDING", padding), patch.object(preselect, "TOKENS", tokens):
+        found = joined_at(model, rules, arrivals, {gone: leaves})
+    assert found.keys() | {gone} == set(range(len(QUERIES))) | {gone}
+    assert gone not in found or leaves > arrivals[gone]
     for row, answer in found.items():
         check(answer, expected[row])
 
 
 def joined_at(
-    model: MemoryModel, rules: ReadingRules, arrivals: list[int], gone: int
+    model: MemoryModel, rules: ReadingRules, arrivals: list[int], leaving: dict[int, int]
 ) -> dict[int, Answer]:
     pages = prefill(model, memories(model))
     decoding = Decoding(model, rules)
     row_of: dict[int, int] = {}
     answers: dict[int, Answer] = {}
-    for step in range(20):
+    for step in range(60):
         rows = [row for row, arrival in enumerate(arrivals) if arrival == step]
         if rows:
             numbers = decoding.join(
@@ -251,8 +260,7 @@ def joined_at(
                 [DOCUMENTS] * len(rows),
             )
             row_of |= dict(zip(numbers, rows, strict=True))
-        if gone in row_of.values():
-            decoding.drop([number for number, row in row_of.items() if row == gone])
+        decoding.drop([number for number, row in row_of.items() if leaving.get(row, 60) <= step])
         if len(decoding):
             chosen = decoding.step()
             answers |= {row_of[one.query]: one.answer for one in chosen if one.answer}

@@ -3,17 +3,19 @@
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import pytest
 import torch
 from torch import Tensor
 
-from gradmem_core.answers import Answer
+from gradmem_core.answers import CANDIDATES, Answer
+from gradmem_core.calibration import Calibration, Logistic
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.decode import ROWS, Sampling
+from gradmem_core.decode import Sampling
 from gradmem_core.errors import DeadlineError, DeviceError
-from gradmem_core.generate import answer_queries
+from gradmem_core.generate import ROWS, answer_queries
 from gradmem_core.write import write
 from service.engine import Admission, Engine, Limits, StepMade, TokenChosen, TorchDevice
 from service.engine.device import Reading, WriteOutcome, Writing
@@ -26,6 +28,12 @@ LIMITS = Limits(batch_tokens=1000, batch_queries=1000)
 PLENTY = Admission(tokens=10_000, seconds=30)
 PAGE = "!aB:7x!|"
 GREEDY = Sampling(max_new_tokens=4)
+CALIBRATION = Calibration(
+    page=Logistic(bias=0.0, query=1.0, absent=-0.1),
+    answer=Logistic(bias=0.0, answer=1.0, query=0.1, pages=-0.1),
+    absence=Logistic(bias=0.0),
+    min_confidence=0.2,
+)
 
 
 class Watched(TorchDevice):
@@ -155,11 +163,13 @@ async def test_a_request_out_of_time_is_answered_once(
     assert device.written == [pages(tiny, 3)[:1]]
 
 
+@pytest.mark.parametrize("calibration", [None, CALIBRATION], ids=["plain", "calibrated"])
 @pytest.mark.parametrize(("count", "asked"), [(1, 70), (5, 30), (70, 2)])
 async def test_pages_are_read_as_the_core_reads_them(
-    tiny: Checkpoint, count: int, asked: int
+    tiny: Checkpoint, count: int, asked: int, calibration: Calibration | None
 ) -> None:
     device = Watched()
+    tiny = replace(tiny, calibration=calibration)
     memory, wanted, sampling = memories(count), queries(tiny, asked), [GREEDY] * asked
     told: list[TokenChosen] = []
     ids = [("a memory", str(page)) for page in range(count)]
@@ -169,6 +179,8 @@ async def test_pages_are_read_as_the_core_reads_them(
     assert len({one.page for one in found}) > 1 or count == 1
     assert sum(device.joined) == count * asked
     assert max(device.joined) <= max(ROWS, count)
+    read_on = min(count, CANDIDATES) if calibration else count
+    assert len({(event.query, event.page) for event in told}) == asked * read_on
     for number, answer in enumerate(found):
         tokens = [e.token for e in told if (e.query, e.page) == (number, answer.page)]
         assert tokens[: len(answer.tokens)] == answer.tokens
