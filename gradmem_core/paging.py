@@ -133,8 +133,8 @@ def _line_of(text: str, place: int) -> int:
 def _check_pages(pages: int, most: int, page_tokens: int) -> None:
     if pages > most:
         raise TooManyPagesError(
-            f"the document needs at least {pages} pages of {page_tokens} tokens and at most {most}"
-            " are allowed (GRADMEM_MAX_PAGES); write it as several memories",
+            f"the document would take {pages} or more pages of {page_tokens} tokens and at most"
+            f" {most} are allowed (GRADMEM_MAX_PAGES); write it as several memories",
             limit=most,
         )
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gradmem_core.errors import CheckpointError, UnknownCharactersError
 from gradmem_core.tokenizer import Tokenizer
+from tests.pretrained import tokenizer
 
 CHARACTERS = "abcXYZ019!?:| \n\tä😀"
 TOKENIZER = Tokenizer.of_characters(CHARACTERS)
@@ -94,3 +95,25 @@ def test_a_missing_or_damaged_file_is_refused(tmp_path: Path, name: str) -> None
     (tmp_path / name).unlink()
     with pytest.raises(CheckpointError, match=f"has no {name}"):
         Tokenizer.from_folder(tmp_path)
+
+
+def test_token_ends_cover_the_text() -> None:
+    assert TOKENIZER.token_ends("ab 😀") == [1, 2, 3, 4]
+    bytewise = Tokenizer(tokenizer())
+    assert bytewise.token_ends("你a") == [1, 1, 1, 2]  # three bytes, each a token
+    text = "The river runs through Tromsø. 😀"
+    ends = bytewise.token_ends(text)
+    assert ends == sorted(ends)
+    assert (len(ends), ends[-1]) == (len(bytewise.encode(text)), len(text))
+
+
+@given(st.text(alphabet=st.characters(), max_size=30))
+def test_what_encode_refuses_token_ends_refuses(text: str) -> None:
+    try:
+        expected = len(TOKENIZER.encode(text))
+    except UnknownCharactersError as error:
+        with pytest.raises(UnknownCharactersError) as caught:
+            TOKENIZER.token_ends(text)
+        assert caught.value.positions == error.positions  # noqa: PT017
+    else:
+        assert len(TOKENIZER.token_ends(text)) == expected
