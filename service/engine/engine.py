@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradmem_core.answers import Answer
 from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.compress import Steps, WrittenPage
 from gradmem_core.decode import Sampling
 from gradmem_core.errors import (
     DeadlineError,
@@ -32,11 +33,9 @@ from service.engine.work import (
     ReadWork,
     Result,
     StepMade,
-    Steps,
     TokenChosen,
     Work,
     WriteWork,
-    WrittenMemory,
 )
 from service.telemetry import Telemetry
 
@@ -131,6 +130,11 @@ class Engine:
         """Whether the device thread runs."""
         return self._thread.is_alive()
 
+    @property
+    def admission(self) -> Admission:
+        """Who is let in."""
+        return self._admission
+
     def start(self) -> None:
         """Start the device thread."""
         self._thread.start()
@@ -151,7 +155,7 @@ class Engine:
         *,
         seconds: float | None = None,
         listener: Callable[[StepMade], None] | None = None,
-    ) -> list[WrittenMemory]:
+    ) -> list[WrittenPage]:
         """Write the pages of a document, many at a time.
 
         Args:
@@ -172,7 +176,7 @@ class Engine:
             (WriteWork(checkpoint, ids, steps), _told_steps(listener, page))
             for page, ids in enumerate(pages)
         ]
-        return cast("list[WrittenMemory]", await self._do(jobs, seconds))
+        return cast("list[WrittenPage]", await self._do(jobs, seconds))
 
     async def read_pages(
         self,
@@ -222,12 +226,16 @@ class Engine:
             self._forgotten.append(memory_id)
             self._changed.notify()
 
+    def longest(self, seconds: float | None) -> float:
+        """Return how many seconds a request may take that asks for `seconds`, or for none."""
+        most = self._admission.seconds
+        return most if seconds is None else min(seconds, most)
+
     async def _do(
         self, jobs: Sequence[tuple[Work, Listener | None]], seconds: float | None
     ) -> list[Result]:
         """Do the work of one request, at most its share at a time; the first error ends it all."""
-        most = self._admission.seconds
-        longest = most if seconds is None else min(seconds, most)
+        longest = self.longest(seconds)
         deadline = time.monotonic() + longest
         largest = max(work.tokens for work, _ in jobs)
         room = asyncio.Semaphore(max(1, self._admission.tokens // SHARE // largest))
