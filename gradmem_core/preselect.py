@@ -17,7 +17,7 @@ from gradmem_core.columns import Columns, Prefix
 from gradmem_core.model import MemoryModel
 from gradmem_core.padding import pad_right
 
-TOKENS = 512
+TOKENS = 256
 "Most tokens of queries that are run at a time, padding included; one query may pass it."
 SCORED = 64
 "Most positions that have logits at a time where the probability of queries is wanted."

@@ -185,7 +185,7 @@ def with_pages(answer: Answer, page: int) -> Answer:
 
 
 @pytest.mark.parametrize("candidates", [1, 2, 4])
-@pytest.mark.parametrize("tokens", [1, 15, 512])
+@pytest.mark.parametrize("tokens", [1, 15, 256])
 def test_only_the_likeliest_pages_are_read_on(
     model: MemoryModel, candidates: int, tokens: int
 ) -> None:
@@ -200,7 +200,7 @@ def test_only_the_likeliest_pages_are_read_on(
         while not begun:
             begun = [(one.query, one.page) for one in decoding.step()]
             steps += 1
-    assert steps == {1: PAGES * len(QUERIES), 15: 6, 512: 1}[tokens]
+    assert steps == {1: PAGES * len(QUERIES), 15: 6, 256: 1}[tokens]
     assert len(begun) == candidates * len(QUERIES)
     for row, number in enumerate(numbers):
         evidence = [one.evidence for one in page_by_page(model, CALIBRATED, row)]
