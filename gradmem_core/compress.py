@@ -30,7 +30,7 @@ SHORTEST_HALF = 16
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenPage:
     """What WRITE made of a page."""
 
     memory: Tensor
@@ -51,7 +51,7 @@ class MemoryPage:
     """A page with what was made of it."""
 
     page: Page
-    written: Written
+    written: WrittenPage
     read_back: ReadBack | None = None
     "What READ gave back of it; None where it was not asked."
 
@@ -65,7 +65,7 @@ class MemoryPage:
 class Worker(Protocol):
     """Does what takes the device's time."""
 
-    async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[Written]:
+    async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[WrittenPage]:
         """Write pages, given their tokens."""
 
     async def read_pages(
@@ -84,7 +84,7 @@ class InProcess:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
 
-    async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[Written]:
+    async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[WrittenPage]:
         """Write pages one by one (see `Worker`)."""
         return [self._write(page, steps) for page in pages]
 
@@ -94,7 +94,7 @@ class InProcess:
         """Answer queries (see `Worker`)."""
         return answer_queries(self._checkpoint, memory, queries, sampling)
 
-    def _write(self, page: list[int], steps: Steps) -> Written:
+    def _write(self, page: list[int], steps: Steps) -> WrittenPage:
         model = self._checkpoint.model
         ids, lengths = torch.tensor([page]), torch.tensor([len(page)])
         if steps == "auto":
@@ -103,7 +103,7 @@ class InProcess:
             )
         made = write(model, ids, lengths, steps, create_graph=False)
         assert made.recall is not None
-        return Written(made.memory[0], made.losses[0].tolist(), float(made.recall[0]))
+        return WrittenPage(made.memory[0], made.losses[0].tolist(), float(made.recall[0]))
 
 
 async def compress(

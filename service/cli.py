@@ -27,7 +27,7 @@ from service.client import (
     InvalidRequest,
     NotFound,
 )
-from service.schemas import ReadResponse, Reason
+from service.schemas import MemoryInfo, ReadResponse, Reason
 
 FAILED = 1
 REFUSED = 2
@@ -144,12 +144,18 @@ def write(
     ] = None,
     append_to: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Add the document to this memory; for lists of records."),
+        typer.Option(metavar="ID", help="Add the document to this memory."),
     ] = None,
+    verify: Annotated[
+        bool, typer.Option(help="Read back what was written; write weak pages again in halves.")
+    ] = True,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Compress a document into a memory and print the memory's id."""
+    """Compress a document into a memory and print the memory's id.
+
+    What the memory may not give back is noted on standard error, by line.
+    """
     document = _document(file)
     entries = dict(_entry(text) for text in metadata or [])
     with _service(url) as client:
@@ -160,11 +166,14 @@ def write(
             ttl_seconds=ttl,
             metadata=entries,
             append_to=append_to,
+            verify=verify,
         )
     for key in memory.duplicate_keys:
         typer.echo(f"note: {key!r} stands there more than once; its last value was kept", err=True)
     for line in memory.skipped_lines:
         typer.echo(f"note: line {line} is no record and was left out", err=True)
+    if weak := _weak_lines(memory):
+        typer.echo(f"note: little came back of line {', '.join(map(str, weak))}", err=True)
     typer.echo(memory.model_dump_json() if as_json else memory.memory_id)
 
 
@@ -288,6 +297,13 @@ def _service(url: str) -> Iterator[Client]:
         _fail(error, REFUSED)
     except ClientError as error:
         _fail(error, FAILED)
+
+
+def _weak_lines(memory: MemoryInfo) -> list[int]:
+    """Lines of which less than half came back when they were read back."""
+    return sorted(
+        {line for page in memory.pages if page.read_back for line in page.read_back.weak_lines}
+    )
 
 
 def _document(file: str) -> str:

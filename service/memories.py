@@ -14,6 +14,7 @@ import torch
 from gradmem_core.answers import Answer
 from gradmem_core.blob import Blob, BlobInfo, PageInfo, pack, require_fingerprint, unpack
 from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.compress import MemoryPage, compress
 from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Sampling
 from gradmem_core.documents import (
@@ -28,6 +29,7 @@ from gradmem_core.export import as_prompt_embeds
 from gradmem_core.generate import check_queries
 from gradmem_core.write import check_steps
 from service.engine import Engine, StepMade, TokenChosen
+from service.engine.worker import EngineWorker
 from service.models import Models
 from service.pages import Pages, memory_info, page_place, without_page
 from service.schemas import (
@@ -87,7 +89,8 @@ class Memories:
             read_document, checkpoint, request.document, max_pages=self._max_pages
         )
         check_pages(there + len(document.pages), self._max_pages)
-        added = await self._written(checkpoint, request, document.pages, listener)
+        made = await self._compressed(checkpoint, request, document.pages, there, listener)
+        added = _described(made, request.document)
         if request.append_to is None:
             stored, blob = await self._put(checkpoint, request, added)
         else:
@@ -220,47 +223,47 @@ class Memories:
             checkpoint = self._models.get(request.model or stored.model)
             blob = unpack(stored.blob)
             require_fingerprint(blob, checkpoint.fingerprint)
-            if checkpoint.task.document_format != "records":
+            if not checkpoint.takes_pages:
                 raise InputError(
-                    "append_to is for checkpoints whose documents are lists of records; write the"
-                    " document as a memory of its own"
+                    f"append_to is for checkpoints whose memories have pages, and {checkpoint.name}"
+                    " has one page; write the document as a memory of its own"
                 )
             there = len(blob.info.pages)
         if isinstance(request.steps, int):
             check_steps(checkpoint.model.config, request.steps)
         return checkpoint, there
 
-    async def _written(
+    async def _compressed(
         self,
         checkpoint: Checkpoint,
         request: WriteRequest,
         pages: Sequence[Page],
+        there: int,
         listener: Callable[[StepEvent], None] | None,
-    ) -> Pages:
-        """Write each page of a document."""
-        steps = checkpoint.model.config.write_steps if request.steps is None else request.steps
-        written = await self._engine.write_pages(
+    ) -> list[MemoryPage]:
+        """Write the pages of a document and read them back.
+
+        Args:
+            checkpoint: What writes them.
+            request: What was asked for.
+            pages: Of the document.
+            there: Pages that the memory has already.
+            listener: Told of every gradient step.
+        """
+        return await compress(
+            EngineWorker(
+                self._engine,
+                checkpoint,
+                seconds=request.timeout,
+                listener=None if listener is None else _steps_told(listener),
+            ),
             checkpoint,
-            [page.ids for page in pages],
-            steps,
-            seconds=request.timeout,
-            listener=None if listener is None else _steps_told(listener),
+            pages,
+            checkpoint.model.config.write_steps if request.steps is None else request.steps,
+            dtype=self._dtype,
+            verify=request.verify,
+            max_pages=self._max_pages - there,
         )
-        now, digest = datetime.now(UTC), hashlib.sha256(request.document.encode()).hexdigest()
-        known = tuple(
-            PageInfo(
-                page_id=secrets.token_hex(8),
-                write_steps=made.steps,
-                tokens=len(page.ids),
-                records=page.records,
-                document_sha256=digest,
-                losses=tuple(made.losses),
-                write_accuracy=made.recall,
-                created_at=now,
-            )
-            for page, made in zip(pages, written, strict=True)
-        )
-        return torch.stack([made.memory for made in written]), known
 
     async def _put(
         self, checkpoint: Checkpoint, request: WriteRequest, added: Pages
@@ -304,6 +307,28 @@ class Memories:
         memory, pages = added
         check_pages(len(blob.info.pages) + len(pages), self._max_pages)
         return torch.cat([blob.memory, memory]), blob.info.pages + pages
+
+
+def _described(made: Sequence[MemoryPage], document: str) -> Pages:
+    """Say what is known of the pages of a document that was just written."""
+    now, digest = datetime.now(UTC), hashlib.sha256(document.encode()).hexdigest()
+    known = tuple(
+        PageInfo(
+            page_id=secrets.token_hex(8),
+            write_steps=one.written.steps,
+            tokens=len(one.page.ids),
+            records=one.page.records,
+            document_sha256=digest,
+            losses=tuple(one.written.losses),
+            write_accuracy=one.written.write_accuracy,
+            first_line=min(filter(None, one.page.lines), default=None),
+            last_line=max(one.page.lines, default=None),
+            read_back=one.read_back,
+            created_at=now,
+        )
+        for one in made
+    )
+    return torch.stack([one.written.memory for one in made]), known
 
 
 def _steps_told(listener: Callable[[StepEvent], None]) -> Callable[[StepMade], None]:

@@ -29,6 +29,7 @@ def memory_info(stored: StoredMemory, of: Blob) -> MemoryInfo:
         write_steps=max(page.write_steps for page in pages),
         losses=_mean_losses(pages),
         write_accuracy=sum(page.write_accuracy * page.tokens for page in pages) / tokens,
+        read_back=_read_back(pages),
         pages=[_page_info(page) for page in pages],
         bytes=len(stored.blob),
         dtype=of.dtype,
@@ -46,6 +47,13 @@ def _mean_losses(pages: Sequence[blob.PageInfo]) -> list[float]:
         sum(page.losses[min(step, len(page.losses) - 1)] * page.tokens for page in pages) / tokens
         for step in range(most)
     ]
+
+
+def _read_back(pages: Sequence[blob.PageInfo]) -> float | None:
+    """The share of all words asked for that came back."""
+    asked = [page.read_back for page in pages if page.read_back is not None]
+    words = sum(one.words for one in asked)
+    return sum(one.right for one in asked) / words if words else None
 
 
 def _page_info(page: blob.PageInfo) -> PageInfo:

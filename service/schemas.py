@@ -28,6 +28,9 @@ EXAMPLE_PAGE: dict[str, JsonValue] = {
     "write_steps": 5,
     "losses": [4.1, 1.2, 0.5, 0.3, 0.2, 0.2],
     "write_accuracy": 0.93,
+    "first_line": 1,
+    "last_line": 2,
+    "read_back": {"words": 4, "right": 4, "weak_lines": []},
     "created_at": "2026-11-23T12:00:00Z",
 }
 
@@ -66,7 +69,10 @@ class WriteRequest(Request):
     "Names and values of your own, returned with the memory."
     append_to: MemoryId | None = None
     """Add the document to this memory, which keeps its metadata and its end; for checkpoints whose
-    documents are lists of records."""
+    memories have pages."""
+    verify: bool = True
+    """Read back what was written, and write weak pages again in halves; for checkpoints that can
+    continue a text."""
 
     @model_validator(mode="after")
     def _appends_only(self) -> "WriteRequest":
@@ -75,6 +81,17 @@ class WriteRequest(Request):
                 "append_to goes without ttl_seconds and metadata, which the memory has"
             )
         return self
+
+
+class ReadBackInfo(BaseModel):
+    """What READ gave back of a page right after WRITE, asked for the text's own words."""
+
+    words: int
+    "Words that were asked for: continuations of sentences, and the values of `key: value` lines."
+    right: int
+    "Those that came back in their places."
+    weak_lines: list[int]
+    "Lines of the document, from 1, of which less than half came back."
 
 
 class PageInfo(BaseModel):
@@ -92,6 +109,12 @@ class PageInfo(BaseModel):
     write_accuracy: float
     """Share of the page's tokens that WRITE predicts from the memory and the tokens before them,
     which is not what READ can say: that is `read_back`."""
+    first_line: int | None
+    "First line of the document that is on the page, from 1; null for lists of records."
+    last_line: int | None
+    "Last line."
+    read_back: ReadBackInfo | None
+    "What READ gave back of it; null where that was not asked for, or cannot be."
     created_at: datetime
 
 
@@ -110,6 +133,7 @@ class MemoryInfo(BaseModel):
                     "write_steps": 5,
                     "losses": [4.1, 1.2, 0.5, 0.3, 0.2, 0.2],
                     "write_accuracy": 0.93,
+                    "read_back": 1.0,
                     "pages": [EXAMPLE_PAGE],
                     "bytes": 9000,
                     "dtype": "float32",
@@ -137,6 +161,9 @@ class MemoryInfo(BaseModel):
     tokens of all pages, those that took fewer steps counted with their last."""
     write_accuracy: float
     "The mean of the pages', weighted by their tokens."
+    read_back: float | None
+    """Share of the words asked for that READ gave back right after WRITE, 0 to 1; null where that
+    was not asked for, or cannot be."""
     pages: list[PageInfo]
     "In the order in which they were written; one, where the document was not split."
     bytes: int

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.compress import WrittenPage
 from gradmem_core.decode import Sampling
 from gradmem_core.measurement import alternate
 from gradmem_core.padding import pad_right
@@ -20,7 +21,7 @@ from service.app import create_app
 from service.bench.documents import Document
 from service.bench.load import Request, percentile, under_load
 from service.bench.results import Load, Via
-from service.engine import Engine, WrittenMemory
+from service.engine import Engine
 from service.settings import Settings
 from service.state import State
 
@@ -80,7 +81,7 @@ class EngineTarget:
 
     def _writing(
         self, document: Document, steps: int
-    ) -> Callable[[], Awaitable[list[WrittenMemory]]]:
+    ) -> Callable[[], Awaitable[list[WrittenPage]]]:
         ids = self.checkpoint.tokenizer.encode(document.text)
         return partial(self._engine.write_pages, self.checkpoint, [ids], steps)
 

@@ -36,7 +36,9 @@ class WriteOptions(TypedDict, total=False):
     metadata: dict[str, str] | None
     "Names and values of your own, returned with the memory."
     append_to: str | None
-    "Add the document to this memory; for lists of records. Goes without ttl_seconds and metadata."
+    "Add the document to this memory. Goes without ttl_seconds and metadata."
+    verify: bool | None
+    "Read back what was written, and write weak pages again in halves; True by default."
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -8,10 +8,8 @@ from service.engine.work import (
     PageId,
     ReadWork,
     StepMade,
-    Steps,
     TokenChosen,
     WriteWork,
-    WrittenMemory,
 )
 
 __all__ = [
@@ -23,9 +21,7 @@ __all__ = [
     "PageId",
     "ReadWork",
     "StepMade",
-    "Steps",
     "TokenChosen",
     "TorchDevice",
     "WriteWork",
-    "WrittenMemory",
 ]

@@ -16,11 +16,12 @@ from torch import Tensor
 from gradmem_core.answers import Answer, ReadingRules
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.columns import Prefix, prefill
+from gradmem_core.compress import WrittenPage
 from gradmem_core.decode import Decoding
 from gradmem_core.errors import NonFiniteLossError
 from gradmem_core.padding import pad_right
 from gradmem_core.write import AutomaticStop, gradient_step, reconstruction
-from service.engine.work import PageId, ReadWork, TokenChosen, WriteWork, WrittenMemory
+from service.engine.work import PageId, ReadWork, TokenChosen, WriteWork
 
 SMALL_MODEL = 2**24
 "Parameters below which one CPU thread answers queries."
@@ -35,7 +36,7 @@ class Writing:
     "`(m, d)` on the device; None stands for M0."
     losses: list[float] = field(default_factory=list)
     "Before each step that was made."
-    stop: AutomaticStop[WrittenMemory] | None = None
+    stop: AutomaticStop[WrittenPage] | None = None
     "What ends the steps of `auto`; None before the first."
 
     @property
@@ -65,7 +66,7 @@ class Reading:
         return len(self.answers) == len(self.work.queries)
 
 
-WriteOutcome: TypeAlias = WrittenMemory | NonFiniteLossError | None
+WriteOutcome: TypeAlias = WrittenPage | NonFiniteLossError | None
 "What a step made of a page; None where more steps follow."
 
 
@@ -276,7 +277,7 @@ def _moved(
         writing.memory = memory
         writing.losses.append(before)
         return None
-    made = WrittenMemory(memory.cpu(), [*writing.losses, before, after], recall)
+    made = WrittenPage(memory.cpu(), [*writing.losses, before, after], recall)
     if writing.work.steps != "auto":
         return made
     if writing.stop is None:

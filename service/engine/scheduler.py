@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch
 
+from gradmem_core.compress import WrittenPage
 from gradmem_core.errors import (
     DeadlineError,
     DeviceError,
@@ -23,7 +24,7 @@ from gradmem_core.errors import (
     OutOfMemoryError,
 )
 from service.engine.device import Device, Reading, Writing
-from service.engine.work import Event, ReadWork, Result, StepMade, Work, WriteWork, WrittenMemory
+from service.engine.work import Event, ReadWork, Result, StepMade, Work, WriteWork
 from service.log import place_of
 from service.telemetry import Telemetry
 
@@ -277,7 +278,7 @@ class Scheduler:
         outcomes |= self._guarded(batch, step)
         for writing in batch:
             outcome = outcomes[writing]
-            losses = outcome.losses if isinstance(outcome, WrittenMemory) else writing.losses
+            losses = outcome.losses if isinstance(outcome, WrittenPage) else writing.losses
             made = steps_before[writing] + 1
             if len(losses) >= made:
                 self._writing[writing].tell(StepMade(made, losses[made - 1]))

@@ -2,16 +2,15 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 
 from gradmem_core.answers import Answer
 from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.compress import Steps, WrittenPage
 from gradmem_core.decode import Sampling
 
-Steps: TypeAlias = int | Literal["auto"]
-"A number of gradient steps, or as many as still help."
 PageId: TypeAlias = tuple[str, str]
 "Ids of a memory and of one of its pages."
 
@@ -58,23 +57,6 @@ class ReadWork:
 
 
 @dataclass(frozen=True)
-class WrittenMemory:
-    """What came of a page."""
-
-    memory: Tensor
-    "Float32 `(m, d)`, on the CPU."
-    losses: list[float]
-    "Before each step and after the last, nats per token."
-    recall: float
-    "Share of the tokens predicted correctly."
-
-    @property
-    def steps(self) -> int:
-        """Gradient steps that made the memory."""
-        return len(self.losses) - 1
-
-
-@dataclass(frozen=True)
 class StepMade:
     """Told after each gradient step of a WRITE."""
 
@@ -99,5 +81,5 @@ class TokenChosen:
 
 
 Work: TypeAlias = WriteWork | ReadWork
-Result: TypeAlias = WrittenMemory | list[Answer]
+Result: TypeAlias = WrittenPage | list[Answer]
 Event: TypeAlias = StepMade | TokenChosen

@@ -10,7 +10,7 @@ from torch import Tensor
 from gradmem_core.answers import Answer
 from gradmem_core.blob import stored
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compress import InProcess, MemoryPage, Steps, Written, compress
+from gradmem_core.compress import InProcess, MemoryPage, Steps, WrittenPage, compress
 from gradmem_core.decode import Sampling
 from gradmem_core.documents import Page, read_document
 from gradmem_core.generate import answer_queries
@@ -35,12 +35,12 @@ class Scripted:
         self.able = able
         self.pages: list[list[int]] = []
 
-    async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[Written]:
+    async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[WrittenPage]:
         """Keep in each memory only how long its page is."""
         assert steps == 2
         self.pages += pages
         shape = self.checkpoint.model.initial_memory.shape
-        return [Written(torch.full(shape, float(len(page))), [1.0], 1.0) for page in pages]
+        return [WrittenPage(torch.full(shape, float(len(page))), [1.0], 1.0) for page in pages]
 
     async def read_pages(
         self, memory: Tensor, queries: Sequence[list[int]], sampling: Sequence[Sampling]

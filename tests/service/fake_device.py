@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import torch
 
 from gradmem_core.answers import Answer
+from gradmem_core.compress import WrittenPage
 from gradmem_core.errors import GradMemError
 from service.engine.device import Reading, WriteOutcome, Writing
 from service.engine.scheduler import Job
-from service.engine.work import Event, Result, TokenChosen, Work, WriteWork, WrittenMemory
+from service.engine.work import Event, Result, TokenChosen, Work, WriteWork
 
 NEVER = 1e9
 "A deadline."
@@ -69,7 +70,7 @@ class FakeDevice:
             writing.losses.append(float(steps - len(writing.losses)))
             done = len(writing.losses) == steps
             memory = torch.tensor([[float(identity(writing))]])
-            outcomes.append(WrittenMemory(memory, [*writing.losses, 0.0], 1.0) if done else None)
+            outcomes.append(WrittenPage(memory, [*writing.losses, 0.0], 1.0) if done else None)
         return outcomes
 
     def begin(self, reads: Sequence[Reading]) -> None:

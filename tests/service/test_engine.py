@@ -11,6 +11,7 @@ import torch
 from gradmem_core.answers import Answer, ReadingRules
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.columns import Prefix, prefill
+from gradmem_core.compress import Steps, WrittenPage
 from gradmem_core.decode import Sampling
 from gradmem_core.errors import (
     DeadlineError,
@@ -33,10 +34,8 @@ from service.engine import (
     TokenChosen,
     TorchDevice,
     WriteWork,
-    WrittenMemory,
 )
 from service.engine.device import PrefixCache, Reading, WriteOutcome, Writing
-from service.engine.work import Steps
 from service.models import Models
 from service.telemetry import Telemetry
 
@@ -91,7 +90,7 @@ def a_read(tiny: Checkpoint, memory: torch.Tensor, page: PageId | None = None) -
     return ReadWork(tiny, memory[None], queries, sampling, [None], page_ids)
 
 
-async def write_one(engine: Engine, work: WriteWork) -> WrittenMemory:
+async def write_one(engine: Engine, work: WriteWork) -> WrittenPage:
     (made,) = await engine.write_pages(work.checkpoint, [work.context_ids], work.steps)
     return made
 
@@ -147,7 +146,7 @@ async def test_work_beside_other_work_equals_work_alone(tiny: Checkpoint) -> Non
     writes = [a_write(tiny, text, steps) for text in DOCUMENTS for steps in (1, 3, 8)]
     memories = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
     reads = [a_read(tiny, memories[i % 2], ("a memory", str(i % 2))) for i in range(4)]
-    made: dict[int, WrittenMemory] = {}
+    made: dict[int, WrittenPage] = {}
     answers: dict[int, list[Answer]] = {}
 
     async def note_write(place: int) -> None:
@@ -182,7 +181,7 @@ async def test_auto_stops_where_the_core_stops(tiny: Checkpoint) -> None:
         for place, work in enumerate(works):
             group.start_soon(outcome, engine, work, outcomes, place)
     for work, found in zip(works, outcomes, strict=True):
-        assert isinstance(found, WrittenMemory)
+        assert isinstance(found, WrittenPage)
         ids, lengths = torch.tensor([work.context_ids]), torch.tensor([len(work.context_ids)])
         expected = write_until_settled(tiny.model, ids, lengths, tiny.model.config.max_write_steps)
         torch.testing.assert_close(found.memory, expected.memory[0], rtol=1e-5, atol=1e-5)
@@ -240,7 +239,7 @@ async def test_errors_of_the_device_are_translated_and_the_engine_lives(
     async with started(device) as engine:
         with pytest.raises(DeviceError):
             await write_one(engine, a_write(tiny, DOCUMENTS[1]))
-        assert isinstance(await write_one(engine, a_write(tiny, DOCUMENTS[0])), WrittenMemory)
+        assert isinstance(await write_one(engine, a_write(tiny, DOCUMENTS[0])), WrittenPage)
     assert "document text" not in caplog.text
 
 
@@ -249,7 +248,7 @@ async def test_a_full_engine_refuses_and_takes_up_again(tiny: Checkpoint) -> Non
     tokens = len(DOCUMENTS[0])
     async with started(device, Admission(tokens=3 * tokens, seconds=30)) as engine:
         outcomes = await write_all(engine, [a_write(tiny, DOCUMENTS[0])] * 6, device)
-        assert isinstance(await write_one(engine, a_write(tiny, DOCUMENTS[2])), WrittenMemory)
+        assert isinstance(await write_one(engine, a_write(tiny, DOCUMENTS[2])), WrittenPage)
     refused = [result for result in outcomes if isinstance(result, OverloadedError)]
     assert len(refused) == 3
     assert {error.limit for error in refused} == {3 * tokens}
@@ -264,7 +263,7 @@ async def test_what_is_late_is_answered_in_time_and_never_begun(tiny: Checkpoint
         with pytest.raises(DeadlineError, match=r"within 0\.05 s"):
             await engine.write_pages(tiny, [tiny.tokenizer.encode(DOCUMENTS[1])], 2, seconds=0.05)
         device.gate.set()
-    assert isinstance(first[0], WrittenMemory)
+    assert isinstance(first[0], WrittenPage)
     assert all(batch == [len(DOCUMENTS[0])] for batch in device.batches)
 
 
@@ -292,7 +291,7 @@ async def test_stopping_answers_everyone(tiny: Checkpoint) -> None:
         group.start_soon(outcome, engine, a_write(tiny, DOCUMENTS[2]), outcomes, 2)
         device.gate.set()
         await anyio.to_thread.run_sync(stopper.join)
-    assert isinstance(outcomes[0], WrittenMemory)
+    assert isinstance(outcomes[0], WrittenPage)
     assert isinstance(outcomes[1], EngineStoppedError)
     assert isinstance(outcomes[2], EngineStoppedError)
 

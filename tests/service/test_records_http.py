@@ -170,7 +170,7 @@ def test_texts_have_one_page(http: httpx.Client) -> None:
     memory = written(http, "!aB:7x!|", model="tiny")
     assert (memory["records"], len(memory["pages"])) == (None, 1)
     body = {"document": "!kk:Q3!|", "append_to": memory["memory_id"]}
-    assert "lists" in problem(http.post("/write", json=body), 422, "invalid-input")["detail"]
+    assert "have pages" in problem(http.post("/write", json=body), 422, "invalid-input")["detail"]
 
 
 def test_a_page_can_be_deleted(http: httpx.Client) -> None:

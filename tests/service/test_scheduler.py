@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.compress import WrittenPage
 from gradmem_core.decode import Sampling
 from gradmem_core.errors import (
     DeadlineError,
@@ -17,7 +18,7 @@ from gradmem_core.errors import (
     OutOfMemoryError,
 )
 from service.engine.scheduler import BURST, FATAL, PATIENCE, Limits, Scheduler
-from service.engine.work import ReadWork, Work, WriteWork, WrittenMemory
+from service.engine.work import ReadWork, Work, WriteWork
 from service.telemetry import Telemetry
 from tests.service.fake_device import NEVER, Clock, FakeDevice, Seen
 
@@ -41,7 +42,7 @@ def check(job: Seen) -> None:
     """Whether the one answer is the job's own."""
     (outcome,) = job.outcomes
     if isinstance(job.work, WriteWork):
-        assert isinstance(outcome, WrittenMemory)
+        assert isinstance(outcome, WrittenPage)
         assert outcome.memory.item() == job.work.context_ids[0]
         assert outcome.steps == job.work.steps == len(job.events)
     else:
