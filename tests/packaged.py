@@ -1,0 +1,94 @@
+"""A tiny model in an installed package, and a checkpoint that names it instead of holding it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from gradmem_core.backbone import Backbone
+from gradmem_core.backbones import BACKBONE, ExternalBackbone, Package
+from gradmem_core.checkpoint import Task, save_checkpoint
+from gradmem_core.config import MemoryConfig
+from gradmem_core.fingerprint import backbone_digest
+from gradmem_core.model import MemoryModel
+from gradmem_core.tokenizer import Tokenizer
+from tests.pretrained import model_folder, write_gguf
+
+NAME, VERSION = "tiny-model-in-a-package", "1.2"
+CONFIG = MemoryConfig(
+    memory_tokens=3,
+    write_steps=2,
+    inner_learning_rate=0.5,
+    max_context_tokens=40,
+    max_query_tokens=60,
+    max_answer_tokens=9,
+)
+TASK = Task(
+    name="text",
+    stop_tokens=["<|endoftext|>"],
+    query_template="Question: {query}",
+    example_document="The river runs.",
+    example_query="What runs?",
+    example_answer="The river",
+)
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """The folders of a packaged model."""
+
+    site: Path
+    "What stands on `sys.path` where the package is installed."
+    gguf: Path
+    "The model inside it."
+    imported: Path
+    "What an import of it makes."
+    checkpoint: Path
+    "Names the package."
+    sha256: str
+    "Of the model, in the checkpoint."
+
+
+def install(site: Path, version: str = VERSION) -> Path:
+    """Install a package without its model, as pip would; returns where the model goes."""
+    module = NAME.replace("-", "_")
+    info = site / f"{module}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {version}\n")
+    (site / module).mkdir()
+    (site / module / "__init__.py").write_text("raise ImportError('it is not to be imported')\n")
+    return site / module / "tiny.gguf"
+
+
+def packaged(folder: Path) -> Packaged:
+    """Make a model, its package and its checkpoint."""
+    made = model_folder(folder / "model", "llama")
+    gguf = install(folder / "site")
+    write_gguf(gguf, AutoModelForCausalLM.from_pretrained(made))
+    backbone = Backbone.from_gguf(gguf)
+    backbone.save(folder / "imported")
+    external = ExternalBackbone(
+        package=Package(
+            name=NAME,
+            version=VERSION,
+            file=str(gguf.relative_to(folder / "site")),
+            title="Tiny",
+            size_bytes=200_000,
+        ),
+        sha256=backbone_digest(folder / "imported"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(BACKBONE, str(folder / "imported"))
+        save_checkpoint(
+            folder / "checkpoint",
+            name="tiny",
+            model=MemoryModel(backbone, CONFIG, seed=0),
+            tokenizer=Tokenizer.from_folder(made),
+            task=TASK,
+            card="",
+            external_backbone=external,
+        )
+    return Packaged(
+        folder / "site", gguf, folder / "imported", folder / "checkpoint", external.sha256
+    )
