@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     max_batch_queries: int = Field(default=512, ge=1)
     """Most answers that are made together, one for each page of a query; those to one query may
     pass it."""
-    max_prefix_bytes: int = Field(default=2**26, ge=0)
+    max_prefix_bytes: int = Field(default=2**28, ge=0)
     "Most bytes of prefilled memories that are kept for later queries."
     max_timeout_seconds: float = Field(default=60, gt=0)
     "Longest that a request may take, and its time where it names none."
