@@ -15,7 +15,8 @@ def as_prompt_embeds(model: MemoryModel, memory: Tensor) -> bytes:
     """A memory `(m, d)` as it enters the backbone, projection applied.
 
     A causal language model that reads it, followed by the embeddings of a query's tokens, says what
-    READ says: the backbone at READ is an ordinary one, without WRITE's adapters.
+    READ says. It is the backbone alone where the checkpoint has no adapter, or one of WRITE; else
+    the backbone with the checkpoint's `adapter/` on it as a LoRA.
 
     Returns:
         A safetensors file with the tensor PROMPT_EMBEDS, `(m, d)` in the backbone's dtype.
