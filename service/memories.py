@@ -131,7 +131,7 @@ class Memories:
             sampling,
             # The same document, written again, is another one: it may take back what came between.
             documents=[(page.document_sha256, page.created_at) for page in pages],
-            seconds=request.timeout,
+            deadline=self._engine.deadline(request.timeout),
             listener=told,
         )
         least = _least_confidence(request, checkpoint)

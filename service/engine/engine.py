@@ -58,6 +58,16 @@ class Admission:
     "Longest that a request may take."
 
 
+@dataclass(frozen=True)
+class Deadline:
+    """When a request has to be answered, however many calls of the engine it takes."""
+
+    seconds: float
+    "That it was given."
+    at: float
+    "When they are over, by `time.monotonic`."
+
+
 class _Request(Job):
     """A job with the future that somebody awaits."""
 
@@ -130,11 +140,6 @@ class Engine:
         """Whether the device thread runs."""
         return self._thread.is_alive()
 
-    @property
-    def admission(self) -> Admission:
-        """Who is let in."""
-        return self._admission
-
     def start(self) -> None:
         """Start the device thread."""
         self._thread.start()
@@ -153,7 +158,7 @@ class Engine:
         pages: Sequence[list[int]],
         steps: Steps,
         *,
-        seconds: float | None = None,
+        deadline: Deadline | None = None,
         listener: Callable[[StepMade], None] | None = None,
     ) -> list[WrittenPage]:
         """Write the pages of a document, many at a time.
@@ -162,7 +167,7 @@ class Engine:
             checkpoint: What writes them.
             pages: The token ids of each, at least one page.
             steps: Gradient steps (K) of each.
-            seconds: Longest that all of it may take; the engine's own limit where that is shorter.
+            deadline: When all of it has to be done; the engine's own limit by default.
             listener: Told on the event loop of every gradient step.
 
         Returns:
@@ -176,7 +181,7 @@ class Engine:
             (WriteWork(checkpoint, ids, steps), _told_steps(listener, page))
             for page, ids in enumerate(pages)
         ]
-        return cast("list[WrittenPage]", await self._do(jobs, seconds))
+        return cast("list[WrittenPage]", await self._do(jobs, deadline))
 
     async def read_pages(
         self,
@@ -187,7 +192,7 @@ class Engine:
         sampling: Sequence[Sampling],
         *,
         documents: Sequence[Hashable] | None = None,
-        seconds: float | None = None,
+        deadline: Deadline | None = None,
         listener: Callable[[TokenChosen], None] | None = None,
     ) -> list[Answer]:
         """Answer queries from the pages of a memory, many at a time.
@@ -200,7 +205,7 @@ class Engine:
             queries: Their token ids, within the checkpoint's limits (see `check_queries`).
             sampling: For each query how its tokens are chosen.
             documents: For each page what tells its document from others; all are of one by default.
-            seconds: Longest that all of it may take; the engine's own limit where that is shorter.
+            deadline: When all of it has to be done; the engine's own limit by default.
             listener: Told on the event loop of every token of every page.
 
         Returns:
@@ -217,8 +222,18 @@ class Engine:
             )
             for part in query_parts(len(queries), pages=len(memory))
         ]
-        answers = cast("list[list[Answer]]", await self._do(jobs, seconds))
+        answers = cast("list[list[Answer]]", await self._do(jobs, deadline))
         return [answer for of_job in answers for answer in of_job]
+
+    def deadline(self, seconds: float | None) -> Deadline:
+        """When a request that comes now has to be answered.
+
+        Args:
+            seconds: Longest that it may take; the engine's own limit where that is shorter.
+        """
+        most = self._admission.seconds
+        seconds = most if seconds is None else min(seconds, most)
+        return Deadline(seconds, time.monotonic() + seconds)
 
     def forget(self, memory_id: str) -> None:
         """Keep nothing of a memory that was deleted."""
@@ -226,32 +241,26 @@ class Engine:
             self._forgotten.append(memory_id)
             self._changed.notify()
 
-    def longest(self, seconds: float | None) -> float:
-        """Return how many seconds a request may take that asks for `seconds`, or for none."""
-        most = self._admission.seconds
-        return most if seconds is None else min(seconds, most)
-
     async def _do(
-        self, jobs: Sequence[tuple[Work, Listener | None]], seconds: float | None
+        self, jobs: Sequence[tuple[Work, Listener | None]], deadline: Deadline | None
     ) -> list[Result]:
         """Do the work of one request, at most its share at a time; the first error ends it all."""
-        longest = self.longest(seconds)
-        deadline = time.monotonic() + longest
+        end = deadline or self.deadline(None)
         largest = max(work.tokens for work, _ in jobs)
         room = asyncio.Semaphore(max(1, self._admission.tokens // SHARE // largest))
 
         async def do(work: Work, listener: Listener | None) -> Result:
             async with room:
-                return await self._submit(_Request(work, deadline=deadline, listener=listener))
+                return await self._submit(_Request(work, deadline=end.at, listener=listener))
 
         try:
-            async with asyncio.timeout(longest), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(end.at - time.monotonic()), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(do(*job)) for job in jobs]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         except TimeoutError as error:
             raise DeadlineError(
-                f"no result within {longest:g} s; send less at a time, or allow more time"
+                f"no result within {end.seconds:g} s; send less at a time, or allow more time"
             ) from error
         return [task.result() for task in tasks]
 

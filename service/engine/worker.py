@@ -1,6 +1,5 @@
 """The engine as what a document is compressed by."""
 
-import time
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -34,12 +33,12 @@ class EngineWorker:
         self._engine = engine
         self._checkpoint = checkpoint
         self._listener = listener
-        self._deadline = time.monotonic() + engine.longest(seconds)
+        self._deadline = engine.deadline(seconds)
 
     async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[WrittenPage]:
         """Write pages (see `Worker`)."""
         return await self._engine.write_pages(
-            self._checkpoint, pages, steps, seconds=self._left(), listener=self._listener
+            self._checkpoint, pages, steps, deadline=self._deadline, listener=self._listener
         )
 
     async def read_pages(
@@ -47,8 +46,5 @@ class EngineWorker:
     ) -> list[Answer]:
         """Answer queries (see `Worker`)."""
         return await self._engine.read_pages(
-            self._checkpoint, memory, None, queries, sampling, seconds=self._left()
+            self._checkpoint, memory, None, queries, sampling, deadline=self._deadline
         )
-
-    def _left(self) -> float:
-        return max(0.0, self._deadline - time.monotonic())

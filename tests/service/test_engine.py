@@ -260,8 +260,9 @@ async def test_what_is_late_is_answered_in_time_and_never_begun(tiny: Checkpoint
     async with started(device) as engine, anyio.create_task_group() as group:
         group.start_soon(outcome, engine, a_write(tiny, DOCUMENTS[0]), first, 0)
         await anyio.to_thread.run_sync(device.entered.wait)
+        page = tiny.tokenizer.encode(DOCUMENTS[1])
         with pytest.raises(DeadlineError, match=r"within 0\.05 s"):
-            await engine.write_pages(tiny, [tiny.tokenizer.encode(DOCUMENTS[1])], 2, seconds=0.05)
+            await engine.write_pages(tiny, [page], 2, deadline=engine.deadline(0.05))
         device.gate.set()
     assert isinstance(first[0], WrittenPage)
     assert all(batch == [len(DOCUMENTS[0])] for batch in device.batches)

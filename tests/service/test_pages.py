@@ -157,7 +157,7 @@ async def test_a_request_out_of_time_is_answered_once(
     device = Watched()
     async with started(device, Admission(tokens=SHARE * 8, seconds=most)) as engine:
         with pytest.raises(DeadlineError, match=r"0\.05 s"):
-            await engine.write_pages(tiny, pages(tiny, 3), 1, seconds=seconds)
+            await engine.write_pages(tiny, pages(tiny, 3), 1, deadline=engine.deadline(seconds))
         assert engine._tokens == 0
         device.gate.set()
     assert device.written == [pages(tiny, 3)[:1]]
