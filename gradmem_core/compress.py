@@ -17,6 +17,7 @@ from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Sampling
 from gradmem_core.documents import Page, text_page
+from gradmem_core.errors import TooManyPagesError, WordTooLongError
 from gradmem_core.generate import answer_queries
 from gradmem_core.paging import split_text
 from gradmem_core.verify import WEAK, grade, probes_of
@@ -25,6 +26,9 @@ from gradmem_core.write import write, write_until_settled
 Steps: TypeAlias = int | Literal["auto"]
 "A number of gradient steps, or as many as still help."
 
+READ_AT_A_TIME = 8
+"""Pages of a document that are read back at a time: enough for a full batch, and little of the room
+that requests share."""
 SHORTEST_HALF = 16
 "Tokens below which a page is not split for being weak."
 
@@ -138,11 +142,7 @@ async def compress(
     if not verify or checkpoint.task.continuation_prompt is None:
         return made
     made = await _read_back(worker, checkpoint, made, dtype)
-    halves = {
-        number: found
-        for number, one in enumerate(made)
-        if one.weak and len(found := _halves(checkpoint, one.page)) > 1
-    }
+    halves = await asyncio.to_thread(_weak_halves, checkpoint, made)
     room = max(0, max_pages - len(made))
     for number in sorted(halves, key=lambda place: _share(made[place]))[room:]:
         del halves[number]  # no room for all: the weakest are split
@@ -168,10 +168,19 @@ async def compress(
 async def _read_back(
     worker: Worker, checkpoint: Checkpoint, pages: Sequence[MemoryPage], dtype: BlobDtype
 ) -> list[MemoryPage]:
-    """Ask each page for what it should hold."""
-    return list(
-        await asyncio.gather(*(_read_page_back(worker, checkpoint, one, dtype) for one in pages))
-    )
+    """Ask each page for what it should hold; the first error ends it all."""
+    room = asyncio.Semaphore(READ_AT_A_TIME)
+
+    async def read_back(one: MemoryPage) -> MemoryPage:
+        async with room:
+            return await _read_page_back(worker, checkpoint, one, dtype)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(read_back(one)) for one in pages]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 async def _read_page_back(
@@ -179,7 +188,7 @@ async def _read_page_back(
 ) -> MemoryPage:
     page = one.page
     assert page.text is not None
-    probes = probes_of(checkpoint, page.text, lines=page.lines)
+    probes = await asyncio.to_thread(probes_of, checkpoint, page.text, lines=page.lines)
     if not probes:
         return replace(one, read_back=ReadBack(words=0, right=0))
     answers = await worker.read_pages(
@@ -191,17 +200,29 @@ async def _read_page_back(
     return replace(one, read_back=grade(probes, texts))
 
 
+def _weak_halves(checkpoint: Checkpoint, made: Sequence[MemoryPage]) -> dict[int, list[Page]]:
+    """The halves of each weak page that can be split, by its place."""
+    return {
+        place: found
+        for place, one in enumerate(made)
+        if one.weak and len(found := _halves(checkpoint, one.page)) > 1
+    }
+
+
 def _halves(checkpoint: Checkpoint, page: Page) -> list[Page]:
     """Split a page in two, with its line numbers in the document; one page where it cannot be."""
     assert page.text is not None
     if len(page.ids) < 2 * SHORTEST_HALF:
         return [page]
-    found = split_text(
-        checkpoint.tokenizer,
-        page.text,
-        page_tokens=len(page.ids) * 2 // 3,
-        max_pages=3,
-    )
+    try:
+        found = split_text(
+            checkpoint.tokenizer,
+            page.text,
+            page_tokens=len(page.ids) * 2 // 3,
+            max_pages=2,
+        )
+    except (TooManyPagesError, WordTooLongError):
+        return [page]
     if len(found) != 2:
         return [page]
     halves = map(text_page, found)

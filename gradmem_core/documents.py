@@ -91,15 +91,15 @@ def text_page(page: TextPage) -> Page:
 
 
 def check_pages(pages: int, most: int) -> None:
-    """Refuse more pages than are allowed.
+    """Refuse a document of more pages than are allowed.
 
     Raises:
         TooManyPagesError: There are more than `most`.
     """
     if pages > most:
         raise TooManyPagesError(
-            f"the memory would have {pages} pages and at most {most} are allowed; write the"
-            " document as several memories",
+            f"the document would take {pages} pages and at most {most} are allowed"
+            " (GRADMEM_MAX_PAGES); write it as several memories",
             limit=most,
         )
 
@@ -113,9 +113,10 @@ def read_query(checkpoint: Checkpoint, text: str) -> list[int]:
         UnknownCharactersError: There are characters outside the vocabulary.
     """
     config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
-    if checkpoint.task.document_format == "records":
-        if not fold(text):
-            raise EmptyQueryError("the query is empty; send a key")
+    is_key = checkpoint.task.document_format == "records"
+    if not (fold(text) if is_key else text.strip()):
+        raise EmptyQueryError(f"the query is empty; send a {'key' if is_key else 'question'}")
+    if is_key:
         text = canonical_query(text)
     check_query(config, tokenizer.fewest_tokens(text))
     ids = tokenizer.encode_query(text, checkpoint.task.query_template)

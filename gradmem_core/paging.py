@@ -304,7 +304,8 @@ class _Splitter:
         """Whether a page has room for a part of the text."""
         if self._bytes(start, end) < self._limit:
             return True  # no tokenizer has more tokens than bytes, and one for the beginning
-        return len(self._tokenizer.encode(self._text[start:end])) <= self._limit
+        # Not `encode`: this may be a megabyte of spaces, and others wait for the lock.
+        return len(self._tokenizer.token_ends(self._text[start:end])) <= self._limit
 
     def _bytes(self, start: int, end: int) -> int:
         return len(self._text[start:end].encode())

@@ -26,10 +26,15 @@ class BodyTooLargeError(HTTPException):
     """The body passed the limit while it arrived.
 
     FastAPI answers 400 to any error in reading a body, except to those of this base class.
+
+    Args:
+        size: Bytes that were declared, or that had come when it was refused.
+        limit: Largest body, in bytes.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, size: int, limit: int) -> None:
         super().__init__(BODY_TOO_LARGE.status)
+        self.size = size
         self.limit = limit
 
     def problem(self) -> Problem:
@@ -38,7 +43,8 @@ class BodyTooLargeError(HTTPException):
             type=BODY_TOO_LARGE.type,
             title=BODY_TOO_LARGE.title,
             status=BODY_TOO_LARGE.status,
-            detail=f"the request body is larger than {self.limit} bytes; send a smaller one",
+            detail=f"the request body has {self.size} or more bytes and at most {self.limit} are"
+            " taken (GRADMEM_MAX_BODY_BYTES); send a smaller one",
             limit=self.limit,
         )
 
@@ -60,8 +66,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if _declared_length(scope) > self.limit:
-            refusal = response_of(BodyTooLargeError(self.limit).problem())
+        if (declared := _declared_length(scope)) > self.limit:
+            refusal = response_of(BodyTooLargeError(declared, self.limit).problem())
             await refusal(scope, receive, send)
             return
         received = 0
@@ -71,7 +77,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.limit:
-                raise BodyTooLargeError(self.limit)
+                raise BodyTooLargeError(received, self.limit)
             return message
 
         await self.app(scope, counted, send)

@@ -125,3 +125,14 @@ def test_in_process_writes_and_reads_as_the_core_does(checkpoint: Checkpoint) ->
     assert made[0].read_back is not None
     assert made[0].read_back.words == sum(len(probe.expected) for probe in probes)
     assert len(answers) == len(probes)
+
+
+def test_a_weak_page_that_cannot_be_split_is_kept(checkpoint: Checkpoint) -> None:
+    pages = read_document(checkpoint, "Key: " + "x" * 100, max_pages=8).pages
+    made = asyncio.run(
+        compress(
+            InProcess(checkpoint), checkpoint, pages, 2, dtype="float32", verify=True, max_pages=8
+        )
+    )
+    assert [one.page for one in made] == pages
+    assert made[0].weak
