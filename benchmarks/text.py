@@ -20,6 +20,7 @@ from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.config import BlobDtype
 from gradmem_core.measurement import header, save_result, this_command
 from gradmem_core.paging import split_text
+from gradmem_core.records import parse_records
 from training.tasks import Question
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -100,6 +101,46 @@ def measure_paragraphs(
     _measure(f"paragraphs-{together}", measure, data, checkpoint, bank, half, count, output)
 
 
+WORDINGS = {"key alone": "{key}", "in words": "What is the entry for {key}?"}
+"How a list is asked for a key."
+
+
+@app.command(name="lists")
+def measure_lists(
+    lists: Annotated[Path, typer.Option(help="Folder with lists of `key: value` lines.")],
+    checkpoint: Name = "prose",
+    bank: Bank = Path("bank"),
+    keys: Annotated[int, typer.Option(min=1, help="Keys asked for in each list.")] = 8,
+    steps: Annotated[int, typer.Option(help="Write steps (K).")] = 5,
+    output: Output = None,
+) -> None:
+    """Lists of `key: value` lines, asked for their keys."""
+
+    def measure(run: Run) -> Iterator[Cell]:
+        for file in sorted(lists.glob("*.txt")):
+            text = file.read_text()
+            size = run.checkpoint.model.config.page_tokens or len(text)
+            memory = stored(_pages(run, [Text(text, ())], size, steps), SERVED)
+            records = parse_records(text).records
+            asked = records[:: -(-len(records) // keys)]
+            for name, wording in WORDINGS.items():
+                questions = [
+                    Question(wording.format(key=one.key), f" {one.value}\n", one.value)
+                    for one in asked
+                ]
+                yield cell(
+                    f"{file.stem}, {name}",
+                    ask(run, memory, questions),
+                    texts=1,
+                    pages=len(memory),
+                    write_steps=steps,
+                    page_tokens=size,
+                    dtype=SERVED,
+                )
+
+    _measure("lists", measure, lists, checkpoint, bank, "report", None, output)
+
+
 def _measure(
     section: str,
     measure: Callable[[Run], Iterator[Cell]],
@@ -126,7 +167,7 @@ def _measure(
         section=section,
         checkpoint=loaded.name,
         fingerprint=loaded.fingerprint,
-        data=f"{data.name}/valid.jsonl, the half for {half}",
+        data=f"{data.name}/valid.jsonl, the half for {half}" if section != "lists" else data.name,
         cells=cells,
     )
     save_result(RESULTS / f"{output}.json", result)
