@@ -15,7 +15,8 @@ class Evidence:
     """What READ shows of one query on one page, as natural logarithms of probabilities."""
 
     query: float
-    "Of the query's own tokens given the page, the mean over them."
+    """Of the query's tokens but the first, its template's among them, given the page: the mean over
+    them; 0 where no calibration weighs it."""
     absent: float
     "Of the first token of the answer that says that the text does not say, where an answer begins."
     answer: float = 0.0
