@@ -1,7 +1,9 @@
 """The app is a value: `create_app` returns it, and nothing happens on import."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import cast
@@ -14,12 +16,13 @@ from starlette.middleware import Middleware
 
 from gradmem_core.errors import GradMemError
 from service.engine import Admission, Engine, Limits, TorchDevice
+from service.engine.threads import use_threads
 from service.errors import INVALID_REQUEST, problem_of, response_of
 from service.memories import Memories
 from service.middleware import BodyLimit, BodyTooLargeError, Observed
 from service.models import Models
 from service.routes import router
-from service.schemas import Problem
+from service.schemas import NAMED, Problem
 from service.settings import Settings
 from service.state import State
 from service.stores import Store, create_store
@@ -27,8 +30,6 @@ from service.streams import GONE, ClientGoneError
 from service.telemetry import Telemetry
 
 logger = logging.getLogger("gradmem")
-NAMED_ERRORS = 20
-"Most wrong fields that a response names."
 
 
 def create_app(
@@ -65,6 +66,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Threads for texts and blobs: torch must not start threads of its own in each of them.
+        workers = ThreadPoolExecutor(initializer=use_threads, initargs=(1,))
+        asyncio.get_running_loop().set_default_executor(workers)
         async with store:
             engine.start()
             try:
@@ -114,7 +118,7 @@ async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG
 
 
 async def _invalid(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    entries = cast("RequestValidationError", error).errors()[:NAMED_ERRORS]
+    entries = cast("RequestValidationError", error).errors()[:NAMED]
     fields = [
         {"field": _printable(".".join(map(str, entry["loc"]))), "message": str(entry["msg"])}
         for entry in entries

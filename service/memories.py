@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -18,13 +19,13 @@ from gradmem_core.compress import MemoryPage, compress
 from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Sampling
 from gradmem_core.documents import (
-    Page,
+    Document,
     answer_text,
     check_pages,
     read_document,
     read_query,
 )
-from gradmem_core.errors import InputError, MemoryChangedError
+from gradmem_core.errors import InputError, MemoryChangedError, TooManyPagesError
 from gradmem_core.export import as_prompt_embeds
 from gradmem_core.generate import check_queries
 from gradmem_core.write import check_steps
@@ -45,6 +46,10 @@ from service.schemas import (
 )
 from service.stores import Store, StoredMemory, new_memory_id
 
+T = TypeVar("T")
+
+SMALL = 2**16
+"Most bytes of memories and queries that the event loop itself decodes: a millisecond's work."
 CHANGES = 10
 "How often a change is tried when other services change the memory at the same time."
 
@@ -84,12 +89,22 @@ class Memories:
                 refused, or engine or store failed; nothing is stored then.
         """
         checkpoint, there = await self._writer_of(request)
-        # Off the event loop: parsing takes seconds where a document is long.
-        document = await asyncio.to_thread(
-            read_document, checkpoint, request.document, max_pages=self._max_pages
+        worker = EngineWorker(
+            self._engine,
+            checkpoint,
+            deadline=self._engine.deadline(request.timeout),
+            listener=None if listener is None else _steps_told(listener),
         )
-        check_pages(there + len(document.pages), self._max_pages)
-        made = await self._compressed(checkpoint, request, document.pages, there, listener)
+        document = await self._parsed(checkpoint, request.document, there)
+        made = await compress(
+            worker,
+            checkpoint,
+            document.pages,
+            checkpoint.model.config.write_steps if request.steps is None else request.steps,
+            dtype=self._dtype,
+            verify=request.verify,
+            max_pages=self._max_pages - there,
+        )
         added = _described(made, request.document)
         if request.append_to is None:
             stored, blob = await self._put(checkpoint, request, added)
@@ -111,13 +126,10 @@ class Memories:
                 engine or store failed.
         """
         stored = await self._store.get(request.memory_id)
-        blob = unpack(stored.blob)
-        checkpoint = self._models.get(stored.model)
-        require_fingerprint(blob, checkpoint.fingerprint)
         texts = request.asked()
-        queries = [read_query(checkpoint, text) for text in texts]
-        sampling = _sampling(request, checkpoint, len(queries))
-        check_queries(checkpoint.model, queries, sampling)
+        size = len(stored.blob) + sum(map(len, texts))
+        checkpoint, blob = await _called(size, self._opened, stored)
+        queries, sampling = await _called(size, _checked, request, checkpoint)
         pages = blob.info.pages
         told = None
         # Of several pages, and of lists, it is known at the end only what answers.
@@ -154,7 +166,7 @@ class Memories:
             StoreUnavailableError: The store cannot be reached.
         """
         stored = await self._store.get(memory_id)
-        return memory_info(stored, unpack(stored.blob))
+        return memory_info(stored, await _called(len(stored.blob), unpack, stored.blob))
 
     async def prompt_embeds(self, memory_id: str, page_id: str | None) -> bytes:
         """A memory as another engine takes it in place of embeddings of tokens, as safetensors.
@@ -170,9 +182,7 @@ class Memories:
             StoreUnavailableError: The store cannot be reached.
         """
         stored = await self._store.get(memory_id)
-        blob = unpack(stored.blob)
-        checkpoint = self._models.get(stored.model)
-        require_fingerprint(blob, checkpoint.fingerprint)
+        checkpoint, blob = await _called(len(stored.blob), self._opened, stored)
         memory = blob.memory[page_place(blob, page_id)]  # (m, d)
         return await asyncio.to_thread(as_prompt_embeds, checkpoint.model, memory)
 
@@ -220,9 +230,7 @@ class Memories:
             checkpoint, there = self._models.get(request.model), 0
         else:
             stored = await self._store.get(request.append_to)
-            checkpoint = self._models.get(request.model or stored.model)
-            blob = unpack(stored.blob)
-            require_fingerprint(blob, checkpoint.fingerprint)
+            checkpoint, blob = await _called(len(stored.blob), self._opened, stored, request.model)
             if not checkpoint.takes_pages:
                 raise InputError(
                     f"append_to is for checkpoints whose memories have pages, and {checkpoint.name}"
@@ -233,37 +241,26 @@ class Memories:
             check_steps(checkpoint.model.config, request.steps)
         return checkpoint, there
 
-    async def _compressed(
-        self,
-        checkpoint: Checkpoint,
-        request: WriteRequest,
-        pages: Sequence[Page],
-        there: int,
-        listener: Callable[[StepEvent], None] | None,
-    ) -> list[MemoryPage]:
-        """Write the pages of a document and read them back.
+    def _opened(self, stored: StoredMemory, model: str | None = None) -> tuple[Checkpoint, Blob]:
+        """A memory, and the checkpoint of that name, or of its own, which has to be its writer."""
+        blob = unpack(stored.blob)
+        checkpoint = self._models.get(model or stored.model)
+        require_fingerprint(blob, checkpoint.fingerprint)
+        return checkpoint, blob
 
-        Args:
-            checkpoint: What writes them.
-            request: What was asked for.
-            pages: Of the document.
-            there: Pages that the memory has already.
-            listener: Told of every gradient step.
-        """
-        return await compress(
-            EngineWorker(
-                self._engine,
-                checkpoint,
-                seconds=request.timeout,
-                listener=None if listener is None else _steps_told(listener),
-            ),
-            checkpoint,
-            pages,
-            checkpoint.model.config.write_steps if request.steps is None else request.steps,
-            dtype=self._dtype,
-            verify=request.verify,
-            max_pages=self._max_pages - there,
-        )
+    async def _parsed(self, checkpoint: Checkpoint, text: str, there: int) -> Document:
+        """A document's pages, beside those that are there; parsing may take seconds."""
+        room = max(0, self._max_pages - there)
+        try:
+            return await asyncio.to_thread(read_document, checkpoint, text, max_pages=room)
+        except TooManyPagesError as error:
+            if not there:
+                raise
+            raise TooManyPagesError(
+                f"the memory has {there} of at most {self._max_pages} pages already;"
+                f" {error.message}",
+                limit=self._max_pages,
+            ) from error
 
     async def _put(
         self, checkpoint: Checkpoint, request: WriteRequest, added: Pages
@@ -275,7 +272,7 @@ class Memories:
         stored = StoredMemory(
             memory_id=new_memory_id(),
             model=checkpoint.name,
-            blob=pack(memory, blob.info, dtype=self._dtype),
+            blob=await asyncio.to_thread(pack, memory, blob.info, dtype=self._dtype),
             metadata=request.metadata,
             created_at=now,
             expires_at=None if ttl is None else now + timedelta(seconds=ttl),
@@ -292,21 +289,44 @@ class Memories:
         async with turn:
             for _ in range(CHANGES):
                 stored = await self._store.get(memory_id)
-                blob = unpack(stored.blob)
-                memory, pages = change(blob)
-                info = BlobInfo(fingerprint=blob.info.fingerprint, pages=pages)
-                changed = replace(stored, blob=pack(memory, info, dtype=self._dtype))
+                changed, blob = await asyncio.to_thread(self._changed, stored, change)
                 if await self._store.replace(stored, changed):
-                    return changed, Blob(memory, self._dtype, info)
+                    return changed, blob
         raise MemoryChangedError(
             f"others changed the memory {CHANGES} times meanwhile; nothing of this was stored, try"
             " again"
         )
 
+    def _changed(
+        self, stored: StoredMemory, change: Callable[[Blob], Pages]
+    ) -> tuple[StoredMemory, Blob]:
+        blob = unpack(stored.blob)
+        memory, pages = change(blob)
+        info = BlobInfo(fingerprint=blob.info.fingerprint, pages=pages)
+        changed = replace(stored, blob=pack(memory, info, dtype=self._dtype))
+        return changed, Blob(memory, self._dtype, info)
+
     def _appended(self, added: Pages, blob: Blob) -> Pages:
         memory, pages = added
-        check_pages(len(blob.info.pages) + len(pages), self._max_pages)
+        check_pages(len(pages), self._max_pages - len(blob.info.pages))
         return torch.cat([blob.memory, memory]), blob.info.pages + pages
+
+
+async def _called(size: int, function: Callable[..., T], *arguments: object) -> T:
+    """Call a function, off the event loop where its input is large."""
+    if size <= SMALL:
+        return function(*arguments)
+    return await asyncio.to_thread(function, *arguments)
+
+
+def _checked(
+    request: ReadRequest, checkpoint: Checkpoint
+) -> tuple[list[list[int]], list[Sampling]]:
+    """The queries of a request as the checkpoint takes them, with their settings."""
+    queries = [read_query(checkpoint, text) for text in request.asked()]
+    sampling = _sampling(request, checkpoint, len(queries))
+    check_queries(checkpoint.model, queries, sampling)
+    return queries, sampling
 
 
 def _described(made: Sequence[MemoryPage], document: str) -> Pages:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from gradmem_core.config import BlobDtype
 
@@ -15,6 +15,8 @@ MAX_QUERIES = 256
 "Most queries in one request."
 MAX_METADATA = 32
 "Most metadata entries of one memory."
+NAMED = 20
+"Most wrong fields that a response names."
 Timeout = Annotated[float, Field(gt=0, le=86400)]
 YEAR_SECONDS = 365 * 24 * 3600
 
@@ -40,6 +42,22 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown(cls, body: object) -> object:
+        """Keep the first unknown fields: an error for each of 100,000 would take seconds."""
+        if not isinstance(body, dict):
+            return body
+        unknown = [name for name in body if name not in cls.model_fields]
+        return {name: body[name] for name in (*cls.model_fields, *unknown[:NAMED]) if name in body}
+
+
+def _few_entries(metadata: object) -> object:
+    """Refuse too many entries before each of them is looked at."""
+    if isinstance(metadata, dict) and len(metadata) > MAX_METADATA:
+        raise ValueError(f"at most {MAX_METADATA} entries, not {len(metadata)}")
+    return metadata
+
 
 class WriteRequest(Request):
     """`POST /write`."""
@@ -63,8 +81,9 @@ class WriteRequest(Request):
     "Seconds after which the answer is 504; the service has a limit of its own."
     ttl_seconds: int | None = Field(default=None, ge=1, le=10 * YEAR_SECONDS)
     "Seconds until the memory is deleted; kept until deleted by default."
-    metadata: dict[
-        Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]],
+        BeforeValidator(_few_entries),
     ] = Field(default_factory=dict, max_length=MAX_METADATA)
     "Names and values of your own, returned with the memory."
     append_to: MemoryId | None = None
@@ -287,7 +306,8 @@ class StepEvent(StreamEvent):
 
     event_name: ClassVar[str] = "step"
     page: int
-    "Which page of the document, from 0."
+    """Which page, from 0, in the order in which they are written: those of the document, and after
+    them the halves of weak pages, which may take the place of their page in the result."""
     step: int
     "Number of the gradient step that was made, from 1."
     loss: float

@@ -11,7 +11,6 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
-import torch
 from torch import Tensor
 
 from gradmem_core.answers import Answer
@@ -27,6 +26,7 @@ from gradmem_core.errors import (
 from gradmem_core.generate import query_parts
 from service.engine.device import Device
 from service.engine.scheduler import Job, Limits, Scheduler, log_place
+from service.engine.threads import use_threads
 from service.engine.work import (
     Event,
     PageId,
@@ -291,8 +291,7 @@ class Engine:
 
     def _work(self) -> None:
         """The device thread."""
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
+        use_threads(self._threads)
         lost = True
         try:
             while self._take_in():

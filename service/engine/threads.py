@@ -16,6 +16,17 @@ def leave_cores_to_the_engine(threads: int | None) -> int:
     Returns:
         Threads for the engine.
     """
-    chosen = threads or torch.get_num_threads()
-    torch.set_num_threads(1)
-    return chosen
+    usual = use_threads(1)
+    return threads or usual
+
+
+def use_threads(threads: int | None) -> int:
+    """Let the calling thread compute with so many threads, whatever others are told later.
+
+    Returns:
+        How many it had; None leaves it at that.
+    """
+    # Asked first: at its first look a thread takes over what any thread was told last.
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads or usual)
+    return usual

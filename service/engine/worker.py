@@ -1,6 +1,8 @@
 """The engine as what a document is compressed by."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from gradmem_core.answers import Answer
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.compress import Steps, WrittenPage
 from gradmem_core.decode import Sampling
-from service.engine.engine import Engine
+from service.engine.engine import Deadline, Engine
 from service.engine.work import StepMade
 
 
@@ -18,8 +20,9 @@ class EngineWorker:
     Args:
         engine: Does the work.
         checkpoint: What writes and reads.
-        seconds: Longest that all of it may take; the engine's own limit where that is shorter.
-        listener: Told on the event loop of every gradient step.
+        deadline: When all of it has to be done.
+        listener: Told on the event loop of every gradient step. Pages that are written later count
+            on after those that were written before.
     """
 
     def __init__(
@@ -27,18 +30,21 @@ class EngineWorker:
         engine: Engine,
         checkpoint: Checkpoint,
         *,
-        seconds: float | None,
+        deadline: Deadline,
         listener: Callable[[StepMade], None] | None,
     ) -> None:
         self._engine = engine
         self._checkpoint = checkpoint
         self._listener = listener
-        self._deadline = engine.deadline(seconds)
+        self._deadline = deadline
+        self._written = 0
 
     async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[WrittenPage]:
         """Write pages (see `Worker`)."""
+        told = partial(self._tell, self._written)
+        self._written += len(pages)
         return await self._engine.write_pages(
-            self._checkpoint, pages, steps, deadline=self._deadline, listener=self._listener
+            self._checkpoint, pages, steps, deadline=self._deadline, listener=told
         )
 
     async def read_pages(
@@ -48,3 +54,7 @@ class EngineWorker:
         return await self._engine.read_pages(
             self._checkpoint, memory, None, queries, sampling, deadline=self._deadline
         )
+
+    def _tell(self, first: int, event: StepMade) -> None:
+        if self._listener is not None:
+            self._listener(replace(event, page=first + event.page))
