@@ -42,6 +42,8 @@ class Task(BaseModel):
 
     name: str
     "The training task."
+    purpose: str = ""
+    "What the checkpoint is for, and what not, in a sentence or two; empty where nobody has said."
     stop_tokens: list[str] = Field(min_length=1)
     "Tokens that end an answer; they are not part of it."
     query_template: str = QUERY
@@ -90,6 +92,11 @@ class Checkpoint:
     task: Task
     stop_ids: list[int]
     calibration: Calibration | None = None
+
+    @cached_property
+    def parameters(self) -> int:
+        """Parameters of its model."""
+        return sum(weight.numel() for weight in self.model.parameters())
 
     @property
     def takes_pages(self) -> bool:

@@ -8,7 +8,7 @@ query is not answered by the memory that was read.
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +27,13 @@ from service.client import (
     InvalidRequest,
     NotFound,
 )
-from service.schemas import MemoryInfo, ReadResponse, Reason
+from service.schemas import MemoryInfo, ModelCard, ReadResponse, Reason
 
 FAILED = 1
 REFUSED = 2
 MISSING = 3
 SAID_OF: dict[Reason, str] = {"not stated": "not in memory", "below threshold": "not sure enough"}
+DOCUMENTS = {"text": "plain text", "records": "lines of key and value"}
 
 # Plain help: the reference in docs/CLI.md is made of it. No tracebacks with documents in them.
 app = typer.Typer(
@@ -284,6 +285,30 @@ def export(
         _fail(f"cannot write {prompt_embeds}: {error.strerror}", REFUSED)
 
 
+@app.command()
+def models(
+    bundled: Annotated[
+        bool,
+        typer.Option("--bundled", help="Those that GradMem brings, to serve by name; asks nobody."),
+    ] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print which checkpoints the service has, the default first: what each is for."""
+    cards: Sequence[ModelCard]
+    if bundled:
+        from service.models import bundled_cards
+
+        cards = bundled_cards()
+    else:
+        with _service(url) as client:
+            cards = client.models()
+    if as_json:
+        typer.echo(json.dumps({"models": [card.model_dump(mode="json") for card in cards]}))
+    else:
+        typer.echo("\n\n".join(map(_card_lines, cards)))
+
+
 app.command()(bench)
 
 
@@ -323,6 +348,16 @@ def _entry(text: str) -> tuple[str, str]:
     if not equals:
         _fail("--metadata has to be KEY=VALUE", REFUSED)
     return key, value
+
+
+def _card_lines(card: ModelCard) -> str:
+    return (
+        f"{card.name}: {card.purpose or 'its makers have not said what it is for'}\n"
+        f"  documents: {DOCUMENTS[card.document_format]}\n"
+        f"  example: {json.dumps(card.example_document, ensure_ascii=False)}\n"
+        f"  asked: {card.example_query}\n"
+        f"  answer: {card.example_answer}"
+    )
 
 
 def _lines(result: BaseModel) -> str:

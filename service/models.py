@@ -1,11 +1,19 @@
-"""The checkpoints that the service has loaded."""
+"""The checkpoints that the service has loaded, and what each is for."""
 
 from collections.abc import Sequence
 
 import torch
 
-from gradmem_core.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.checkpoint import (
+    Checkpoint,
+    Task,
+    bundled_names,
+    find_checkpoint,
+    load_checkpoint,
+    read_manifest,
+)
 from gradmem_core.errors import CheckpointError, ModelNotFoundError
+from service.schemas import ModelCard
 from service.settings import Precision
 
 AUTOCAST: dict[Precision, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
@@ -59,3 +67,25 @@ class Models:
     def all(self) -> list[Checkpoint]:
         """Every checkpoint, the default first."""
         return list(self._by_name.values())
+
+
+def card_of(name: str, task: Task) -> ModelCard:
+    """Say what a checkpoint is for."""
+    return ModelCard(
+        name=name,
+        purpose=task.purpose,
+        document_format=task.document_format,
+        example_document=task.example_document,
+        example_query=task.example_query,
+        example_answer=task.example_answer,
+    )
+
+
+def bundled_cards() -> list[ModelCard]:
+    """Say what the bundled checkpoints are for, without loading them.
+
+    Raises:
+        CheckpointError: One of them is damaged.
+    """
+    manifests = [read_manifest(find_checkpoint(name)) for name in bundled_names()]
+    return [card_of(manifest.name, manifest.task) for manifest in manifests]

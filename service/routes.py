@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.errors import EngineStoppedError, OverloadedError
+from service.models import card_of
 from service.schemas import (
     EXAMPLE_ID,
     EXAMPLE_PAGE_ID,
@@ -166,7 +167,7 @@ async def metrics(request: Request) -> Response:
 def _model_info(checkpoint: Checkpoint) -> ModelInfo:
     config, backbone = checkpoint.model.config, checkpoint.model.backbone
     return ModelInfo(
-        name=checkpoint.name,
+        **card_of(checkpoint.name, checkpoint.task).model_dump(),
         fingerprint=checkpoint.fingerprint,
         task=checkpoint.task.name,
         memory_tokens=config.memory_tokens,
@@ -177,9 +178,5 @@ def _model_info(checkpoint: Checkpoint) -> ModelInfo:
         page_tokens=config.page_tokens,
         max_query_tokens=config.max_query_tokens,
         max_answer_tokens=config.max_answer_tokens,
-        document_format=checkpoint.task.document_format,
         cache_bytes_per_token=backbone.cache_elements_per_token * torch.float32.itemsize,
-        example_document=checkpoint.task.example_document,
-        example_query=checkpoint.task.example_query,
-        example_answer=checkpoint.task.example_answer,
     )

@@ -325,12 +325,25 @@ class TokenEvent(StreamEvent):
     answer, once, where documents are lists of records or the memory has several pages."""
 
 
-class ModelInfo(BaseModel):
-    """A served checkpoint and what it takes."""
+class ModelCard(BaseModel):
+    """What a checkpoint is for."""
 
     name: str
+    purpose: str
+    "What it is for, and what not; empty where its makers have not said."
+    document_format: Literal["text", "records"]
+    "What a document is: any text, or a list of records."
+    example_document: str
+    example_query: str
+    example_answer: str
+
+
+class ModelInfo(ModelCard):
+    """A served checkpoint and what it takes."""
+
     fingerprint: str
     task: str
+    "What it was trained on."
     memory_tokens: int
     "Vectors in a memory."
     width: int
@@ -339,18 +352,14 @@ class ModelInfo(BaseModel):
     "Gradient steps by default."
     max_write_steps: int
     max_context_tokens: int
-    "Most tokens of a document that is a text."
+    "Most tokens of a page, a text that is not split among them."
     page_tokens: int | None
-    "Most tokens of a page of a list of records; null where it is `max_context_tokens`."
+    """Most tokens of a page of a document that is split; null where a text is not split, and where
+    a list of records has pages of `max_context_tokens`."""
     max_query_tokens: int
     max_answer_tokens: int
-    document_format: Literal["text", "records"]
-    "What a document is: any text, or a list of records."
     cache_bytes_per_token: int
     "Bytes that a token of the document would take in the backbone's float32 KV cache."
-    example_document: str
-    example_query: str
-    example_answer: str
 
 
 class ModelsResponse(BaseModel):

@@ -19,7 +19,7 @@ class Settings(BaseSettings):
     "Address to listen on."
     port: int = Field(default=8080, ge=0, le=65535)
     "Port to listen on; 0 takes a free one."
-    checkpoints: Annotated[list[str], NoDecode, Field(min_length=1)] = ["records"]
+    checkpoints: Annotated[list[str], NoDecode, Field(min_length=1)] = ["prose"]
     "Checkpoints to serve, folders or bundled names, separated by commas; the first is the default."
     device: str = "cpu"
     "Where the models run, as torch names it: `cpu`, `cuda`, `cuda:1`."
@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     "CPU threads of a batch; torch's own choice by default."
     store_url: str = Field(default="sqlite:///gradmem.db", repr=False)
     "Where memories are kept: `sqlite:///FILE`, `redis://...` or `rediss://...`."
-    blob_dtype: BlobDtype = "float32"
+    blob_dtype: BlobDtype = "int8"
     "How the elements of a memory are stored."
     max_body_bytes: int = Field(default=2**20, ge=1024)
     "Largest request body, in bytes."
@@ -46,8 +46,9 @@ class Settings(BaseSettings):
     pass it."""
     max_prefix_bytes: int = Field(default=2**28, ge=0)
     "Most bytes of prefilled memories that are kept for later queries."
-    max_timeout_seconds: float = Field(default=60, gt=0)
-    "Longest that a request may take, and its time where it names none."
+    max_timeout_seconds: float = Field(default=600, gt=0)
+    """Longest that a request may take, and its time where it names none: a memory of 64 pages is
+    minutes of work for two cores."""
     ready_timeout_seconds: float = Field(default=30, gt=0)
     "Longest that `/readyz` waits for the device and the store."
     log_level: Literal["debug", "info", "warning", "error"] = "info"

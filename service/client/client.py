@@ -11,7 +11,7 @@ from service.client.errors import ClientError, translated
 from service.schemas import AnswerInfo, MemoryInfo, ModelInfo, WriteResult
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-TIMEOUT_SECONDS = 300.0
+TIMEOUT_SECONDS = 630.0
 CONNECT_SECONDS = 10.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from gradmem_core.checkpoint import bundled_names
 from service.cli import app
 from service.client import Client
 from service.schemas import MemoryInfo
@@ -229,6 +230,29 @@ def test_serve_serves_until_it_is_stopped(
     assert (tmp_path / "memories.db").exists()
     process.terminate()
     process.wait(timeout=30)
+
+
+def test_models_says_what_each_is_for(gradmem: Gradmem, lists_url: str) -> None:
+    assert gradmem.output("models").splitlines() == [
+        "tiny: its makers have not said what it is for",
+        "  documents: plain text",
+        '  example: "!aB:7x!!kk:Q3!|"',
+        "  asked: ?!kk:",
+        "  answer: Q3",
+    ]
+    said = json.loads(Gradmem(lists_url).output("models", "--json"))["models"]
+    assert [one["document_format"] for one in said] == ["records", "text"]
+
+
+def test_bundled_models_are_named_without_a_service() -> None:
+    gradmem = Gradmem(NOBODY)
+    said = gradmem.output("models", "--bundled")
+    assert "\nprose: Any text, asked in words." in said
+    assert "\nrecords: Lists of `key: value` lines" in said
+    cards = json.loads(gradmem.output("models", "--bundled", "--json"))["models"]
+    assert [card["name"] for card in cards] == bundled_names()
+    assert all(card["purpose"] for card in cards)
+    assert_refused(gradmem("models"), status=1, says="cannot reach the service")
 
 
 # Lists of records

@@ -1,5 +1,9 @@
-"""The service as it is by default, with the checkpoint for lists of records that it bundles."""
+"""The service as it is by default, for texts, with the bundled checkpoint for lists beside it.
 
+The first run on a machine imports the backbone into GRADMEM_CACHE.
+"""
+
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,18 +14,53 @@ from service.settings import Settings
 from tests.service.conftest import Serving
 from tests.service.test_cli import Gradmem
 
+CHECKPOINTS = ["prose", "records"]
+TEXT = "# Bakery\n\nMira Okonjo runs the bakery on Elm Street. It opens at six.\n"
+MORE = "The mill at Velhagen stands on the left bank of the Orsa. Its director was Anselm Tvedt.\n"
 CONTACTS = "Alice: +49 30 5550123\nBob: bob@example.org\nDoor code: 4711#\n"
 
 
 @pytest.fixture(scope="module")
 def gradmem(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gradmem]:
     store = f"sqlite:///{tmp_path_factory.mktemp('store')}/memories.db"
-    with serving(create_app(Settings(store_url=store, threads=1))) as url:
+    with serving(create_app(Settings(checkpoints=CHECKPOINTS, store_url=store, threads=1))) as url:
         yield Gradmem(url)
 
 
+def test_texts_are_served_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("GRADMEM_"):
+            monkeypatch.delenv(name)
+    assert (Settings().checkpoints, Settings().blob_dtype) == (["prose"], "int8")
+
+
+def test_a_text_is_written_and_its_own_example_is_answered(gradmem: Gradmem) -> None:
+    with Client(gradmem.url) as client:
+        model = client.models()[0]
+        memory = client.write(model.example_document)
+        answer = client.read(memory.memory_id, model.example_query)
+    assert (memory.model, memory.dtype, len(memory.pages)) == ("prose", "int8", 1)
+    assert memory.read_back is not None
+    assert (answer.found, answer.answer, answer.reason) == (True, model.example_answer, None)
+    assert 0 < answer.confidence <= 1
+
+
+def test_pages_of_a_text_are_appended_asked_and_deleted(gradmem: Gradmem) -> None:
+    memory = gradmem.written("--no-verify", stdin=TEXT.encode())
+    both = gradmem.written("--no-verify", "--append-to", memory.memory_id, stdin=MORE.encode())
+    assert [page.first_line for page in both.pages] == [1, 1]
+    with Client(gradmem.url) as client:
+        answers = client.read_many(
+            memory.memory_id, ["Who was the director of the mill?", "What does Mira run?"]
+        )
+        assert {answer.page_id for answer in answers} <= {page.page_id for page in both.pages}
+        client.delete_page(memory.memory_id, both.pages[0].page_id)
+        (left,) = client.read_many(memory.memory_id, ["Who was the director of the mill?"])
+    assert left.page_id == both.pages[1].page_id
+
+
 def test_a_key_that_is_not_there_is_said_to_be_missing(gradmem: Gradmem) -> None:
-    memory = gradmem.written(stdin=CONTACTS.encode())
+    memory = gradmem.written("--model", "records", stdin=CONTACTS.encode())
     assert (memory.model, memory.records) == ("records", 3)
     result = gradmem("read", memory.memory_id, "door code", "Carol", " BOB:")
     assert result.exit_code == 3
@@ -34,7 +73,7 @@ def test_a_key_that_is_not_there_is_said_to_be_missing(gradmem: Gradmem) -> None
 
 
 def test_records_that_are_appended_are_found(gradmem: Gradmem) -> None:
-    memory = gradmem.written(stdin=CONTACTS.encode())
+    memory = gradmem.written("--model", "records", stdin=CONTACTS.encode())
     gradmem.written("--append-to", memory.memory_id, stdin=b"Taxi: 22 44 66\nVet: Dr. Silva\n")
     assert gradmem.output("read", memory.memory_id, "taxi", "Door code").splitlines() == [
         "22 44 66",

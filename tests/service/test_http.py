@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gradmem_core.answers import ReadingRules
+from gradmem_core.blob import stored
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.decode import Sampling
 from gradmem_core.generate import generate
@@ -61,8 +62,8 @@ def test_write_reports_the_memory(http: httpx.Client, tiny: Checkpoint) -> None:
     assert result["write_steps"] == 3
     assert len(result["losses"]) == 4
     assert 0 <= result["write_accuracy"] <= 1
-    assert result["dtype"] == "float32"
-    assert result["bytes"] > 4 * 32 * 4
+    assert result["dtype"] == "int8"
+    assert result["bytes"] > 4 * 32
     assert result["metadata"] == {"from": "a test"}
     lifetime = datetime.fromisoformat(result["expires_at"]) - datetime.fromisoformat(
         result["created_at"]
@@ -77,7 +78,7 @@ def test_answers_are_those_of_the_core(http: httpx.Client, tiny: Checkpoint) -> 
     memory = write(tiny.model, ids, torch.tensor([ids.shape[1]]), 2, create_graph=False).memory
     expected = generate(
         tiny.model,
-        memory,
+        stored(memory, "int8"),
         [tiny.tokenizer.encode(query) for query in QUERIES],
         [0] * 3,
         [Sampling(8)] * 3,

@@ -1,0 +1,59 @@
+"""Tables in Markdown files are those of the result files."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.results import TextResult
+from benchmarks.tables import PLACE, filled, load_all
+from gradmem_core.checkpoint import find_checkpoint, read_manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "gradmem_core/bundled/prose/README.md"]
+PAGE = "Before.\n\n<!-- table: prose sentences -->\nold\n<!-- end -->\n\nAfter.\n"
+MADE_UP = {
+    "command": "text sentences",
+    "commit": "unknown",
+    "machine": {"cpu": "a CPU", "cores": 2, "threads": 2, "torch": "2"},
+    "seed": 0,
+    "seconds": 1.0,
+    "date": "2026-11-26T00:00:00Z",
+    "section": "sentences",
+    "checkpoint": "prose",
+    "fingerprint": "0" * 64,
+    "data": "made up",
+    "cells": [
+        {"condition": "memory", "write_steps": 5, "texts": 3, "questions": 4}
+        | {"exact_match": 0.25, "f1": 0.5},
+        {"condition": "nothing", "texts": 3, "questions": 1234, "exact_match": 0.0, "f1": 0.0625},
+    ],
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_are_those_of_the_result_files(page: str) -> None:
+    found = (ROOT / page).read_text(encoding="utf-8")
+    assert PLACE.search(found)
+    assert filled(found, load_all()) == found
+
+
+def test_result_files_are_of_the_checkpoint_that_is_bundled() -> None:
+    for result in load_all():
+        manifest = read_manifest(find_checkpoint(result.checkpoint))
+        assert result.fingerprint == manifest.fingerprint
+
+
+def test_a_place_is_filled_with_its_table_alone() -> None:
+    result = TextResult.model_validate(MADE_UP, strict=False)
+    assert filled(PAGE, [result]) == (
+        "Before.\n\n<!-- table: prose sentences -->\n"
+        "sentences, made up; 2 cores of a CPU; `text sentences`\n\n"
+        "| READ has | K | texts | questions | exact match | F1 |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| memory | 5 | 3 | 4 | 25.0 | 50.0 |\n"
+        "| nothing |  | 3 | 1,234 | 0.0 | 6.2 |\n"
+        "<!-- end -->\n\nAfter.\n"
+    )
+    nothing = PAGE.replace("old\n", "")
+    for other in ({"section": "lists"}, {"checkpoint": "records"}):
+        assert filled(PAGE, [result.model_copy(update=other)]) == nothing
