@@ -21,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 120.0
-FOLDERS = ("/opt/venv", "/opt/gradmem", "/src", "/data")  # of the image, laid out under the temporary folder
+# Of the image, laid out under the temporary folder.
+FOLDERS = ("/opt/venv", "/opt/gradmem", "/src", "/data")
 UNSEEN = shutil.ignore_patterns("__pycache__", "*.db")  # as .dockerignore has it
 IMPORT = "import gradmem_core, service; print(gradmem_core.__file__, service.__file__)"
 
