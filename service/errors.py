@@ -1,12 +1,16 @@
 """The one table from errors to HTTP, and the responses made of it."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi.responses import JSONResponse
 
 from gradmem_core import errors as core
+from service.log import place_of
 from service.schemas import Problem
+
+logger = logging.getLogger("gradmem")
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -76,6 +80,17 @@ def problem_of(error: core.GradMemError) -> Problem:
         detail=error.message,
         limit=error.limit,
         positions=getattr(error, "positions", None),
+    )
+
+
+def unexpected(error: Exception) -> Problem:
+    """Log the place of an error that nobody foresaw, and describe it without its text."""
+    logger.error("unexpected %s\n%s", type(error).__name__, place_of(error))
+    return Problem(
+        type=INTERNAL.type,
+        title=INTERNAL.title,
+        status=INTERNAL.status,
+        detail="the service failed; the operator finds the place in the log",
     )
 
 

@@ -6,20 +6,11 @@ import time
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BODY_TOO_LARGE, INTERNAL, response_of
-from service.log import place_of
+from service.errors import BODY_TOO_LARGE, response_of, unexpected
 from service.schemas import Problem
 from service.telemetry import Telemetry
 
-logger = logging.getLogger("gradmem")
 access_log = logging.getLogger("gradmem.access")
-
-UNEXPECTED = Problem(
-    type=INTERNAL.type,
-    title=INTERNAL.title,
-    status=INTERNAL.status,
-    detail="the service failed; the operator finds the place in the log",
-)
 
 
 class BodyTooLargeError(HTTPException):
@@ -115,9 +106,9 @@ class Observed:
         try:
             await self.app(scope, receive, noted)
         except Exception as error:
-            logger.error("unexpected %s\n%s", type(error).__name__, place_of(error))
+            problem = unexpected(error)
             if status == 0:
-                await response_of(UNEXPECTED)(scope, receive, noted)
+                await response_of(problem)(scope, receive, noted)
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")

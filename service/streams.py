@@ -11,7 +11,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
 from gradmem_core.errors import GradMemError
-from service.errors import problem_of
+from service.errors import problem_of, unexpected
 from service.schemas import StreamEvent
 
 T = TypeVar("T")
@@ -59,7 +59,14 @@ async def event_stream(
     """
     queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
     task = asyncio.ensure_future(while_there(request, work(queue.put_nowait)))
-    task.add_done_callback(lambda _: queue.put_nowait(None))
+
+    def end(ended: asyncio.Task[BaseModel]) -> None:
+        queue.put_nowait(None)
+        # Asked for here: asyncio prints an error that nobody asks for, and with it its text.
+        if not ended.cancelled():
+            ended.exception()
+
+    task.add_done_callback(end)
     first = await queue.get()
     if first is None and (task.cancelled() or task.exception()):
         task.result()
@@ -82,6 +89,8 @@ async def _events(
             yield _encoded("error", problem_of(error))
         except ClientGoneError:
             return
+        except Exception as error:  # whatever it is, the client is told that there was one
+            yield _encoded("error", unexpected(error))
     finally:
         task.cancel()
 
