@@ -62,7 +62,7 @@ def test_a_folder_is_initialised_trained_and_served(tmp_path: Path) -> None:
         assert written.losses[-1] < written.losses[0]
         answer = client.read(written.memory_id, "Text:")
         assert answer.answer == (answer.answer or "").strip()
-        with pytest.raises(InvalidRequest, match="no token"):
+        with pytest.raises(InvalidRequest, match="query is empty"):
             client.read(written.memory_id, "")
         with pytest.raises(InvalidRequest, match="at most 40"):
             client.read(written.memory_id, "quite " * 40)
