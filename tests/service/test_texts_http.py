@@ -278,7 +278,11 @@ def test_auto_takes_each_page_the_steps_that_help(http: httpx.Client, text: Chec
 
 def test_appended_pages_join_a_text(http: httpx.Client) -> None:
     memory = written(http, text_of(3), metadata={"title": "Town"}, ttl_seconds=600, verify=False)
+    path = f"/memories/{memory['memory_id']}"
+    first = f"{path}/prompt-embeds?page={memory['pages'][0]['page_id']}"
+    vectors = http.get(first).content
     whole = written(http, "\n\n" + text_of(3), append_to=memory["memory_id"], verify=False)
+    assert http.get(first).content == vectors  # int8 loses nothing the second time
     there = len(memory["pages"])
     assert whole["pages"][:there] == memory["pages"]
     added = whole["pages"][there:]
@@ -287,8 +291,7 @@ def test_appended_pages_join_a_text(http: httpx.Client) -> None:
     assert len({page["page_id"] for page in whole["pages"]}) == 2 * there
     for field in ("memory_id", "metadata", "expires_at", "created_at", "model"):
         assert whole[field] == memory[field]
-    shown = http.get(f"/memories/{memory['memory_id']}").json()
-    assert shown["pages"] == whole["pages"]
+    assert http.get(path).json()["pages"] == whole["pages"]
 
 
 def test_what_cannot_be_appended_changes_nothing(http: httpx.Client, store_file: Path) -> None:
