@@ -30,6 +30,9 @@ from service.streams import GONE, ClientGoneError
 from service.telemetry import Telemetry
 
 logger = logging.getLogger("gradmem")
+CPU_STEP_WORK = 2**36
+"""Tokens times parameters of a gradient step on a CPU: two seconds on two cores, for which READ may
+have to wait. Larger batches would not be faster there."""
 
 
 def create_app(
@@ -102,7 +105,11 @@ def create_app(
 def _engine(settings: Settings, telemetry: Telemetry) -> Engine:
     return Engine(
         TorchDevice(prefix_bytes=settings.max_prefix_bytes),
-        Limits(settings.max_batch_tokens, settings.max_batch_queries),
+        Limits(
+            settings.max_batch_tokens,
+            settings.max_batch_queries,
+            CPU_STEP_WORK if settings.device.startswith("cpu") else None,
+        ),
         Admission(settings.max_tokens, settings.max_timeout_seconds),
         telemetry,
         threads=settings.threads,

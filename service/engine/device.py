@@ -235,7 +235,7 @@ def _threads_of_reads(checkpoint: Checkpoint) -> Iterator[None]:
     wants, while READ keeps the device busy.
     """
     usual = torch.get_num_threads()
-    if sum(weight.numel() for weight in checkpoint.model.parameters()) < SMALL_MODEL:
+    if checkpoint.parameters < SMALL_MODEL:
         torch.set_num_threads(1)
     try:
         yield

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch
 
+from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.compress import WrittenPage
 from gradmem_core.errors import (
     DeadlineError,
@@ -50,14 +51,22 @@ class Limits:
     "Most tokens of a WRITE batch, padding included; a single document may pass it."
     batch_queries: int
     "Most answers of the decoding batch, one for each page of a query; a single job may pass it."
+    step_work: int | None = None
+    """Most tokens times parameters of a gradient step, which READ may have to wait for; None for no
+    such limit. A single document may pass it."""
+
+    def tokens_of(self, checkpoint: Checkpoint) -> int:
+        """Return the most tokens of a WRITE batch of a checkpoint."""
+        if self.step_work is None:
+            return self.batch_tokens
+        return min(self.batch_tokens, self.step_work // checkpoint.parameters)
 
 
 @dataclass
 class _Room:
     """What is left of a WRITE batch."""
 
-    tokens: int
-    "Of the whole batch, padding included."
+    limits: Limits
     documents: int = 0
     longest: int = 0
     shortest: int = 0
@@ -69,7 +78,7 @@ class _Room:
             return True
         longest, shortest = max(self.longest, work.tokens), min(self.shortest, work.tokens)
         return (
-            (self.documents + 1) * longest <= self.tokens
+            (self.documents + 1) * longest <= self.limits.tokens_of(work.checkpoint)
             and longest <= STRETCH * shortest
             and work.checkpoint.name == self.checkpoint
         )
@@ -287,7 +296,7 @@ class Scheduler:
 
     def _admit_writes(self) -> None:
         """Let documents join the batch that fit beside it: the oldest first."""
-        room = _Room(self._limits.batch_tokens)
+        room = _Room(self._limits)
         for writing in self._writing:
             room.take(writing.work)
         left: deque[Job] = deque()

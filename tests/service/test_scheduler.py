@@ -284,3 +284,13 @@ def test_reads_that_fail_together_are_done_apart() -> None:
     for job in jobs:
         check(job)
     assert [what for what, *_ in device.trace] == ["begin", "token", "token", "apart"]
+
+
+def test_steps_of_large_models_take_fewer_tokens() -> None:
+    checkpoint = a_write(0, tokens=1, steps=1, checkpoint=0).checkpoint
+    parameters = checkpoint.parameters
+    assert parameters > 0
+    bounded = Limits(batch_tokens=40, batch_queries=6, step_work=10 * parameters)
+    assert bounded.tokens_of(checkpoint) == 10
+    roomy = Limits(batch_tokens=40, batch_queries=6, step_work=100 * parameters)
+    assert roomy.tokens_of(checkpoint) == LIMITS.tokens_of(checkpoint) == 40
