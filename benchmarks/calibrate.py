@@ -63,10 +63,10 @@ def calibrate(
     data: Annotated[Path, typer.Option(help="Folder with SQuAD's valid.jsonl.")],
     checkpoint: Annotated[str, typer.Option(help="Checkpoint; its gradmem.json is changed.")],
     bank: Annotated[Path, typer.Option(help="Folder that keeps memories.")] = Path("bank"),
-    count: Annotated[int, typer.Option(help="Paragraphs.")] = 140,
+    count: Annotated[int, typer.Option(help="Paragraphs.")] = 60,
     page_tokens: Annotated[int, typer.Option(help="Tokens of a page.")] = 96,
     steps: Annotated[int, typer.Option(help="Write steps (K).")] = 5,
-    long_documents: Annotated[int, typer.Option(help="Documents of ten paragraphs.")] = 6,
+    long_documents: Annotated[int, typer.Option(help="Documents of ten paragraphs.")] = 3,
 ) -> None:
     """Fit the calibration and store it in the checkpoint."""
     loaded = replace(
@@ -194,9 +194,10 @@ def _rescaled(logistic: Logistic, scores: Sequence[tuple[float, int, bool]]) -> 
     rows = np.array([[score, np.log(pages)] for score, pages, _ in scores])
     bias, scale, pages = _regress(rows, np.array([right for _, _, right in scores], dtype=float))
     fields = {
-        name: scale * getattr(logistic, name) for name in ("query", "absent", "answer", "weakest")
+        name: round(scale * getattr(logistic, name), 4)
+        for name in ("query", "absent", "answer", "weakest")
     }
-    return Logistic(bias=bias + scale * logistic.bias, pages=pages, **fields)
+    return Logistic(bias=round(bias + scale * logistic.bias, 4), pages=pages, **fields)
 
 
 def _regress(rows: NDArray[np.float64], right: NDArray[np.float64]) -> list[float]:
