@@ -1,7 +1,7 @@
 """Start the service, write a text, ask it questions in words, compare sizes, stop.
 
 Without arguments it is a text of our own with questions whose answers are known: the exit status is
-0 only where enough of them are right, which a broken service does not reach. With a file, that is
+0 only where some of them are right, which a broken service does not reach. With a file, that is
 written and the questions after it are asked. Run it by `scripts/demo`, which sets up `.venv` first.
 """
 
@@ -26,9 +26,9 @@ from service.schemas import AnswerInfo, MemoryInfo, ModelInfo
 ROOT = Path(__file__).resolve().parents[1]
 GRADMEM = Path(sys.executable).with_name("gradmem")
 TEXT = ROOT / "docs" / "texts" / "demo.md"
-ENOUGH = 5
-"""Right answers, refusals of what the text does not say among them, that the demonstration has to
-reach: a smoke test, a few below what the bundled checkpoint gives."""
+ENOUGH = 1
+"""Questions of the fifteen that have to be answered rightly. It is a smoke test: the bundled checkpoint
+answers 3, and a model that does not have the memory none."""
 READY_SECONDS = 900
 "Longest that the service may take to start, the import of the model included."
 STOP_SECONDS = 20
@@ -113,7 +113,7 @@ def _demonstrate(options: argparse.Namespace, folder: Path) -> int:
     _print_answers(answers, outcomes)
     _print_read_back(memory)
     _print_sizes(text, memory, model)
-    return 0 if own or outcomes.count("right") >= ENOUGH else 1
+    return 0 if own or _outcomes_of(outcomes, stated=True).count("right") >= ENOUGH else 1
 
 
 def _outcome(question: Question, answer: AnswerInfo) -> Outcome:
@@ -144,13 +144,19 @@ def _print_answers(answers: Sequence[AnswerInfo], outcomes: Sequence[Outcome]) -
 
 
 def _print_score(outcomes: Sequence[Outcome]) -> None:
-    there = [one for one, question in zip(outcomes, QUESTIONS, strict=True) if question.right]
-    absent = [one for one, question in zip(outcomes, QUESTIONS, strict=True) if not question.right]
+    there = _outcomes_of(outcomes, stated=True)
+    absent = _outcomes_of(outcomes, stated=False)
     print(
         f"\n{there.count('right')} of {len(there)} answers are right, {there.count('wrong')} wrong,"
         f" {there.count('refused')} refused; {absent.count('right')} of {len(absent)} questions"
         " that the text does not answer were refused."
     )
+
+
+def _outcomes_of(outcomes: Sequence[Outcome], *, stated: bool) -> list[Outcome]:
+    """Those of questions that the text answers, or of those that it does not."""
+    pairs = zip(outcomes, QUESTIONS, strict=True)
+    return [one for one, question in pairs if bool(question.right) == stated]
 
 
 def _print_read_back(memory: MemoryInfo) -> None:
@@ -173,7 +179,7 @@ def _print_sizes(text: str, memory: MemoryInfo, model: ModelInfo) -> None:
     for name, one in (
         ("text, UTF-8", size),
         (f"memory, {memory.dtype}, {pages}, as stored", memory.bytes),
-        ("KV cache of the text, 16 bits", cache),
+        ("KV cache of the pages, 16 bits", cache),
     ):
         print(f"{name:35} {one:9,d} {_ratio(one, size)} {_ratio(one, cache)}")
     print("The text is the smallest: a memory saves the prefill and the cache, not the disk.")
@@ -192,6 +198,8 @@ def _service(checkpoint: str, folder: Path) -> Iterator[Client]:
     environment = os.environ | {
         "GRADMEM_STORE_URL": f"sqlite:///{folder / 'demo.db'}",
         "GRADMEM_LOG_LEVEL": "warning",
+        # Threads that spin for each other crawl where other programs use the cores too.
+        "OMP_WAIT_POLICY": "passive",
     }
     # Its standard error is ours: the first time a model is imported, with a progress bar.
     process = subprocess.Popen([*command, "--checkpoint", checkpoint], env=environment)
