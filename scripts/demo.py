@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 GRADMEM = Path(sys.executable).with_name("gradmem")
 TEXT = ROOT / "docs" / "texts" / "demo.md"
 ENOUGH = 1
-"""Questions of the fifteen that have to be answered rightly. It is a smoke test: the bundled checkpoint
-answers 3, and a model that does not have the memory none."""
+"""Questions of the fifteen that have to be answered rightly. It is a smoke test: the bundled
+checkpoint answers 3, and a model that does not have the memory none."""
 READY_SECONDS = 900
 "Longest that the service may take to start, the import of the model included."
 STOP_SECONDS = 20
