@@ -1,12 +1,13 @@
 """`python -m benchmarks.speed`: seconds of WRITE and READ of texts, beside the text's own KV cache.
 
-Everything is timed in turn within one run, in one process with all of torch's threads, on the
-checkpoint's own example texts: `alternate` goes around all works, and medians are reported.
+Everything is timed in turn within one run, in one process with all of torch's threads, on the first
+page of a text: `alternate` goes around all works, and medians are reported.
 """
 
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -18,7 +19,8 @@ from gradmem_core.answers import ReadingRules
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.columns import Prefix, prefill, prefill_inputs
 from gradmem_core.decode import Decoding, Sampling
-from gradmem_core.documents import read_query
+from gradmem_core.documents import Page, read_query, text_page
+from gradmem_core.generate import answer_queries
 from gradmem_core.measurement import (
     Count,
     Header,
@@ -28,11 +30,14 @@ from gradmem_core.measurement import (
     save_result,
     this_command,
 )
+from gradmem_core.paging import split_text
+from gradmem_core.verify import probes_of
 from gradmem_core.write import write
 
 ANSWER_TOKENS = 5
 "Tokens of every answer: no stop token ends one here."
 PAGES = (1, 2, 4, 8, 16, 32)
+TEXT = Path(__file__).parents[1] / "docs" / "texts" / "demo.md"
 
 
 class Timing(Strict):
@@ -62,7 +67,8 @@ class SpeedResult(Header):
 def measure(
     checkpoint: Annotated[str, typer.Option(help="Checkpoint.")] = "prose",
     device: Annotated[str, typer.Option(help="As torch names it.")] = "cpu",
-    tokens: Annotated[int, typer.Option(help="Tokens of a page.")] = 96,
+    text: Annotated[Path, typer.Option(help="A text.")] = TEXT,
+    tokens: Annotated[int, typer.Option(help="Most tokens of a page.")] = 96,
     steps: Annotated[int, typer.Option(help="Write steps (K).")] = 5,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
     output: Annotated[str | None, typer.Option(help="Name of the result file.")] = None,
@@ -70,7 +76,9 @@ def measure(
     """Time WRITE and READ."""
     started = time.perf_counter()
     loaded = load_checkpoint(checkpoint, device=device)
-    page = (loaded.tokenizer.encode(f"{loaded.task.example_document} ") * tokens)[:tokens]
+    page = text_page(
+        split_text(loaded.tokenizer, text.read_text(), page_tokens=tokens, max_pages=64)[0]
+    )
     query = read_query(loaded, loaded.task.example_query)
     works = _works(loaded, page, query, steps)
     seconds = alternate(works, rounds)
@@ -87,12 +95,12 @@ def measure(
         typer.echo(f"{timing.seconds:9.3f} s {timing.ratio:8.2f}x  {timing.work}")
     if output is None:
         return
-    about = header(this_command(), seed=0, started=started)
+    about = header(this_command("benchmarks.speed"), seed=0, started=started)
     result = SpeedResult(
         **about.model_dump(),
         checkpoint=loaded.name,
         fingerprint=loaded.fingerprint,
-        page_tokens=tokens,
+        page_tokens=len(page.ids),
         write_steps=steps,
         query_tokens=len(query),
         answer_tokens=ANSWER_TOKENS,
@@ -103,11 +111,12 @@ def measure(
 
 
 def _works(
-    checkpoint: Checkpoint, page: list[int], query: list[int], steps: int
+    checkpoint: Checkpoint, page: Page, query: list[int], steps: int
 ) -> dict[str, Callable[[], object]]:
     model = checkpoint.model
     place = model.initial_memory.device
-    ids, lengths = torch.tensor([page], device=place), torch.tensor([len(page)], device=place)
+    ids = torch.tensor([page.ids], device=place)
+    lengths = torch.tensor([len(page.ids)], device=place)
     memory = write(model, ids, lengths, steps, create_graph=False).memory
     text = model.backbone.embed(ids)
     (cache,), prefixes = prefill_inputs(model.backbone, text), prefill(model, memory)
@@ -116,8 +125,15 @@ def _works(
     def writing() -> object:
         return write(model, ids, lengths, steps, create_graph=False)
 
+    assert page.text is not None
+    probes = probes_of(checkpoint, page.text, lines=page.lines)
+    asked_back = [probe.ids for probe in probes]
+    sampling = [Sampling(probe.most_tokens) for probe in probes]
     works: dict[str, Callable[[], object]] = {
-        f"write a page of {len(page)} tokens, K = {steps}": writing,
+        f"write a page of {len(page.ids)} tokens, K = {steps}": writing,
+        f"read it back, {len(probes)} probes": lambda: answer_queries(
+            checkpoint, memory, asked_back, sampling
+        ),
         "prefill the page's text": lambda: prefill_inputs(model.backbone, text),
         "prefill the page's memory": lambda: prefill(model, memory),
         "answer from the KV cache of the page's text": lambda: _answer(checkpoint, [cache], query),

@@ -161,7 +161,7 @@ def _measure(
         cells.append(found)
     if output is None:
         return
-    about = header(this_command(), seed=0, started=started)
+    about = header(this_command("benchmarks.text"), seed=0, started=started)
     result = TextResult(
         **about.model_dump(),
         section=section,

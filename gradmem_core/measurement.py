@@ -96,9 +96,14 @@ def save_result(path: Path, result: Header) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def this_command() -> str:
-    """The running program's command line, without the folder that the program lies in."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+def this_command(module: str | None = None) -> str:
+    """The running program's command line, without the folder that the program lies in.
+
+    Args:
+        module: What was run by `python -m`; None for a program of its own.
+    """
+    program = [Path(sys.argv[0]).name] if module is None else ["python", "-m", module]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def machine() -> Machine:
