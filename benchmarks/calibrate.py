@@ -64,7 +64,7 @@ def calibrate(
     checkpoint: Annotated[str, typer.Option(help="Checkpoint; its gradmem.json is changed.")],
     bank: Annotated[Path, typer.Option(help="Folder that keeps memories.")] = Path("bank"),
     count: Annotated[int, typer.Option(help="Paragraphs.")] = 60,
-    page_tokens: Annotated[int, typer.Option(help="Tokens of a page.")] = 96,
+    page_tokens: Annotated[int, typer.Option(help="Tokens of a page.")] = 64,
     steps: Annotated[int, typer.Option(help="Write steps (K).")] = 5,
     long_documents: Annotated[int, typer.Option(help="Documents of ten paragraphs.")] = 3,
 ) -> None:

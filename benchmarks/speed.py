@@ -68,7 +68,7 @@ def measure(
     checkpoint: Annotated[str, typer.Option(help="Checkpoint.")] = "prose",
     device: Annotated[str, typer.Option(help="As torch names it.")] = "cpu",
     text: Annotated[Path, typer.Option(help="A text.")] = TEXT,
-    tokens: Annotated[int, typer.Option(help="Most tokens of a page.")] = 96,
+    tokens: Annotated[int, typer.Option(help="Most tokens of a page.")] = 64,
     steps: Annotated[int, typer.Option(help="Write steps (K).")] = 5,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
     output: Annotated[str | None, typer.Option(help="Name of the result file.")] = None,

@@ -83,7 +83,7 @@ def measure_paragraphs(
     bank: Bank = Path("bank"),
     half: Part = "report",
     count: Count = None,
-    page_tokens: PageTokens = "96",
+    page_tokens: PageTokens = "64",
     steps: Steps = "5",
     together: Annotated[int, typer.Option(min=1, help="Paragraphs of a document.")] = 1,
     output: Output = None,
