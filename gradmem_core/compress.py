@@ -106,8 +106,8 @@ class InProcess:
                 write_until_settled(model, ids, lengths, model.config.max_write_steps).steps
             )
         made = write(model, ids, lengths, steps, create_graph=False)
-        assert made.recall is not None
-        return WrittenPage(made.memory[0], made.losses[0].tolist(), float(made.recall[0]))
+        assert made.accuracy is not None
+        return WrittenPage(made.memory[0], made.losses[0].tolist(), float(made.accuracy[0]))
 
 
 async def compress(

@@ -38,7 +38,7 @@ class Written:
     "The memories, float32 `(B, m, d)`."
     losses: Tensor
     "Each sample's loss in nats per token before each step, and after the last: `(B, K + 1)`."
-    recall: Tensor | None
+    accuracy: Tensor | None
     "Share of each context's tokens that the memory predicts correctly, `(B,)`."
 
 
@@ -69,11 +69,11 @@ def write(
         recompute: With `create_graph`, keep of each step only the memory that it starts from, and
             compute the step again when the loss is differentiated. The gradient is the same; the
             memory needed no longer grows with `steps`, for more time.
-        measure: Score the finished memory too. Without it `losses` is `(B, K)` and `recall` None,
+        measure: Score the finished memory too. Without it `losses` is `(B, K)` and `accuracy` None,
             which saves meta-training a forward pass.
 
     Returns:
-        The memories with their losses and recall. A sample's memory does not depend on the batch.
+        The memories with their losses and accuracy. A sample's memory does not depend on the batch.
 
     Raises:
         EmptyContextError: A context has no token.
@@ -100,11 +100,11 @@ def write(
             losses.append(loss if create_graph else loss.detach())
     if not create_graph:
         memory = memory.detach()
-    recall = None
+    accuracy = None
     if measure:
-        final, recall = reconstruction(model, memory, context_ids, lengths)
+        final, accuracy = reconstruction(model, memory, context_ids, lengths)
         losses.append(final)
-    written = Written(memory, torch.stack(losses, dim=1), recall)
+    written = Written(memory, torch.stack(losses, dim=1), accuracy)
     _check_finite(written)
     return written
 

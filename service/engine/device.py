@@ -117,14 +117,16 @@ class TorchDevice:
         following, before = gradient_step(model, memory, ids, lengths)
         measured = [i for i, writing in enumerate(writes) if _is_measured(writing)]
         after = torch.full_like(before, torch.nan)
-        recall = torch.zeros_like(before)
+        accuracy = torch.zeros_like(before)
         if measured:
             rows = torch.tensor(measured, device=start.device)
-            after[rows], recall[rows] = reconstruction(
+            after[rows], accuracy[rows] = reconstruction(
                 model, following[rows], ids[rows, : int(lengths[rows].max())], lengths[rows]
             )
         finite = before.isfinite() & following.isfinite().all(dim=(1, 2))
-        steps = zip(before.tolist(), after.tolist(), recall.tolist(), finite.tolist(), strict=True)
+        steps = zip(
+            before.tolist(), after.tolist(), accuracy.tolist(), finite.tolist(), strict=True
+        )
         return [
             _moved(writing, following[row], *step)
             for row, (writing, step) in enumerate(zip(writes, steps, strict=True))
@@ -257,7 +259,7 @@ def _is_measured(writing: Writing) -> bool:
 
 
 def _moved(
-    writing: Writing, memory: Tensor, before: float, after: float, recall: float, finite: bool
+    writing: Writing, memory: Tensor, before: float, after: float, accuracy: float, finite: bool
 ) -> WriteOutcome:
     """Take a step over into a page.
 
@@ -266,7 +268,7 @@ def _moved(
         memory: After the step, `(m, d)`.
         before: Its loss before the step.
         after: And after it, where it was measured.
-        recall: Share of the tokens that are predicted after it.
+        accuracy: Share of the tokens that are predicted after it.
         finite: Whether loss and memory are numbers.
     """
     if not finite:
@@ -277,7 +279,7 @@ def _moved(
         writing.memory = memory
         writing.losses.append(before)
         return None
-    made = WrittenPage(memory.cpu(), [*writing.losses, before, after], recall)
+    made = WrittenPage(memory.cpu(), [*writing.losses, before, after], accuracy)
     if writing.work.steps != "auto":
         return made
     if writing.stop is None:

@@ -50,7 +50,7 @@ def write_lengths(model: MemoryModel, contexts: Tensor, *, steps: int = 3, **how
 
 
 def by_hand(model: MemoryModel, context: Tensor, steps: int) -> tuple[Tensor, Tensor, float]:
-    """WRITE of one document without a batch: memory, losses and recall."""
+    """WRITE of one document without a batch: memory, losses and accuracy."""
     config = model.config
     rate: Tensor | float = config.inner_learning_rate
     if model.log_inner_learning_rate is not None:
@@ -69,8 +69,8 @@ def by_hand(model: MemoryModel, context: Tensor, steps: int) -> tuple[Tensor, Te
             if config.inner_gradient_clip is not None and norm > config.inner_gradient_clip:
                 gradient = gradient / norm * config.inner_gradient_clip
             memory = memory - rate * gradient
-    recall = float((logits.argmax(dim=-1) == context).float().mean())
-    return memory.detach()[0], torch.stack(losses), recall
+    accuracy = float((logits.argmax(dim=-1) == context).float().mean())
+    return memory.detach()[0], torch.stack(losses), accuracy
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -81,15 +81,15 @@ def test_a_batch_is_what_each_document_gives_alone(
     model = tiny_model(family, **VARIANTS[variant])
     contexts = random_ids(4, 12)
     written = write_lengths(model, contexts, create_graph=create_graph)
-    assert written.recall is not None
+    assert written.accuracy is not None
     assert written.memory.shape == (4, 3, 16)
     assert written.memory.dtype == torch.float32
     exact = deepcopy(model).double()  # in float32 the loop's own rounding comes near the tolerance
     for row, length in enumerate(LENGTHS.tolist()):
-        memory, losses, recall = by_hand(exact, contexts[row, :length], 3)
+        memory, losses, accuracy = by_hand(exact, contexts[row, :length], 3)
         assert relative_error(written.memory[row].detach(), memory) < TOLERANCE
         assert relative_error(written.losses[row].detach(), losses) < TOLERANCE
-        assert float(written.recall[row]) == pytest.approx(recall, abs=1e-6)
+        assert float(written.accuracy[row]) == pytest.approx(accuracy, abs=1e-6)
 
 
 def test_padding_of_other_ids_gives_the_same_memory(
@@ -102,9 +102,9 @@ def test_padding_of_other_ids_gives_the_same_memory(
     second = write_lengths(model, torch.where(real, contexts, random_ids(4, 12, seed=9)))
     assert relative_error(first.memory, second.memory) < TOLERANCE
     assert torch.equal(first.losses, second.losses)
-    assert first.recall is not None
-    assert second.recall is not None
-    assert torch.equal(first.recall, second.recall)
+    assert first.accuracy is not None
+    assert second.accuracy is not None
+    assert torch.equal(first.accuracy, second.accuracy)
 
 
 def test_writing_lowers_the_loss(tiny_model: TinyModel, random_ids: RandomIds) -> None:
@@ -112,7 +112,7 @@ def test_writing_lowers_the_loss(tiny_model: TinyModel, random_ids: RandomIds) -
     assert (losses[:, 1:] < losses[:, :-1]).all()
 
 
-def test_recall_counts_the_tokens_that_the_memory_predicts(
+def test_accuracy_counts_the_tokens_that_the_memory_predicts(
     tiny_model: TinyModel, random_ids: RandomIds
 ) -> None:
     model = tiny_model()
@@ -122,9 +122,9 @@ def test_recall_counts_the_tokens_that_the_memory_predicts(
     contexts = random_ids(4, 12)
     contexts[0, [0, 3]] = 0  # argmax of equal logits; 2 of 7 tokens
     contexts[2, :] = 0
-    recall = write_lengths(model, contexts).recall
-    assert recall is not None
-    assert recall.tolist() == pytest.approx([2 / 7, 0, 1, 0])
+    accuracy = write_lengths(model, contexts).accuracy
+    assert accuracy is not None
+    assert accuracy.tolist() == pytest.approx([2 / 7, 0, 1, 0])
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
@@ -145,7 +145,7 @@ def test_serving_keeps_no_graph(tiny_model: TinyModel, random_ids: RandomIds, fr
     model = tiny_model(**VARIANTS["everything"]).requires_grad_(not frozen)
     with torch.no_grad():
         written = write_lengths(model, random_ids(4, 12))
-    for tensor in (written.memory, written.losses, written.recall):
+    for tensor in (written.memory, written.losses, written.accuracy):
         assert tensor is not None
         assert tensor.grad_fn is None
         assert not tensor.requires_grad
@@ -159,13 +159,13 @@ def test_meta_training_keeps_the_graph_of_memory_and_losses(
     assert written.losses.grad_fn is not None
 
 
-def test_without_measuring_the_last_loss_and_the_recall_are_left_out(
+def test_without_measuring_the_last_loss_and_the_accuracy_are_left_out(
     tiny_model: TinyModel, random_ids: RandomIds
 ) -> None:
     model, contexts = tiny_model(), random_ids(4, 12)
     measured = write_lengths(model, contexts)
     written = write_lengths(model, contexts, measure=False)
-    assert written.recall is None
+    assert written.accuracy is None
     assert written.losses.shape == (4, 3)
     assert measured.losses.shape == (4, 4)
     assert torch.equal(written.losses, measured.losses[:, :3])
