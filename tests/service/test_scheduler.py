@@ -287,10 +287,8 @@ def test_reads_that_fail_together_are_done_apart() -> None:
 
 
 def test_steps_of_large_models_take_fewer_tokens() -> None:
-    checkpoint = a_write(0, tokens=1, steps=1, checkpoint=0).checkpoint
-    parameters = checkpoint.parameters
-    assert parameters > 0
-    bounded = Limits(batch_tokens=40, batch_queries=6, step_work=10 * parameters)
+    checkpoint = cast("Checkpoint", SimpleNamespace(parameters=50))
+    bounded = Limits(batch_tokens=40, batch_queries=6, step_work=500)
     assert bounded.tokens_of(checkpoint) == 10
-    roomy = Limits(batch_tokens=40, batch_queries=6, step_work=100 * parameters)
+    roomy = Limits(batch_tokens=40, batch_queries=6, step_work=5000)
     assert roomy.tokens_of(checkpoint) == LIMITS.tokens_of(checkpoint) == 40
