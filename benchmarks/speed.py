@@ -1,7 +1,7 @@
 """`python -m benchmarks.speed`: seconds of WRITE and READ of texts, beside the text's own KV cache.
 
-Everything is timed in turn within one run, in one process with all of torch's threads, on the longest
-page of a text: `alternate` goes around all works, and medians are reported.
+Everything is timed in turn within one run, in one process with all of torch's threads, on the
+longest page of a text: `alternate` goes around all works, and medians are reported.
 """
 
 import statistics

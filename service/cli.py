@@ -6,6 +6,7 @@ query is not answered by the memory that was read.
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,10 @@ from service.schemas import MemoryInfo, ModelCard, ReadResponse, Reason
 FAILED = 1
 REFUSED = 2
 MISSING = 3
+SPIN_COUNT = "20000"
+"""How often libgomp's threads look for each other before they sleep. As often as it would by itself
+makes two threads crawl on cores that others use too, twice as long as this; on idle cores it is no
+faster (docs/LOG.md)."""
 SAID_OF: dict[Reason, str] = {"not stated": "not in memory", "below threshold": "not sure enough"}
 DOCUMENTS = {"text": "plain text", "records": "lines of key and value"}
 
@@ -92,7 +97,9 @@ def serve(
 
     Settings come from the environment (GRADMEM_HOST, GRADMEM_PORT, ...); options override them.
     """
-    from service.server import serve as run_server  # torch takes seconds that only serving needs
+    # Read when torch is loaded, which takes seconds that only serving needs.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    from service.server import serve as run_server
     from service.settings import Settings
 
     given: dict[str, Any] = {
