@@ -18,7 +18,7 @@ from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.columns import prefill_inputs
 from gradmem_core.decode import Decoding, Sampling
 from gradmem_core.documents import answer_text, read_query
-from gradmem_core.generate import answer_queries
+from gradmem_core.generate import answer_queries, finish
 from gradmem_core.read import read
 from training.grading import exact_match, f1
 from training.tasks import Question
@@ -91,18 +91,17 @@ def ask_vectors(
     decoding = Decoding(checkpoint.model, ReadingRules.of(checkpoint))
     (prefix,) = prefill_inputs(checkpoint.model.backbone, vectors[None])
     numbers = decoding.join([[prefix]] * len(queries), queries, _sampling(queries))
-    answers: dict[int, Answer] = {}
-    while len(decoding):
-        answers |= {one.query: one.answer for one in decoding.step() if one.answer}
     return [
         _graded(
             checkpoint,
-            answers[number],
+            answer,
             question,
             _is_forced(checkpoint, vectors[None], query, question),
             0.0,
         )
-        for number, query, question in zip(numbers, queries, questions, strict=True)
+        for answer, query, question in zip(
+            finish(decoding, numbers), queries, questions, strict=True
+        )
     ]
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from benchmarks.asking import ANSWER_TOKENS
 from benchmarks.bank import MemoryBank
-from benchmarks.questions import Text, joined, read_paragraphs
+from benchmarks.questions import Text, joined, read_paragraphs, split_paragraphs
 from gradmem_core.answers import CANDIDATES
 from gradmem_core.blob import stored
 from gradmem_core.calibration import Calibration, Evidence, Logistic
@@ -24,11 +25,9 @@ from gradmem_core.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from gradmem_core.decode import Sampling
 from gradmem_core.documents import answer_text, read_query
 from gradmem_core.generate import answer_queries
-from gradmem_core.paging import split_text
 from training.grading import exact_match
 from training.tasks import Question
 
-ANSWER_TOKENS = 24
 RIDGE = 1.0
 "Weight of the squared weights in the fit: of 0.01 to 10 the best in five-fold cross-validation."
 FIELDS = ("query", "absent", "answer", "weakest", "pages")
@@ -132,13 +131,7 @@ def _ask(
     steps: int,
 ) -> Iterator[Asked]:
     """Ask every page of a document its own questions and another paragraph's first."""
-    pages = [
-        (page, paragraph)
-        for paragraph in document
-        for page in split_text(
-            checkpoint.tokenizer, paragraph.text, page_tokens=page_tokens, max_pages=64
-        )
-    ]
+    pages = split_paragraphs(checkpoint.tokenizer, document, page_tokens)
     memory = stored(bank.memories([page.ids for page, _ in pages], [steps])[steps], "int8")
     owners = [(question, text) for text in document for question in text.questions]
     owners += [(question, other) for question in other.questions[: len(document)]]

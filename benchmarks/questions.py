@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gradmem_core.paging import TextPage, split_text
+from gradmem_core.tokenizer import Tokenizer
 from training.tasks import Question
 from training.tasks.squad import Asked, read_squad, sentence_of
 
@@ -61,6 +63,17 @@ def joined(paragraphs: Sequence[Text], size: int) -> list[list[Text]]:
     """Put paragraphs together as documents of `size`; what is left over is dropped."""
     whole = len(paragraphs) // size * size
     return [list(paragraphs[start : start + size]) for start in range(0, whole, size)]
+
+
+def split_paragraphs(
+    tokenizer: Tokenizer, document: Iterable[Text], page_tokens: int
+) -> list[tuple[TextPage, Text]]:
+    """Split paragraphs one after the other; return each page with the paragraph that it is of."""
+    return [
+        (page, paragraph)
+        for paragraph in document
+        for page in split_text(tokenizer, paragraph.text, page_tokens=page_tokens, max_pages=64)
+    ]
 
 
 def _digest(text: str) -> bytes:

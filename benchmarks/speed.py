@@ -20,7 +20,7 @@ from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.columns import Prefix, prefill, prefill_inputs
 from gradmem_core.decode import Decoding, Sampling
 from gradmem_core.documents import Page, read_query, text_page
-from gradmem_core.generate import answer_queries
+from gradmem_core.generate import answer_queries, finish
 from gradmem_core.measurement import (
     Count,
     Header,
@@ -147,9 +147,7 @@ def _answer(checkpoint: Checkpoint, pages: list[Prefix], query: list[int]) -> No
     """Answer one query with a fixed number of tokens from all pages."""
     rules = ReadingRules.of(checkpoint)
     decoding = Decoding(checkpoint.model, _without_stop(rules))
-    decoding.join([pages], [query], [Sampling(ANSWER_TOKENS)])
-    while len(decoding):
-        decoding.step()
+    finish(decoding, decoding.join([pages], [query], [Sampling(ANSWER_TOKENS)]))
 
 
 def _without_stop(rules: ReadingRules) -> ReadingRules:

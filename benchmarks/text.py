@@ -13,13 +13,12 @@ from torch.nn import functional as F
 
 from benchmarks.asking import Graded, ask_memory, ask_vectors, cell
 from benchmarks.bank import MemoryBank
-from benchmarks.questions import Half, Text, joined, read_paragraphs, sentences
+from benchmarks.questions import Half, Text, joined, read_paragraphs, sentences, split_paragraphs
 from benchmarks.results import RESULTS, Cell, TextResult
 from gradmem_core.blob import stored, tensor_bytes
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.config import BlobDtype
 from gradmem_core.measurement import header, save_result, this_command
-from gradmem_core.paging import split_text
 from gradmem_core.records import parse_records
 from training.tasks import Question
 
@@ -219,13 +218,8 @@ def _pooled(vectors: Tensor, size: int) -> Tensor:
 
 def _pages(run: Run, document: Sequence[Text], size: int, steps: int) -> Tensor:
     """Write paragraphs one after the other into one memory, `(p, m, d)`."""
-    tokenizer = run.checkpoint.tokenizer
-    pages = [
-        page.ids
-        for paragraph in document
-        for page in split_text(tokenizer, paragraph.text, page_tokens=size, max_pages=64)
-    ]
-    return run.bank.memories(pages, [steps])[steps]
+    pages = split_paragraphs(run.checkpoint.tokenizer, document, size)
+    return run.bank.memories([page.ids for page, _ in pages], [steps])[steps]
 
 
 def _document_cell(
@@ -258,8 +252,7 @@ def _document_cell(
 
 def ask(run: Run, memory: Tensor, questions: Sequence[Question]) -> list[Graded]:
     """Ask as the service does: with the checkpoint's own least confidence."""
-    calibration = run.checkpoint.calibration
-    least = 0.0 if calibration is None else calibration.min_confidence
+    least = run.checkpoint.min_confidence
     return ask_memory(run.checkpoint, memory, questions, min_confidence=least)
 
 

@@ -99,6 +99,11 @@ class Checkpoint:
         return sum(weight.numel() for weight in self.model.parameters())
 
     @property
+    def min_confidence(self) -> float:
+        """The confidence below which an answer counts as not found, unless a caller says else."""
+        return 0.0 if self.calibration is None else self.calibration.min_confidence
+
+    @property
     def takes_pages(self) -> bool:
         """Whether its memories have several pages, to which others may be added."""
         return self.task.document_format == "records" or self.model.config.page_tokens is not None
@@ -171,7 +176,7 @@ def save_checkpoint(
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=name,
-            fingerprint=fingerprint_of(made, backbone, model.config),
+            fingerprint=fingerprint_of(made, _digest(backbone, external), model.config),
             memory=model.config,
             task=task,
             calibration=calibration,
@@ -188,6 +193,11 @@ def _named(folder: Path, external: str | ExternalBackbone | None) -> ExternalBac
         return external
     path = (folder / external).resolve()  # `folder` need not exist yet
     return ExternalBackbone(path=external, sha256=backbone_digest(path))
+
+
+def _digest(backbone: Path, external: ExternalBackbone | None) -> str:
+    """Return a backbone's digest; a named one was compared with its own when it was found."""
+    return backbone_digest(backbone) if external is None else external.sha256
 
 
 def check_template(tokenizer: Tokenizer, template: str, config: MemoryConfig) -> None:
@@ -231,7 +241,7 @@ def load_checkpoint(
     folder = find_checkpoint(reference)
     manifest = read_manifest(folder)
     backbone = backbone_folder(folder, manifest)
-    found = fingerprint_of(folder, backbone, manifest.memory)
+    found = fingerprint_of(folder, _digest(backbone, manifest.backbone), manifest.memory)
     if found != manifest.fingerprint:
         raise CheckpointError(
             f"the contents of {folder} have fingerprint {found}, its gradmem.json says"

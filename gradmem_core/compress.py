@@ -1,6 +1,6 @@
 """A document becomes the pages of a memory: written, read back, and what is weak written again.
 
-The work on the device is a `Worker`'s: the service's engine, or this process (`InProcess`).
+The work on the device is a `Worker`'s, for instance the service's engine.
 """
 
 import asyncio
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
-import torch
 from torch import Tensor
 
 from gradmem_core.answers import Answer
@@ -18,10 +17,8 @@ from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Sampling
 from gradmem_core.documents import Page, text_page
 from gradmem_core.errors import TooManyPagesError, WordTooLongError
-from gradmem_core.generate import answer_queries
 from gradmem_core.paging import split_text
 from gradmem_core.verify import WEAK, grade, probes_of
-from gradmem_core.write import write, write_until_settled
 
 Steps: TypeAlias = int | Literal["auto"]
 "A number of gradient steps, or as many as still help."
@@ -76,38 +73,6 @@ class Worker(Protocol):
         self, memory: Tensor, queries: Sequence[list[int]], sampling: Sequence[Sampling]
     ) -> list[Answer]:
         """Answer queries from the pages of a memory, `(p, m, d)`."""
-
-
-class InProcess:
-    """A worker that computes in the calling thread.
-
-    Args:
-        checkpoint: What writes and reads.
-    """
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-
-    async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[WrittenPage]:
-        """Write pages one by one (see `Worker`)."""
-        return [self._write(page, steps) for page in pages]
-
-    async def read_pages(
-        self, memory: Tensor, queries: Sequence[list[int]], sampling: Sequence[Sampling]
-    ) -> list[Answer]:
-        """Answer queries (see `Worker`)."""
-        return answer_queries(self._checkpoint, memory, queries, sampling)
-
-    def _write(self, page: list[int], steps: Steps) -> WrittenPage:
-        model = self._checkpoint.model
-        ids, lengths = torch.tensor([page]), torch.tensor([len(page)])
-        if steps == "auto":
-            steps = int(
-                write_until_settled(model, ids, lengths, model.config.max_write_steps).steps
-            )
-        made = write(model, ids, lengths, steps, create_graph=False)
-        assert made.accuracy is not None
-        return WrittenPage(made.memory[0], made.losses[0].tolist(), float(made.accuracy[0]))
 
 
 async def compress(

@@ -32,12 +32,12 @@ UNBOUND = {"base_model_name_or_path", "peft_version", "revision", "inference_mod
 "Fields of an adapter's configuration that change without the adapter changing."
 
 
-def fingerprint_of(folder: Path, backbone: Path, config: MemoryConfig) -> str:
+def fingerprint_of(folder: Path, backbone_sha256: str, config: MemoryConfig) -> str:
     """Compute the fingerprint: of every tensor, and every setting that a memory depends on.
 
     Args:
         folder: The checkpoint, with its tokenizer and `gradmem.safetensors`.
-        backbone: The backbone's folder.
+        backbone_sha256: The backbone's digest, see `backbone_digest`.
         config: The memory's configuration; its limits do not count.
 
     Raises:
@@ -58,7 +58,7 @@ def fingerprint_of(folder: Path, backbone: Path, config: MemoryConfig) -> str:
         described = _read_json(adapter / "adapter_config.json")
         _add_json(digest, {name: described[name] for name in described.keys() - UNBOUND})
         _add_tensors(digest, adapter / "adapter_model.safetensors")
-    digest.update(backbone_digest(backbone).encode())
+    digest.update(backbone_sha256.encode())
     return digest.hexdigest()
 
 

@@ -49,7 +49,7 @@ def answer_queries(
     for part in query_parts(len(queries), pages=len(pages)):
         asked = queries[part]
         numbers = decoding.join([pages] * len(asked), asked, sampling[part], [known] * len(asked))
-        answers += _to_the_end(decoding, numbers)
+        answers += finish(decoding, numbers)
     return answers
 
 
@@ -97,11 +97,11 @@ def generate(
     prefixes = prefill(model, memory)
     decoding = Decoding(model, rules)
     numbers = decoding.join([[prefixes[row]] for row in memory_index], queries, sampling)
-    return _to_the_end(decoding, numbers)
+    return finish(decoding, numbers)
 
 
-def _to_the_end(decoding: Decoding, numbers: Sequence[int]) -> list[Answer]:
-    """The answers to queries that have joined, in their order."""
+def finish(decoding: Decoding, numbers: Sequence[int]) -> list[Answer]:
+    """Step until every query is answered; return the answers of `numbers`, in their order."""
     answers: dict[int, Answer] = {}
     while len(decoding):
         answers |= {one.query: one.answer for one in decoding.step() if one.answer}

@@ -394,7 +394,7 @@ def _least_confidence(request: ReadRequest, checkpoint: Checkpoint) -> float:
     """Confidence below which an answer counts as not found."""
     if request.min_confidence is not None:
         return request.min_confidence
-    return 0.0 if checkpoint.calibration is None else checkpoint.calibration.min_confidence
+    return checkpoint.min_confidence
 
 
 def _answer_info(

@@ -18,7 +18,7 @@ from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoint import Task, load_checkpoint, save_checkpoint
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
-from gradmem_core.fingerprint import fingerprint_of
+from gradmem_core.fingerprint import backbone_digest, fingerprint_of
 from gradmem_core.model import MemoryModel
 from gradmem_core.read import read
 from gradmem_core.tokenizer import Tokenizer
@@ -81,7 +81,7 @@ def nudge(tensors: dict[str, Tensor], name: str) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    return fingerprint_of(folder, folder / "backbone", config_of(folder))
+    return fingerprint_of(folder, backbone_digest(folder / "backbone"), config_of(folder))
 
 
 def seal(folder: Path) -> None:

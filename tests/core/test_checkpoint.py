@@ -18,7 +18,7 @@ from gradmem_core import checkpoint as checkpoints
 from gradmem_core.checkpoint import Checkpoint, Task, load_checkpoint, save_checkpoint
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
-from gradmem_core.fingerprint import LIMITS, fingerprint_of
+from gradmem_core.fingerprint import LIMITS, backbone_digest, fingerprint_of
 from gradmem_core.model import MemoryModel
 from gradmem_core.read import read
 from gradmem_core.tokenizer import Tokenizer
@@ -83,7 +83,7 @@ def sealed(folder: Path) -> str:
     """Write the fingerprint of what is there now, as if it had been trained so."""
     fields = json.loads((folder / "gradmem.json").read_text())
     config = MemoryConfig(**fields["memory"])
-    fingerprint = fingerprint_of(folder, folder / "backbone", config)
+    fingerprint = fingerprint_of(folder, backbone_digest(folder / "backbone"), config)
     change_json(folder / "gradmem.json", fingerprint=fingerprint)
     return fingerprint
 
@@ -181,7 +181,7 @@ def test_limits_are_not_part_of_the_fingerprint(
 ) -> None:
     expected = json.loads((folder / "gradmem.json").read_text())["fingerprint"]
     config = MemoryConfig(**(tiny_model(**EVERYTHING).config.model_dump() | limits))
-    assert fingerprint_of(folder, folder / "backbone", config) == expected
+    assert fingerprint_of(folder, backbone_digest(folder / "backbone"), config) == expected
 
 
 @settings(max_examples=30)
@@ -195,7 +195,10 @@ def test_numbers_that_change_a_memory_change_the_fingerprint(
     before = tiny_model(**EVERYTHING).config
     after = before.model_copy(update={field: value})
     same = getattr(before, field) == value
-    prints = {fingerprint_of(folder, folder / "backbone", config) for config in (before, after)}
+    prints = {
+        fingerprint_of(folder, backbone_digest(folder / "backbone"), config)
+        for config in (before, after)
+    }
     assert len(prints) == (1 if same else 2)
 
 
@@ -205,7 +208,10 @@ def test_numbers_that_change_a_memory_change_the_fingerprint(
 def test_switches_change_the_fingerprint(folder: Path, tiny_model: TinyModel, field: str) -> None:
     before = tiny_model().config
     after = before.model_copy(update={field: not getattr(before, field)})
-    prints = {fingerprint_of(folder, folder / "backbone", config) for config in (before, after)}
+    prints = {
+        fingerprint_of(folder, backbone_digest(folder / "backbone"), config)
+        for config in (before, after)
+    }
     assert len(prints) == 2
 
 

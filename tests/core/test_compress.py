@@ -10,7 +10,7 @@ from torch import Tensor
 from gradmem_core.answers import Answer
 from gradmem_core.blob import stored
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compress import InProcess, MemoryPage, Steps, WrittenPage, compress
+from gradmem_core.compress import MemoryPage, Steps, WrittenPage, compress
 from gradmem_core.decode import Sampling
 from gradmem_core.documents import Page, read_document
 from gradmem_core.generate import answer_queries
@@ -56,6 +56,38 @@ class Scripted:
             tokens = tokenizer.encode(f" value {words[0]}" if right else " no idea")
             said.append(Answer(tokens[: one.max_new_tokens], 1.0, "stop"))
         return said
+
+
+class InProcess:
+    """A worker that computes in the calling thread, as the core does."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[WrittenPage]:
+        """Write pages one by one."""
+        assert isinstance(steps, int)
+        made = [
+            write(
+                self.checkpoint.model,
+                torch.tensor([page]),
+                torch.tensor([len(page)]),
+                steps,
+                create_graph=False,
+            )
+            for page in pages
+        ]
+        return [
+            WrittenPage(one.memory[0], one.losses[0].tolist(), float(one.accuracy[0]))
+            for one in made
+            if one.accuracy is not None
+        ]
+
+    async def read_pages(
+        self, memory: Tensor, queries: Sequence[list[int]], sampling: Sequence[Sampling]
+    ) -> list[Answer]:
+        """Answer queries."""
+        return answer_queries(self.checkpoint, memory, queries, sampling)
 
 
 def compressed(checkpoint: Checkpoint, worker: Scripted, **changes: object) -> list[MemoryPage]:

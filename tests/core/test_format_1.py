@@ -156,7 +156,7 @@ def test_adapters_that_do_not_fit_are_refused(
     with pytest.raises(CheckpointError, match="fingerprint"):
         load_checkpoint(folder)
     memory = read_manifest(folder).memory
-    fields["fingerprint"] = fingerprint_of(folder, folder / "backbone", memory)
+    fields["fingerprint"] = fingerprint_of(folder, backbone_digest(folder / "backbone"), memory)
     (folder / "gradmem.json").write_text(json.dumps(fields))
     with pytest.raises(CheckpointError, match=r"is not one of|differ in"):
         load_checkpoint(folder)
