@@ -1,0 +1,57 @@
+"""Passages: texts in pieces with questions about them, from which training takes windows."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from training.seeds import Split
+
+
+@dataclass(frozen=True)
+class PassageQuestion:
+    """A question about a passage."""
+
+    query: str
+    answers: tuple[str, ...]
+    """Right answers, the one to learn first; empty where the passage does not say, though it might
+    seem to (a name or a number that is off by a little)."""
+    first: int = 0
+    "Index of the first piece that has to be read to answer it."
+    last: int = 0
+    "Index of the last such piece."
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text in pieces, which are cut no further."""
+
+    pieces: tuple[str, ...]
+    "Sentences or lines with the blanks that follow them: one after the other they are the text."
+    questions: tuple[PassageQuestion, ...]
+    "In any order; at least one of them has an answer."
+    lead: int = 0
+    "How many pieces at the beginning every window keeps: a title, the header of a table."
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.pieces).strip()
+
+
+class PassageSource(ABC):
+    """Draws passages of one kind."""
+
+    name: ClassVar[str]
+    "What recipes call it."
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator, split: Split) -> Passage:
+        """Draw a passage.
+
+        Args:
+            rng: Where all the randomness comes from.
+            split: Where a source with files draws from; what is generated depends on `rng` alone,
+                whose streams differ between splits.
+        """
