@@ -1,0 +1,87 @@
+"""The texts that are kept for reports, and the reading of such texts."""
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from benchmarks.asking import ANSWER_TOKENS
+from benchmarks.formats import FormatText, read_texts
+from gradmem_core.checkpoint import find_checkpoint
+from gradmem_core.errors import DataError
+from gradmem_core.tokenizer import Tokenizer
+from training.grading import normalise
+from training.tasks import Question
+
+TEXTS = read_texts()
+GOOD = """questions = [
+  { ask = "Who is at the gate?", answers = ["Mira", "Mira O."] },
+  { ask = "gate code", answers = [] },
+]
+"""
+
+
+def write(folder: Path, questions: str | None = GOOD, text: str = "gate: Mira\n") -> Path:
+    (folder / "gate.txt").write_text(text)
+    if questions is not None:
+        (folder / "gate.toml").write_text(questions)
+    return folder
+
+
+def test_a_hundred_questions_are_answered_and_a_quarter_as_many_are_not() -> None:
+    assert len(TEXTS) == 16
+    assert sum(len(one.present) for one in TEXTS) == 100
+    assert sum(len(one.absent) for one in TEXTS) == 25
+    assert all(len(one.present) >= 5 and one.absent for one in TEXTS)
+
+
+def test_texts_and_answers_are_of_a_length_that_can_be_asked() -> None:
+    tokenizer = Tokenizer.from_folder(find_checkpoint("prose"))
+    for one in TEXTS:
+        assert 60 <= len(tokenizer.encode(one.text)) <= 200
+        for question in one.present:
+            assert len(tokenizer.encode(question.target)) <= ANSWER_TOKENS
+
+
+def test_no_question_is_asked_twice_and_no_answer_normalises_to_nothing() -> None:
+    for one in TEXTS:
+        asked = [question.query for question in (*one.present, *one.absent)]
+        assert len(set(asked)) == len(asked)
+        for question in one.present:
+            assert all(map(normalise, (question.answer, *question.also_right)))
+
+
+def test_the_texts_have_several_alphabets() -> None:
+    letters = set(chain.from_iterable(one.text for one in TEXTS))
+    assert letters >= set("Дά佐ح서ễŁØé🙌€")
+
+
+def test_a_text_is_read_with_both_kinds_of_questions(tmp_path: Path) -> None:
+    question = Question("Who is at the gate?", " Mira\n", "Mira", ("Mira O.",))
+    (found,) = read_texts(write(tmp_path))
+    assert found == FormatText(
+        "gate", "gate: Mira", (question,), (Question("gate code", " \n", ""),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("questions", "reason"),
+    [
+        (None, "gate.toml: No such file"),
+        ("questions = [", "gate.toml: Invalid"),
+        ("questions = []", "gate.toml: questions: List should have at least 1 item"),
+        (GOOD.replace("Mira", "Mirah", 1), "'Mirah' is not in gate.txt"),
+        (GOOD.replace('ask = "gate code"', 'ask = " "'), "gate.toml: questions.1.ask: String"),
+        (GOOD.replace("ask = ", "question = ", 1), "gate.toml: questions.0.ask: Field required"),
+        (GOOD.replace('["Mira", "Mira O."]', '"Mira"'), "questions.0.answers: Input should be"),
+        (GOOD.replace('"Mira O."', "1889"), r"questions.0.answers.1: Input should be a valid str"),
+    ],
+)
+def test_malformed_questions_are_named(tmp_path: Path, questions: str | None, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        read_texts(write(tmp_path, questions))
+
+
+def test_a_folder_without_texts_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no texts"):
+        read_texts(tmp_path)
