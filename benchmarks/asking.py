@@ -33,19 +33,23 @@ BINS = 10
 class Graded:
     """An answer with what it is worth."""
 
-    found: bool
-    "Whether something was said at all."
+    absent: bool
+    "Whether it says that the text does not say."
+    held_back: bool
+    "Whether it is an answer of less than the least confidence, which the service does not give."
     exact: bool
+    "Whether it is one of the right answers, held back or not."
     f1: float
+    "F1 of its words, held back or not."
     confidence: float
-    "Probability that what was said, an answer or that there is none, is right."
+    "Probability that the answer is right, held back or not, or that there is none."
     forced: bool | None = None
     "Whether the first reference is predicted, teacher-forced."
 
     @property
-    def right(self) -> bool:
-        """Whether what was said is right, for a question that the text answers."""
-        return self.found and self.exact
+    def found(self) -> bool:
+        """Whether an answer is given at all."""
+        return not self.absent and not self.held_back
 
 
 @dataclass
@@ -115,10 +119,13 @@ def cell(
 ) -> Cell:
     """Sum up what was found under one condition.
 
+    An answer that is held back counts as a refusal. Its confidence is still that of the answer, as
+    the service reports it with `below threshold`, and is held against whether the answer is right.
+
     Args:
         condition: Its name.
         present: Answers to questions that the texts answer.
-        absent: Answers to others.
+        absent: Answers to others: right where they say that there is none.
         texts: How many there were.
         fields: Further fields of the cell.
     """
@@ -128,15 +135,15 @@ def cell(
             "condition": condition,
             "texts": texts,
             "questions": len(present),
-            "exact_match": fmean(one.right for one in present),
-            "f1": fmean(one.f1 for one in present),
+            "exact_match": fmean(one.found and one.exact for one in present),
+            "f1": fmean(one.found * one.f1 for one in present),
             "forced": fmean(marks) if marks else None,
             "refused": fmean(not one.found for one in present),
             "absent": len(absent),
             "absent_refused": fmean(not one.found for one in absent) if absent else None,
             "calibration_error": calibration_error(
-                [(one.confidence, one.right) for one in present]
-                + [(one.confidence, not one.found) for one in absent]
+                [(one.confidence, one.exact) for one in present]
+                + [(one.confidence, one.absent) for one in absent]
             ),
             **fields,
         }
@@ -147,7 +154,7 @@ def calibration_error(outcomes: Sequence[tuple[float, bool]]) -> float:
     """Return the expected calibration error (Guo et al., 2017, arXiv 1706.04599, section 2).
 
     Args:
-        outcomes: Confidences, and whether what was said was right.
+        outcomes: Confidences, and whether what each is the confidence of was right.
     """
     bins: dict[int, list[tuple[float, bool]]] = {}
     for confidence, right in outcomes:
@@ -169,11 +176,11 @@ def _graded(
     min_confidence: float,
 ) -> Graded:
     said = answer_text(checkpoint, answer)
-    found = said is not None and answer.confidence >= min_confidence
-    if said is None or not found:
-        return Graded(False, False, 0.0, answer.confidence, forced)
+    if said is None:
+        return Graded(True, False, False, 0.0, answer.confidence, forced)
     return Graded(
-        True,
+        False,
+        answer.confidence < min_confidence,
         exact_match(said, question, normalised=True),
         f1(said, question),
         answer.confidence,

@@ -41,17 +41,16 @@ class Questions(Strict):
 
 
 @dataclass(frozen=True)
-class FormatText:
+class AskedText:
     """A text with questions that it answers, and others."""
 
-    name: str
     text: str
     present: tuple[Question, ...]
     absent: tuple[Question, ...]
 
 
-def read_texts(folder: Path = TEXTS) -> list[FormatText]:
-    """Read the texts of a folder in the order of their names.
+def read_texts(folder: Path = TEXTS) -> dict[str, AskedText]:
+    """Read the texts of a folder by their names, in the order of these.
 
     Args:
         folder: Where each `NAME.txt` has its questions beside it, in `NAME.toml`.
@@ -60,23 +59,22 @@ def read_texts(folder: Path = TEXTS) -> list[FormatText]:
         DataError: There are none, a text's questions are missing or malformed, or the first answer
             to a question is not in its text.
     """
-    found = [_read(file) for file in sorted(folder.glob("*.txt"))]
+    found = {file.stem: _read(file) for file in sorted(folder.glob("*.txt"))}
     if not found:
         raise DataError(f"{folder} has no texts: they are called NAME.txt")
     return found
 
 
-def _read(file: Path) -> FormatText:
+def _read(file: Path) -> AskedText:
     text, beside = file.read_text(encoding="utf-8").rstrip("\n"), file.with_suffix(".toml")
     asked = _questions(beside)
     for one in asked:
         if one.answers and normalise(one.answers[0]) not in normalise(text):
             raise DataError(f"{beside}: {one.ask!r}: {one.answers[0]!r} is not in {file.name}")
-    return FormatText(
-        file.stem,
+    return AskedText(
         text,
-        tuple(one.question() for one in asked if one.answers),
-        tuple(one.question() for one in asked if not one.answers),
+        present=tuple(one.question() for one in asked if one.answers),
+        absent=tuple(one.question() for one in asked if not one.answers),
     )
 
 

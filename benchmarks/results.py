@@ -38,13 +38,15 @@ class Cell(Strict):
     forced: Share | None = None
     "Share whose first reference is predicted token by token, teacher-forced, without its end."
     refused: Share | None = None
-    "Share of them that were refused (false rejection rate)."
+    "Share of them that were refused (false rejection rate), answers that were held back included."
     absent: int = 0
-    "Questions of other texts that were asked."
+    "Questions that the texts do not answer: those of other texts, or near misses."
     absent_refused: Share | None = None
     "Share of those that were refused."
     calibration_error: Share | None = None
-    "Expected calibration error over both kinds of questions, ten bins of equal width."
+    """Expected calibration error over both kinds of questions, ten bins of equal width: how far the
+    confidence of an answer is from its being right, held back or not, and that of `not stated` from
+    the text's not saying."""
 
 
 class TextResult(Header):

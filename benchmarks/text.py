@@ -13,18 +13,21 @@ from torch.nn import functional as F
 
 from benchmarks.asking import Graded, ask_memory, ask_vectors, cell
 from benchmarks.bank import MemoryBank
+from benchmarks.formats import TEXTS, AskedText, read_texts
 from benchmarks.questions import Half, Text, joined, read_paragraphs, sentences, split_paragraphs
 from benchmarks.results import RESULTS, Cell, TextResult
 from gradmem_core.blob import stored, tensor_bytes
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.config import BlobDtype
 from gradmem_core.measurement import header, save_result, this_command
-from gradmem_core.records import parse_records
+from training.measure_records import Asked, Plan, draw_groups, parse_shape
 from training.tasks import Question
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 SERVED: BlobDtype = "int8"
 "How the service stores memories."
+SEED = 7
+"Seed of generated lists and of keys that lists lack; `gradmem-train evaluate-records` has it too."
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,16 @@ class Run:
 
     checkpoint: Checkpoint
     bank: MemoryBank
-    file: Path
-    half: Half
-    count: int | None
-    "Most texts; None for all."
 
-    def texts(self) -> list[Text]:
-        """Return the half's paragraphs."""
-        return read_paragraphs(self.file, self.half)[: self.count]
+    @property
+    def page_tokens(self) -> int:
+        """Most tokens of a page where a command does not say."""
+        config = self.checkpoint.model.config
+        return config.page_tokens or config.max_context_tokens
 
 
 Data = Annotated[Path, typer.Option(help="Folder with SQuAD's valid.jsonl.")]
-Name = Annotated[str, typer.Option(help="Checkpoint.")]
+Name = Annotated[str, typer.Option(help="Checkpoint: its folder, or the name of a bundled one.")]
 Bank = Annotated[Path, typer.Option(help="Folder that keeps memories between commands.")]
 Part = Annotated[Half, typer.Option(help="Half of the paragraphs.")]
 Count = Annotated[int | None, typer.Option(min=1, help="Most texts; all by default.")]
@@ -67,12 +68,13 @@ def measure_sentences(
 
     def measure(run: Run) -> Iterator[Cell]:
         limit = run.checkpoint.model.config.max_context_tokens
-        asked = [(run.checkpoint.tokenizer.encode(t.text), t) for t in sentences(run.texts())]
+        found = sentences(_paragraphs(data, half, count))
+        asked = [(run.checkpoint.tokenizer.encode(text.text), text) for text in found]
         asked = [(ids, text) for ids, text in asked if len(ids) <= limit]
         yield from _memory_cells(run, asked, _numbers(steps))
         yield from _rival_cells(run, asked)
 
-    _measure("sentences", measure, data, checkpoint, bank, half, count, output)
+    _measure("sentences", measure, _source(data, half), checkpoint, bank, output)
 
 
 @app.command(name="paragraphs")
@@ -90,14 +92,14 @@ def measure_paragraphs(
     """Whole paragraphs, or documents of several, through pages; questions of others are refused."""
 
     def measure(run: Run) -> Iterator[Cell]:
-        documents = joined(run.texts(), together)
+        documents = joined(_paragraphs(data, half, count), together)
         for size in _numbers(page_tokens):
             for k in _numbers(steps):
                 memories = [_pages(run, document, size, k) for document in documents]
                 for dtype in ("float32", "float16", "int8") if together == 1 else (SERVED,):
                     yield _document_cell(run, documents, memories, size, k, dtype)
 
-    _measure(f"paragraphs-{together}", measure, data, checkpoint, bank, half, count, output)
+    _measure(f"paragraphs-{together}", measure, _source(data, half), checkpoint, bank, output)
 
 
 WORDINGS = {"key alone": "{key}", "in words": "What is the entry for {key}?"}
@@ -109,67 +111,94 @@ def measure_lists(
     lists: Annotated[Path, typer.Option(help="Folder with lists of `key: value` lines.")],
     checkpoint: Name = "prose",
     bank: Bank = Path("bank"),
+    shapes: Annotated[
+        str, typer.Option(help="Shapes of generated lists, RECORDSxKEY+VALUE, with commas.")
+    ] = "",
+    pages: Annotated[
+        str, typer.Option(help="Generated lists of so many times 16x10+10, with commas.")
+    ] = "",
+    contexts: Annotated[int, typer.Option(min=1, help="Generated lists of each shape.")] = 25,
     keys: Annotated[int, typer.Option(min=1, help="Keys asked for in each list.")] = 8,
     steps: Annotated[int, typer.Option(help="Write steps (K).")] = 5,
     output: Output = None,
 ) -> None:
-    """Lists of `key: value` lines, asked for their keys."""
+    """Lists, people's and those of `gradmem-train evaluate-records`, asked for their keys.
+
+    Keys are asked for alone and in words, and as many that a list does not have.
+    """
+    plan = Plan(
+        shapes=[parse_shape(part) for part in shapes.split(",") if part],
+        pages=_numbers(pages),
+        page_shape=parse_shape("16x10+10"),
+        lists=lists,
+        write_steps=[steps],
+        contexts=contexts,
+    )
 
     def measure(run: Run) -> Iterator[Cell]:
-        for file in sorted(lists.glob("*.txt")):
-            text = file.read_text()
-            size = run.checkpoint.model.config.page_tokens or len(text)
-            memory = stored(_pages(run, [Text(text, ())], size, steps), SERVED)
-            records = parse_records(text).records
-            asked = records[:: -(-len(records) // keys)]
-            for name, wording in WORDINGS.items():
-                questions = [
-                    Question(wording.format(key=one.key), f" {one.value}\n", one.value)
-                    for one in asked
-                ]
-                yield cell(
-                    f"{file.stem}, {name}",
-                    ask(run, memory, questions),
-                    texts=1,
-                    pages=len(memory),
-                    write_steps=steps,
-                    page_tokens=size,
-                    dtype=SERVED,
-                )
+        for kind, name, documents in draw_groups(plan, SEED):
+            for way, wording in WORDINGS.items():
+                asked = [_list_text(one, wording, keys) for one in documents]
+                yield _served_cell(run, f"{kind} {name}, {way}", asked, steps)
 
-    _measure("lists", measure, lists, checkpoint, bank, "report", None, output)
+    _measure("lists", measure, lists.name, checkpoint, bank, output)
+
+
+@app.command(name="formats")
+def measure_formats(
+    texts: Annotated[Path, typer.Option(help="Folder with texts and their questions.")] = TEXTS,
+    checkpoint: Name = "prose",
+    bank: Bank = Path("bank"),
+    steps: Annotated[int, typer.Option(help="Write steps (K).")] = 5,
+    output: Output = None,
+) -> None:
+    """Texts as people paste them (`benchmarks/texts`): tables, configurations, logs, code, mail."""
+
+    def measure(run: Run) -> Iterator[Cell]:
+        found = read_texts(texts)
+        for name, one in found.items():
+            yield _served_cell(run, name, [one], steps)
+        yield _served_cell(run, "all", list(found.values()), steps)
+
+    _measure("formats", measure, texts.name, checkpoint, bank, output)
 
 
 def _measure(
     section: str,
     measure: Callable[[Run], Iterator[Cell]],
-    data: Path,
+    source: str,
     checkpoint: str,
     bank: Path,
-    half: Half,
-    count: int | None,
     output: str | None,
 ) -> None:
     """Run a section and write its result file."""
     started = time.perf_counter()
     loaded = load_checkpoint(checkpoint)
-    run = Run(loaded, MemoryBank(bank, loaded), data / "valid.jsonl", half, count)
     cells = []
-    for found in measure(run):
+    for found in measure(Run(loaded, MemoryBank(bank, loaded))):
         typer.echo(found.model_dump_json(exclude_none=True))
         cells.append(found)
     if output is None:
         return
-    about = header(this_command("benchmarks.text"), seed=0, started=started)
+    about = header(this_command("benchmarks.text"), seed=SEED, started=started)
     result = TextResult(
         **about.model_dump(),
         section=section,
         checkpoint=loaded.name,
         fingerprint=loaded.fingerprint,
-        data=f"{data.name}/valid.jsonl, the half for {half}" if section != "lists" else data.name,
+        data=source,
         cells=cells,
     )
     save_result(RESULTS / f"{output}.json", result)
+
+
+def _paragraphs(data: Path, half: Half, count: int | None) -> list[Text]:
+    return read_paragraphs(data / "valid.jsonl", half)[:count]
+
+
+def _source(data: Path, half: Half) -> str:
+    """Name a half of the paragraphs in a result file."""
+    return f"{data.name}/valid.jsonl, the half for {half}"
 
 
 def _memory_cells(
@@ -250,6 +279,41 @@ def _document_cell(
     )
 
 
+def _served_cell(run: Run, name: str, texts: Sequence[AskedText], steps: int) -> Cell:
+    """Write texts as the service does, and ask both kinds of questions."""
+    present: list[Graded] = []
+    absent: list[Graded] = []
+    pages = 0
+    for one in texts:
+        memory = stored(_pages(run, [Text(one.text, ())], run.page_tokens, steps), SERVED)
+        pages += len(memory)
+        present += ask(run, memory, one.present)
+        absent += ask(run, memory, one.absent)
+    return cell(
+        name,
+        present,
+        absent,
+        texts=len(texts),
+        write_steps=steps,
+        page_tokens=run.page_tokens,
+        dtype=SERVED,
+        pages=pages / len(texts),
+    )
+
+
+def _list_text(asked: Asked, wording: str, keys: int) -> AskedText:
+    """Ask a list for at most so many keys, spread over it, and for as many that it lacks."""
+    every = -(-len(asked.present) // keys)
+    return AskedText(
+        asked.document,
+        present=tuple(
+            Question(wording.format(key=key), f" {value}\n", value)
+            for key, value in list(asked.present.items())[::every]
+        ),
+        absent=tuple(Question(wording.format(key=key), " \n", "") for key in asked.absent[::every]),
+    )
+
+
 def ask(run: Run, memory: Tensor, questions: Sequence[Question]) -> list[Graded]:
     """Ask as the service does: with the checkpoint's own least confidence."""
     least = run.checkpoint.min_confidence
@@ -265,7 +329,7 @@ def _questions_of_others(
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    return [int(part) for part in text.split(",") if part]
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def measure_records(reference: str, plan: Plan, *, seed: int, command: str) -> R
     if checkpoint.task.document_format != "records":
         raise InputError(f"{reference} is not for lists of records; measure it by `evaluate`")
     cells = []
-    places = [(group, k) for group in _groups(plan, seed) for k in plan.write_steps]
+    places = [(group, k) for group in draw_groups(plan, seed) for k in plan.write_steps]
     for (kind, name, asked), k in tqdm(places, unit="cell", disable=not sys.stderr.isatty()):
         cells.append(score(checkpoint, asked, write_steps=k, kind=kind, name=name))
     return RecordsResult(
@@ -185,7 +185,19 @@ def real_lists(folder: Path) -> dict[str, str]:
     return texts
 
 
-def _groups(plan: Plan, seed: int) -> Iterator[tuple[RecordsKind, str, list[Asked]]]:
+def draw_groups(plan: Plan, seed: int) -> Iterator[tuple[RecordsKind, str, list[Asked]]]:
+    """Draw the documents of every shape and every number of pages, then read the lists.
+
+    Args:
+        plan: Which.
+        seed: Seed of the test split.
+
+    Yields:
+        Kind, name and documents of each.
+
+    Raises:
+        InputError: There is no list, or one cannot be read.
+    """
     for number, shape in enumerate(plan.shapes):
         drawn = [_drawn(shape, seed, 0, number, i) for i in range(plan.contexts)]
         yield "shape", str(shape), drawn

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.asking import ANSWER_TOKENS
-from benchmarks.formats import FormatText, read_texts
+from benchmarks.formats import AskedText, read_texts
 from gradmem_core.checkpoint import find_checkpoint
 from gradmem_core.errors import DataError
 from gradmem_core.tokenizer import Tokenizer
 from training.grading import normalise
 from training.tasks import Question
 
-TEXTS = read_texts()
+TEXTS = list(read_texts().values())
 GOOD = """questions = [
   { ask = "Who is at the gate?", answers = ["Mira", "Mira O."] },
   { ask = "gate code", answers = [] },
@@ -58,10 +58,9 @@ def test_the_texts_have_several_alphabets() -> None:
 
 def test_a_text_is_read_with_both_kinds_of_questions(tmp_path: Path) -> None:
     question = Question("Who is at the gate?", " Mira\n", "Mira", ("Mira O.",))
-    (found,) = read_texts(write(tmp_path))
-    assert found == FormatText(
-        "gate", "gate: Mira", (question,), (Question("gate code", " \n", ""),)
-    )
+    assert read_texts(write(tmp_path)) == {
+        "gate": AskedText("gate: Mira", (question,), (Question("gate code", " \n", ""),))
+    }
 
 
 @pytest.mark.parametrize(
