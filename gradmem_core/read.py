@@ -24,6 +24,22 @@ class Readable(Protocol):
 def read(model: Readable, memory: Tensor, query_ids: Tensor) -> Tensor:
     """Score every token of the queries (and of the targets that follow them), teacher-forced.
 
+    Args:
+        model: Backbone, and what a memory is mapped by.
+        memory: `(B, m, d)`.
+        query_ids: Token ids of queries with their targets, `(B, Q, T)`, padded on the right with
+            any id.
+
+    Returns:
+        Logits `(B, Q, T + 1, V)`: entry `j` predicts query token `j`, the last predicts what
+        follows.
+    """
+    return model.backbone.logits(read_hidden(model, memory, query_ids))
+
+
+def read_hidden(model: Readable, memory: Tensor, query_ids: Tensor) -> Tensor:
+    """Run the queries through the backbone behind their memories.
+
     The queries of one memory stand one after the other in one sequence, so that the memory is
     computed once for all of them: each sees the memory and itself, and its positions start
     right after the memory. That is exactly what reading them one by one computes.
@@ -35,7 +51,7 @@ def read(model: Readable, memory: Tensor, query_ids: Tensor) -> Tensor:
             any id.
 
     Returns:
-        Logits `(B, Q, T + 1, V)`: entry `j` predicts query token `j`, the last predicts what
+        Hidden states `(B, Q, T + 1, d)`: entry `j` predicts query token `j`, the last predicts what
         follows.
     """
     batch, queries, tokens = query_ids.shape
@@ -50,7 +66,7 @@ def read(model: Readable, memory: Tensor, query_ids: Tensor) -> Tensor:
     # The last memory vector predicts the first token of every query.
     first = hidden[:, size - 1, None, None].expand(-1, queries, -1, -1)  # (B, Q, 1, d)
     rest = hidden[:, size:].view(batch, queries, tokens, -1)  # (B, Q, T, d)
-    return model.backbone.logits(torch.cat([first, rest], dim=2))
+    return torch.cat([first, rest], dim=2)
 
 
 def _packed_positions(size: int, queries: int, tokens: int, device: torch.device) -> Tensor:

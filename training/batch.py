@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +35,51 @@ class Batch:
     share_of_targets: float = 1.0
     "How many of its micro-batch's target tokens it has, as a share."
 
+    def to(self, device: torch.device) -> "Batch":
+        """Return the same on a device."""
+        pinned = device.type == "cuda"
+        moved = {
+            name: (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=pinned)
+            for name, tensor in self._tensors().items()
+        }
+        return replace(self, **cast("Any", moved))
+
+    def arrays(self) -> dict[str, Any]:
+        """Return its fields with arrays in place of tensors, to send to another process."""
+        return vars(self) | {name: tensor.numpy() for name, tensor in self._tensors().items()}
+
+    @classmethod
+    def of_arrays(cls, fields: dict[str, Any]) -> "Batch":
+        """Make a batch of what `arrays` returned."""
+        tensors = {
+            name: torch.from_numpy(value)
+            for name, value in fields.items()
+            if isinstance(value, np.ndarray)
+        }
+        return cls(**fields | tensors)
+
+    def halves(self) -> list["Batch"]:
+        """Return two batches of half the contexts, whose results sum up to the whole's.
+
+        Raises:
+            ValueError: It has one context only.
+        """
+        count = len(self.lengths)
+        if count < 2:
+            raise ValueError("a batch of one context has no halves")
+        rows = [slice(count // 2), slice(count // 2, count)]
+        return _with_shares([self._rows(part) for part in rows], of=self)
+
+    def _rows(self, rows: slice) -> "Batch":
+        """Return some of the contexts, without the columns that are padding for all of them."""
+        lengths, labels = self.lengths[rows], self.labels[rows]
+        return Batch(
+            self.context_ids[rows, : int(lengths.max())], lengths, self.query_ids[rows], labels
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
 
 def collate(
     examples: Sequence[Example], form: TextFormat, *, device: torch.device | None = None
@@ -41,7 +88,7 @@ def collate(
     tokenizer = form.tokenizer
     contexts = [tokenizer.encode(example.context) for example in examples]
     rows = [
-        (form.query(question.query), tokenizer.encode(question.target))
+        (form.query(question), tokenizer.encode(question.target))
         for example in examples
         for question in example.questions
     ]
@@ -73,12 +120,19 @@ def collate_parts(
             shortest = length
         parts[-1].append(example)
     batches = [collate(part, form, device=device) for part in parts]
+    return _with_shares(batches)
+
+
+def _with_shares(batches: Sequence[Batch], of: Batch | None = None) -> list[Batch]:
+    """Return parts with their shares of the micro-batch that they make up, or of a part of it."""
+    contexts = [len(batch.lengths) for batch in batches]
     targets = [int((batch.labels != IGNORED).sum()) for batch in batches]
+    whole = (1.0, 1.0) if of is None else (of.share_of_contexts, of.share_of_targets)
     return [
         replace(
             batch,
-            share_of_contexts=len(batch.lengths) / len(examples),
-            share_of_targets=count / sum(targets),
+            share_of_contexts=whole[0] * count / sum(contexts),
+            share_of_targets=whole[1] * scored / sum(targets),
         )
-        for batch, count in zip(batches, targets, strict=True)
+        for batch, count, scored in zip(batches, contexts, targets, strict=True)
     ]

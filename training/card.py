@@ -4,32 +4,28 @@ import platform
 
 from gradmem_core.config import MemoryConfig
 from training.recipe import Recipe
-from training.tasks import TextFormat, TrainingTask
-from training.writers import Limits, Training
+from training.start import Subject
+from training.writers import Training
 
 GRADMEM = (
     "A GradMem checkpoint: a document becomes {vectors} vectors by gradient descent, and\n"
     "queries are answered from the vectors alone. Method: arXiv 2603.13875."
 )
+CLEAN = "no text of it was trained on"
+UNCLEAN = """the weights that the run started from may have been trained on it, so that figures on
+  it choose nothing"""
 BASELINE = "A baseline of GradMem, to be measured beside it: `{writer}`."
 
 
-def model_card(
-    recipe: Recipe,
-    task: TrainingTask,
-    form: TextFormat,
-    memory: MemoryConfig | Limits,
-    training: Training,
-) -> str:
-    """The card of a finished run, without figures: `gradmem-train evaluate` measures those.
+def model_card(recipe: Recipe, subject: Subject, training: Training) -> str:
+    """Write the card of a run, without figures: `gradmem-train evaluate` measures those.
 
     Args:
         recipe: The run's recipe.
-        task: What it was trained on.
-        form: How it takes texts.
-        memory: What a memory is.
+        subject: What it was trained on.
         training: What it took, with the runs that it started from.
     """
+    task, form, memory = subject.task, subject.form, subject.memory
     about = BASELINE.format(writer=recipe.writer)
     limits = (
         f"{memory.max_context_tokens} context tokens, {memory.max_query_tokens} query tokens,\n"
@@ -40,21 +36,24 @@ def model_card(
         limits += (
             f"; {memory.write_steps} write steps by default, at most\n  {memory.max_write_steps}"
         )
-    sizes = ", ".join(str(size) for size in training.sizes)
+    sizes = "sizes " + ", ".join(map(str, training.sizes)) + " with smaller ones mixed in"
+    if recipe.mixture is not None:
+        sizes = "windows of " + ", ".join(recipe.mixture.sources)
     licence = "that of the data and of what it started from" if recipe.start else "that of the data"
     return f"""# {recipe.name}
 
 {about}
 
-- Task: `{recipe.task}`, trained on sizes {sizes} with smaller ones mixed in.
+- Task: `{recipe.task}`, trained on {sizes}.
 - For: documents such as {form.card.example_document!r} and queries such as
   {form.card.example_query!r}.
 - Limits: {limits}.
-- Training: recipe `{recipe.name}`, seed {recipe.seed}, K = {recipe.train_write_steps},
+- Training: recipe `{recipe.name}`, seed {recipe.seed}, K = {recipe.most_write_steps},
   {training.contexts} contexts of {training.tokens} tokens in all, {training.seconds / 60:.0f}
   minutes with {recipe.threads} threads ({platform.machine()}), counting the runs it started from.
 - Where it fails: documents of another kind, or above size {training.sizes[-1]}, which training
   never saw; {task.fails}.
   How often it fails within these bounds, `gradmem-train evaluate` says.
+- Selection split: {CLEAN if training.clean else UNCLEAN}.
 - Licence: {licence}.
 """

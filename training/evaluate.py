@@ -116,7 +116,7 @@ def _answered(
     """What was said to every question."""
     answers = writer.answer(
         state,
-        [[form.query(q.query) for q in example.questions] for example in examples],
+        [[form.query(q) for q in example.questions] for example in examples],
         max_tokens=writer.config.max_answer_tokens,
         stop_ids=form.stop_ids,
     )

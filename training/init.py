@@ -20,7 +20,8 @@ from gradmem_core.fingerprint import backbone_digest
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks import card_by_name
-from training.writers.files import TRAINING, training_of
+from training.writers.files import TRAINING, Training, training_of
+from training.writers.gradmem import GradMem
 
 CARD = """# {name}
 
@@ -30,6 +31,18 @@ A GradMem checkpoint on `{backbone}`, not trained on its task yet, to start meta
 - Task: `{task}`; {vectors} memory vectors, at first {origin}.
 - Licence: that of the backbone.
 """
+
+UNTRAINED = Training(
+    recipe="init",
+    writer=GradMem.kind,
+    seed=0,
+    write_steps=0,
+    contexts=0,
+    tokens=0,
+    seconds=0.0,
+    sizes=[],
+)
+"The record of a checkpoint that is made here."
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
         backbone = backbone.first_layers(origin.layers)
     model = MemoryModel(backbone, config, seed=seed)
     if origin.write_side is None:
-        _start_from_tokens(model, seed=seed)
+        start_from_tokens(model, seed=seed)
     else:
         _take_write_side(model, origin.write_side, backbone_digest(origin.backbone))
     fields = {
@@ -113,15 +126,16 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
         ),
         external_backbone=str(origin.backbone.resolve()) if external else None,
     )
-    before = None if origin.write_side is None else training_of(origin.write_side)
-    if before is not None:  # what is trained from here counts it too
+    # What is trained from here counts what came before.
+    before = UNTRAINED if origin.write_side is None else training_of(origin.write_side)
+    if before is not None:
         (folder / TRAINING).write_text(before.model_dump_json(indent=2) + "\n")
     return fingerprint
 
 
 @torch.no_grad()
-def _start_from_tokens(model: MemoryModel, *, seed: int) -> None:
-    """Take embeddings of tokens, which the backbone knows how to read, as M0."""
+def start_from_tokens(model: MemoryModel, *, seed: int) -> None:
+    """Take embeddings of random tokens, which the backbone knows how to read, as M0."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(
         model.backbone.vocabulary_size, (1, model.config.memory_tokens), generator=generator

@@ -6,8 +6,9 @@ dotted name. Lengths are in tokens, sizes in the task's own unit (pairs for `kv`
 
 import tomllib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -26,6 +27,8 @@ from training.writers.build import CONFIGS
 from training.writers.gradmem import FirstOrderGradMem, GradMem
 
 RECIPES = Path(__file__).parent / "recipes"
+SHORTEST_STAGE = 1.0
+"Seconds that a stage of write steps lasts at least."
 
 
 class Table(BaseModel):
@@ -54,21 +57,67 @@ class Curriculum(Table):
     "Micro-batches of the stage's size that the exact match's moving average looks back over."
 
 
-class BatchSize(Table):
-    """How much goes into an optimizer step."""
+class WriteStage(Table):
+    """How many write steps are trained until a part of the budget is spent."""
 
-    contexts: int = Field(ge=1)
+    until: float = Field(gt=0, le=1)
+    "Share of the budget at which the stage ends."
+    write_steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    """Numbers of write steps (K), of which each micro-batch draws one; one that stands there twice
+    is drawn twice as often. At 0 READ has the text itself in place of a memory."""
+
+
+class Mixture(Table):
+    """What the contexts of the task `prose` are windows of."""
+
+    sources: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    """Sources of passages with their weights, of any sum: `structured` and `invented` are
+    generated, any other name is a folder of `data` with files of SQuAD's form."""
+    windows: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    "Most tokens of a context, drawn evenly; 1 stands for what a question needs, however long."
+    absent: float = Field(ge=0, le=1)
+    "Chance that a context is asked something that it does not answer."
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> "Mixture":
+        if not sum(self.sources.values()):
+            raise ValueError("sources: the weights sum to nothing; give at least one above 0")
+        return self
+
+
+class BatchSize(Table):
+    """How much goes into an optimizer step: a number of contexts, or of tokens."""
+
+    contexts: int | None = Field(default=None, ge=1)
     "Contexts in a step."
-    micro_batch: int = Field(ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
     "Contexts of one size that go through the model together, in parts of similar length."
+    tokens: int | None = Field(default=None, ge=1)
+    """In place of these: tokens of the contexts that go through the model together, padding and
+    memory vectors included. They are of similar length, drawn from a pool of several batches."""
+    micro_batches: int = Field(default=1, ge=1)
+    "How many such batches an optimizer step has; with `tokens` only."
     queries: int = Field(ge=1)
     "Queries for each context."
 
     @model_validator(mode="after")
     def _whole(self) -> "BatchSize":
-        if self.contexts % self.micro_batch:
+        if (self.contexts is None) != (self.micro_batch is None):
+            raise ValueError("contexts and micro_batch go together")
+        if (self.contexts is None) == (self.tokens is None):
+            raise ValueError("give either contexts with micro_batch, or tokens")
+        if self.contexts and self.micro_batch and self.contexts % self.micro_batch:
             raise ValueError("contexts must be a multiple of micro_batch")
+        if self.contexts and self.micro_batches > 1:
+            raise ValueError("micro_batches: goes with tokens only")
         return self
+
+    @property
+    def count(self) -> int:
+        """Micro-batches in a step."""
+        if self.contexts is None or self.micro_batch is None:
+            return self.micro_batches
+        return self.contexts // self.micro_batch
 
 
 class Optimizer(Table):
@@ -82,6 +131,8 @@ class Optimizer(Table):
     "Muon's rate, for updates scaled to the size of AdamW's."
     inner_rate_multiplier: float = Field(default=10.0, gt=0)
     "Rate of the learned inner learning rates, in multiples of AdamW's."
+    projection_rate_multiplier: float = Field(default=1.0, gt=0)
+    "Rate of the memory's map, in multiples of AdamW's; Muon has one rate for all."
     betas: tuple[float, float] = (0.9, 0.98)
     "AdamW's decay rates of the two moments."
     weight_decay: float = Field(default=0.0, ge=0)
@@ -105,6 +156,8 @@ class Evaluation(Table):
 
     every_steps: int = Field(default=250, ge=1)
     "Optimizer steps between evaluations."
+    every_seconds: float | None = Field(default=None, gt=0)
+    "Seconds between evaluations, in place of steps."
     sizes: list[int] = Field(min_length=1)
     "Context sizes."
     contexts: int = Field(default=32, ge=1)
@@ -113,6 +166,17 @@ class Evaluation(Table):
     "Queries for each context."
     write_steps: list[int] = Field(min_length=1)
     "Numbers of write steps (K)."
+
+    def is_due(self, step: int, seconds: float) -> bool:
+        """Say whether to evaluate after a step.
+
+        Args:
+            step: Number of the step, from 1.
+            seconds: Since the last evaluation.
+        """
+        if self.every_seconds is not None:
+            return seconds >= self.every_seconds
+        return step % self.every_steps == 0
 
 
 class Recipe(Table):
@@ -128,19 +192,26 @@ class Recipe(Table):
     "What writes: `gradmem`, or one of its baselines in `training/writers`."
     seed: int = Field(ge=0)
     "Seed of the weights and the data."
-    budget_tokens: int = Field(ge=1)
+    budget_tokens: int | None = Field(default=None, ge=1)
     "Context tokens to write in the whole run; the rates decay towards its end."
+    budget_seconds: float | None = Field(default=None, gt=0)
+    """Seconds of training in the whole run, without its start and its first step. The run ends,
+    and rates and stages follow, by the budget of which a larger share is spent."""
     write_loss_weight: float = Field(default=0.0, ge=0)
     "Weight of the last write step's reconstruction loss in the outer loss; GradMem's only."
     train_write_steps: int = Field(default=1, ge=1)
     "Write steps (K) in training; passes over the context for a forward writer."
-    recompute: bool = False
+    schedule: list[WriteStage] = Field(default=[], validate_default=True)
+    "Write steps by the share of the budget that is spent, in place of `train_write_steps`."
+    recompute: bool | Literal["auto"] = False
     """Compute each write step and READ's blocks again for the gradient in place of keeping their
-    graphs: less memory, more time; GradMem's only."""
+    graphs: less memory, more time; `auto` does so where they would not fit. GradMem's only."""
     save_every_seconds: float = Field(default=180, gt=0)
-    "Seconds between saves of the state to resume from."
+    "Seconds between saves of the state to resume from, and of the checkpoint as it is by then."
     threads: int = Field(default=2, ge=1)
     "CPU threads of each process."
+    workers: int = Field(default=0, ge=0)
+    "Processes that draw contexts; with 0 the training process does. The contexts are the same."
     device: Literal["auto", "cpu", "cuda"] = "auto"
     "Where the model is trained; `auto` takes a GPU where there is one."
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -149,6 +220,11 @@ class Recipe(Table):
     start: str | None = None
     """A checkpoint folder, or the name of a bundled one, whose weights the run starts from; what it
     lacks (a new option of the memory) starts as in a fresh model."""
+    fresh: bool = False
+    """Take of `start` its backbone, its tokenizer and what a memory is, and nothing that it has
+    learned: M0 and the write side start anew."""
+    stored: Literal["float32", "bfloat16"] = "float32"
+    "How the checkpoint stores adapters."
     train: Literal["all", "write-side"] = "all"
     "What is trained: everything, or all but the backbone; `write-side` is GradMem's only."
     backbone: dict[str, Any] | None = None
@@ -156,7 +232,10 @@ class Recipe(Table):
     them the model is the one of `start`, with its tokenizer and its memory."""
     memory: SerializeAsAny[MemoryConfig | Limits] | None = None
     "What a memory is: the fields of the writer's configuration, and no other's."
-    curriculum: Curriculum
+    curriculum: Curriculum | None = None
+    "For contexts of growing sizes; a mixture has none."
+    mixture: Mixture | None = None
+    "What the contexts of the task `prose` are made of."
     batch: BatchSize
     optimizer: Optimizer
     evaluation: Evaluation
@@ -180,6 +259,8 @@ class Recipe(Table):
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         self._check_model()
+        self._check_data()
+        self._check_budget()
         gradient = self.writer in (GradMem.kind, FirstOrderGradMem.kind)
         if self.write_loss_weight and not gradient:
             raise ValueError(
@@ -191,12 +272,49 @@ class Recipe(Table):
             raise ValueError(f"train: {self.writer} has no write side; leave it out")
         if self.memory is not None:
             self._check_steps(getattr(self.memory, "max_write_steps", 1))
-        sizes = [stage.size for stage in self.curriculum.stages]
-        if sizes != sorted(set(sizes)):
-            raise ValueError("curriculum.stages must grow in size")
+        if self.schedule and not gradient:
+            raise ValueError(f"schedule: {self.writer} takes no write steps; leave it out")
         return self
 
+    @property
+    def sizes(self) -> list[int]:
+        """The context sizes that are trained, ascending."""
+        if self.mixture is not None:
+            return sorted(set(self.mixture.windows))
+        assert self.curriculum is not None
+        return [stage.size for stage in self.curriculum.stages]
+
+    @property
+    def most_write_steps(self) -> int:
+        """The most write steps that are trained."""
+        return max([k for s in self.schedule for k in s.write_steps] or [self.train_write_steps])
+
+    def _check_data(self) -> None:
+        if (self.curriculum is None) == (self.mixture is None):
+            raise ValueError("give either a curriculum or a mixture")
+        if (self.mixture is None) != (self.batch.tokens is None):
+            raise ValueError("batch: a mixture goes by tokens, a curriculum by contexts")
+        if self.sizes != sorted(set(self.sizes)):
+            raise ValueError("curriculum.stages must grow in size")
+
+    def _check_budget(self) -> None:
+        if self.budget_tokens is None and self.budget_seconds is None:
+            raise ValueError("give budget_tokens, budget_seconds or both")
+        ends = [stage.until for stage in self.schedule]
+        if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
+            raise ValueError("schedule: the stages' `until` must grow, and the last one be 1")
+        if not ends or self.budget_seconds is None:
+            return
+        shortest = min(end - start for start, end in pairwise([0.0, *ends])) * self.budget_seconds
+        if shortest < SHORTEST_STAGE:
+            raise ValueError(
+                f"budget_seconds: the schedule's shortest stage would last {shortest:.2f} seconds,"
+                f" and a stage takes at least {SHORTEST_STAGE}; give more time or fewer stages"
+            )
+
     def _check_model(self) -> None:
+        if self.fresh and (self.start is None or self.backbone is not None):
+            raise ValueError("fresh: names a checkpoint by `start`, and leaves out backbone")
         if (self.backbone is None) != (self.memory is None):
             raise ValueError("backbone and memory: give both, or neither and a checkpoint as start")
         if self.backbone is None:
@@ -208,7 +326,9 @@ class Recipe(Table):
             )
 
     def _check_steps(self, most: int) -> None:
+        scheduled = [k for stage in self.schedule for k in stage.write_steps if k]
         for name, steps in (
+            ("schedule.write_steps", scheduled or [1]),
             ("train_write_steps", [self.train_write_steps]),
             ("evaluation.write_steps", self.evaluation.write_steps),
         ):

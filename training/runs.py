@@ -15,11 +15,12 @@ from gradmem_core.errors import InputError
 from gradmem_core.measurement import header
 from training.recipe import Recipe
 from training.results import Curve, Point
+from training.state import STATE
 from training.writers import Training, load_writer
 
 SCALARS = "scalars"
-STATE = "state.pt"
 SELECTION = "selection/"
+CONTEXTS = "train/contexts"
 TARGET_LOSS = "train/target_loss"
 PARTS = 5
 "Parts of a run whose mean losses are told."
@@ -45,10 +46,11 @@ def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
     contexts, seconds, tokens = (
         (before.contexts, before.seconds, before.tokens) if before else (0, 0.0, 0)
     )
+    written = {step: round(value) for step, value in _scalar(run, CONTEXTS).items()}
     points = [
         Point(
             step=step,
-            contexts=contexts + step * recipe.batch.contexts,
+            contexts=contexts + written[step],
             seconds=round(seconds + elapsed, 1),
             size=size,
             write_steps=write_steps,
@@ -62,11 +64,11 @@ def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
         recipe=recipe.name,
         writer=recipe.writer,
         seed=recipe.seed,
-        write_steps=recipe.train_write_steps,
-        contexts=contexts + counters["step"] * recipe.batch.contexts,
+        write_steps=recipe.most_write_steps,
+        contexts=contexts + counters["contexts"],
         tokens=tokens + counters["tokens"],
         seconds=seconds + counters["seconds"],
-        sizes=[stage.size for stage in recipe.curriculum.stages],
+        sizes=recipe.sizes,
     )
     made = header(command, seed=recipe.seed, started=started)
     machine = made.machine.model_copy(update={"threads": recipe.threads})
@@ -107,7 +109,7 @@ def _evaluations(run: Path) -> dict[tuple[int, int, int], tuple[float, float]]:
         opened = session.FirstEventTimestamp()
         for step, wall, tag, value in sorted(events, key=lambda event: event[1]):
             reached[step] = spent + wall - opened
-            if tag.startswith(SELECTION):
+            if tag.startswith(SELECTION) and tag.count("/") == 2:  # not a part of a mixture
                 size, steps = (int(part.split("_")[1]) for part in tag.split("/")[1:])
                 found[step, size, steps] = (reached[step], float(value))
     return found
@@ -115,14 +117,20 @@ def _evaluations(run: Path) -> dict[tuple[int, int, int], tuple[float, float]]:
 
 def _target_losses(run: Path) -> tuple[float, ...]:
     """Means over equal parts of the steps, the first steps first; fewer where there are fewer."""
-    by_step: dict[int, float] = {}
-    for session in _sessions(run):
-        if TARGET_LOSS in session.Tags()["scalars"]:
-            by_step |= {event.step: event.value for event in session.Scalars(TARGET_LOSS)}
+    by_step = _scalar(run, TARGET_LOSS)
     losses = [by_step[step] for step in sorted(by_step)]
     parts = min(PARTS, len(losses))
     cuts = [len(losses) * part // parts for part in range(parts + 1)] if parts else []
     return tuple(round(fmean(losses[start:end]), 4) for start, end in pairwise(cuts))
+
+
+def _scalar(run: Path, tag: str) -> dict[int, float]:
+    """Return a scalar's values by step; where a step was repeated, its last value."""
+    by_step: dict[int, float] = {}
+    for session in _sessions(run):
+        if tag in session.Tags()["scalars"]:
+            by_step |= {event.step: event.value for event in session.Scalars(tag)}
+    return by_step
 
 
 def _sessions(run: Path) -> Iterator[Any]:

@@ -8,13 +8,32 @@ from torch import nn
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.backbones import ExternalBackbone
-from gradmem_core.checkpoint import find_checkpoint, read_manifest
+from gradmem_core.checkpoint import backbone_folder, find_checkpoint, read_manifest
+from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import RecipeError
 from gradmem_core.model import MemoryModel
+from gradmem_core.tokenizer import Tokenizer
+from training.init import start_from_tokens
 from training.recipe import Recipe
-from training.tasks import TextFormat, TrainingTask
-from training.writers import WRITERS, Training, Writer, build_writer, load_writer
+from training.tasks import TextFormat, TrainingTask, WindowTask, task_by_name, window_task
+from training.writers import WRITERS, Limits, Training, Writer, build_writer, load_writer
 from training.writers.gradmem import GradMem
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is trained on, without the model: all that drawing contexts takes."""
+
+    task: TrainingTask
+    form: TextFormat
+    "How texts become tokens."
+    memory: MemoryConfig | Limits
+    "What a memory is."
+
+    @property
+    def memory_tokens(self) -> int:
+        """Vectors that stand before a context (m); 0 for a writer without any."""
+        return getattr(self.memory, "memory_tokens", 0)
 
 
 @dataclass(frozen=True)
@@ -22,23 +41,52 @@ class Start:
     """A model before training."""
 
     writer: Writer
-    form: TextFormat
-    "How it takes texts."
     before: Training | None
     "How it came about, where it was trained before."
     external_backbone: ExternalBackbone | None
     "Where its backbone stands, where its checkpoint names one and the run does not change it."
+    clean: bool
+    "No run before is known, or has to be feared, to have trained on the selection split."
 
 
-def start(recipe: Recipe, task: TrainingTask) -> Start:
+def load_subject(recipe: Recipe) -> Subject:
+    """Find out what a recipe trains on.
+
+    Raises:
+        CheckpointError: The checkpoint to start from is missing or damaged.
+        RecipeError: There is no such task or source, or it does not go with the recipe.
+    """
+    if recipe.backbone is not None:
+        assert recipe.memory is not None
+        task = task_by_name(recipe.task, recipe.data)
+        return Subject(task, task.format(), recipe.memory)
+    folder = find_checkpoint(_start_of(recipe))
+    manifest = read_manifest(folder)
+    form = TextFormat(Tokenizer.from_folder(folder), manifest.task)
+    if recipe.mixture is None:
+        return Subject(task_by_name(recipe.task, recipe.data), form, manifest.memory)
+    if recipe.task != WindowTask.name:
+        raise RecipeError(
+            f"task: a mixture makes the task {WindowTask.name!r}, not {recipe.task!r}"
+        )
+    task = window_task(
+        recipe.mixture.sources,
+        form.tokenizer,
+        absent=recipe.mixture.absent,
+        longest=manifest.memory.max_context_tokens,
+        data=recipe.data,
+    )
+    return Subject(task, form, manifest.memory)
+
+
+def start(recipe: Recipe, subject: Subject) -> Start:
     """Build the model of a recipe, and set which of its parameters are trained.
 
     Raises:
         CheckpointError: The checkpoint to start from is missing or damaged.
-        RecipeError: It does not fit the recipe, or the task has no vocabulary of its own and the
-            recipe names no checkpoint.
+        RecipeError: It does not fit the recipe.
     """
-    begun = _fresh(recipe, task) if recipe.backbone is not None else _checkpoint(recipe)
+    begun = _fresh(recipe, subject) if recipe.backbone is not None else _checkpoint(recipe)
     backbone = cast("Backbone", begun.writer.model.backbone)
     backbone.autocast = torch.bfloat16 if recipe.precision == "bfloat16" else None
     begun.writer.model.requires_grad_(True)
@@ -47,35 +95,41 @@ def start(recipe: Recipe, task: TrainingTask) -> Start:
     return begun
 
 
-def _fresh(recipe: Recipe, task: TrainingTask) -> Start:
-    """A model with random weights, or a checkpoint's where they fit."""
-    assert recipe.backbone is not None
-    assert recipe.memory is not None
-    form = task.format()
-    settings = {**recipe.backbone, "vocab_size": len(form.tokenizer)}
-    backbone = Backbone.from_config(settings, seed=recipe.seed)
-    writer = build_writer(recipe.writer, backbone, recipe.memory, seed=recipe.seed)
-    before = None if recipe.start is None else _take_weights(writer.model, recipe.start)
-    return Start(writer, form, before, None)
-
-
-def _checkpoint(recipe: Recipe) -> Start:
-    """All of a checkpoint, as `gradmem-train init` makes them of pretrained models."""
+def _start_of(recipe: Recipe) -> str:
     if recipe.start is None:
         raise RecipeError(
             "start: this recipe trains a pretrained model; make a checkpoint of one by"
             " `gradmem-train init` and name it (--set start=CHECKPOINT)"
         )
-    loaded = load_writer(recipe.start, merge=False)
+    return recipe.start
+
+
+def _fresh(recipe: Recipe, subject: Subject) -> Start:
+    """Build a model with random weights, or with a checkpoint's where they fit."""
+    settings = {**(recipe.backbone or {}), "vocab_size": len(subject.form.tokenizer)}
+    backbone = Backbone.from_config(settings, seed=recipe.seed)
+    writer = build_writer(recipe.writer, backbone, subject.memory, seed=recipe.seed)
+    before = None if recipe.start is None else _take_weights(writer.model, recipe.start)
+    return Start(writer, before, None, clean=before is None or before.clean)
+
+
+def _checkpoint(recipe: Recipe) -> Start:
+    """Take a checkpoint: all of it, or what it was before any training."""
+    reference = _start_of(recipe)
+    loaded = load_writer(reference, merge=False)
     if not isinstance(loaded.writer, GradMem):
-        raise RecipeError(f"start: {recipe.start} is a {loaded.writer.kind}, not a GradMem")
-    folder = find_checkpoint(recipe.start)
+        raise RecipeError(f"start: {reference} is a {loaded.writer.kind}, not a GradMem")
+    folder = find_checkpoint(reference)
     manifest, external = read_manifest(folder), None
     if recipe.train == "write-side" and manifest.backbone is not None:
         external = manifest.backbone.seen_from(folder)
-    return Start(
-        WRITERS[recipe.writer](loaded.writer.model), loaded.form, loaded.training, external
-    )
+    model, before = loaded.writer.model, loaded.training
+    if recipe.fresh:
+        backbone = Backbone.from_folder(backbone_folder(folder, manifest))
+        model, before = MemoryModel(backbone, manifest.memory, seed=recipe.seed), None
+        start_from_tokens(model, seed=recipe.seed)
+    clean = recipe.fresh or (before is not None and before.clean)
+    return Start(WRITERS[recipe.writer](model), before, external, clean=clean)
 
 
 def _take_weights(model: nn.Module, reference: str) -> Training | None:

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from training.batch import IGNORED, Batch
 from training.writers import Writer
+from training.writers.full_context import FullContext
+from training.writers.rivals import rival_of
 
 
 @dataclass(frozen=True)
@@ -41,31 +43,31 @@ def outer_loss(writer: Writer, batch: Batch, *, steps: int, write_loss_weight: f
     Args:
         writer: The model in training.
         batch: Contexts with their questions; a part of a micro-batch gives its share of each mean.
-        steps: Write steps (K).
+        steps: Write steps (K); 0 reads from the contexts themselves.
         write_loss_weight: Weight of the reconstruction loss before the last step.
     """
+    if steps == 0:
+        writer, steps = rival_of(FullContext.kind, writer), 1
     state = writer.write(batch.context_ids, batch.lengths, steps, train=True)
-    logits = writer.read(state, batch.query_ids)[:, :, :-1]  # (B, Q, T - 1, V)
+    hidden = writer.hidden(state, batch.query_ids)[:, :, :-1]  # (B, Q, T - 1, d)
     labels = batch.labels[:, :, 1:]
-    mean_loss = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=IGNORED)
-    target_loss = batch.share_of_targets * mean_loss
+    scored = labels != IGNORED
+    logits = writer.logits(hidden[scored])  # (targets' tokens, V), in place of all tokens'
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    target_loss = batch.share_of_targets * F.cross_entropy(logits, labels[scored])
     loss, write_loss = target_loss, math.nan
     if state.write_loss is not None:
         mean_write_loss = batch.share_of_contexts * state.write_loss.mean()
         loss = target_loss + write_loss_weight * mean_write_loss
         write_loss = float(mean_write_loss.detach())
+    right = torch.ones_like(scored)
+    right[scored] = logits.argmax(dim=-1) == labels[scored]
     return Outcome(
         loss=loss,
         target_loss=float(target_loss.detach()),
         write_loss=write_loss,
-        exact_match=batch.share_of_contexts * teacher_forced_match(logits.detach(), labels),
+        exact_match=batch.share_of_contexts * float(right.all(dim=-1).float().mean()),
     )
-
-
-def teacher_forced_match(logits: Tensor, labels: Tensor) -> float:
-    """Share of the queries `(B, Q)` whose labels are all the likeliest tokens."""
-    right = (logits.argmax(dim=-1) == labels) | (labels == IGNORED)  # (B, Q, T)
-    return float(right.all(dim=-1).float().mean())
 
 
 def token_accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -1,41 +1,36 @@
 """The meta-training loop."""
 
 import math
-import os
 import time
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from functools import reduce
-from operator import add
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from gradmem_core.errors import NonFiniteLossError, RecipeError
-from training.batch import Batch, collate_parts
+from gradmem_core.errors import DeviceError, NonFiniteLossError, RecipeError
 from training.card import model_card
 from training.curriculum import Progress
 from training.evaluate import evaluate
+from training.feed import Feed, Order
+from training.gradient import StepGradient, Work
+from training.logbook import Logbook
 from training.optim import build_optimizers, rate_factor, set_rates
 from training.parallel import device_of, joined
 from training.recipe import Recipe
 from training.seeds import stream
-from training.start import start
-from training.step import Outcome, clipped_alone, gradient_norm, outer_loss
-from training.tasks import task_by_name
+from training.start import load_subject, start
+from training.state import load_state, save_state
+from training.step import Outcome, gradient_norm
 from training.writers import WRITERS, Training, Writer, save_writer
-from training.writers.gradmem import GradMem
 
-STATE = "state.pt"
 SKIPPED_IN_A_ROW = 20
-COUNTERS = ("step", "tokens", "seconds", "skipped")
-CHANGEABLE = {"budget_tokens", "device", "evaluation", "recompute", "save_every_seconds", "threads"}
-"Fields of a recipe that may change when a run is continued."
+AHEAD = 16
+"Optimizer steps whose contexts are drawn ahead."
+COUNTERS = ("step", "contexts", "tokens", "seconds", "skipped")
 
 
 @dataclass(frozen=True)
@@ -44,6 +39,8 @@ class MicroBatch:
 
     size: int
     "Size of its contexts."
+    contexts: int
+    "How many they were."
     tokens: int
     "Their tokens."
     outcome: Outcome
@@ -63,6 +60,7 @@ class Trainer:
         RecipeError: The folder holds a run of another recipe, contexts of a size in the recipe are
             beyond the memory's limits, the micro-batches cannot be shared evenly among the
             processes, or the device is not there.
+        DataError: A file of the task is missing or malformed.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
@@ -71,29 +69,30 @@ class Trainer:
         self.processes = joined(self.device)
         self.recipe = recipe
         self.folder = folder
-        self.task = task_by_name(recipe.task, recipe.data)
-        self.start = start(recipe, self.task)
+        self.subject = load_subject(recipe)
+        self.start = start(recipe, self.subject)
         self.writer = self.start.writer
-        if isinstance(self.writer, GradMem):
-            self.writer = replace(self.writer, recompute=recipe.recompute)
         self.model = self.writer.model
         self._check_examples()
         self._check_shares()
         self.model.to(self.device)
+        self._gradient = StepGradient(self.writer, recipe, self.subject.memory_tokens)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
         self.average = _average(self.model, recipe.optimizer.average_decay)
         self.progress = Progress()
         self.step = 0
+        self.contexts = 0
         self.tokens = 0
         self.seconds = 0.0
         self.skipped = 0
         self._skipped_in_a_row = 0
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / STATE).exists():
-            self.load()
+        self._load()
 
     def fit(self, *, until_step: int | None = None, quiet: bool = False) -> list[float]:
         """Train until the budget is spent, and write the checkpoint.
+
+        The checkpoint is written with every save, too, so that a kill leaves what was reached.
 
         Args:
             until_step: Stop before the budget is spent, after this many optimizer steps, saving
@@ -105,68 +104,79 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: Too many steps in a row diverged.
+            DeviceError: The device failed; the run can be continued from its last save.
+            OutOfMemoryError: It has no memory for a single context.
         """
-        losses = []
-        saved = started = time.monotonic()
-        before = self.seconds
-        budget, first = self.recipe.budget_tokens, self.processes.first
+        losses: list[float] = []
         with ExitStack() as stack:
-            bar = stack.enter_context(
-                tqdm(total=budget, initial=self.tokens, unit="tok", disable=quiet or not first)
-            )
-            scalars = None
-            if first:
-                scalars = stack.enter_context(SummaryWriter(str(self.folder / "scalars")))
-            while self.tokens < budget and self.step != until_step:
-                spent = self.tokens
-                loss = self._train_step(scalars)
-                self.seconds = before + time.monotonic() - started
-                bar.update(self.tokens - spent)
-                if loss is None:
-                    continue
-                losses.append(loss)
-                bar.set_postfix(self._summary(loss))
-                if scalars and self.step % self.recipe.evaluation.every_steps == 0:
-                    self._evaluate(scalars)
-                if first and time.monotonic() - saved > self.recipe.save_every_seconds:
-                    self.save()
-                    saved = time.monotonic()
-        if first:
+            feed = stack.enter_context(closing(Feed(self.recipe, self.subject)))
+            logbook = None
+            if self.processes.first:
+                logbook = stack.enter_context(closing(self._logbook(quiet=quiet)))
+            try:
+                self._train(feed, logbook, losses, until_step)
+            except torch.AcceleratorError as error:
+                raise DeviceError(
+                    f"the device failed ({str(error).splitlines()[0]}); the run goes on from its"
+                    f" last save when the same command is given again"
+                ) from error
+        if self.processes.first:
             self.save()
-        if first and self.tokens >= budget:
-            self.export()
+            if self.spent >= 1:
+                self.export()
         return losses
 
+    def _train(
+        self, feed: Feed, logbook: Logbook | None, losses: list[float], until_step: int | None
+    ) -> None:
+        """Make steps until the budget or `until_step` is reached."""
+        saved = evaluated = started = time.monotonic()
+        before, plan = self.seconds, self.recipe.evaluation
+        while self.spent < 1 and self.step != until_step:
+            loss = self._train_step(feed, logbook)
+            now = time.monotonic()
+            if not losses and self.recipe.budget_seconds is not None:
+                started = now  # the first step has the device prepared
+            self.seconds = before + now - started
+            if loss is None:
+                continue
+            losses.append(loss)
+            if logbook is None:
+                continue
+            logbook.show(tokens=self.tokens, seconds=self.seconds, summary=self._summary(loss))
+            if plan.is_due(self.step, now - evaluated):
+                self._evaluate(logbook)
+                evaluated = time.monotonic()
+            if now - saved > self.recipe.save_every_seconds:
+                self.save()
+                self.export()
+                saved = time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """The share of the budget that is spent: of tokens or seconds, whichever is larger."""
+        recipe = self.recipe
+        return max(
+            self.tokens / recipe.budget_tokens if recipe.budget_tokens else 0.0,
+            self.seconds / recipe.budget_seconds if recipe.budget_seconds else 0.0,
+        )
+
     def save(self) -> None:
-        """Replace the state on disk in one move, so that a kill at any moment leaves one whole."""
+        """Replace the state on disk (see `save_state`)."""
         state = {
-            "recipe": self.recipe.model_dump(mode="json"),
             "model": self._changing(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": self.progress.state(),
             "counters": {name: getattr(self, name) for name in COUNTERS},
         }
-        scratch = self.folder / f"{STATE}.new"
-        with scratch.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(self.folder / STATE)
+        save_state(self.folder, self.recipe, state)
 
-    def load(self) -> None:
-        """Continue from the state on disk.
-
-        Raises:
-            RecipeError: It belongs to another recipe; only the fields in CHANGEABLE may differ.
-        """
-        state = torch.load(self.folder / STATE, weights_only=True, map_location=self.device)
-        theirs = Recipe.model_validate(state["recipe"])
-        for field in Recipe.model_fields.keys() - CHANGEABLE:
-            if getattr(theirs, field) != getattr(self.recipe, field):
-                raise RecipeError(
-                    f"{field}: {self.folder} holds a run with another {field}; give another folder"
-                )
+    def _load(self) -> None:
+        """Continue from the state on disk, where there is one."""
+        state = load_state(self.folder, self.recipe, self.device)
+        if state is None:
+            return
         if lacking := self._changing().keys() - state["model"].keys():
             raise RecipeError(f"{self.folder} holds a state without {', '.join(sorted(lacking))}")
         self.model.load_state_dict(state["model"], strict=False)  # a frozen backbone is not in it
@@ -179,9 +189,9 @@ class Trainer:
             setattr(self, name, value)
 
     def _changing(self) -> dict[str, Tensor]:
-        """The tensors that training changes: not those of a frozen backbone."""
+        """Return the tensors that training changes: not those of a frozen backbone."""
         parameters = self.model.named_parameters()
-        return {name: one.detach() for name, one in parameters if one.requires_grad}
+        return {name: each.detach() for name, each in parameters if each.requires_grad}
 
     @property
     def result(self) -> Writer:
@@ -192,38 +202,47 @@ class Trainer:
 
     def export(self) -> str:
         """Write the checkpoint folder with its model card; returns the fingerprint."""
-        training, external = self._record(), self.start.external_backbone
+        training = self._record()
         return save_writer(
             self.folder / "checkpoint",
             self.result,
             name=self.recipe.name,
-            form=self.start.form,
+            form=self.subject.form,
             training=training,
-            card=model_card(self.recipe, self.task, self.start.form, self.writer.config, training),
-            external_backbone=external,
+            card=model_card(self.recipe, self.subject, training),
+            external_backbone=self.start.external_backbone,
+            adapter_dtype=getattr(torch, self.recipe.stored),
         )
 
     def _record(self) -> Training:
-        """How the weights came about, with the runs that they started from."""
+        """Describe how the weights came about, with the runs that they started from."""
         recipe, before = self.recipe, self.start.before
         return Training(
             recipe=recipe.name,
             writer=recipe.writer,
             seed=recipe.seed,
-            write_steps=recipe.train_write_steps,
-            contexts=self.step * recipe.batch.contexts + (before.contexts if before else 0),
+            write_steps=recipe.most_write_steps,
+            contexts=self.contexts + (before.contexts if before else 0),
             tokens=self.tokens + (before.tokens if before else 0),
             seconds=self.seconds + (before.seconds if before else 0.0),
-            sizes=[stage.size for stage in recipe.curriculum.stages],
+            sizes=recipe.sizes,
+            clean=self.start.clean,
         )
 
     def _check_examples(self) -> None:
         """Refuse a recipe now that would fail when a size's turn comes, or teach no end."""
-        recipe, most, form = self.recipe, self.writer.config.max_context_tokens, self.start.form
-        for size in {stage.size for stage in recipe.curriculum.stages} | set(
-            recipe.evaluation.sizes
+        recipe, form = self.recipe, self.subject.form
+        most = self.subject.memory.max_context_tokens
+        if (
+            recipe.batch.tokens is not None
+            and recipe.batch.tokens < most + self.subject.memory_tokens
         ):
-            example = self.task.sample(stream("train", recipe.seed), size=size, queries=1)
+            raise RecipeError(
+                f"batch.tokens: {recipe.batch.tokens} is less than one context takes,"
+                f" {most + self.subject.memory_tokens}"
+            )
+        for size in {*recipe.sizes, *recipe.evaluation.sizes}:
+            example = self.subject.task.sample(stream("train", recipe.seed), size=size, queries=1)
             tokens = len(form.tokenizer.encode(example.context))
             if form.tokenizer.encode(example.questions[0].target)[-1] not in form.stop_ids:
                 raise RecipeError(
@@ -239,100 +258,103 @@ class Trainer:
 
     def _check_shares(self) -> None:
         """Refuse processes of which some would have nothing to do."""
-        batch, count = self.recipe.batch, self.processes.count
-        micro_batches = batch.contexts // batch.micro_batch
-        if micro_batches % count:
+        count, processes = self.recipe.batch.count, self.processes.count
+        if count % processes:
             raise RecipeError(
-                f"batch: {count} processes cannot share {micro_batches} micro-batches evenly; start"
-                " fewer processes, or change batch.contexts or batch.micro_batch"
+                f"batch: {processes} processes cannot share {count} micro-batches evenly; start"
+                " fewer processes, or change the batch"
             )
 
-    def _train_step(self, scalars: SummaryWriter | None) -> float | None:
-        """One optimizer step; its outer loss, or None where it was skipped."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        micro_batches = self._accumulate()
-        norm = math.nan
-        if micro_batches:
-            norm = gradient_norm(self.model, self.recipe.optimizer.gradient_clip)
+    def _train_step(self, feed: Feed, logbook: Logbook | None) -> float | None:
+        """Make one optimizer step; return its outer loss, or None where it was skipped."""
+        done = self._accumulate(feed)
+        norm = gradient_norm(self.model, self.recipe.optimizer.gradient_clip) if done else math.nan
         if not math.isfinite(norm):
             self._skip()
             return None
         self._skipped_in_a_row = 0
-        spent = self.tokens / self.recipe.budget_tokens
-        factor = rate_factor(self.recipe.optimizer, self.step, spent)
+        factor = rate_factor(self.recipe.optimizer, self.step, self.spent)
         set_rates(self.optimizers, factor)
         for optimizer in self.optimizers:
             optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.step += 1
-        outcomes = [micro_batch.outcome for micro_batch in micro_batches]
-        if scalars:
-            self._log(scalars, outcomes, norm=norm, factor=factor)
+        outcomes = [micro_batch.outcome for micro_batch in done]
+        if logbook:
+            values = {"gradient_norm": norm, "rate_factor": factor, **self._standing()}
+            logbook.record_step(self.step, outcomes, values)
         return sum(float(outcome.loss) for outcome in outcomes) / len(outcomes)
 
-    def _accumulate(self) -> list[MicroBatch]:
+    def _accumulate(self, feed: Feed) -> list[MicroBatch]:
         """Sum the gradients of a step's micro-batches, over all processes.
 
         Returns:
             All of them in their order; none if any diverged.
         """
-        recipe, size = self.recipe, self.progress.size(self.recipe.curriculum)
-        count = recipe.batch.contexts // recipe.batch.micro_batch
-        mine: list[MicroBatch] | None
-        try:
-            mine = [
-                self._micro_batch(index, share=1 / count)
-                for index in range(self.processes.rank, count, self.processes.count)
-            ]
-        except NonFiniteLossError:
-            mine = None
-        shares = self.processes.gather(mine)
-        done = [share for share in shares if share is not None]
-        if len(done) < len(shares):
+        shares = self.processes.gather(self._compute(feed))
+        finished = [share for share in shares if share is not None]
+        if len(finished) < len(shares):
             return []
         self.processes.sum_gradients(self.model)
-        micro_batches = [one for turn in zip(*done, strict=True) for one in turn]
-        self.tokens += sum(one.tokens for one in micro_batches)
-        for one in micro_batches:
-            if one.size == size and self.progress.record(
-                recipe.curriculum, one.outcome.exact_match
-            ):
-                break
-        return micro_batches
+        done = [each for turn in zip(*finished, strict=True) for each in turn]
+        self.tokens += sum(each.tokens for each in done)
+        self.contexts += sum(each.contexts for each in done)
+        self._advance(done)
+        return done
 
-    def _micro_batch(self, index: int, *, share: float) -> MicroBatch:
-        """Add the gradient of one micro-batch, scaled by `share`."""
-        recipe = self.recipe
+    def _compute(self, feed: Feed) -> list[MicroBatch] | None:
+        """Compute the gradients of this process's micro-batches; None if any diverged."""
         attempt = self.step + self.skipped  # a skipped step must not draw the same data again
-        size = self.progress.micro_batch_size(recipe.curriculum, recipe.seed, attempt, index)
-        examples = [
-            self.task.sample(
-                stream("train", recipe.seed, attempt, index, 1 + row),
-                size=size,
-                queries=recipe.batch.queries,
+        orders = self._orders(attempt)
+        feed.expect([o for later in range(AHEAD) for o in self._orders(attempt + later)])
+        work = [Work(feed.take(order, self.device), self._write_steps(order)) for order in orders]
+        try:
+            outcomes = self._gradient.compute(work, share=1 / self.recipe.batch.count)
+        except NonFiniteLossError:
+            return None
+        return [
+            MicroBatch(
+                order.size,
+                sum(len(part.lengths) for part in each.parts),
+                sum(int(part.lengths.sum()) for part in each.parts),
+                outcome,
             )
-            for row in range(recipe.batch.micro_batch)
+            for order, each, outcome in zip(orders, work, outcomes, strict=True)
         ]
-        parts = collate_parts(examples, self.start.form, device=self.device)
-        tokens = sum(int(part.lengths.sum()) for part in parts)
-        limit = recipe.optimizer.micro_batch_clip
-        with clipped_alone(self.model, None if limit is None else share * limit):
-            outcomes = [self._part(part, share) for part in parts]
-        return MicroBatch(size, tokens, reduce(add, outcomes))
 
-    def _part(self, part: Batch, share: float) -> Outcome:
-        """Add the gradient of a part of a micro-batch, scaled by `share`."""
+    def _orders(self, attempt: int) -> list[Order]:
+        """Return the places of this process's micro-batches in a step."""
         recipe = self.recipe
-        outcome = outer_loss(
-            self.writer,
-            part,
-            steps=recipe.train_write_steps,
-            write_loss_weight=recipe.write_loss_weight,
-        )
-        (outcome.loss * share).backward()  # type: ignore[no-untyped-call]
-        return replace(outcome, loss=outcome.loss.detach().cpu())
+        indices = range(self.processes.rank, recipe.batch.count, self.processes.count)
+        if recipe.curriculum is None:
+            return [Order(attempt, index, 0) for index in indices]
+        return [
+            Order(
+                attempt,
+                index,
+                self.progress.micro_batch_size(recipe.curriculum, recipe.seed, attempt, index),
+            )
+            for index in indices
+        ]
+
+    def _write_steps(self, order: Order) -> int:
+        """Draw the number of write steps of a micro-batch from the schedule's stage."""
+        if not self.recipe.schedule:
+            return self.recipe.train_write_steps
+        stage = next(stage for stage in self.recipe.schedule if self.spent <= stage.until)
+        rng = stream("train", self.recipe.seed, order.attempt, order.index, 0, 0)
+        return stage.write_steps[rng.integers(len(stage.write_steps))]
+
+    def _advance(self, done: list[MicroBatch]) -> None:
+        """Take the micro-batches of the stage's size into account, up to the next stage."""
+        curriculum = self.recipe.curriculum
+        if curriculum is None:
+            return
+        size = self.progress.size(curriculum)
+        for each in done:
+            if each.size == size and self.progress.record(curriculum, each.outcome.exact_match):
+                return
 
     def _skip(self) -> None:
         self.skipped += 1
@@ -343,49 +365,55 @@ class Trainer:
                 samples=[],
             )
 
-    def _log(
-        self, scalars: SummaryWriter, outcomes: list[Outcome], *, norm: float, factor: float
-    ) -> None:
-        values = {
-            "train/target_loss": sum(o.target_loss for o in outcomes) / len(outcomes),
-            "train/write_loss": sum(o.write_loss for o in outcomes) / len(outcomes),
-            "train/exact_match": self.progress.accuracy,
-            "train/size": self.progress.size(self.recipe.curriculum),
-            "train/gradient_norm": norm,
-            "train/rate_factor": factor,
-            "train/skipped_steps": self.skipped,
-        }
-        for name, value in values.items():
-            scalars.add_scalar(name, value, self.step)
+    def _logbook(self, *, quiet: bool) -> Logbook:
+        return Logbook(
+            self.recipe, self.folder, tokens=self.tokens, seconds=self.seconds, quiet=quiet
+        )
 
-    def _evaluate(self, scalars: SummaryWriter) -> None:
-        """Measure on the selection split and say so."""
+    def _standing(self) -> dict[str, float]:
+        """Say where the run stands, in scalars."""
+        standing = {
+            "contexts": float(self.contexts),
+            "seconds": self.seconds,
+            "skipped_steps": float(self.skipped),
+        }
+        if self.recipe.curriculum is None:
+            return standing
+        size = self.progress.size(self.recipe.curriculum)
+        return {**standing, "exact_match": self.progress.accuracy, "size": float(size)}
+
+    def _evaluate(self, logbook: Logbook) -> None:
+        """Measure on the selection split and log it."""
         plan = self.recipe.evaluation
         for size in plan.sizes:
             for steps in plan.write_steps:
-                score = evaluate(
-                    self.result,
-                    self.start.form,
-                    self.task,
-                    size=size,
-                    contexts=plan.contexts,
-                    queries=plan.queries,
-                    write_steps=steps,
-                    seed=self.recipe.seed,
-                    split="selection",
-                )
-                name = f"selection/size_{size}/steps_{steps}"
-                scalars.add_scalar(name, score.exact_match, self.step)
-                tqdm.write(f"step {self.step} {name} {asdict(score)}")
+                scores = {
+                    name: evaluate(
+                        self.result,
+                        self.subject.form,
+                        part,
+                        size=size,
+                        contexts=plan.contexts,
+                        queries=plan.queries,
+                        write_steps=steps,
+                        seed=self.recipe.seed,
+                        split="selection",
+                    )
+                    for name, part in self.subject.task.parts().items()
+                }
+                logbook.record_scores(self.step, size, steps, scores)
 
     def _summary(self, loss: float) -> dict[str, Any]:
-        return {
+        summary: dict[str, Any] = {
             "step": self.step,
             "loss": f"{loss:.3f}",
-            "size": self.progress.size(self.recipe.curriculum),
-            "match": f"{self.progress.accuracy:.3f}",
+            "contexts": self.contexts,
             "skipped": self.skipped,
         }
+        if self.recipe.curriculum is not None:
+            summary["size"] = self.progress.size(self.recipe.curriculum)
+            summary["match"] = f"{self.progress.accuracy:.3f}"
+        return summary
 
 
 def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:

@@ -10,7 +10,7 @@ from gradmem_core.write import write
 from training.evaluate import evaluate
 from training.measure_records import Plan, Shape, measure_records
 from training.seeds import stream
-from training.tasks import KeyValueTask, task_by_name
+from training.tasks import KeyValueTask, Question, task_by_name
 from training.writers import load_writer
 
 TASK = KeyValueTask()
@@ -81,8 +81,8 @@ def test_a_story_is_answered() -> None:
     ids = torch.tensor([tokenizer.encode(story)])
     state = loaded.writer.write(ids, torch.tensor([ids.shape[1]]), 5, train=False)
     asked = [
-        form.query("What is the kitchen north of?"),
-        form.query("What is north of the office?"),
+        form.query(Question("What is the kitchen north of?", "", "")),
+        form.query(Question("What is north of the office?", "", "")),
     ]
     (answers,) = loaded.writer.answer(state, [asked], max_tokens=4, stop_ids=form.stop_ids)
     assert [tokenizer.decode(one) for one in answers] == ["office", "kitchen"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradmem_core.errors import RecipeError
 from tests.training.conftest import TinyRecipe
+from training.feed import Feed
 from training.parallel import Processes, device_of
 from training.trainer import Trainer
 from training.writers import load_writer
@@ -21,13 +22,14 @@ from pathlib import Path
 
 import torch
 
+from training.feed import Feed
 from training.parallel import leave
 from training.recipe import load_recipe
 from training.trainer import Trainer
 
 recipe, folder, *fields = sys.argv[1:]
 trainer = Trainer(load_recipe(recipe, fields), Path(folder))
-trainer._accumulate()
+trainer._accumulate(Feed(trainer.recipe, trainer.subject))
 gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
 torch.save((trainer.tokens, gradients), Path(folder) / f"{trainer.processes.rank}.pt")
 leave()
@@ -38,6 +40,7 @@ from pathlib import Path
 
 import torch
 
+import training.gradient
 import training.trainer
 from gradmem_core.errors import NonFiniteLossError
 from training.parallel import leave
@@ -45,7 +48,7 @@ from training.recipe import load_recipe
 
 recipe, folder, *fields = sys.argv[1:]
 trainer = training.trainer.Trainer(load_recipe(recipe, fields), Path(folder))
-real = training.trainer.outer_loss
+real = training.gradient.outer_loss
 
 
 def diverges_once(*args, **options):
@@ -54,7 +57,7 @@ def diverges_once(*args, **options):
     return real(*args, **options)
 
 
-training.trainer.outer_loss = diverges_once
+training.gradient.outer_loss = diverges_once
 trainer.fit(until_step=3, quiet=True)
 counted = (trainer.step, trainer.skipped, trainer.tokens)
 torch.save((counted, trainer.model.state_dict()), Path(folder) / f"{trainer.processes.rank}.pt")
@@ -88,7 +91,7 @@ def test_two_processes_have_the_gradient_of_one(
     tiny_recipe: TinyRecipe, tiny_file: Path, tmp_path: Path
 ) -> None:
     alone = Trainer(tiny_recipe(*FIELDS), tmp_path / "alone")
-    alone._accumulate()
+    alone._accumulate(Feed(alone.recipe, alone.subject))
     expected = {n: p.grad for n, p in alone.model.named_parameters() if p.grad is not None}
     both = run_script(GRADIENTS, tiny_file, tmp_path / "both")
     for tokens, gradients in both:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from gradmem_core.checkpoint import Task
-from gradmem_core.tokenizer import Tokenizer
+from gradmem_core.tokenizer import QUERY, Tokenizer
 from training.seeds import Split, stream
 
 
@@ -23,6 +23,8 @@ class Question:
     "What counts as right: the target without its ending."
     also_right: tuple[str, ...] = ()
     "Other answers that count."
+    templated: bool = True
+    "Put the query into the checkpoint's template; otherwise it is the whole prompt."
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,10 @@ class TextFormat:
     tokenizer: Tokenizer
     card: Task
 
-    def query(self, text: str) -> list[int]:
-        """The tokens of a query, in its template."""
-        return self.tokenizer.encode_query(text, self.card.query_template)
+    def query(self, question: Question) -> list[int]:
+        """The tokens of a query, in its template where it takes one."""
+        template = self.card.query_template if question.templated else QUERY
+        return self.tokenizer.encode_query(question.query, template)
 
     @property
     def stop_ids(self) -> list[int]:
@@ -93,6 +96,10 @@ class TrainingTask(ABC):
             self.sample(stream(split, seed, size, index), size=size, queries=queries, split=split)
             for index in range(count)
         ]
+
+    def parts(self) -> dict[str, "TrainingTask"]:
+        """Return what a run's evaluations measure apart, by name."""
+        return {self.name: self}
 
     def format(self) -> TextFormat:
         """The tokenizer and the card of a fresh model."""

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -43,7 +42,7 @@ class Passage:
 class PassageSource(ABC):
     """Draws passages of one kind."""
 
-    name: ClassVar[str]
+    name: str
     "What recipes call it."
 
     @abstractmethod

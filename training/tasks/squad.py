@@ -71,7 +71,7 @@ class SquadTask(FileTask, PretrainedTask):
         """One group: each context with its questions."""
         found = [
             one
-            for one in read_squad(_file(self._data, test=split == "test"))
+            for one in read_squad(squad_file(self._data, test=split == "test"))
             if split == "test" or held_out(one.context) == (split == "selection")
         ]
         asked: dict[str, list[Question]] = defaultdict(list)
@@ -114,17 +114,27 @@ def sentence_of(one: Asked) -> str:
     """The sentence of a paragraph that holds the first answer; more where the answer spans them."""
     place = one.context.index(one.answers[0])
     end = place + len(one.answers[0])
-    cuts = [
-        match.end()
-        for match in SENTENCE_END.finditer(one.context)
-        if not ABBREVIATION.search(one.context[: match.start()])
-    ]
+    cuts = sentence_cuts(one.context)
     first = max((cut for cut in cuts if cut <= place), default=0)
     last = min((cut for cut in cuts if cut >= end), default=len(one.context))
     return one.context[first:last].strip()
 
 
-def _file(folder: Path, *, test: bool) -> Path:
+def sentence_cuts(text: str) -> list[int]:
+    """Return where sentences start, but the first."""
+    return [
+        match.end()
+        for match in SENTENCE_END.finditer(text)
+        if not ABBREVIATION.search(text[: match.start()])
+    ]
+
+
+def squad_file(folder: Path, *, test: bool) -> Path:
+    """Find the file of the test split, or of the others.
+
+    Raises:
+        DataError: There is none.
+    """
     for name in FILES[test]:
         if (folder / name).is_file():
             return folder / name

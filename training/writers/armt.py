@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.read import read
+from gradmem_core.read import read_hidden
 from training.writers.base import State, Writer, WriteSteps
 from training.writers.rmt import RmtConfig, RmtModel, around, forward_passes
 
@@ -110,12 +110,12 @@ class Armt(Writer):
         tensors = tuple(tensor for store in stores for tensor in store)
         return State(tensors, sum(tensor[0].numel() for tensor in tensors))
 
-    def read(self, state: State, query_ids: Tensor) -> Tensor:
-        """Score what follows each token (see `Writer.read`)."""
+    def hidden(self, state: State, query_ids: Tensor) -> Tensor:
+        """Run queries through the backbone (see `Writer.hidden`)."""
         stores = list(zip(state.tensors[::2], state.tensors[1::2], strict=True))
         memory = self.model.initial_memory.expand(len(query_ids), -1, -1)
         with self._layers(stores, written=0):
-            return read(self.model, memory, query_ids)[:, :, 1:]
+            return read_hidden(self.model, memory, query_ids)[:, :, 1:]
 
     @property
     def _associations(self) -> Sequence[Association]:

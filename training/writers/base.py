@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from gradmem_core.backbone import Backbone
 from gradmem_core.config import BlobDtype, MemoryConfig
 from gradmem_core.errors import InputError
 from gradmem_core.padding import pad_right
@@ -92,8 +93,16 @@ class Writer(ABC):
         """
 
     @abstractmethod
+    def hidden(self, state: State, query_ids: Tensor) -> Tensor:
+        """Run queries `(B, Q, T)` through the backbone: hidden states `(B, Q, T, d)`."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Score what follows hidden states: `(..., d)` → `(..., V)`."""
+        return cast("Backbone", self.model.backbone).logits(hidden)
+
     def read(self, state: State, query_ids: Tensor) -> Tensor:
         """Score what follows each token of queries `(B, Q, T)`: logits `(B, Q, T, V)`."""
+        return self.logits(self.hidden(state, query_ids))
 
     def stored(self, state: State, dtype: BlobDtype) -> State:  # noqa: ARG002
         """The state after it went through a blob.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -58,7 +59,9 @@ class Training(BaseModel):
     seconds: float
     "Wall-clock time."
     sizes: list[int]
-    "Context sizes of the curriculum."
+    "Context sizes of the curriculum, or windows of the mixture."
+    clean: bool = True
+    "No run that led here is known, or has to be feared, to have trained on the selection split."
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ def save_writer(
     training: Training,
     card: str,
     external_backbone: ExternalBackbone | None = None,
+    adapter_dtype: torch.dtype = torch.float32,
 ) -> str:
     """Write a trained writer's folder; returns its fingerprint.
 
@@ -91,7 +95,8 @@ def save_writer(
         form: How it takes texts.
         training: How.
         card: The model card, Markdown.
-        external_backbone: See `save_checkpoint`; GradMem's only.
+        external_backbone: See `save_checkpoint`; GradMem's only, as what follows.
+        adapter_dtype: See `save_checkpoint`.
     """
     if isinstance(writer, GradMem):
         fingerprint = save_checkpoint(
@@ -102,6 +107,7 @@ def save_writer(
             task=form.card,
             card=card,
             external_backbone=external_backbone,
+            adapter_dtype=adapter_dtype,
         )
         (folder / TRAINING).write_text(training.model_dump_json(indent=2) + "\n")
         return fingerprint

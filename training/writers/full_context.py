@@ -52,16 +52,15 @@ class FullContext(Writer):
         cached = int(lengths.max()) * self.model.backbone.cache_elements_per_token
         return State((context_ids, lengths), floats=cached)
 
-    def read(self, state: State, query_ids: Tensor) -> Tensor:
-        """Score what follows each token (see `Writer.read`)."""
+    def hidden(self, state: State, query_ids: Tensor) -> Tensor:
+        """Run queries through the backbone (see `Writer.hidden`)."""
         context_ids, lengths = state.tensors
         batch, queries, tokens = query_ids.shape
         joined = torch.cat([context_ids, query_ids.flatten(1)], dim=1)  # (B, T + Q * t)
         mask, positions = _after(lengths, context_ids.shape[1], queries, tokens)
         backbone = self.model.backbone
         hidden = backbone.hidden(backbone.embed(joined), mask=mask, positions=positions)
-        asked = hidden[:, context_ids.shape[1] :].view(batch, queries, tokens, -1)
-        return backbone.logits(asked)
+        return hidden[:, context_ids.shape[1] :].view(batch, queries, tokens, -1)
 
     @torch.no_grad()
     def answer(

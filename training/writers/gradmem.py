@@ -14,7 +14,7 @@ from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Sampling
 from gradmem_core.generate import generate
 from gradmem_core.model import MemoryModel
-from gradmem_core.read import read
+from gradmem_core.read import read_hidden
 from gradmem_core.write import write, write_until_settled
 from training.writers.base import State, Writer, WriteSteps
 
@@ -72,11 +72,11 @@ class GradMem(Writer):
         kept = unpack(pack(memory, info, dtype=dtype)).memory.to(memory.device)
         return replace(state, tensors=(kept,), stored_bytes=tensor_bytes(memory[:1], dtype))
 
-    def read(self, state: State, query_ids: Tensor) -> Tensor:
-        """Score what follows each token (see `Writer.read`)."""
+    def hidden(self, state: State, query_ids: Tensor) -> Tensor:
+        """Run queries through the backbone (see `Writer.hidden`)."""
         (memory,) = state.tensors
         with self.model.backbone.recomputed_blocks() if self.recompute else nullcontext():
-            return read(self.model, memory, query_ids)[:, :, 1:]
+            return read_hidden(self.model, memory, query_ids)[:, :, 1:]
 
     def answer(
         self,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradmem_core.backbone import Backbone
 from gradmem_core.errors import InputError
 from gradmem_core.model import identity
-from gradmem_core.read import read
+from gradmem_core.read import read_hidden
 from training.writers.base import Limits, State, Writer, WriteSteps
 
 
@@ -76,10 +76,10 @@ class Rmt(Writer):
                 memory = self._pass(memory, embedded, mask, positions)
         return State((memory,), memory[0].numel())
 
-    def read(self, state: State, query_ids: Tensor) -> Tensor:
-        """Score what follows each token (see `Writer.read`)."""
+    def hidden(self, state: State, query_ids: Tensor) -> Tensor:
+        """Run queries through the backbone (see `Writer.hidden`)."""
         (memory,) = state.tensors
-        return read(self.model, memory, query_ids)[:, :, 1:]
+        return read_hidden(self.model, memory, query_ids)[:, :, 1:]
 
     def _pass(self, memory: Tensor, embedded: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """Read the new memory out of one pass over `[M; context; M]`."""

@@ -1,0 +1,106 @@
+"""The gradient of an optimizer step, micro-batch by micro-batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from typing import cast
+
+import torch
+
+from gradmem_core.backbone import Backbone
+from training.batch import Batch
+from training.feed import MicroBatch
+from training.recipe import Recipe
+from training.room import Room
+from training.step import Outcome, clipped_alone, outer_loss
+from training.writers import Writer
+from training.writers.gradmem import GradMem
+
+
+@dataclass(frozen=True)
+class Work:
+    """A micro-batch and how it is written."""
+
+    parts: MicroBatch
+    steps: int
+    "Write steps (K); 0 reads from the contexts themselves."
+
+
+class StepGradient:
+    """Computes gradients of the outer loss into a model's parameters.
+
+    Args:
+        writer: The model in training, on its device.
+        recipe: What is trained.
+        memory_tokens: Vectors that stand before a context (m).
+    """
+
+    def __init__(self, writer: Writer, recipe: Recipe, memory_tokens: int) -> None:
+        self._writer = writer
+        self._recipe = recipe
+        self._room = Room(
+            cast("Backbone", writer.model.backbone),
+            memory_tokens,
+            recipe.recompute,
+            dtype=torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32,
+            device=writer.device,
+        )
+
+    def compute(self, work: Sequence[Work], share: float) -> list[Outcome]:
+        """Set the parameters' gradients to those of some micro-batches, each scaled by `share`.
+
+        A batch that finds no memory on the device is tried again in smaller pieces.
+
+        Returns:
+            What each micro-batch gave, without its graph.
+
+        Raises:
+            NonFiniteLossError: WRITE diverged.
+            OutOfMemoryError: There is no memory for a single context.
+        """
+        while True:
+            self._writer.model.zero_grad()
+            try:
+                return [self._add(each, share) for each in work]
+            except _TooLargeError as error:
+                self._writer.model.zero_grad()  # what is in them was only begun
+                if self._writer.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                self._room.shrink(error.batch, error.steps, error.cause)
+
+    def _add(self, work: Work, share: float) -> Outcome:
+        """Add the gradient of a micro-batch."""
+        limit = self._recipe.optimizer.micro_batch_clip
+        with clipped_alone(self._writer.model, None if limit is None else share * limit):
+            outcomes = [self._add_part(part, work.steps, share) for part in work.parts]
+        return reduce(add, outcomes)
+
+    def _add_part(self, part: Batch, steps: int, share: float) -> Outcome:
+        outcomes = []
+        for batch, recompute in self._room.plan(part, steps):
+            try:
+                outcomes.append(self._add_batch(batch, steps, share, recompute=recompute))
+            except torch.OutOfMemoryError as error:
+                raise _TooLargeError(batch, steps, error) from error
+        return reduce(add, outcomes)
+
+    def _add_batch(self, batch: Batch, steps: int, share: float, *, recompute: bool) -> Outcome:
+        writer = self._writer
+        if isinstance(writer, GradMem):
+            writer = replace(writer, recompute=recompute)
+        outcome = outer_loss(
+            writer, batch, steps=steps, write_loss_weight=self._recipe.write_loss_weight
+        )
+        (outcome.loss * share).backward()  # type: ignore[no-untyped-call]
+        return replace(outcome, loss=outcome.loss.detach().cpu())
+
+
+class _TooLargeError(Exception):
+    """A batch found no memory."""
+
+    def __init__(self, batch: Batch, steps: int, cause: torch.OutOfMemoryError) -> None:
+        super().__init__()
+        self.batch = batch
+        self.steps = steps
+        self.cause = cause
