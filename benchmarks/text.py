@@ -44,6 +44,17 @@ class Run:
         return config.page_tokens or config.max_context_tokens
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What the memory of a text said."""
+
+    pages: int
+    present: list[Graded]
+    "To the questions that the text answers."
+    absent: list[Graded]
+    "To the others."
+
+
 Data = Annotated[Path, typer.Option(help="Folder with SQuAD's valid.jsonl.")]
 Name = Annotated[str, typer.Option(help="Checkpoint: its folder, or the name of a bundled one.")]
 Bank = Annotated[Path, typer.Option(help="Folder that keeps memories between commands.")]
@@ -138,8 +149,8 @@ def measure_lists(
     def measure(run: Run) -> Iterator[Cell]:
         for kind, name, documents in draw_groups(plan, SEED):
             for way, wording in WORDINGS.items():
-                asked = [_list_text(one, wording, keys) for one in documents]
-                yield _served_cell(run, f"{kind} {name}, {way}", asked, steps)
+                heard = [_hear(run, _list_text(one, wording, keys), steps) for one in documents]
+                yield _served_cell(run, f"{kind} {name}, {way}", heard, steps)
 
     _measure("lists", measure, lists.name, checkpoint, bank, output)
 
@@ -156,9 +167,11 @@ def measure_formats(
 
     def measure(run: Run) -> Iterator[Cell]:
         found = read_texts(texts)
+        heard = []
         for name, one in found.items():
-            yield _served_cell(run, name, [one], steps)
-        yield _served_cell(run, "all", list(found.values()), steps)
+            heard.append(_hear(run, one, steps))
+            yield _served_cell(run, name, heard[-1:], steps)
+        yield _served_cell(run, "all", heard, steps)
 
     _measure("formats", measure, texts.name, checkpoint, bank, output)
 
@@ -279,25 +292,23 @@ def _document_cell(
     )
 
 
-def _served_cell(run: Run, name: str, texts: Sequence[AskedText], steps: int) -> Cell:
-    """Write texts as the service does, and ask both kinds of questions."""
-    present: list[Graded] = []
-    absent: list[Graded] = []
-    pages = 0
-    for one in texts:
-        memory = stored(_pages(run, [Text(one.text, ())], run.page_tokens, steps), SERVED)
-        pages += len(memory)
-        present += ask(run, memory, one.present)
-        absent += ask(run, memory, one.absent)
+def _hear(run: Run, text: AskedText, steps: int) -> Heard:
+    """Write a text as the service does, and ask both kinds of questions."""
+    memory = stored(_pages(run, [Text(text.text, ())], run.page_tokens, steps), SERVED)
+    return Heard(len(memory), ask(run, memory, text.present), ask(run, memory, text.absent))
+
+
+def _served_cell(run: Run, name: str, heard: Sequence[Heard], steps: int) -> Cell:
+    """Sum up what several texts' memories said."""
     return cell(
         name,
-        present,
-        absent,
-        texts=len(texts),
+        [graded for one in heard for graded in one.present],
+        [graded for one in heard for graded in one.absent],
+        texts=len(heard),
         write_steps=steps,
         page_tokens=run.page_tokens,
         dtype=SERVED,
-        pages=pages / len(texts),
+        pages=sum(one.pages for one in heard) / len(heard),
     )
 
 
