@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -79,6 +79,14 @@ def switch(model: nn.Module, *, on: bool) -> None:
             layer.enable_adapters(enabled=on)
             for parameter, flag in trained.items():
                 parameter.requires_grad_(flag)
+
+
+def parts_of(layer: nn.Module) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """The weight of a layer, and A `(r, i)` and B `(o, r)` of its adapter where it has one."""
+    if not hasattr(layer, "base_layer"):
+        return cast("Tensor", layer.weight), None
+    adapted = cast("Any", layer)
+    return adapted.base_layer.weight, (adapted.lora_A[NAME].weight, adapted.lora_B[NAME].weight)
 
 
 def is_adapter(name: str) -> bool:

@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 64
-"Rows of a block."
+"Rows of a block on a CPU."
+BLOCK_ON_GPU = 256
+"There, launches cost more than what is computed above the diagonal."
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -44,7 +46,7 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:  # noqa: ANN401
         out = torch.empty_like(query)
         log_sums = query.new_empty(query.shape[:2])  # (N, T)
-        for rows, seen in _blocks(query.shape[1]):
+        for rows, seen in _blocks(query):
             scores = _scores(query[:, rows], key[:, seen], scale)
             peaks = scores.amax(dim=-1, keepdim=True)  # (N, R, 1)
             weights = scores.sub_(peaks).exp_()
@@ -84,7 +86,7 @@ class _Gradient(torch.autograd.Function):
         grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
         grad_value = torch.zeros_like(value)
         row_sums = (grad_out * out).sum(dim=-1, keepdim=True)  # (N, T, 1)
-        for rows, seen in _blocks(query.shape[1]):
+        for rows, seen in _blocks(query):
             weights = _weights(query[:, rows], key[:, seen], log_sums[:, rows], scale)
             grad_value[:, seen].add_(torch.bmm(weights.mT, grad_out[:, rows]))
             grad_scores = torch.bmm(grad_out[:, rows], value[:, seen].mT)  # (N, R, C)
@@ -103,7 +105,7 @@ class _Gradient(torch.autograd.Function):
         scale = ctx.scale
         for_query, for_grad_out = torch.empty_like(query), torch.empty_like(query)
         for_key, for_value = torch.zeros_like(key), torch.zeros_like(value)
-        for rows, seen in _blocks(query.shape[1]):
+        for rows, seen in _blocks(query):
             q, k, v, do = query[:, rows], key[:, seen], value[:, seen], grad_out[:, rows]
             weights = _weights(q, k, log_sums[:, rows], scale)  # P
             inner = torch.bmm(do, v.mT)  # dP = dO V^T
@@ -130,10 +132,12 @@ class _Gradient(torch.autograd.Function):
         return for_query, for_key, for_value, for_grad_out, None, None, None
 
 
-def _blocks(tokens: int) -> Iterator[tuple[slice, slice]]:
+def _blocks(query: Tensor) -> Iterator[tuple[slice, slice]]:
     """The rows of each block, and the columns that they see."""
-    for start in range(0, tokens, BLOCK):
-        end = min(start + BLOCK, tokens)
+    tokens = query.shape[1]
+    rows = BLOCK_ON_GPU if query.is_cuda else BLOCK
+    for start in range(0, tokens, rows):
+        end = min(start + rows, tokens)
         yield slice(start, end), slice(0, end)
 
 

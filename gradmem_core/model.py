@@ -1,5 +1,6 @@
 """The model that is written to and read from: a backbone, M0 and the write side."""
 
+import copy
 import math
 
 import torch
@@ -47,6 +48,16 @@ class MemoryModel(nn.Module):
             if config.inner_learning_rate_per_element
             else None
         )
+
+    def over(self, backbone: Backbone) -> "MemoryModel":
+        """The same memory and write side, the very parameters, over another backbone.
+
+        Args:
+            backbone: Of the same width and vocabulary.
+        """
+        other = copy.copy(self)
+        other._modules = self._modules | {"backbone": backbone}
+        return other
 
     def inner_learning_rate(self) -> Tensor | float:
         """The step size of WRITE: one number, or one per memory element `(m, d)`."""

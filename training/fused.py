@@ -5,15 +5,15 @@ a launch on a GPU and each kept for the second time. Here every derivative is on
 inputs (a function of `Passes`, which a compiler can turn into one kernel) beside the matrix
 products.
 
-Shapes: `B` batch, `T` tokens, `d` width, `f` width inside, `H` heads, `G` key-value heads, `w` width
-of a head, `r` rank. Attention: `N` is `B` times `G`, `R` is `T` times the `H / G` query heads that
-share a key-value head, head after head.
+Shapes: `B` batch, `T` tokens, `d` width, `f` width inside, `H` heads, `G` key-value heads, `w`
+width of a head, `r` rank. Attention: `N` is `B` times `G`, `R` is `T` times the `H / G` query heads
+that share a key-value head, head after head.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ def heads(
     """Part `(B, T, (H + 2 G) w)` into queries `(B, H, T, w)`, keys and values `(B, G, T, w)`, the
     first two turned to their positions by angles with `cos` and `sin` `(B or 1, 1, T, w / 2)`."""
     width = 2 * cos.shape[-1]
-    split = joined.unflatten(-1, (-1, width)).transpose(1, 2)  # (B, H + 2 G, T, w)
+    split = joined.view(*joined.shape[:2], -1, width).transpose(1, 2)  # (B, H + 2 G, T, w)
     left, right = split[:, :-key_heads].chunk(2, dim=-1)
     turned = torch.cat(
         [
@@ -115,13 +115,13 @@ def joined_heads(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Te
 
 
 def weights(scores: Tensor, scale: float) -> Tensor:
-    """Softmax of `scale` times scores `(N, R, T)`, in which a token sees itself and those before."""
-    tokens = scores.shape[-1]
+    """Causal softmax of `scale` times scores `(N, R, T)`."""
+    count, _, tokens = scores.shape
     hidden = torch.ones(tokens, tokens, dtype=torch.bool, device=scores.device).triu(1)
-    rows = scores.unflatten(1, (-1, tokens)) * scale  # (N, H / G, T, T)
     exact = torch.promote_types(scores.dtype, torch.float32)
-    softmax = rows.masked_fill(hidden, -torch.inf).softmax(dim=-1, dtype=exact)
-    return softmax.flatten(1, 2).to(scores.dtype)
+    rows = scores.view(count, -1, tokens, tokens) * scale  # (N, H / G, T, T)
+    softmax = rows.masked_fill_(hidden, -torch.inf).softmax(dim=-1, dtype=exact)
+    return softmax.view(scores.shape).to(scores.dtype)
 
 
 def scores_gradient(grad: Tensor, of: Tensor, scale: float) -> Tensor:
@@ -223,8 +223,8 @@ class Fused:
         batch, count, tokens, width = query.shape
         q = query.view(batch * key.shape[1], -1, width)
         k, v = (part.view(-1, tokens, width) for part in (key, value))
-        out: Tensor = _Attention.apply(q, k, v, scale, self.passes)  # type: ignore[no-untyped-call]
-        return out.view(batch, count, tokens, width)
+        out = _Attention.apply(q, k, v, scale, self.passes)  # type: ignore[no-untyped-call]
+        return cast("Tensor", out).view(batch, count, tokens, width)
 
 
 def low_rank_linear(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
