@@ -1,0 +1,80 @@
+"""Names of people and cities in several alphabets, from Faker's lists."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+
+LOCALES = {
+    "en_US": 16, "de_DE": 3, "fr_FR": 3, "es_ES": 3, "cs_CZ": 3, "pl_PL": 2, "sk_SK": 2, "tr_TR": 3,
+    "vi_VN": 2, "sv_SE": 2, "da_DK": 1, "fi_FI": 2, "hu_HU": 2, "ro_RO": 1, "hr_HR": 2, "pt_BR": 2,
+    "it_IT": 2, "lv_LV": 1, "ru_RU": 3, "uk_UA": 2, "bg_BG": 1, "el_GR": 4, "zh_CN": 1, "ja_JP": 2,
+    "ko_KR": 1,
+}  # fmt: skip
+"How often a document's names come from a locale of Faker, in parts of their sum."
+SURNAME_FIRST = ("zh_CN", "ja_JP", "ko_KR")
+"Locales that write the surname first, without a blank."
+FORBIDDEN = set('|"\\(){};:,/')
+"Characters that would read as a format's own."
+NOBODY = {"John", "Jane", "Doe"}
+"What Faker gives where a locale has no names."
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of one locale."""
+
+    first: tuple[str, ...]
+    last: tuple[str, ...]
+    cities: tuple[str, ...]
+    joint: str
+    "Between the parts of a full name."
+    surname_first: bool
+
+    def full(self, first: str, last: str) -> str:
+        """Join the parts of a person's name."""
+        parts = (last, first) if self.surname_first else (first, last)
+        return self.joint.join(parts)
+
+
+@cache
+def names(locale: str) -> Names:
+    """Return a locale's names; cities are English where it has none."""
+    cities = _listed("address", locale, ("cities", "city_names"))
+    backward = locale in SURNAME_FIRST
+    return Names(
+        first=_listed("person", locale, ("first_name",)),
+        last=_listed("person", locale, ("last_name",)),
+        cities=cities or _english_cities(),
+        joint="" if backward else " ",
+        surname_first=backward,
+    )
+
+
+def _listed(provider: str, locale: str, begins: tuple[str, ...]) -> tuple[str, ...]:
+    """Collect a provider's lists whose names begin so, in alphabetical order."""
+    try:
+        source = import_module(f"faker.providers.{provider}.{locale}").Provider
+    except ModuleNotFoundError:
+        return ()
+    found: dict[str, None] = {}
+    for attribute in sorted(dir(source)):
+        if attribute.startswith(begins) and not callable(getattr(source, attribute)):
+            found.update(dict.fromkeys(_usable(getattr(source, attribute))))
+    return tuple(found)
+
+
+def _usable(listed: Iterable[object]) -> Iterator[str]:
+    for text in listed:
+        if isinstance(text, str) and not FORBIDDEN.intersection(text) and text not in NOBODY:
+            yield text
+
+
+@cache
+def _english_cities() -> tuple[str, ...]:
+    """Make cities as Faker does in English: of a surname and an ending."""
+    endings = _listed("address", "en_US", ("city_suffixes",))
+    return tuple(
+        last + endings[place % len(endings)]
+        for place, last in enumerate(_listed("person", "en_US", ("last_name",)))
+    )
