@@ -76,12 +76,46 @@ LANGUAGES = {
         "{type} {name}", ("int", "long", "double"), name=formats.camel,
     ),
 }  # fmt: skip
-CONSTANTS = ("max {}", "{} limit", "default {}", "{} timeout", "{} size", "min {}", "{} retries", "{}", "{} factor")  # fmt: skip
-COMMANDS = ("cd {path}", "rm -f {file}", "tar xzf {file}", "pip install {made}", "git checkout {branch}", "curl -O {url}", "cp {file} {path}", "systemctl restart {service}", "chmod 7##", "./{plain_word}.sh", "docker pull {made}:{version}", "scp {file} {host}:", "make {plain_word}", "mkdir -p {path}", "psql {made}")  # fmt: skip
+CONSTANTS = (
+    "max {}",
+    "{} limit",
+    "default {}",
+    "{} timeout",
+    "{} size",
+    "min {}",
+    "{} retries",
+    "{}",
+    "{} factor",
+)
+COMMANDS = (
+    "cd {path}",
+    "rm -f {file}",
+    "tar xzf {file}",
+    "pip install {made}",
+    "git checkout {branch}",
+    "curl -O {url}",
+    "cp {file} {path}",
+    "systemctl restart {service}",
+    "chmod 7##",
+    "./{plain_word}.sh",
+    "docker pull {made}:{version}",
+    "scp {file} {host}:",
+    "make {plain_word}",
+    "mkdir -p {path}",
+    "psql {made}",
+)
 SHELL_VARIABLES = (
-    ("HOST", "host"), ("PORT", "port"), ("TARGET", "path"), ("VERSION", "version"), ("URL", "url"),
-    ("BRANCH", "branch"), ("RETRIES", "small"), ("ADMIN", "email"), ("TOKEN", "hexid"), ("MODE", "env"),
-)  # fmt: skip
+    ("HOST", "host"),
+    ("PORT", "port"),
+    ("TARGET", "path"),
+    ("VERSION", "version"),
+    ("URL", "url"),
+    ("BRANCH", "branch"),
+    ("RETRIES", "small"),
+    ("ADMIN", "email"),
+    ("TOKEN", "hexid"),
+    ("MODE", "env"),
+)
 
 
 @cache

@@ -1,6 +1,7 @@
 """Values of many kinds from a seed, in one document's alphabet."""
 
 import random
+import re
 import string
 import tomllib
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ LONGEST = 48
 "Most characters of a value."
 QUOTES = set('"\\|\t\n`')
 "Characters that a value does not hold, since formats would write them differently."
+
+CLOCK = re.compile(r"\d?\d:\d\d(:\d\d)?")
+"A time of day."
 
 T = TypeVar("T")
 Draw = Callable[["Draws"], str]
@@ -88,7 +92,9 @@ class Draws:
         return found
 
     def near(self, text: str) -> str:
-        """Change a digit or a letter of it."""
+        """Change a digit or a letter of it, of a time the last digit."""
+        if CLOCK.fullmatch(text):
+            return text[:-1] + self.pick(string.digits.replace(text[-1], ""))
         places = [i for i, sign in enumerate(text) if sign in string.digits]
         letters = string.digits
         if not places:

@@ -16,21 +16,38 @@ from training.tasks.structured.wordings import wordings
 SENTENCES = Path(__file__).with_name("sentences.toml")
 
 CHATS = (
-    "{who}: {text}", "{who}: {text}", "[{time}] {who}: {text}", "{time} {who}: {text}",
-    "<{who}> {text}", "{who} ({time}): {text}", "[{date}, {time}] {who}: {text}",
-    "{time} <{who}> {text}", "{time} - {who}: {text}", "**{who}** ({time}) {text}",
-    "{who} [{time}]\n{text}", "- {who}: {text}", "{date} {time} {who} > {text}", "{who} — {text}",
-    "@{who} {time}: {text}", "{who}\t{time}\t{text}",
-)  # fmt: skip
+    "{who}: {text}",
+    "{who}: {text}",
+    "[{time}] {who}: {text}",
+    "{time} {who}: {text}",
+    "<{who}> {text}",
+    "{who} ({time}): {text}",
+    "[{date}, {time}] {who}: {text}",
+    "{time} <{who}> {text}",
+    "{time} - {who}: {text}",
+    "**{who}** ({time}) {text}",
+    "{who} [{time}]\n{text}",
+    "- {who}: {text}",
+    "{date} {time} {who} > {text}",
+    "{who} — {text}",
+    "@{who} {time}: {text}",
+    "{who}\t{time}\t{text}",
+)
 "How chats write a message."
 LOGS = (
-    "{date} {time} {level} [{source}] {text}", "{date}T{time}Z {level} {source}: {text}",
-    "[{time}] {level} {source}: {text}", "{time} | {level} | {source} | {text}",
-    "{date} {time},{part} - {source} - {level} - {text}", "Nov 1{day} {time} {host} {source}[{part}]: {text}",
-    "level={level} time={time} service={source} msg=\"{text}\"", "{level} {time} {text}",
+    "{date} {time} {level} [{source}] {text}",
+    "{date}T{time}Z {level} {source}: {text}",
+    "[{time}] {level} {source}: {text}",
+    "{time} | {level} | {source} | {text}",
+    "{date} {time},{part} - {source} - {level} - {text}",
+    "Nov 1{day} {time} {host} {source}[{part}]: {text}",
+    'level={level} time={time} service={source} msg="{text}"',
+    "{level} {time} {text}",
     '{{"ts": "{date}T{time}Z", "level": "{level}", "service": "{source}", "msg": "{text}"}}',
-    "[{date} {time}] [{level}] {text}", "{time} {source} {text}", "<{level}> {time} ({source}) {text}",
-)  # fmt: skip
+    "[{date} {time}] [{level}] {text}",
+    "{time} {source} {text}",
+    "<{level}> {time} ({source}) {text}",
+)
 "How programs write an entry."
 ACCESSES = (
     '{ip} - - [1{day}/Oct/2025:{time} +0000] "{method} {path} HTTP/1.1" {status} {size}',
@@ -38,19 +55,36 @@ ACCESSES = (
     "{ip} {status} {method} {path} ({size} bytes) at {time}",
 )
 TIMELINES = (
-    "{time} {event}", "{time} - {event}", "- {time}: {event}", "{time} UTC: {event}",
-    "* {time} – {event}", "[{time}] {event}", "| {time} | {event} |", "{time}\t{event}",
-    "- **{time}** {event}", "{time}h {event}",
-)  # fmt: skip
+    "{time} {event}",
+    "{time} - {event}",
+    "- {time}: {event}",
+    "{time} UTC: {event}",
+    "* {time} — {event}",
+    "[{time}] {event}",
+    "| {time} | {event} |",
+    "{time}\t{event}",
+    "- **{time}** {event}",
+    "{time}h {event}",
+)
 AGENDAS = (
-    "{time} {item} ({who})", "{time} - {item}, {who}", "- {time}: {item} ({who}, {long})",
-    "{time} {item} | {who} | {long}", "{time} {item}", "* {item} at {time} with {who}",
-    "{time}  {item} - {long}", "| {time} | {item} | {who} |", "{item}: {time}, {who}",
-)  # fmt: skip
+    "{time} {item} ({who})",
+    "{time} - {item}, {who}",
+    "- {time}: {item} ({who}, {long})",
+    "{time} {item} | {who} | {long}",
+    "{time} {item}",
+    "* {item} at {time} with {who}",
+    "{time}  {item} - {long}",
+    "| {time} | {item} | {who} |",
+    "{item}: {time}, {who}",
+)
 RESULTS = (
-    "{home} - {away} {score}", "{home} vs {away}: {score}", "{home} {score} {away}",
-    "| {home} | {away} | {score} |", "{home} – {away}  {score}", "- {home} against {away}: {score}",
-)  # fmt: skip
+    "{home} - {away} {score}",
+    "{home} vs {away}: {score}",
+    "{home} {score} {away}",
+    "| {home} | {away} | {score} |",
+    "{home} — {away}  {score}",
+    "- {home} against {away}: {score}",
+)
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,9 @@ LISTS: dict[str, Entries] = {
         "#define {key} {value}", key=formats.upper_snake, value=formats.literal, identifiers=True,
         titled=False,
     ),
-    "css": Entries("  --{key}: {value};", (":root {",), ("}",), key=formats.kebab, identifiers=True),
+    "css": Entries(
+        "  --{key}: {value};", (":root {",), ("}",), key=formats.kebab, identifiers=True
+    ),
     "sql": Entries(
         "SET {key} = {value};", key=formats.snake, value=formats.sql_value, identifiers=True,
         titled=False,

@@ -44,7 +44,7 @@ def names(locale: str) -> Names:
     backward = locale in SURNAME_FIRST
     return Names(
         first=_listed("person", locale, ("first_name",)),
-        last=_listed("person", locale, ("last_name",)),
+        last=_listed("person", locale, ("last_name", "unisex_last_name")),
         cities=cities or _english_cities(),
         joint="" if backward else " ",
         surname_first=backward,

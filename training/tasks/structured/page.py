@@ -14,9 +14,13 @@ ABSENT_PER_ANSWERED = 0.25
 "Questions without an answer for each with one: a fifth of all."
 LONGEST_QUERY, LONGEST_COST = 20, 50.0
 "Words of a query, and the estimated tokens of a query with its answer."
-UNIT = re.compile(
-    r"(?P<before>[$€£¥₹]|CHF |EUR )?(?P<number>\d[\d.,]*)(?P<after> ?[^\W\d_]{1,8}| ?[€%]| ?°[CF]?)?"
+UNITS = (
+    "kg|g|lb|t|oz|cm|m|mm|km|in|ml|l|L|gal|mph|kn|rpm|km/h|m/s|GB|MB|TB|KB|GiB|ms|s|h|min|days|weeks|"
+    "hours|minutes|months|mg|µg|IU|drops|tablets|puffs|W|kW|kWh|lm|mAh|V|miles|mi|m²|sqm|ha|%|°C|°F|"
+    "cores|vCPU|USD|EUR|€|Kč|kr|NOK|bytes"
 )
+UNIT = re.compile(rf"(?P<before>[$€£¥₹]|CHF |EUR )?(?P<number>-?\d[\d.,]*)(?P<after> ?({UNITS}))?")
+"An amount that people would also give without its unit."
 TITLE = re.compile(r"(Dr|Mr|Ms|Prof)\.? ")
 
 
@@ -75,6 +79,8 @@ class Page:
             fill: What stands in the wordings' braces.
         """
         asked = wordings(group) if isinstance(group, str) else group
+        if not asked:
+            return
         first, last = (place, place) if isinstance(place, int) else place
         self.facts.append(Fact(asked, fill, alternatives(answer), first, last))
 

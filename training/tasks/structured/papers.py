@@ -10,34 +10,94 @@ from training.tasks.structured.records import other_names
 from training.tasks.structured.wordings import wordings
 
 RECEIPT_HEADS = (
-    ("Invoice no", "ticket"), ("Date", "date"), ("Customer", "person"), ("Cashier", "first"),
-    ("Terminal", "code"), ("Due", "date"), ("VAT ID", "code"), ("Order", "code"),
-    ("Payment", "ticket"), ("Store", "street"), ("Tel", "phone"), ("Seller", "company"),
-)  # fmt: skip
+    ("Invoice no", "ticket"),
+    ("Date", "date"),
+    ("Customer", "person"),
+    ("Cashier", "first"),
+    ("Terminal", "code"),
+    ("Due", "date"),
+    ("VAT ID", "code"),
+    ("Order", "code"),
+    ("Payment", "ticket"),
+    ("Store", "street"),
+    ("Tel", "phone"),
+    ("Seller", "company"),
+)
 RECEIPT_LINES = (
-    "{count} x {item}  {price}", "{item}  {price}", "{item} x{count} ... {price}",
-    "{count} {item} @ {price}", "| {count} | {item} | {price} |", "- {item} ({count}): {price}",
-    "{item};{count};{price}", "{item}\t{count}\t{price}",
-)  # fmt: skip
+    "{count} x {item}  {price}",
+    "{item}  {price}",
+    "{item} x{count} ... {price}",
+    "{count} {item} @ {price}",
+    "| {count} | {item} | {price} |",
+    "- {item} ({count}): {price}",
+    "{item};{count};{price}",
+    "{item}\t{count}\t{price}",
+)
+EACH = ("the price of one {item}", "how much is each of the {item}", "= {item} price each")
 MAIL_HEADS = (
-    ("From", "email", "mail.from"), ("To", "email", "mail.to"), ("Subject", "topic", "mail.subject"),
-    ("Date", "iso_date", "mail.date"), ("Cc", "email", ""), ("Reply-To", "email", ""),
-    ("Message-ID", "hexid", ""), ("X-Mailer", "made", ""), ("Organization", "company", ""),
-    ("X-Ticket", "ticket", ""), ("Return-Path", "email", ""), ("X-Originating-IP", "ip", ""),
-)  # fmt: skip
+    ("From", "email", "mail.from"),
+    ("To", "email", "mail.to"),
+    ("Subject", "topic", "mail.subject"),
+    ("Date", "iso_date", "mail.date"),
+    ("Cc", "email", ""),
+    ("Reply-To", "email", ""),
+    ("Message-ID", "hexid", ""),
+    ("X-Mailer", "made", ""),
+    ("Organization", "company", ""),
+    ("X-Ticket", "ticket", ""),
+    ("Return-Path", "email", ""),
+    ("X-Originating-IP", "ip", ""),
+)
 HTTP_HEADS = (
-    ("Host", "domain_name"), ("User-Agent", "made"), ("Accept-Language", "spoken"), ("ETag", "hexid"),
-    ("X-Request-ID", "uuid"), ("Server", "service"), ("Content-Length", "count"),
-    ("Authorization", "secret"), ("Retry-After", "small"), ("X-RateLimit-Remaining", "count"),
-    ("Location", "url"), ("Age", "count"), ("X-Forwarded-For", "ip"), ("Set-Cookie", "hexid"),
-)  # fmt: skip
+    ("Host", "domain_name"),
+    ("User-Agent", "made"),
+    ("Accept-Language", "spoken"),
+    ("ETag", "hexid"),
+    ("X-Request-ID", "uuid"),
+    ("Server", "service"),
+    ("Content-Length", "count"),
+    ("Authorization", "secret"),
+    ("Retry-After", "small"),
+    ("X-RateLimit-Remaining", "count"),
+    ("Location", "url"),
+    ("Age", "count"),
+    ("X-Forwarded-For", "ip"),
+    ("Set-Cookie", "hexid"),
+)
 RECIPE_HEADS = (
-    ("Serves", "small"), ("Oven", "temperature"), ("Total time", "duration"), ("By", "person"),
-    ("Calories", "count"), ("From", "city"),
-)  # fmt: skip
-RECIPE_LINES = ("- {amount} {item}", "{amount} {item}", "* {item}: {amount}", "{item} - {amount}", "• {amount} of {item}", "{item}\t{amount}")  # fmt: skip
-VERSION_HEADS = ("## {version} ({date})", "## [{version}] - {date}", "{version} - {date}", "{date}: {version}", "### {version}, {date}", "Version {version} / {date}")  # fmt: skip
-GLOSSARY_LINES = ("{term}: {meaning}", "{term} - {meaning}", "**{term}**: {meaning}", "{term} = {meaning}", "- {term} — {meaning}", "{term}\n    {meaning}", "{term} ({meaning})", "| {term} | {meaning} |")  # fmt: skip
+    ("Serves", "small"),
+    ("Oven", "temperature"),
+    ("Total time", "duration"),
+    ("By", "person"),
+    ("Calories", "count"),
+    ("From", "city"),
+)
+RECIPE_LINES = (
+    "- {amount} {item}",
+    "{amount} {item}",
+    "* {item}: {amount}",
+    "{item} - {amount}",
+    "• {amount} of {item}",
+    "{item}\t{amount}",
+)
+VERSION_HEADS = (
+    "## {version} ({date})",
+    "## [{version}] - {date}",
+    "{version} - {date}",
+    "{date}: {version}",
+    "### {version}, {date}",
+    "Version {version} / {date}",
+)
+GLOSSARY_LINES = (
+    "{term}: {meaning}",
+    "{term} - {meaning}",
+    "**{term}**: {meaning}",
+    "{term} = {meaning}",
+    "- {term} — {meaning}",
+    "{term}\n    {meaning}",
+    "{term} ({meaning})",
+    "| {term} | {meaning} |",
+)
 NOTE_LINES = ("- {text}", "* {text}", "{text}", "• {text}", "- [ ] {text}", "{text}.")
 NOTE_HEADINGS = ("## {}", "# {}", "{}:", "**{}**", "== {} ==")
 
@@ -95,18 +155,7 @@ def receipt(draws: Draws) -> Page:
 def _receipt_line(page: Page, draws: Draws, pattern: str, item: str, price: str) -> None:
     fill = {"item": item, "price": price, "value": price, "count": str(draws.between(1, 40))}
     place = page.add(pattern.format_map(fill))
-    if "@" in pattern:
-        return_group = [
-            "the price of one {item}",
-            "how much is each of the {item}",
-            "= {item} price",
-        ]
-        page.ask(return_group, price, place, **fill)
-    elif "x" in pattern or "count" in pattern:
-        page.ask("receipt.price", price, place, **fill)
-    else:
-        page.ask("receipt.price", price, place, **fill)
-        page.lack("receipt.count", **fill)
+    page.ask(EACH if "@" in pattern else wordings("receipt.price"), price, place, **fill)
     if "{count}" in pattern:
         page.ask("receipt.count", fill["count"], place, **fill)
     if sum(price in piece for piece in page.pieces) == 1:
@@ -163,7 +212,7 @@ def mail(draws: Draws) -> Page:
             page.ask(group, value, place)
     for key, kind, group in MAIL_HEADS:
         if (key, kind, group) not in chosen:
-            page.lack(group or "mail.head", f"{key}:", key=_spoken(draws, key))
+            page.lack("mail.head", f"{key}:", key=_spoken(draws, key))
     page.gap()
     said = draws.shuffled(sentences("said"))[: draws.between(0, 5)]
     if said:

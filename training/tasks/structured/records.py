@@ -9,7 +9,7 @@ from training.tasks.structured.lists import LISTS, Listed
 from training.tasks.structured.page import Page
 from training.tasks.structured.sheet import Domain, Field, Sheet, domains, draw_sheet, unique
 from training.tasks.structured.tables import TABLES, TALL, Layout
-from training.tasks.structured.wordings import wordings
+from training.tasks.structured.wordings import KEYWORDS, wordings
 
 MOST_LINES = 25
 GAPPED_SHARE, GAPS = 0.35, 0.2
@@ -108,16 +108,16 @@ def _ask_ends(page: Page, sheet: Sheet) -> None:
 def _lack_others(page: Page, asking: "Asking") -> None:
     """Note names and fields like those that are there."""
     sheet, draws = asking.sheet, asking.draws
-    known = [formats.snake(label) for field in sheet.fields for label in field.labels]
+    known = [formats.snake(label) for field in sheet.fields for label in field.called]
     sorts = {field.sort for field in sheet.fields}
     for other in sheet.domain.fields:
-        strange = not any(formats.snake(label) in known for label in other.labels)
+        strange = not any(formats.snake(label) in known for label in other.called)
         if other not in sheet.fields and strange and (not other.sort or other.sort not in sorts):
             row = draws.between(0, len(sheet.names) - 1)
             fill = {"name": sheet.names[row], "what": sheet.domain.what}
-            fill["label"] = draws.pick(other.labels)
-            asked = (*wordings("cell.ask"), *other.ask, *other.ask)
-            page.lack(asked, *other.labels, **fill)
+            fill["label"] = draws.pick(other.labels or other.heads)
+            asked = (*_general(other), *other.ask, *other.ask)
+            page.lack(asked, *other.called, **fill)
     for name in other_names(draws, sheet.domain.names, sheet.names):
         column = draws.between(0, len(sheet.fields) - 1)
         fill = asking.fill(0, column) | {"name": name}
@@ -156,13 +156,11 @@ class Asking:
 
     def label(self, column: int) -> str:
         """Draw what people call a field."""
+        field, head = self.sheet.fields[column], self.sheet.heads[column]
         way = self.draws.dice.random()
-        if way < 0.2:
-            return self.shown[column]
-        return self.sheet.heads[column] if way < 0.75 else self._synonym(column)
-
-    def _synonym(self, column: int) -> str:
-        return self.draws.pick(self.sheet.fields[column].labels)
+        if field.labels and (head not in field.labels or way > 0.75):
+            return self.draws.pick(field.labels)
+        return self.shown[column] if way < 0.2 else head
 
     def fill(self, row: int, column: int) -> dict[str, str]:
         """Return what stands in the braces of wordings about a cell."""
@@ -193,11 +191,13 @@ class Asking:
         """Return general wordings, or those that fit the field alone."""
         field = self.sheet.fields[column]
         special = (*field.ask, *field.ask, *(self._of_sort(field, "ask")))
-        return special if special and self.draws.chance(0.5) else wordings("cell.ask")
+        return special if special and self.draws.chance(0.5) else _general(field)
 
     def back(self, column: int) -> tuple[str, ...]:
         """Return the wordings that ask for the record."""
         field = self.sheet.fields[column]
+        if not field.labels:
+            return field.back
         special = (*field.back, *field.back, *self._of_sort(field, "back"))
         if special and self.draws.chance(0.5):
             return special
@@ -207,6 +207,12 @@ class Asking:
         """Return the wordings of a sort, which would be ambiguous with two such fields."""
         alone = sum(other.sort == field.sort for other in self.sheet.fields) == 1
         return wordings(f"{field.sort}.{way}") if field.sort and alone else ()
+
+
+def _general(field: Field) -> tuple[str, ...]:
+    """Return the wordings for any field, only keywords where it has no noun."""
+    asked = wordings("cell.ask")
+    return asked if field.labels else tuple(text for text in asked if text.startswith(KEYWORDS))
 
 
 def entries(draws: Draws, format_name: str | None = None, domain: Domain | None = None) -> Page:
@@ -223,14 +229,14 @@ def entries(draws: Draws, format_name: str | None = None, domain: Domain | None 
     asking = Asking(sheet, sheet.heads, draws)
     page = listed.page
     for row, (value, place) in enumerate(zip(values, listed.places, strict=True)):
-        special = asking.plainly(0) if draws.chance(0.6) else wordings("entry.ask")
+        special = asking.plainly(0) if draws.chance(0.6) else wordings(_entry(sheet.fields[0]))
         fill = asking.fill(row, 0)
         fill["name"] = _key_asked(draws, sheet.names[row], listed.keys[row])
         page.ask(special, value, place, **fill)
         if asking.tells(row, 0):
             page.ask(asking.back(0), _written(listed, row, sheet.names[row]), place, **fill)
     for name in other_names(draws, sheet.domain.names, sheet.names):
-        asked = asking.plainly(0) if draws.chance(0.5) else wordings("entry.ask")
+        asked = asking.plainly(0) if draws.chance(0.5) else wordings(_entry(sheet.fields[0]))
         page.lack(asked, name, **asking.fill(0, 0) | {"name": name})
     _lack_fields(page, asking)
     _ask_list_ends(
@@ -239,13 +245,17 @@ def entries(draws: Draws, format_name: str | None = None, domain: Domain | None 
     return page
 
 
+def _entry(field: Field) -> str:
+    return "entry.ask" if field.labels else "plain.ask"
+
+
 def _lack_fields(page: Page, asking: Asking) -> None:
     """Note fields that a list of one field does not have."""
     sheet, draws = asking.sheet, asking.draws
     for other in draws.some(sheet.domain.fields, 4):
         if other not in sheet.fields and (not other.sort or other.sort != sheet.fields[0].sort):
             fill = asking.fill(draws.between(0, len(sheet.names) - 1), 0)
-            page.lack(other.ask, *other.labels, **fill)
+            page.lack(other.ask, *other.called, **fill)
 
 
 def _key_asked(draws: Draws, name: str, key: str) -> str:
@@ -265,7 +275,12 @@ def _listed(
     if name is None:
         fitting = all(formats.IDENTIFIER.fullmatch(key) for key in keys)
         fitting &= len({formats.snake(key) for key in keys}) == len(keys)
-        names = [n for n, entry in LISTS.items() if fitting or not entry.identifiers]
+        tall = len(keys) > MOST_LINES // 2 - 1
+        names = [
+            name
+            for name, entry in LISTS.items()
+            if (fitting or not entry.identifiers) and not (tall and "\n" in entry.line)
+        ]
         name = draws.pick(names)
     return LISTS[name](title, keys, values, draws)
 
@@ -306,7 +321,7 @@ def _ask_card(listed: Listed, asking: Asking, *, named: bool) -> None:
     for column, field in enumerate(sheet.fields):
         fill = asking.fill(0, column) | {"name": asking.draws.pick(called)}
         fill["label"] = fill["label"].strip('"')
-        asked = field.ask if field.ask and asking.draws.chance(0.4) else general
+        asked = general if field.labels and asking.draws.chance(0.6) else field.ask or general
         value = sheet.rows[0][column]
         assert value is not None
         page.ask(asked, value, listed.places[column + named], **fill)
@@ -316,8 +331,8 @@ def _ask_card(listed: Listed, asking: Asking, *, named: bool) -> None:
     known = {field.sort for field in sheet.fields}
     for other in sheet.domain.fields:
         if other not in sheet.fields and (not other.sort or other.sort not in known):
-            fill = {"what": sheet.domain.what, "name": called[0], "label": other.labels[0]}
-            page.lack((*general, *other.ask), *other.labels, **fill)
+            fill = {"what": sheet.domain.what, "name": called[0], "label": other.called[0]}
+            page.lack((*(general if other.labels else ()), *other.ask), *other.called, **fill)
 
 
 def plain(draws: Draws, format_name: str | None = None) -> Page:

@@ -20,13 +20,20 @@ class Field:
     """Something that records say."""
 
     labels: tuple[str, ...]
-    "What it is called, the usual name first."
+    "Nouns that it is called, the usual one first; none where only wordings of its own fit."
     kind: str
+    heads: tuple[str, ...] = ()
+    "What documents also write above it: starts, due, written by."
     sort: str = ""
     "The wordings that fit it beside the general ones."
     ask: tuple[str, ...] = ()
     back: tuple[str, ...] = ()
     "Wordings that ask for the record."
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """All that documents write above it."""
+        return self.labels + self.heads
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ def _field(entry: dict[str, str | list[str]]) -> Field:
     return Field(
         labels=lists["labels"],
         kind=texts["kind"],
+        heads=lists.get("heads", ()),
         sort=texts.get("sort", ""),
         ask=lists.get("ask", ()),
         back=lists.get("back", ()),
@@ -105,7 +113,7 @@ def draw_sheet(
         domain: What they are.
         records: Most of them; fewer where names run out.
         columns: Most fields of a record.
-        gaps: Share of the fields that a record lacks.
+        gaps: Share of the fields that a record lacks; never the first.
     """
     fields = tuple(draws.shuffled(domain.fields)[:columns])
     names = tuple(draws.different(domain.names, records))
@@ -118,24 +126,28 @@ def draw_sheet(
         fields=fields,
         heads=tuple(_head(draws, field) for field in fields),
         rows=tuple(
-            tuple(None if draws.chance(gaps) else column[row] for column in drawn)
+            tuple(
+                None if place and draws.chance(gaps) else column[row]
+                for place, column in enumerate(drawn)
+            )
             for row in range(len(names))
         ),
     )
 
 
 def _head(draws: Draws, field: Field) -> str:
-    return field.labels[0] if draws.chance(0.6) else draws.pick(field.labels)
+    return field.called[0] if draws.chance(0.6) else draws.pick(field.called)
 
 
 def _column(draws: Draws, field: Field, number: int) -> list[str]:
     """Draw a field's values, of similar shape mostly: people write a column in one way."""
-    values = [draws.value(field.kind)]
+    kind = draws.pick(field.kind.split("|"))
+    values = [draws.value(kind)]
     mixed = draws.chance(MIXED_SHARE)
     for _ in range(number - 1):
-        tries = [draws.value(field.kind)]
+        tries = [draws.value(kind)]
         while not mixed and _shape(tries[-1]) != _shape(values[0]) and len(tries) < 8:
-            tries.append(draws.value(field.kind))
+            tries.append(draws.value(kind))
         values.append(tries[-1])
     return values
 

@@ -54,7 +54,7 @@ def _heads(sheet: Sheet, spelling: formats.Spelling) -> list[str]:
 def _grid(sheet: Sheet, draws: Draws) -> tuple[list[str], list[list[str]]]:
     """Return the heads and the rows with their names, as people write them in tables."""
     spelling = draws.pick(formats.HEADS)
-    empty = draws.pick(("-", "", "n/a"))
+    empty = draws.pick(("-", "", "—"))
     rows = [
         [name, *(value or empty for value in values)]
         for name, values in zip(sheet.names, sheet.rows, strict=True)
@@ -180,7 +180,7 @@ def html(sheet: Sheet, draws: Draws) -> Layout:
     return layout
 
 
-def sql_inserts(sheet: Sheet, draws: Draws) -> Layout:
+def sql_inserts(sheet: Sheet, draws: Draws) -> Layout:  # noqa: ARG001 (as all formats)
     """Rows of an SQL statement."""
     heads = _heads(sheet, formats.snake)
     page = Page(lead=1)

@@ -14,6 +14,10 @@ NOUN_PHRASE, KEYWORDS = "the ", "= "
 SUBJECT_QUESTION = re.compile(r"(who|which|what) (?!.*\b(is|are|was|were|do|does|did)\b)")
 "Questions whose order of words stays the same after `tell me`."
 PLURALS = re.compile(r"\w*[^sui]s\b")
+REQUESTS = ("tell", "give", "I ", "look", "find", "please", "show", "remind", "say")
+"How phrases begin that are no questions."
+MARKED_KEYWORDS_SHARE = 0.12
+"Share of keywords and requests with a mark."
 MARKED_SHARE, SMALL_SHARE, LOWER_SHARE, INDIRECT_SHARE = 0.7, 0.35, 0.12, 0.12
 "Shares of questions with a mark, with a small first letter, without capitals, and indirect."
 
@@ -57,7 +61,8 @@ def _is_plural(wording: str, fill: Mapping[str, str]) -> bool:
 def _dressed(draws: Draws, frame: str, fill: Mapping[str, str]) -> str:
     keywords = frame.startswith(KEYWORDS)
     text = frame.removeprefix(KEYWORDS).format_map(fill)
-    if draws.chance(0.15 if keywords else MARKED_SHARE):
+    told = keywords or frame.startswith(REQUESTS)
+    if draws.chance(MARKED_KEYWORDS_SHARE if told else MARKED_SHARE):
         text += "?"
     if draws.chance(LOWER_SHARE):
         return text.lower()
