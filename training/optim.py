@@ -12,6 +12,7 @@ from training.recipe import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+PROJECTION = "memory_projection.weight"
 
 
 class Muon(TorchOptimizer):
@@ -82,18 +83,22 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 def build_optimizers(model: nn.Module, settings: Optimizer) -> list[TorchOptimizer]:
     """The optimizers of a model's parameters; every parameter is in exactly one."""
-    matrices, inner_rates, rest = [], [], []
+    matrices, inner_rates, projections, rest = [], [], [], []
     for name, parameter in model.named_parameters():
         if name == "log_inner_learning_rate":
             inner_rates.append(parameter)
+        elif name == PROJECTION and settings.name == "adamw":
+            projections.append(parameter)
         elif settings.name == "muon" and _is_inner_matrix(name, parameter):
             matrices.append(parameter)
         else:
             rest.append(parameter)
-    inner_rate = settings.learning_rate * settings.inner_rate_multiplier
+    rate, decay = settings.learning_rate, settings.weight_decay
+    projection_rate = rate * settings.projection_rate_multiplier
     groups = [
-        {"params": rest, "weight_decay": settings.weight_decay},
-        {"params": inner_rates, "lr": inner_rate, "weight_decay": 0.0},
+        {"params": rest, "weight_decay": decay},
+        {"params": projections, "lr": projection_rate, "weight_decay": decay},
+        {"params": inner_rates, "lr": rate * settings.inner_rate_multiplier, "weight_decay": 0.0},
     ]
     optimizers: list[TorchOptimizer] = [
         AdamW(

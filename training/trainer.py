@@ -233,13 +233,11 @@ class Trainer:
         """Refuse a recipe now that would fail when a size's turn comes, or teach no end."""
         recipe, form = self.recipe, self.subject.form
         most = self.subject.memory.max_context_tokens
-        if (
-            recipe.batch.tokens is not None
-            and recipe.batch.tokens < most + self.subject.memory_tokens
-        ):
+        longest = most + self.subject.memory_tokens
+        if recipe.batch.tokens is not None and recipe.batch.tokens < longest:
             raise RecipeError(
-                f"batch.tokens: {recipe.batch.tokens} is less than one context takes,"
-                f" {most + self.subject.memory_tokens}"
+                f"batch.tokens: a context with its memory takes up to {longest} tokens, more than"
+                f" {recipe.batch.tokens}"
             )
         for size in {*recipe.sizes, *recipe.evaluation.sizes}:
             example = self.subject.task.sample(stream("train", recipe.seed), size=size, queries=1)

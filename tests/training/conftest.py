@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from gradmem_core.config import AdapterConfig
+from tests.pretrained import text_checkpoint
+from tests.training.asked_data import write_asked
 from training.recipe import Recipe, load_recipe
 
 TINY = """
@@ -69,3 +72,42 @@ def tiny_file(tmp_path: Path) -> Path:
 def tiny_recipe(tiny_file: Path) -> TinyRecipe:
     """The recipe with overrides: `tiny_recipe("seed=4", "batch.queries=1")`."""
     return lambda *overrides: load_recipe(tiny_file, overrides)
+
+
+ProseRecipe = Callable[..., Recipe]
+FIELDS = (
+    "budget_seconds=600",
+    "budget_tokens=3000",
+    "precision=float32",
+    "threads=1",
+    "workers=0",
+    "mixture.windows=[1, 60]",
+    "mixture.sources={homes=1}",
+    "batch.tokens=250",
+    "batch.queries=2",
+    "evaluation.every_steps=1000",
+    "evaluation.contexts=2",
+    "evaluation.sizes=[60]",
+    "evaluation.write_steps=[2]",
+)
+
+
+@pytest.fixture
+def fields(tmp_path: Path) -> list[str]:
+    """Overrides of the bundled recipe, with a tiny model to start from and tiny data."""
+    text_checkpoint(
+        tmp_path,
+        adapter=AdapterConfig(rank=2, phases="both"),
+        inner_learning_rate_per_element=True,
+        inner_gradient_clip=1.0,
+        memory_projection=True,
+        token_weights=True,
+    )
+    write_asked(tmp_path / "data" / "homes")
+    return [f"start={tmp_path / 'text'}", f"data={tmp_path / 'data'}", *FIELDS]
+
+
+@pytest.fixture
+def prose_recipe(fields: list[str]) -> ProseRecipe:
+    """The bundled recipe on tiny data with overrides, as `tiny_recipe`."""
+    return lambda *overrides: load_recipe("prose", [*fields, *overrides])

@@ -219,7 +219,7 @@ class WindowTask(PretrainedTask):
             other = self._draw(rng, split)
             queries = {q.query for q in asked}
             chosen = [q for q in other.questions if q.answers and q.query not in queries]
-        chosen = [q for q in chosen if self._is_short(q)]
+        chosen = [q for q in chosen or near or elsewhere if self._is_short(q)]
         if chosen:
             yield Question(chosen[rng.integers(len(chosen))].query, f" {ABSENT}\n", ABSENT)
 
@@ -230,7 +230,8 @@ class WindowTask(PretrainedTask):
         last = len(ends) - seen - CONTINUED // 2
         if last < 1:
             return None
-        start = int(rng.integers(last))
+        starts = [i for i in range(last) if i == 0 or text[ends[i]].isspace()]  # whole words
+        start = starts[rng.integers(len(starts))]
         middle = start + seen
         if rng.random() < FROM_THE_START:
             start = middle = 0

@@ -1,0 +1,126 @@
+"""Micro-batches drawn ahead, in this process or in workers."""
+
+import os
+import signal
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradmem_core.errors import DataError, RecipeError
+from tests.training.asked_data import write_asked
+from tests.training.conftest import ProseRecipe, TinyRecipe
+from training.batch import IGNORED, Batch
+from training.feed import POOL, Drawer, Feed, MicroBatch, Order
+from training.recipe import Recipe
+from training.start import load_subject
+
+CPU = torch.device("cpu")
+
+
+def taken(recipe: Recipe, orders: list[Order], *, ahead: bool = True) -> list[MicroBatch]:
+    """What a feed hands out."""
+    with closing(Feed(recipe, load_subject(recipe))) as feed:
+        if ahead:
+            feed.expect(orders)
+        return [feed.take(order, CPU) for order in orders]
+
+
+def assert_alike(first: list[MicroBatch], second: list[MicroBatch]) -> None:
+    for ours, theirs in zip(first, second, strict=True):
+        for part, other in zip(ours, theirs, strict=True):
+            for name, value in vars(part).items():
+                assert torch.equal(torch.as_tensor(value), torch.as_tensor(getattr(other, name)))
+
+
+def test_workers_draw_the_same_stream(tiny_recipe: TinyRecipe) -> None:
+    orders = [Order(attempt, index, 3) for attempt in range(3) for index in range(2)]
+    alone = taken(tiny_recipe(), orders)
+    assert_alike(alone, taken(tiny_recipe("workers=2"), orders[::-1])[::-1])
+    assert_alike(alone, taken(tiny_recipe(), orders[::-1], ahead=False)[::-1])
+
+
+def test_a_mixture_by_workers_is_the_same_stream(prose_recipe: ProseRecipe) -> None:
+    orders = [Order(attempt, 0, 0) for attempt in range(POOL + 2)]
+    assert_alike(taken(prose_recipe(), orders), taken(prose_recipe("workers=2"), orders))
+
+
+def test_batches_by_tokens_are_full_and_alike(prose_recipe: ProseRecipe) -> None:
+    recipe = prose_recipe("batch.tokens=400")
+    batches = [parts for [parts] in taken(recipe, [Order(i, 0, 0) for i in range(2 * POOL)])]
+    padded = [(b.context_ids.shape[1] + 3) * len(b.lengths) for b in batches]
+    assert max(padded) <= 400
+    assert sum(padded) / len(padded) > 250
+    written = sum(int(b.lengths.sum()) + 3 * len(b.lengths) for b in batches)
+    assert written / sum(padded) > 0.8
+    assert len({tuple(row) for b in batches for row in b.context_ids.tolist()}) > 60
+
+
+def test_halves_sum_up_to_the_whole() -> None:
+    whole = Batch(
+        context_ids=torch.arange(12).view(3, 4),
+        lengths=torch.tensor([2, 4, 3]),
+        query_ids=torch.zeros(3, 1, 2, dtype=torch.long),
+        labels=torch.tensor([[[IGNORED, 1]], [[2, 3]], [[IGNORED, 4]]]),
+        share_of_contexts=0.5,
+        share_of_targets=0.8,
+    )
+    first, second = whole.halves()
+    assert first.context_ids.tolist() == [[0, 1]]
+    assert second.lengths.tolist() == [4, 3]
+    assert (first.share_of_contexts, second.share_of_contexts) == pytest.approx((1 / 6, 1 / 3))
+    assert (first.share_of_targets, second.share_of_targets) == pytest.approx((0.2, 0.6))
+    with pytest.raises(ValueError, match="no halves"):
+        first.halves()
+
+
+def test_a_malformed_file_is_named_by_a_worker_too(
+    prose_recipe: ProseRecipe, tmp_path: Path
+) -> None:
+    recipe = prose_recipe("workers=1")
+    with closing(Feed(recipe, load_subject(recipe))) as feed:
+        (tmp_path / "data" / "homes" / "train.jsonl").write_text("{\n")
+        feed.expect([Order(0, 0, 0)])
+        with pytest.raises(DataError, match="line 1 is not JSON"):
+            feed.take(Order(0, 0, 0), CPU)
+
+
+def test_a_killed_worker_ends_the_run_at_once(tiny_recipe: TinyRecipe) -> None:
+    recipe = tiny_recipe("workers=1")
+    with closing(Feed(recipe, load_subject(recipe))) as feed:
+        feed.expect([Order(0, 0, 1)])
+        feed.take(Order(0, 0, 1), CPU)
+        (worker,) = feed._workers._processes  # type: ignore[union-attr]
+        os.kill(worker, signal.SIGKILL)
+        started = time.monotonic()
+        with pytest.raises(RecipeError, match="was killed"):  # noqa: PT012
+            for attempt in range(1, 100):
+                feed.expect([Order(attempt, 0, 1)])
+                feed.take(Order(attempt, 0, 1), CPU)
+        assert time.monotonic() - started < 30
+
+
+def test_a_pool_is_drawn_once_for_all_its_batches(
+    prose_recipe: ProseRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = prose_recipe()
+    pools: list[int] = []
+    real = Drawer._pool
+
+    def counted(drawer: Drawer, number: int) -> list[Batch]:
+        pools.append(number)
+        return real(drawer, number)
+
+    monkeypatch.setattr(Drawer, "_pool", counted)
+    taken(recipe, [Order(attempt, 0, 0) for attempt in range(POOL + 1)])
+    assert pools == [0, 1]
+
+
+def test_the_data_folder_is_needed(tmp_path: Path, prose_recipe: ProseRecipe) -> None:
+    write_asked(tmp_path / "elsewhere" / "homes")
+    recipe = prose_recipe(f"data={tmp_path / 'elsewhere'}")
+    assert taken(recipe, [Order(0, 0, 0)])
+    with pytest.raises(RecipeError, match="no folder 'homes'"):
+        load_subject(prose_recipe(f"data={tmp_path / 'nowhere'}"))
