@@ -23,6 +23,7 @@ TRIES = 40
 "Questions tried for each that is wanted and has no answer."
 DESCRIBED = 0.12
 "Share of questions that describe whom they mean, where that is possible."
+LEADS = ("According to the text,", "Please tell me:", "Do you know:", "Quick question:")
 Keys = dict[str, str]
 
 
@@ -91,7 +92,7 @@ class Asker:
         last = max([mention.piece for mention in mentions] + [answer.piece])
         if last - first >= WIDEST:
             return None
-        query = self._dress(self._fill(fact, parts, texts))
+        query = self._dress(self._fill(fact, parts, texts), isinstance(parts[0], str))
         return PassageQuestion(query, _list_answers(fact, slot), first, last)
 
     def _describe(self, fact: Fact) -> tuple[Keys, Fact | None]:
@@ -111,7 +112,8 @@ class Asker:
         for _ in range(tries):
             fact = self._random.choice(self._facts)
             slot = self._random.choice(list(fact.relation.asks))
-            yield self._random.choice(ways)(fact, slot)
+            if not _is_hinted(fact, slot):
+                yield self._random.choice(ways)(fact, slot)
 
     def _ask_near(self, fact: Fact, slot: str) -> PassageQuestion | None:
         """Ask with a name or a number that is off by a little."""
@@ -148,12 +150,13 @@ class Asker:
         subject = fact.subject
         if not isinstance(subject, Entity) or entity.kind != subject.kind:
             return False
-        alike = [other for other in self._facts if other.relation.topic == fact.relation.topic]
+        topics = set(fact.relation.topics)
+        alike = [other for other in self._facts if topics & set(other.relation.topics)]
         return not any(entity in other.arguments.values() for other in alike)
 
     def _leave_open(self, fact: Fact, parts: Parts, texts: Keys) -> PassageQuestion:
         pieces = [mention.piece for mention in fact.told.values()]
-        query = self._dress(self._fill(fact, parts, texts))
+        query = self._dress(self._fill(fact, parts, texts), isinstance(parts[0], str))
         return PassageQuestion(query, (), min(pieces), max(pieces))
 
     def _choose_parts(self, fact: Fact, slot: str) -> Parts:
@@ -183,27 +186,28 @@ class Asker:
             filled.append(text + ("'s" if part.case == "'s" else ""))
         return "".join(filled)
 
-    def _dress(self, query: str) -> str:
-        """Write a question as people do, with or without capitals and a question mark."""
+    def _dress(self, query: str, plain: bool) -> str:
+        """Write a question as people do; a plain one does not begin with a name."""
         chance = self._random.random()
         if not query.endswith("?"):
-            return (
-                query.lower()
-                if chance < 0.1
-                else query[0].upper() + query[1:]
-                if chance < 0.4
-                else query
-            )
-        if chance < 0.12:
-            return query[0].lower() + query[1:-1]
-        if chance < 0.2:
+            return _raise(query) if chance < 0.5 else query.lower() if chance < 0.6 else query
+        if chance < 0.1:
             return query.lower().rstrip("?")
-        if chance < 0.25:
-            start = self._random.choice(
-                ["According to the text,", "Please tell me:", "Do you know:"]
-            )
-            return f"{start} {query[0].lower()}{query[1:]}"
-        return query[0].upper() + query[1:]
+        if plain and chance < 0.2:
+            return query[0].lower() + query[1:].rstrip("?")
+        if plain and chance < 0.27:
+            return f"{self._random.choice(LEADS)} {query[0].lower()}{query[1:]}"
+        return _raise(query)
+
+
+def _raise(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _is_hinted(fact: Fact, slot: str) -> bool:
+    """Tell whether a name may seem to answer: the Lima Fire Brigade might be in Lima."""
+    kind = fact.subject.kind
+    return fact.relation.slots[slot] == "town" and kind in ("org", "site", "event")
 
 
 def _list_answers(fact: Fact, slot: str) -> tuple[str, ...]:

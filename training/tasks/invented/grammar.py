@@ -22,8 +22,8 @@ class Relation:
     name: str
     theme: str
     "The file it is declared in; documents choose relations by theme."
-    topic: str
-    "Of the facts that share it, a passage has at most one about each entity."
+    topics: tuple[str, ...]
+    "Of the facts that share one of them, a passage has at most one about each entity."
     slots: dict[str, Kind]
     forms: tuple[Pattern, ...]
     asks: dict[str, tuple[Pattern, ...]]
@@ -91,7 +91,7 @@ def _build_relation(name: str, theme: str, table: dict[str, Any]) -> Relation:
     return Relation(
         name=name,
         theme=theme,
-        topic=table.get("topic", name),
+        topics=(table.get("topic", name), *table.get("also", [])),
         slots=slots,
         forms=_parse_all(table["forms"]),
         asks=asks,

@@ -189,17 +189,22 @@ def _pick(words: str, random: Random) -> str:
 
 
 def _change_letter(name: str, random: Random) -> str:
-    """Put another letter into a long word of a name, which is not its noun."""
-    words = [word for word in name.removeprefix("the ").split() if len(word) > 3]
-    own = words[:-1] if name.startswith("the ") else words
-    word = random.choice(own or name.split())
+    """Put another letter into a long word of a name that is neither `the` nor its noun."""
+    words = name.split()
+    own = range(1, len(words) - 1) if words[0] == "the" else range(len(words))
+    number = random.choice([place for place in own if len(words[place]) > 3] or own)
+    words[number] = _change_word(words[number], random)
+    return " ".join(words)
+
+
+def _change_word(word: str, random: Random) -> str:
     places = [place for place, letter in enumerate(word) if place and letter in VARIED]
     if not places:
-        return name.replace(word, word + "a", 1)
+        return word + "a"
     place = random.choice(places)
     alike = VARIED[:5] if word[place] in VARIED[:5] else VARIED[5:]
     letter = random.choice([letter for letter in alike if letter != word[place]])
-    return name.replace(word, word[:place] + letter + word[place + 1 :], 1)
+    return word[:place] + letter + word[place + 1 :]
 
 
 def _first_names(female: bool) -> list[str]:

@@ -24,6 +24,8 @@ DRAWS = 8
 "Draws before a name or a value that is there already is taken."
 FEWEST, MOST = 2, 12
 "Facts of a passage."
+MOST_FILLERS = 2
+"Sentences of a passage that tell nothing."
 FAMILY = 0.15
 "Share of people who have the family name of somebody else in the passage."
 BLANKS = {"prose": " ", "paragraphs": " ", "lines": "\n", "bullets": "\n"}
@@ -128,13 +130,26 @@ def _choose_facts(
         if len(facts) == wanted:
             break
         if random.random() < 0.45:
-            subject = _change_subject(random, kind, cast, narrator)
+            subject = _change_subject(random, kind, cast, narrator, facts[-1:])
     return facts
 
 
 def _change_subject(
-    random: Random, kind: DocumentKind, cast: Cast, narrator: Entity | None
+    random: Random,
+    kind: DocumentKind,
+    cast: Cast,
+    narrator: Entity | None,
+    last: Sequence[Fact],
 ) -> Entity:
+    """Go on to somebody whom the last fact mentions, to the narrator, or to anybody else."""
+    mentioned = [
+        argument
+        for fact in last
+        for argument in fact.arguments.values()
+        if isinstance(argument, Entity) and argument.kind in kind.subjects
+    ]
+    if mentioned and random.random() < 0.4:
+        return random.choice(mentioned)
     if narrator and random.random() < 0.5:
         return narrator
     return cast.choose(random.choice(kind.subjects), again=0.75)
@@ -152,11 +167,14 @@ def _list_by_kind(kind: DocumentKind) -> dict[str, list[Relation]]:
 
 def _list_involved(relation: Relation, arguments: dict[str, Argument]) -> set[tuple[str, Argument]]:
     """List whom the passage tells no more about of a topic: all but towns by the way."""
-    return {
-        (relation.topic, argument)
-        for slot, argument in arguments.items()
-        if isinstance(argument, Entity) and (slot == "s" or argument.kind != "town")
-    }
+    subject = arguments["s"]
+    about_towns = isinstance(subject, Entity) and subject.kind == "town"
+    involved = [
+        argument
+        for argument in arguments.values()
+        if isinstance(argument, Entity) and (about_towns or argument.kind != "town")
+    ]
+    return {(topic, argument) for topic in relation.topics for argument in involved}
 
 
 def _fill_slots(
@@ -176,12 +194,13 @@ def _tell_all(
 ) -> list[str]:
     """Tell facts one after the other, two in a sentence now and then, with fillers between."""
     sentences: list[str] = []
+    fillers = random.sample(kind.fillers, MOST_FILLERS)
     rest = list(facts)
     while rest:
-        if sentences and random.random() < 0.08:
-            filler = random.choice(kind.fillers).expand(random)
+        if sentences and fillers and random.random() < 0.08:
+            filler = fillers.pop().expand(random)
             sentences.append(teller.fill("".join(str(part) for part in filler)))
-        related = len(rest) > 1 and rest[0].subject is rest[1].subject
+        related = len(rest) > 1 and rest[1].subject in rest[0].arguments.values()
         paired = len(facts) > FEWEST and random.random() < (0.45 if related else 0.15)
         opener = random.choice(kind.openers) if kind.openers and random.random() < 0.12 else ""
         sentence, told = teller.tell(rest[: 1 + paired], opener if sentences else "")

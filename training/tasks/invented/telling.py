@@ -91,11 +91,10 @@ class Teller:
         if opener and bound[0][1] == Slot("s"):
             bound.insert(0, (facts[0], opener))
         text = "".join(self._write(fact, part) for fact, part in bound)
-        shared = facts[0].subject is facts[-1].subject
         for fact in facts:
             fact.alone = len(facts) == 1
-            if shared and "s" in facts[0].told:
-                fact.told.setdefault("s", facts[0].told["s"])
+        _share_subject(facts[0], facts[-1])
+        shared = facts[0].subject is facts[-1].subject
         self._end(facts[0].subject if shared else None)
         return text[0].upper() + text[1:] + ("" if text[-1] in ".?!" else "."), len(facts)
 
@@ -119,8 +118,7 @@ class Teller:
     def _join(self, facts: Sequence[Fact]) -> Bound:
         first, second = facts
         if first.subject is not second.subject:
-            joint = self._random.choice([", and ", "; ", ", while "])
-            return [*self._bind(first), (first, joint), *self._bind(second)]
+            return self._join_others(first, second)
         one, other = self._expand_predicate(first), self._expand_predicate(second)
         if not one or not other:
             return [*self._bind(first), (first, "; "), *self._bind(second)]
@@ -132,6 +130,17 @@ class Teller:
         joint = " and" if _is_simple(one) and _is_simple(other) else ", and "
         rest: Parts = other if joint == " and" else [Slot("s"), *other]
         return [(first, p) for p in [Slot("s"), *one, joint]] + [(second, p) for p in rest]
+
+    def _join_others(self, first: Fact, second: Fact) -> Bound:
+        """Join facts about different subjects, by a relative clause where the first leads over."""
+        bound = self._bind(first)
+        end, predicate = bound[-1][1], self._expand_predicate(second)
+        if predicate and isinstance(end, Slot) and first.arguments[end.name] is second.subject:
+            who = "who" if _is_person(second.subject) else "which"
+            bound[-1] = (first, Slot(end.name, "name"))
+            return [*bound, *((second, part) for part in [f", {who}", *predicate])]
+        joint = self._random.choice([", and ", "; ", ", while "])
+        return [*bound, (first, joint), *self._bind(second)]
 
     def _expand_predicate(self, fact: Fact) -> Parts:
         """Try for a form that begins with its subject; return what follows it, or nothing."""
@@ -212,6 +221,13 @@ class Teller:
 def choose_article(text: str) -> str:
     """Return `a` or `an`."""
     return "an" if text[0] in VOWEL_SOUNDS and not text.startswith(("uni", "euro")) else "a"
+
+
+def _share_subject(first: Fact, second: Fact) -> None:
+    """Let a fact whose sentence leaves out its subject have the mention that stands for it."""
+    for slot, argument in first.arguments.items():
+        if argument is second.subject and slot in first.told:
+            second.told.setdefault("s", first.told[slot])
 
 
 def _estimate_length(bound: Bound) -> int:

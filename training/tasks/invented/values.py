@@ -252,15 +252,14 @@ DRAWN: dict[str, Callable[[Random], list[str]]] = {
     "month": lambda random: [random.choice(MONTHS.split())],
     "distance": _draw_measure("km kilometres miles", 2, 240),
     "length": _draw_measure("metres feet m", 3, 240),
-    "pet_weight": _draw_measure("kg pounds kilograms", 2, 40),
+    "weight": _draw_measure("kg pounds kilograms", 2, 40),
     "light": _draw_measure("g grams mg", 2, 90),
-    "weight": _draw_measure("kg grams pounds kilograms tonnes", 2, 90),
     "temperature": _draw_measure("°C degrees °F", 2, 98),
 }
 "Draws right ways to write a value of a kind, the told one first; other kinds are word lists."
 
 TWEAKED = (
     "year count large some small herd age pages price sum budget minutes short_time ride stay long "
-    "percent phone code version score distance length weight pet_weight light temperature room"
+    "percent phone code version score distance length weight light temperature room"
 )
 "Kinds of which a digit may change."
