@@ -109,6 +109,11 @@ class TestGrammar:
                 parts = form.expand(Random(0))
                 assert any(isinstance(p, Slot) and p.name == "s" for p in parts), relation.name
 
+    def test_no_question_asks_for_two_slots(self) -> None:
+        for relation in load_relations().values():
+            sources = [ask.source for asks in relation.asks.values() for ask in asks]
+            assert len(set(sources)) == len(sources), relation.name
+
     def test_no_question_gives_its_answer_away(self) -> None:
         for relation in load_relations().values():
             for slot, asks in relation.asks.items():

@@ -57,7 +57,7 @@ def load_relations() -> dict[str, Relation]:
     """Return the relations by name.
 
     Raises:
-        DataError: A pattern is malformed or names a slot that its relation lacks.
+        DataError: A pattern is malformed, or a question is for a slot that its relation lacks.
     """
     relations: dict[str, Relation] = {}
     for path in sorted((FOLDER / "relations").glob("*.toml")):

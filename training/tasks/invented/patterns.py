@@ -44,7 +44,7 @@ class Pattern:
     """
 
     def __init__(self, source: str) -> None:
-        self._source = source
+        self.source = source
         tokens = TOKEN.finditer(source)
         self._nodes = self._parse(tokens, "")[0]
         if sum(len(token.group()) for token in TOKEN.finditer(source)) != len(source):
@@ -67,11 +67,11 @@ class Pattern:
             elif sign in CLOSING:
                 branches[-1].append(_Choice(sign, self._parse(tokens, CLOSING[sign])))
             elif sign:
-                raise DataError(f"{self._source!r} has a stray {sign!r}: remove it")
+                raise DataError(f"{self.source!r} has a stray {sign!r}: remove it")
             else:
                 branches[-1].append(literal or Slot(name, (case or "").removeprefix(":")))
         if end:
-            raise DataError(f"{self._source!r} lacks a {end!r}: add it")
+            raise DataError(f"{self.source!r} lacks a {end!r}: add it")
         return (tuple(branches[0]),)
 
 
