@@ -31,7 +31,7 @@ Draw = Callable[["Draws"], str]
 
 
 class Draws:
-    """Draws values and choices for one document.
+    """Draws values and choices for one document, before the next document's are made.
 
     Args:
         rng: Where all the randomness comes from.

@@ -200,39 +200,40 @@ def log(draws: Draws) -> Page:
     page = Page()
     pattern = draws.pick(LOGS)
     logged = draws.shuffled(sentences("logged"))[: draws.between(2, 12)]
-    date, host = draws.value("iso_date"), draws.value("host").replace(" ", "-")
+    whole = {"date": draws.value("iso_date"), "host": draws.value("host").replace(" ", "-")}
+    whole |= {"part": str(draws.between(100, 999)), "day": str(draws.between(0, 9))}
     sources = draws.different("service", 4)
     clock = times(draws, len(logged), seconds=True)
-    upper = draws.chance(0.6)
+    spelling = draws.pick((str.upper, str.lower))
     for time, entry in zip(clock, logged, strict=True):
-        level = draws.pick(("INFO", "INFO", "WARN", "ERROR", "DEBUG"))
-        value = draws.value(entry.kind)
-        text = entry.texts[0].replace("{value}", value)
-        fill = {
-            "date": date, "time": time, "level": level if upper else level.lower(),
-            "source": draws.pick(sources), "text": text, "host": host,
-            "part": str(draws.between(100, 999)), "day": str(draws.between(0, 9)),
-        }  # fmt: skip
-        place = page.add(pattern.format_map(fill))
-        about = {
-            "time": time,
-            "key": entry.key,
-            "message": entry.texts[0].replace("{value}", "").strip(" :"),
-        }
-        about["message"] = f"'{about['message'].replace('  ', ' ')}'"
-        page.ask("log.what", text, place, **about)
-        page.ask("log.when", time, place, **about)
-        page.ask("log.detail", value, place, **about)
-        if "{level}" in pattern:
-            page.ask("log.level", fill["level"], place, **about)
-        if "{source}" in pattern:
-            page.ask("log.source", fill["source"], place, **about)
-    for time in {draws.near(clock[0]): 0, draws.near(clock[-1]): 0}:
+        level = spelling(draws.pick(("INFO", "INFO", "WARN", "ERROR", "DEBUG")))
+        fill = whole | {"time": time, "level": level, "source": draws.pick(sources)}
+        _logged(page, draws, pattern, fill, entry)
+    for time in (draws.near(clock[0]), draws.near(clock[-1])):
         page.lack("log.what", time, time=time)
     for other in draws.some([entry for entry in sentences("logged") if entry not in logged], 2):
-        before = other.texts[0].partition("{value}")[0].strip(" :,")
-        page.lack("log.when", before, other.key, message=f"'{before}'")
+        page.lack("log.when", _message_of(other).strip("'"), message=_message_of(other))
     return page
+
+
+def _logged(page: Page, draws: Draws, pattern: str, fill: dict[str, str], entry: Sentence) -> None:
+    """Write an entry of a log, and note what it says."""
+    value = draws.value(entry.kind)
+    text = entry.texts[0].replace("{value}", value)
+    place = page.add(pattern.format_map(fill | {"text": text}))
+    about = {"time": fill["time"], "key": entry.key, "message": _message_of(entry)}
+    page.ask("log.what", text, place, **about)
+    page.ask("log.when", fill["time"], place, **about)
+    page.ask("log.detail", value, place, **about)
+    for key in ("level", "source"):
+        if f"{{{key}}}" in pattern:
+            page.ask(f"log.{key}", fill[key], place, **about)
+
+
+def _message_of(entry: Sentence) -> str:
+    """Return the longer part of a message without its value, in quotes."""
+    parts = [part.strip(" :,") for part in entry.texts[0].split("{value}")]
+    return f"'{max(parts, key=len)}'"
 
 
 def access_log(draws: Draws) -> Page:

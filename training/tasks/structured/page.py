@@ -12,7 +12,7 @@ MOST_ANSWERED = 12
 "Questions with an answer of a passage."
 ABSENT_PER_ANSWERED = 0.25
 "Questions without an answer for each with one: a fifth of all."
-LONGEST_QUERY, LONGEST_COST = 20, 50.0
+LONGEST_QUERY, LONGEST_COST = 20, 64.0
 "Words of a query, and the estimated tokens of a query with its answer."
 UNITS = (
     "kg|g|lb|t|oz|cm|m|mm|km|in|ml|l|L|gal|mph|kn|rpm|km/h|m/s|GB|MB|TB|KB|GiB|ms|s|h|min|days|weeks|"

@@ -296,12 +296,9 @@ def _ask_list_ends(listed: Listed, what: str, names: Sequence[str]) -> None:
 
 def card(draws: Draws, format_name: str | None = None, domain: Domain | None = None) -> Page:
     """Write all that is known of a single record."""
-    sheet = draw_sheet(
-        draws,
-        domain or draws.pick(list(domains().values())),
-        records=1,
-        columns=draws.between(3, 10),
-    )
+    domain = domain or draws.pick(list(domains().values()))
+    columns = draws.between(2, len(domain.fields) - 2)
+    sheet = draw_sheet(draws, domain, records=1, columns=columns)
     values = [value or "" for value in sheet.rows[0]]
     named = draws.chance(0.5)
     keys = [sheet.corner, *sheet.heads] if named else list(sheet.heads)

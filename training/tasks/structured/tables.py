@@ -200,7 +200,8 @@ class Blocks:
     """A format that gives each field a line.
 
     In its texts `{name}`, `{head}` and `{value}` are filled in, `{corner}` with the head of the
-    names and `{comma}` with a comma before another field or record.
+    names, `{plural}` with what the records are, and `{comma}` with a comma before another field or
+    record.
     """
 
     opening: tuple[str, ...]
@@ -226,7 +227,8 @@ class Blocks:
             layout.page.add(_filled(line, title=sheet.title, plural=plural))
         for number, name in enumerate(sheet.names):
             last = number == len(sheet.names) - 1
-            fill = {"name": self.name(name), "corner": corner, "comma": "" if last else ","}
+            fill = {"plural": plural, "corner": corner, "comma": "" if last else ","}
+            fill["name"] = self.name(name)
             layout.open(number, *(_filled(line, **fill) for line in self.opening))
             self._cells(layout, number, sheet.rows[number])
             for line in self.closing:
