@@ -15,7 +15,7 @@ ABSENT_PER_ANSWERED = 0.25
 LONGEST_QUERY, LONGEST_COST = 20, 64.0
 "Words of a query, and the estimated tokens of a query with its answer."
 UNITS = (
-    "kg|g|lb|t|oz|cm|m|mm|km|in|ml|l|L|gal|mph|kn|rpm|km/h|m/s|GB|MB|TB|KB|GiB|ms|s|h|min|days|weeks|"
+    "kg|g|lb|t|oz|cm|m|mm|km|in|ml|l|L|gal|mph|kn|rpm|km/h|m/s|GB|MB|TB|KB|GiB|µs|ms|s|h|min|days|weeks|"
     "hours|minutes|months|mg|µg|IU|drops|tablets|puffs|W|kW|kWh|lm|mAh|V|miles|mi|m²|sqm|ha|%|°C|°F|"
     "cores|vCPU|USD|EUR|€|Kč|kr|NOK|bytes"
 )
