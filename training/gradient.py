@@ -11,6 +11,7 @@ import torch
 from gradmem_core.backbone import Backbone
 from training.batch import Batch
 from training.feed import MicroBatch
+from training.joined import JoinedModel, can_join
 from training.recipe import Recipe
 from training.room import Room
 from training.step import Outcome, clipped_alone, outer_loss
@@ -37,14 +38,21 @@ class StepGradient:
     """
 
     def __init__(self, writer: Writer, recipe: Recipe, memory_tokens: int) -> None:
-        self._writer = writer
+        dtype = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
+        self._model = writer.model
+        self._device = writer.device
         self._recipe = recipe
+        self._joined: JoinedModel | None = None
+        if isinstance(writer, GradMem) and can_join(writer.model):
+            self._joined = JoinedModel(writer.model, dtype)
+            writer = replace(writer, model=self._joined.view)
+        self._writer = writer
         self._room = Room(
-            cast("Backbone", writer.model.backbone),
+            cast("Backbone", self._model.backbone),
             memory_tokens,
             recipe.recompute,
-            dtype=torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32,
-            device=writer.device,
+            dtype=dtype,
+            device=self._device,
         )
 
     def compute(self, work: Sequence[Work], share: float) -> list[Outcome]:
@@ -60,20 +68,36 @@ class StepGradient:
             OutOfMemoryError: There is no memory for a single context.
         """
         while True:
-            self._writer.model.zero_grad()
+            self._begin()
             try:
-                return [self._add(each, share) for each in work]
+                outcomes = [self._add(each, share) for each in work]
             except _TooLargeError as error:
-                self._writer.model.zero_grad()  # what is in them was only begun
-                if self._writer.device.type == "cuda":
+                self._begin()  # what gradients there are were only begun
+                if self._device.type == "cuda":
                     torch.cuda.empty_cache()
                 self._room.shrink(error.batch, error.steps, error.cause)
+            else:
+                self._push()
+                return outcomes
+
+    def _begin(self) -> None:
+        """Forget all gradients, and take the parameters as they are now."""
+        self._model.zero_grad()
+        if self._joined is not None:
+            self._joined.refresh()
+
+    def _push(self) -> None:
+        """Let the parameters have the gradients of what was made of them."""
+        if self._joined is not None:
+            self._joined.push()
 
     def _add(self, work: Work, share: float) -> Outcome:
         """Add the gradient of a micro-batch."""
         limit = self._recipe.optimizer.micro_batch_clip
-        with clipped_alone(self._writer.model, None if limit is None else share * limit):
+        with clipped_alone(self._model, None if limit is None else share * limit):
             outcomes = [self._add_part(part, work.steps, share) for part in work.parts]
+            if limit is not None:
+                self._push()
         return reduce(add, outcomes)
 
     def _add_part(self, part: Batch, steps: int, share: float) -> Outcome:

@@ -1,7 +1,7 @@
 """A training run as a file.
 
 A recipe is TOML with the tables below; any field can be overridden on the command line by its
-dotted name. Lengths are in tokens, sizes in the task's own unit (pairs for `kv`).
+dotted name, and `extends` names another recipe whose fields it has where it says nothing itself. Lengths are in tokens, sizes in the task's own unit (pairs for `kv`).
 """
 
 import tomllib
@@ -346,16 +346,8 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: No such recipe, or a field that is unknown, of a wrong type or out of range.
     """
-    path = Path(reference)
-    if not path.is_file():
-        path = RECIPES / f"{reference}.toml"
-    try:
-        fields = tomllib.loads(path.read_text())
-    except OSError as error:
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise RecipeError(f"no recipe {str(reference)!r}: give a file or one of {known}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path} is not TOML: {error}") from error
+    path = _find(reference)
+    fields = _read(path, extended=())
     for override in overrides:
         _override(fields, override)
     try:
@@ -363,6 +355,37 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         problems = "; ".join(problem_of(entry) for entry in error.errors())
         raise RecipeError(f"{path}: {problems}") from error
+
+
+def _find(reference: str | Path) -> Path:
+    path = Path(reference)
+    return path if path.is_file() else RECIPES / f"{reference}.toml"
+
+
+def _read(path: Path, *, extended: tuple[Path, ...]) -> dict[str, Any]:
+    """Read a file's fields over those of the recipe that it extends, if any."""
+    if path in extended:
+        raise RecipeError(f"{path}: extends itself")
+    try:
+        fields = tomllib.loads(path.read_text())
+    except OSError as error:
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise RecipeError(f"no recipe {path.stem!r}: give a file or one of {known}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from error
+    base = fields.pop("extends", None)
+    if base is None:
+        return fields
+    return _merged(_read(_find(base), extended=(*extended, path)), fields)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return fields with changes: tables field by field, all else as a whole."""
+    merged = dict(base)
+    for name, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged
 
 
 def _override(fields: dict[str, Any], override: str) -> None:

@@ -72,3 +72,20 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         load_recipe(broken)
     with pytest.raises(RecipeError, match="kv-16"):
         load_recipe("no-such-recipe")
+
+
+def test_a_recipe_extends_another(tiny_file: Path, tmp_path: Path) -> None:
+    longer = tmp_path / "longer.toml"
+    longer.write_text(
+        f'extends = "{tiny_file}"\nname = "longer"\n[optimizer]\nlearning_rate = 0.5\n'
+    )
+    recipe, base = load_recipe(longer, ["seed=5"]), load_recipe(tiny_file)
+    assert (recipe.name, recipe.seed) == ("longer", 5)
+    assert recipe.optimizer == base.optimizer.model_copy(update={"learning_rate": 0.5})
+    assert recipe.backbone == base.backbone
+    longer.write_text(f'extends = "{longer}"')
+    with pytest.raises(RecipeError, match="extends itself"):
+        load_recipe(longer)
+    longer.write_text('extends = "nothing"')
+    with pytest.raises(RecipeError, match="no recipe 'nothing'"):
+        load_recipe(longer)

@@ -9,14 +9,18 @@ from gradmem_core.tokenizer import Tokenizer
 from training.tasks.asked import AskedPassages
 from training.tasks.babi import BabiTask
 from training.tasks.base import Example, Question, TextFormat, TrainingTask
+from training.tasks.invented import InventedPassages
 from training.tasks.kv import KeyValueTask
 from training.tasks.passages import PassageSource
 from training.tasks.prose import ProseTask
 from training.tasks.records import RecordsTask
 from training.tasks.squad import SquadTask
+from training.tasks.structured import StructuredPassages
 from training.tasks.windows import Weighted, WindowTask
 
-SOURCES: dict[str, Callable[[], PassageSource]] = {}
+SOURCES: dict[str, Callable[[], PassageSource]] = {
+    source.name: source for source in (StructuredPassages, InventedPassages)
+}
 "Generated sources of passages by name."
 
 __all__ = [
