@@ -112,7 +112,6 @@ LISTS: dict[str, Entries] = {
     "bold-line": Entries("**{key}:** {value}"),
     "code-bullets": Entries("- `{key}`: {value}"),
     "brackets": Entries("- {key} ({value})"),
-    "value-first": Entries("{value}  {key}"),
     "boxes": Entries("- [ ] {key} ({value})"),
     "quoted": Entries("> {key}: {value}"),
     "two-lines": Entries("{key}\n  {value}"),
