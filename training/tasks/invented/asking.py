@@ -6,7 +6,7 @@ from random import Random
 
 from training.tasks.invented.names import Entity, draw_near_name
 from training.tasks.invented.patterns import Parts, Pattern, Slot
-from training.tasks.invented.telling import Argument, Fact, choose_article
+from training.tasks.invented.telling import Argument, Fact, choose_article, name
 from training.tasks.invented.values import Value, draw_near
 from training.tasks.passages import PassageQuestion
 
@@ -180,7 +180,7 @@ class Asker:
             if isinstance(part, str):
                 filled.append(part)
                 continue
-            text = texts.get(part.name) or _name(fact.arguments[part.name])
+            text = texts.get(part.name) or name(fact.arguments[part.name])
             if part.case == "a":
                 text = f"{choose_article(text)} {text}"
             filled.append(text + ("'s" if part.case == "'s" else ""))
@@ -225,10 +225,6 @@ def _list_texts(argument: Argument) -> tuple[str, ...]:
     return (argument.name, *argument.shorts)
 
 
-def _name(argument: Argument) -> str:
-    return argument.text if isinstance(argument, Value) else argument.name
-
-
 def _draw_near(argument: Argument, random: Random) -> str:
     return (
         draw_near(argument, random)
@@ -238,7 +234,7 @@ def _draw_near(argument: Argument, random: Random) -> str:
 
 
 def _are_same(one: Argument, other: Argument) -> bool:
-    return one is other or _name(one) == _name(other)
+    return one is other or name(one) == name(other)
 
 
 def _is_short(question: PassageQuestion) -> bool:

@@ -156,11 +156,8 @@ class Teller:
         argument = fact.arguments[part.name]
         if isinstance(argument, Value):
             fact.told.setdefault(part.name, Mention(argument.text, self._piece, self._piece, True))
-            return (
-                f"{choose_article(argument.text)} {argument.text}"
-                if part.case == "a"
-                else argument.text
-            )
+            article = f"{choose_article(argument.text)} " if part.case == "a" else ""
+            return article + argument.text
         text, mention = self._refer(argument, part)
         kept = fact.told.get(part.name)
         if kept is None or (mention.named and not kept.named):
@@ -218,6 +215,11 @@ class Teller:
         return (entity.name if shared else short), True
 
 
+def name(argument: Argument) -> str:
+    """Return an argument's name or text in full."""
+    return argument.text if isinstance(argument, Value) else argument.name
+
+
 def choose_article(text: str) -> str:
     """Return `a` or `an`."""
     return "an" if text[0] in VOWEL_SOUNDS and not text.startswith(("uni", "euro")) else "a"
@@ -233,13 +235,9 @@ def _share_subject(first: Fact, second: Fact) -> None:
 def _estimate_length(bound: Bound) -> int:
     """Return how many characters it has with every name in full."""
     arguments = [
-        part if isinstance(part, str) else _name(fact.arguments[part.name]) for fact, part in bound
+        part if isinstance(part, str) else name(fact.arguments[part.name]) for fact, part in bound
     ]
     return sum(map(len, arguments))
-
-
-def _name(argument: Argument) -> str:
-    return argument.text if isinstance(argument, Value) else argument.name
 
 
 def _is_person(argument: Argument) -> bool:
