@@ -1,7 +1,8 @@
 """A training run as a file.
 
 A recipe is TOML with the tables below; any field can be overridden on the command line by its
-dotted name, and `extends` names another recipe whose fields it has where it says nothing itself. Lengths are in tokens, sizes in the task's own unit (pairs for `kv`).
+dotted name, and `extends` names another recipe whose fields it has where it says nothing itself.
+Lengths are in tokens, sizes in the task's own unit (pairs for `kv`).
 """
 
 import tomllib
