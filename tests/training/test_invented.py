@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -47,6 +48,7 @@ LEFT = Relation(
         "s": (Pattern("Who left for {town}?"),),
         "day": (Pattern("On what day did {s} leave?"),),
     },
+    False,
     (),
 )
 
@@ -166,6 +168,14 @@ class TestTeller:
             "Anna Varga left for Tartu and left for Lyon.",
             "Anna Varga, who left for Tartu, left for Lyon.",
         }
+
+    def test_no_pronoun_after_the_name_of_a_relative(self) -> None:
+        related = replace(LEFT, names_others=True)
+        for seed in range(50):
+            teller = Teller(Random(seed), [ANNA])
+            fact = Fact(related, leave(ANNA, "Tartu").arguments)
+            assert teller.tell([fact, leave(ANNA, "Graz")]) == ("Anna Varga left for Tartu.", 1)
+            assert not teller.tell([leave(ANNA, "Lyon")])[0].startswith("She")
 
     def test_the_narrator_says_i(self) -> None:
         fact = leave(ANNA, "Tartu")

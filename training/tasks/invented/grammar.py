@@ -28,6 +28,8 @@ class Relation:
     forms: tuple[Pattern, ...]
     asks: dict[str, tuple[Pattern, ...]]
     "Questions by the slot that answers them."
+    names_others: bool
+    "Whether its values name people, whom a pronoun after them might mean."
     descriptions: tuple[Pattern, ...]
     "Ways to say in a question which `s` is meant, without its name."
 
@@ -95,6 +97,7 @@ def _build_relation(name: str, theme: str, table: dict[str, Any]) -> Relation:
         slots=slots,
         forms=_parse_all(table["forms"]),
         asks=asks,
+        names_others=table.get("names_others", False),
         descriptions=_parse_all(table.get("described", [])),
     )
 

@@ -85,6 +85,8 @@ class Teller:
         Returns:
             The sentence, without a blank after it, and how many facts it tells.
         """
+        if any(fact.relation.names_others for fact in facts):
+            facts = facts[:1]
         bound = self._join(facts) if len(facts) > 1 else self._bind(facts[0])
         if len(facts) > 1 and _estimate_length(bound) > LONGEST - len(opener):
             facts, bound = facts[:1], self._bind(facts[0])
@@ -94,8 +96,8 @@ class Teller:
         for fact in facts:
             fact.alone = len(facts) == 1
         _share_subject(facts[0], facts[-1])
-        shared = facts[0].subject is facts[-1].subject
-        self._end(facts[0].subject if shared else None)
+        clear = facts[0].subject is facts[-1].subject and not facts[0].relation.names_others
+        self._end(facts[0].subject if clear else None)
         return text[0].upper() + text[1:] + ("" if text[-1] in ".?!" else "."), len(facts)
 
     def fill(self, text: str) -> str:
