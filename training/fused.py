@@ -10,9 +10,10 @@ width of a head, `r` rank. Attention: `N` is `B` times `G`, `R` is `T` times the
 that share a key-value head, head after head.
 """
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+Heads = tuple[Tensor, Tensor, Tensor]
 Pass = Callable[..., Any]
 "Elementwise work with sums over rows: tensors and numbers to a tensor or some."
 
@@ -172,10 +174,28 @@ PLAIN = Passes()
 
 
 @cache
-def compiled() -> Passes:
-    """One kernel for each pass, made when it is first called. Needs a compiler on this machine."""
-    every = (field.name for field in fields(Passes))
-    return Passes(**{name: torch.compile(getattr(PLAIN, name), dynamic=True) for name in every})
+def compiled(backend: str = "inductor") -> Passes:
+    """One kernel for each pass, made when it is first called: a second or some for each.
+
+    Args:
+        backend: One of torch's; the usual one needs a compiler on this machine.
+    """
+    make = partial(torch.compile, dynamic=True, backend=backend)
+    every = [field.name for field in fields(Passes)]
+    return Passes(**{name: _detached(make(getattr(PLAIN, name))) for name in every})
+
+
+def _detached(compute: Pass) -> Pass:
+    """Give a compiled pass tensors of one kind, or it is compiled again for those with a graph."""
+    return lambda *inputs: compute(
+        *(value.detach() if isinstance(value, Tensor) else value for value in inputs)
+    )
+
+
+def suited(device: torch.device) -> Passes:
+    """Compiled on a GPU, where every pass saved is a launch, if this machine can compile."""
+    can_compile = device.type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang")))
+    return compiled() if can_compile else PLAIN
 
 
 @dataclass(frozen=True)
@@ -186,7 +206,7 @@ class Fused:
 
     def normalise(self, x: Tensor, epsilon: float) -> Tensor:
         """Divide by the root mean square (RMSNorm without weights): `(..., d)`."""
-        return _Normal.apply(x, epsilon, self.passes)  # type: ignore[no-any-return, no-untyped-call]
+        return cast("Tensor", _Normal.apply(x, epsilon, self.passes))  # type: ignore[no-untyped-call]
 
     def gate(self, joined: Tensor) -> Tensor:
         """SwiGLU of gates and values side by side: `(..., 2 f)` -> `(..., f)`."""
@@ -227,25 +247,28 @@ class Fused:
         return cast("Tensor", out).view(batch, count, tokens, width)
 
 
-def low_rank_linear(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """`x W^T` for a constant `W` that holds the product of `up` and `down`: `(..., i) -> (..., o)`.
+def low_rank_linear(
+    x: Tensor, weight: Tensor, down: Tensor, up: Tensor, parts: Sequence[int]
+) -> Tensor:
+    """`x W^T` for a constant `W` that holds products of `up` and `down`: `(..., i) -> (..., o)`.
 
     Their gradients are taken from `x` and the output's gradient by products of rank `r`, without
     `W`'s. A pass with `create_graph` gives them none, and one by `x` only: WRITE asks for no more.
 
     Args:
         x: `(..., i)`.
-        weight: `(o, i)`.
-        down: `(r, i)`.
-        up: `(o, r)`.
+        weight: `(o, i)`: the rows of all parts, one part after the other.
+        down: The parts' `(r, i)`, one above the other.
+        up: The parts' `(o, r)`, one above the other.
+        parts: Outputs of each part.
     """
-    return _LowRank.apply(x, weight, down, up)  # type: ignore[no-any-return, no-untyped-call]
+    return _LowRank.apply(x, weight, down, up, parts)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Normal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, epsilon: float, passes: Passes) -> Tensor:  # noqa: ANN401
-        out, scale = passes.normal(x, epsilon)
+        out, scale = cast("tuple[Tensor, Tensor]", passes.normal(x, epsilon))
         ctx.save_for_backward(x, out, scale)
         ctx.passes = passes
         return out
@@ -268,7 +291,7 @@ class _NormalGradient(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(grad, out, scale)
         ctx.passes = passes
-        return passes.normal_gradient(grad, out, scale)  # type: ignore[no-any-return]
+        return cast("Tensor", passes.normal_gradient(grad, out, scale))
 
     @staticmethod
     @once_differentiable
@@ -315,7 +338,7 @@ class _Heads(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         ctx.passes = passes
-        return passes.heads(joined, cos, sin, key_heads)  # type: ignore[no-any-return]
+        return cast("Heads", passes.heads(joined, cos, sin, key_heads))
 
     @staticmethod
     def backward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Any:  # noqa: ANN401
@@ -406,32 +429,56 @@ class _AttentionGradient(torch.autograd.Function):
 
 class _LowRank(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        weight: Tensor,
+        down: Tensor,
+        up: Tensor,
+        parts: Sequence[int],
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, down, up)
+        ctx.parts = parts
         return F.linear(x, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # noqa: ANN401
         x, weight, down, up = ctx.saved_tensors
-        to_x = _LowRankGradient.apply(grad, weight, down, up)  # type: ignore[no-untyped-call]
-        to_factors = (None, None) if torch.is_grad_enabled() else _factors(x, grad, down, up)
-        return to_x, None, *to_factors
+        to_x = _LowRankGradient.apply(grad, weight, down, up, ctx.parts)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled():
+            return to_x, None, None, None, None
+        return to_x, None, *_factors(x, grad, down, up, ctx.parts), None
 
 
 class _LowRankGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        grad: Tensor,
+        weight: Tensor,
+        down: Tensor,
+        up: Tensor,
+        parts: Sequence[int],
+    ) -> Tensor:
         ctx.save_for_backward(grad, weight, down, up)
+        ctx.parts = parts
         return grad @ weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, along: Tensor) -> Any:  # noqa: ANN401
         grad, weight, down, up = ctx.saved_tensors
-        return F.linear(along, weight), None, *_factors(along, grad, down, up)
+        factors = _factors(along, grad, down, up, ctx.parts)
+        return F.linear(along, weight), None, *factors, None
 
 
-def _factors(x: Tensor, grad: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the factors, `B^T dW` and `dW A^T` for `dW = dY^T X`."""
-    rows, to_rows = x.flatten(0, -2), grad.flatten(0, -2)
-    return (to_rows @ up).mT @ rows, to_rows.mT @ F.linear(rows, down)
+def _factors(
+    x: Tensor, grad: Tensor, down: Tensor, up: Tensor, parts: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of every part's factors, `B^T dW` and `dW A^T` for `dW = dY^T X`."""
+    rows, sizes = x.flatten(0, -2), list(parts)
+    to_parts, ups = torch.split(grad.flatten(0, -2), sizes, dim=1), torch.split(up, sizes)
+    inner = torch.cat([to_part @ b for to_part, b in zip(to_parts, ups, strict=True)], dim=1)
+    mapped = torch.split(F.linear(rows, down), up.shape[1], dim=1)  # (rows, r) of each part
+    to_up = torch.cat([to_part.mT @ z for to_part, z in zip(to_parts, mapped, strict=True)])
+    return inner.mT @ rows, to_up

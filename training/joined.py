@@ -24,7 +24,7 @@ from gradmem_core.adapters import parts_of
 from gradmem_core.attention import causal_attention
 from gradmem_core.backbone import Backbone, Cache
 from gradmem_core.model import MemoryModel
-from training.fused import Fused, low_rank_linear
+from training.fused import Fused, low_rank_linear, suited
 
 MATERIALISED = 256
 "Most tokens of a WRITE whose attention keeps its weights; above, it goes by blocks of rows."
@@ -69,7 +69,8 @@ class JoinedModel:
         low_rank: Take adapters' gradients by products of their rank in place of whole matrices,
             where the weights beside them are frozen: less arithmetic in more operations. By
             default on a CPU.
-        fused: How the pieces between the matrix products are computed.
+        fused: How the pieces between the matrix products are computed; by default as suits the
+            device.
     """
 
     view: MemoryModel
@@ -83,11 +84,11 @@ class JoinedModel:
         low_rank: bool | None = None,
         fused: Fused | None = None,
     ) -> None:
+        device = model.initial_memory.device
         if low_rank is None:
-            low_rank = model.initial_memory.device.type == "cpu"
-        self._backbone = JoinedBackbone(
-            model.backbone, dtype, low_rank=low_rank, fused=fused or Fused()
-        )
+            low_rank = device.type == "cpu"
+        fused = fused or Fused(suited(device))
+        self._backbone = JoinedBackbone(model.backbone, dtype, low_rank=low_rank, fused=fused)
         self.view = model.over(self._backbone)
         self.refresh()
 
@@ -176,6 +177,7 @@ class Matrix(nn.Module):
     ) -> None:
         super().__init__()
         parts = [[parts_of(layer.get_submodule(name)) for name in names] for layer in layers]
+        self._parts = [len(weight) for weight, _ in parts[0]]
         self._weights = [[weight for weight, _ in layer] for layer in parts]
         self._factors = [[factors for _, factors in layer if factors] for layer in parts]
         self._norms = [parts_of(layer.get_submodule(norm))[0] for layer in layers] if norm else None
@@ -193,14 +195,18 @@ class Matrix(nn.Module):
         """Apply the map of a layer: `(B, T, i)` to `(B, T, o)`."""
         if self._down is None or self._up is None:
             return F.linear(x, self._weight[layer])
-        return low_rank_linear(x, self._weight[layer], self._down[layer], self._up[layer])
+        factors = (self._down[layer], self._up[layer])
+        return low_rank_linear(x, self._weight[layer], *factors, self._parts)
 
     def _merged(self) -> Tensor:
         """The whole weights `(L, o, i)`."""
         plain = self._plain() if self._frozen is None else self._frozen
         if not self._adapted:
             return plain
-        return torch.baddbmm(plain, self._joined_up(), self._joined_down())
+        downs = self._joined_down().chunk(len(self._parts), dim=1)
+        ups = torch.split(self._joined_up(), self._parts, dim=1)
+        products = [torch.bmm(up, down) for up, down in zip(ups, downs, strict=True)]
+        return plain + torch.cat(products, dim=1)
 
     def _plain(self) -> Tensor:
         """The backbone's own weights `(L, o, i)`."""
@@ -212,9 +218,8 @@ class Matrix(nn.Module):
         return self._normed(torch.stack(downs))
 
     def _joined_up(self) -> Tensor:
-        """The adapters' B, each beside the columns of the others: `(L, o, r)`."""
-        ups = [[up for _, up in layer] for layer in self._factors]
-        return torch.stack([torch.block_diag(*layer) for layer in ups])  # type: ignore[no-untyped-call]
+        """The adapters' B one above the other, `(L, o, r)`."""
+        return torch.stack([torch.cat([up for _, up in layer]) for layer in self._factors])
 
     def _normed(self, weights: Tensor) -> Tensor:
         """Multiply `(L, n, i)` by the norms' weights."""

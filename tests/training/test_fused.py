@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.fused import Fused, low_rank_linear
+from training.fused import Fused, compiled, low_rank_linear
 
 FUSED = Fused()
 EPSILON = 1e-2
@@ -45,7 +45,7 @@ def plain_gate(joined: Tensor) -> Tensor:
 
 def plain_heads(joined: Tensor) -> tuple[Tensor, ...]:
     cos, sin = (torch.cat([x, x], dim=-1) for x in angles(joined.shape[1], 2))
-    query, key, value = joined.unflatten(-1, (8, 4)).transpose(1, 2).split([4, 2, 2], dim=1)
+    query, key, value = torch.split(joined.view(2, 3, 8, 4).transpose(1, 2), [4, 2, 2], dim=1)
     half = [torch.cat([-x[..., 2:], x[..., :2]], dim=-1) for x in (query, key)]
     return query * cos + half[0] * sin, key * cos + half[1] * sin, value
 
@@ -81,3 +81,49 @@ def test_derivatives_are_finite_differences(name: str) -> None:
 def test_values_are_those_of_plain_operations(name: str) -> None:
     piece, plain, inputs = PIECES[name]
     torch.testing.assert_close(piece(*inputs), plain(*inputs), rtol=1e-12, atol=1e-12)
+
+
+def derivatives(piece: Piece, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """Values, gradients, and gradients of a function of the gradients."""
+    out = piece(*inputs)
+    outs = list(out) if isinstance(out, tuple) else [out]
+    first = torch.autograd.grad(
+        [x.sin().sum() for x in outs], inputs, create_graph=True, materialize_grads=True
+    )
+    second = torch.autograd.grad([x.cos().sum() for x in first], inputs)
+    return [*outs, *first, *second]
+
+
+def test_a_compiler_can_follow_every_pass() -> None:
+    traced = Fused(compiled("aot_eager"))
+    inputs = (random(2, 4, 5, 3), random(2, 2, 5, 3, seed=1), random(2, 2, 5, 3, seed=2))
+    pairs: list[tuple[Piece, Piece, tuple[Tensor, ...]]] = [
+        (lambda x: traced.normalise(x, EPSILON), PIECES["normalise"][0], PIECES["normalise"][2]),
+        (traced.gate, FUSED.gate, PIECES["gate"][2]),
+        (lambda x: traced.heads(x, *angles(3, 2), 2), part, PIECES["heads"][2]),
+        (lambda q, k, v: traced.attend(q, k, v, SCALE), attend, inputs),
+    ]
+    for theirs, ours, tensors in pairs:
+        torch.testing.assert_close(derivatives(theirs, tensors), derivatives(ours, tensors))
+
+
+def test_low_rank_gradients_are_those_of_the_whole_weight() -> None:
+    parts = [3, 5]
+    x, base = random(2, 4, 6), random(8, 6, seed=1).detach()
+    down, up = random(4, 6, seed=2), random(8, 2, seed=3)
+
+    def weight() -> Tensor:
+        products = zip(torch.split(up, parts), torch.split(down, 2), strict=True)
+        return base + torch.cat([b @ a for b, a in products])
+
+    def ours(x: Tensor) -> Tensor:
+        return low_rank_linear(x, weight().detach(), down, up, parts)
+
+    def theirs(x: Tensor) -> Tensor:
+        return F.linear(x, weight())
+
+    def outer(linear: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        (inner,) = torch.autograd.grad(linear(x).sin().sum(), x, create_graph=True)
+        return torch.autograd.grad(linear(x + inner).cos().sum(), (x, down, up))
+
+    torch.testing.assert_close(outer(ours), outer(theirs), rtol=1e-12, atol=1e-12)
