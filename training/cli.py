@@ -26,6 +26,7 @@ from training.results import (
 )
 from training.runs import read_curve
 from training.seeds import stream
+from training.start import load_subject
 from training.tables_records import records_tables
 from training.tables_text import text_tables
 from training.tasks import task_by_name
@@ -71,9 +72,16 @@ def fit(
 
 @app.command()
 def sample(
-    task: Annotated[str, typer.Argument(help="Name of the task.")],
+    task: Annotated[str | None, typer.Argument(help="Name of the task.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of its files.")] = None,
     *,
+    recipe: Annotated[
+        str | None, typer.Option(help="In place of a task: what a recipe trains on, for a mixture.")
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="dotted.field=value, in place of the recipe's."),
+    ] = None,
     size: Annotated[int, typer.Option(min=1, help="Size, in the task's own unit.")],
     count: Annotated[int, typer.Option(min=1, help="Documents to draw.")] = 3,
     queries: Annotated[int, typer.Option(min=1, help="Questions about each.")] = 4,
@@ -81,14 +89,19 @@ def sample(
 ) -> None:
     """Print training documents of a task with questions and what they should be answered."""
     try:
-        source = task_by_name(task, data)
+        if (task is None) == (recipe is None):
+            raise InputError("give either a task or --recipe")
+        if recipe is not None:
+            source = load_subject(load_recipe(recipe, override or [])).task
+        else:
+            source = task_by_name(task or "", data)
+        for number in range(count):
+            drawn = source.sample(stream("train", seed, number), size=size, queries=queries)
+            typer.echo(drawn.context)
+            for question in drawn.questions:
+                typer.echo(f"    {question.query!r} -> {question.target!r}")
     except GradMemError as error:
         fail(error)
-    for number in range(count):
-        drawn = source.sample(stream("train", seed, number), size=size, queries=queries)
-        typer.echo(drawn.context)
-        for question in drawn.questions:
-            typer.echo(f"    {question.query!r} -> {question.target!r}")
 
 
 @app.command()

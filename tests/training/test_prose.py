@@ -211,3 +211,15 @@ def test_a_run_without_a_budget_is_refused(fields: list[str]) -> None:
     del recipe["budget_seconds"], recipe["budget_tokens"]
     with pytest.raises(ValueError, match="give budget_tokens, budget_seconds or both"):
         Recipe.model_validate(json.loads(json.dumps(recipe)))
+
+
+def test_samples_of_a_mixture_are_printed(fields: list[str]) -> None:
+    arguments = ["sample", "--recipe", "prose", "--size", "60", "--count", "2", "--queries", "2"]
+    for field in fields:
+        arguments += ["--set", field]
+    made = CliRunner().invoke(app, arguments)
+    assert made.exit_code == 0, made.output
+    assert made.stdout.count("    ") == 4
+    assert "lives in" in made.stdout
+    wrong = CliRunner().invoke(app, [*arguments, "kv"])
+    assert (wrong.exit_code, wrong.stderr) == (2, "error: give either a task or --recipe\n")
