@@ -1,23 +1,24 @@
-"""Times a training step: a straightforward unrolled one beside ours, in one run.
+"""Times a training step: straightforward ones beside ours, in one run.
 
-`gradmem-train bench --help` has the options. Shapes: `B` contexts, `Q` queries of each, `T`
-tokens, `m` memory vectors, `d` width, `V` vocabulary, `K` write steps.
+`gradmem-train bench --help` has the options.
 """
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 
 from gradmem_core.backbone import Backbone
+from gradmem_core.checkpoint import load_checkpoint
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import GradMemError, InputError, RecipeError
 from gradmem_core.measurement import (
@@ -30,21 +31,24 @@ from gradmem_core.measurement import (
     this_command,
 )
 from gradmem_core.model import MemoryModel
-from gradmem_core.unrolled import unrolled_steps
 from training.batch import IGNORED, Batch, collate
+from training.bench_steps import IMPLEMENTATIONS, Implementation, Setting, able
+from training.parallel import device_of
 from training.problems import fail
 from training.recipe import Recipe, load_recipe
 from training.results import StepTime, StepTimeRow
 from training.seeds import stream
 from training.tasks import task_by_name
-from training.writers.gradmem import GradMem
 
 TOLERANCE = 1e-5
-"Largest distance of a parameter's gradient from the straightforward one's, relative."
+"Largest distance of a parameter's gradient from the first implementation's, relative."
+TOLERANCE_OF_CHECKPOINTS = {torch.float32: 1e-2, torch.bfloat16: math.inf}
+"The same where trained inner rates amplify what rounding differs by; finite at least."
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WRITE_LOSS_WEIGHT = 0.1
+"Of a checkpoint, whose recipe is not asked for."
 
-Implementation = Callable[[MemoryModel, Batch, int], tuple[Tensor, Tensor]]
-"""Model, batch and K to the logits of the queries' tokens but the first `(B, Q, T - 1, V)`, and the
-contexts' losses before the last write step `(B,)`."""
+Work = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Plan:
     """What to time."""
 
     sizes: Sequence[int]
-    "Context sizes."
+    "Context sizes: in the recipe's unit, or in tokens."
     write_steps: int
     "Write steps (K)."
     rounds: int
@@ -61,72 +65,88 @@ class Plan:
     "CPU threads."
     seed: int
     "Seed of the weights and the data, in place of the recipe's."
+    only: Sequence[str] = ()
+    "Names of implementations; all that can where there are none."
+    device: str = "cpu"
+    "Where the model is: `cpu` or `cuda`."
+    dtype: str = "float32"
+    "What the backbone computes in, one of DTYPES."
+    profile: bool = False
+    "Say on stderr what a step of each spends its time on."
 
 
-def straightforward(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
-    """The method as one would first write it: nothing packed, torch's own differentiation."""
-    size = model.config.memory_tokens
-    start = model.initial_memory.expand(len(batch.context_ids), -1, -1)  # (B, m, d)
-    memory, losses = unrolled_steps(model, start, batch.context_ids, batch.lengths, steps)
-    with sdpa_kernel(SDPBackend.MATH):
-        query_ids = batch.query_ids.flatten(0, 1)  # (B * Q, T)
-        prefix = model.prefix(memory).repeat_interleave(batch.query_ids.shape[1], dim=0)
-        inputs = torch.cat([prefix, model.backbone.embed(query_ids)], dim=1)
-        answers = model.backbone.logits(model.backbone.hidden(inputs)[:, size:-1])
-    answers = answers.view(*batch.query_ids.shape[:2], *answers.shape[1:])  # (B, Q, T - 1, V)
-    return answers, losses
+@dataclass(frozen=True)
+class Shapes:
+    """Batches of random tokens."""
+
+    contexts: int
+    "Contexts of a batch."
+    questions: int
+    "Questions of each."
+    question_tokens: int
+    "Tokens of each question with its answer; the last third is the answer."
 
 
-def kept(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
-    """Ours, as training does it."""
-    return _ours(GradMem(model), batch, steps)
+@dataclass(frozen=True)
+class Trial:
+    """A model with its batches."""
+
+    model: MemoryModel
+    batch: Callable[[int], Batch]
+    "Makes one of contexts of a size."
+    write_loss_weight: float
+    tolerance: float
+    "Most that gradients may differ by."
 
 
-def recomputed(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
-    """Ours, with write steps and READ's blocks computed again in place of kept."""
-    return _ours(GradMem(model, recompute=True), batch, steps)
-
-
-def _ours(writer: GradMem, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
-    state = writer.write(batch.context_ids, batch.lengths, steps, train=True)
-    assert state.write_loss is not None
-    return writer.read(state, batch.query_ids)[:, :, :-1], state.write_loss
-
-
-IMPLEMENTATIONS: dict[str, Implementation] = {
-    "straightforward": straightforward,
-    "gradmem": kept,
-    "gradmem, recompute": recomputed,
-}
-"By name; the first is what the others are held against."
-
-
-def step_times(recipe: Recipe, plan: Plan, *, command: str) -> StepTime:
-    """Time whole training steps (WRITE, READ, backward) of every implementation, in turn.
-
-    The model is the recipe's with fresh weights, a batch its micro-batch. Peak memory is the most
-    that a step has allocated at once beyond the model, gradients included, as torch's profiler
-    counts tensors.
+def of_recipe(recipe: Recipe, plan: Plan) -> Trial:
+    """A recipe's model with fresh weights, and its micro-batches.
 
     Raises:
         InputError: The recipe's writer is not GradMem, or it clips the inner gradient.
+    """
+    model = _fresh(recipe, plan.seed).to(device_of(plan.device))
+    make = partial(_batch, recipe, seed=plan.seed, device=model.initial_memory.device)
+    return Trial(model, make, recipe.write_loss_weight, TOLERANCE)
+
+
+def of_checkpoint(reference: str, shapes: Shapes, plan: Plan) -> Trial:
+    """A checkpoint whose backbone is frozen, and batches of random tokens.
+
+    Raises:
+        CheckpointError: It cannot be loaded.
+    """
+    model = load_checkpoint(reference, device=str(device_of(plan.device)), merge=False).model
+    model.train_write_side()
+    tolerance = TOLERANCE_OF_CHECKPOINTS[DTYPES[plan.dtype]]
+    make = partial(_random_batch, model, shapes, plan.seed)
+    return Trial(model, make, WRITE_LOSS_WEIGHT, tolerance)
+
+
+def step_times(trial: Trial, plan: Plan, *, command: str) -> StepTime:
+    """Time whole training steps (WRITE, READ, backward) of every implementation, in turn.
+
+    Peak memory is the most that a step has allocated at once beyond the model and what an
+    implementation holds between steps, gradients included.
+
+    Raises:
+        InputError: An implementation asked for cannot make the model's step.
         ContextTooLongError: A size is beyond the memory's limits.
         WriteStepsError: So are the write steps.
-        ArithmeticError: An implementation's gradient differs by more than TOLERANCE.
+        ArithmeticError: An implementation's gradient differs by too much.
     """
     started = time.perf_counter()
     torch.set_num_threads(plan.threads)
-    model = _fresh(recipe, plan.seed)
+    model = trial.model
+    setting = Setting(plan.write_steps, trial.write_loss_weight, DTYPES[plan.dtype])
+    made = {name: make(model, setting) for name, make in _asked(model, setting, plan).items()}
     rows: list[StepTimeRow] = []
     for size in plan.sizes:
-        batch = _batch(recipe, size, plan.seed)
-        steps = {
-            name: _step(implementation, model, batch, recipe, plan.write_steps)
-            for name, implementation in IMPLEMENTATIONS.items()
-        }
-        _check_gradients(model, steps)
-        memory = {name: _peak_memory(model, step) for name, step in steps.items()}
-        seconds = alternate(steps, plan.rounds)
+        batch = trial.batch(size)
+        works = {name: partial(_whole, model, step, batch) for name, step in made.items()}
+        _check_gradients(model, works, trial.tolerance)
+        memory = {name: _peak_memory(model, work) for name, work in works.items()}
+        seconds = alternate(works, plan.rounds)
         first = next(iter(seconds.values()))
         for name, taken in seconds.items():
             rows.append(
@@ -139,8 +159,26 @@ def step_times(recipe: Recipe, plan: Plan, *, command: str) -> StepTime:
                     peak_memory_bytes=memory[name],
                 )
             )
+        if plan.profile:
+            for name, work in works.items():
+                _profile(f"{name}, size {size}", work, model.initial_memory.device)
     about = header(command, seed=plan.seed, started=started)
-    return StepTime(**about.model_dump(), rows=tuple(rows))
+    return StepTime(
+        **about.model_dump(),
+        device=_name(model.initial_memory.device),
+        dtype=plan.dtype,
+        rows=tuple(rows),
+    )
+
+
+def _asked(model: MemoryModel, setting: Setting, plan: Plan) -> dict[str, Implementation]:
+    can = able(model, setting)
+    if unable := sorted({*plan.only} - can.keys()):
+        raise InputError(
+            f"--only: {', '.join(unable)} cannot make this model's step; take some of"
+            f" {'; '.join(can)}"
+        )
+    return {name: make for name, make in can.items() if not plan.only or name in plan.only}
 
 
 def _fresh(recipe: Recipe, seed: int) -> MemoryModel:
@@ -156,71 +194,139 @@ def _fresh(recipe: Recipe, seed: int) -> MemoryModel:
     return MemoryModel(backbone, config, seed=seed)
 
 
-def _batch(recipe: Recipe, size: int, seed: int) -> Batch:
-    task = task_by_name(recipe.task)
+def _batch(recipe: Recipe, size: int, *, seed: int, device: torch.device) -> Batch:
+    task, count = task_by_name(recipe.task), recipe.batch.micro_batch
+    if count is None:
+        raise RecipeError("batch: the benchmark takes recipes that say batch.micro_batch")
     examples = [
         task.sample(stream("train", seed, size, row), size=size, queries=recipe.batch.queries)
-        for row in range(recipe.batch.micro_batch)
+        for row in range(count)
     ]
-    return collate(examples, task.format())
+    return collate(examples, task.format(), device=device)
 
 
-def _step(
-    implementation: Implementation, model: MemoryModel, batch: Batch, recipe: Recipe, steps: int
-) -> Callable[[], None]:
+def _random_batch(model: MemoryModel, shapes: Shapes, seed: int, size: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary, device = model.backbone.vocabulary_size, model.initial_memory.device
+
+    def ids(*shape: int) -> Tensor:
+        return torch.randint(vocabulary, shape, generator=generator).to(device)
+
+    query_ids = ids(shapes.contexts, shapes.questions, shapes.question_tokens)
+    places = torch.arange(shapes.question_tokens, device=device)
+    labels = query_ids.where(places >= 2 * shapes.question_tokens // 3, IGNORED)
+    lengths = torch.full((shapes.contexts,), size, device=device)
+    return Batch(ids(shapes.contexts, size), lengths, query_ids, labels)
+
+
+def _whole(model: MemoryModel, step: Callable[[Batch], None], batch: Batch) -> None:
     """A whole training step, up to fresh gradients in the model's parameters."""
-
-    def step() -> None:
-        model.zero_grad()
-        logits, write_losses = implementation(model, batch, steps)
-        labels = batch.labels[:, :, 1:]
-        loss = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=IGNORED)
-        loss = loss + recipe.write_loss_weight * write_losses.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    return step
+    model.zero_grad()
+    step(batch)
+    if batch.lengths.is_cuda:
+        torch.cuda.synchronize()
 
 
-def _check_gradients(model: MemoryModel, steps: dict[str, Callable[[], None]]) -> None:
+def _check_gradients(model: MemoryModel, works: Mapping[str, Work], tolerance: float) -> None:
     """Hold every implementation's gradient against the first one's."""
     expected: dict[str, Tensor] = {}
-    for implementation, step in steps.items():
-        step()
+    for implementation, work in works.items():
+        work()
         found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         expected = expected or found
         if found.keys() != expected.keys():
             raise ArithmeticError(f"{implementation}: other parameters have a gradient")
-        errors = {
-            name: float((gradient - expected[name]).norm() / expected[name].norm())
-            for name, gradient in found.items()
-        }
+        errors = {name: _distance(grad, expected[name]) for name, grad in found.items()}
         worst = max(errors, key=errors.__getitem__)
         typer.echo(f"{implementation}: gradients differ by at most {errors[worst]:.1e}", err=True)
-        if not errors[worst] < TOLERANCE:
+        if not errors[worst] < tolerance:
             raise ArithmeticError(f"{implementation}: the gradient of {worst} is another")
 
 
-def _peak_memory(model: MemoryModel, step: Callable[[], None]) -> int:
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """Relative to what is expected; nothing between two zeros."""
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
+
+
+def _peak_memory(model: MemoryModel, work: Work) -> int:
     """The most bytes of tensors that a step has allocated at once."""
     model.zero_grad()  # or the step would free gradients that it did not allocate
-    return peak_bytes(step)
+    if model.initial_memory.is_cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    return peak_bytes(work)
+
+
+def _profile(title: str, work: Work, device: torch.device) -> None:
+    """Print what a step spends its time on: kernels on a GPU, operations on a CPU."""
+    activities, order = [ProfilerActivity.CPU], "self_cpu_time_total"
+    if device.type == "cuda":
+        activities, order = [*activities, ProfilerActivity.CUDA], "self_cuda_time_total"
+    with profile(activities=activities) as profiled:
+        work()
+    averages = profiled.key_averages()
+    table = averages.table(sort_by=order, row_limit=25, max_name_column_width=60)
+    typer.echo(f"{title}\n{table}", err=True)
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def bench(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a bundled recipe.")] = (
         "kv-16"
     ),
-    pairs: Annotated[str, typer.Option(help="Pairs in a context, for instance 8,16.")] = "8,16,32",
+    pairs: Annotated[
+        str,
+        typer.Option(
+            "--sizes",
+            "--pairs",
+            help="Sizes of contexts, for instance 8,16 pairs; with --checkpoint their tokens.",
+        ),
+    ] = "8,16,32",
     steps: Annotated[int, typer.Option(min=1, help="Write steps (K).")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each implementation.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and the data.")] = 1,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Time this checkpoint's step on random tokens in place of a recipe's."),
+    ] = None,
+    contexts: Annotated[
+        int, typer.Option(min=1, help="With --checkpoint: contexts of a batch.")
+    ] = 4,
+    questions: Annotated[
+        int, typer.Option(min=1, help="With --checkpoint: questions of each.")
+    ] = 4,
+    question_tokens: Annotated[
+        int, typer.Option(min=3, help="With --checkpoint: tokens of a question and its answer.")
+    ] = 32,
+    only: Annotated[
+        str, typer.Option(help=f"Some of {'; '.join(IMPLEMENTATIONS)}: separated by semicolons.")
+    ] = "",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="What the backbone computes in.")] = "float32",
+    profiled: Annotated[
+        bool, typer.Option("--profile", help="Print what each step spends its time on.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="Result file (JSON) to write.")] = None,
 ) -> None:
-    """Time a training step beside a straightforward unrolled one, and print the result file."""
+    """Time a training step beside straightforward ones, and print the result file."""
     try:
-        plan = Plan([_number(part) for part in pairs.split(",")], steps, rounds, threads, seed)
-        result = step_times(load_recipe(recipe), plan, command=this_command())
+        if dtype not in DTYPES:
+            raise InputError(f"--dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+        names = [name.strip() for name in only.split(";") if name.strip()]
+        sizes = [_number(part) for part in pairs.split(",")]
+        plan = Plan(sizes, steps, rounds, threads, seed, names, device, dtype, profiled)
+        if checkpoint is None:
+            trial = of_recipe(load_recipe(recipe), plan)
+        else:
+            shapes = Shapes(contexts, questions, question_tokens)
+            trial = of_checkpoint(checkpoint, shapes, plan)
+        result = step_times(trial, plan, command=this_command())
         if output:
             save_result(output, result)
     except GradMemError as error:
@@ -230,5 +336,5 @@ def bench(
 
 def _number(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
-        raise InputError(f"--pairs: {text!r} is not a number from 1")
+        raise InputError(f"--sizes: {text!r} is not a number from 1")
     return int(text)

@@ -114,7 +114,7 @@ class StepTimeRow(Strict):
     contexts_per_second: Annotated[float, Field(gt=0)]
     "Contexts trained on a second."
     relative: Annotated[float, Field(gt=0)]
-    "The same in multiples of the straightforward unrolled implementation's, in the same run."
+    "The same in multiples of the run's first implementation's, which is a straightforward one."
     peak_memory_bytes: Annotated[int, Field(ge=0)]
     "Most bytes of tensors allocated at once in a step."
 
@@ -123,6 +123,10 @@ class StepTime(Header):
     """What the step benchmark measured."""
 
     kind: Literal["step_time"] = "step_time"
+    device: str = "cpu"
+    "Where it ran: `cpu`, or the GPU's name."
+    dtype: str = "float32"
+    "What the backbone computed in."
     rows: Annotated[tuple[StepTimeRow, ...], Field(min_length=1)]
     "The measurements."
 

@@ -4,27 +4,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torch import Tensor
+import torch
 from typer.testing import CliRunner
 
+from gradmem_core.config import AdapterConfig
 from gradmem_core.errors import InputError
 from gradmem_core.model import MemoryModel
-from training.batch import Batch
-from training.bench import IMPLEMENTATIONS, Plan, kept, step_times
+from tests.pretrained import text_checkpoint
+from training.bench import Plan, Shapes, of_checkpoint, of_recipe, step_times
+from training.bench_steps import IMPLEMENTATIONS, Setting, Step, ordinary
 from training.cli import app
 from training.recipe import Recipe
 from training.results import StepTime, load_result
 
 TinyRecipe = Callable[..., Recipe]
 PLAN = Plan(sizes=[1, 2], write_steps=2, rounds=2, threads=1, seed=3)
+NO_HEAD = "memory.write_head=false"
 
 
 @pytest.mark.parametrize("token_weights", ["false", "true"])
 def test_every_implementation_is_timed_at_every_size(
     tiny_recipe: TinyRecipe, token_weights: str
 ) -> None:
-    recipe = tiny_recipe(f"memory.token_weights={token_weights}")
-    result = step_times(recipe, PLAN, command="bench")
+    recipe = tiny_recipe(f"memory.token_weights={token_weights}", NO_HEAD)
+    result = step_times(of_recipe(recipe, PLAN), PLAN, command="bench")
     assert [(row.size, row.name) for row in result.rows] == [
         (size, name) for size in (1, 2) for name in IMPLEMENTATIONS
     ]
@@ -32,23 +35,59 @@ def test_every_implementation_is_timed_at_every_size(
     assert all(row.write_steps == 2 for row in result.rows)
     peak = {(row.size, row.name): row.peak_memory_bytes for row in result.rows}
     assert peak[2, "gradmem, recompute"] < peak[2, "gradmem"] < peak[2, "straightforward"]
+    assert peak[2, "joined, recompute"] < peak[2, "joined"] < peak[2, "plain"]
+
+
+def test_what_cannot_make_a_step_is_left_out(tiny_recipe: TinyRecipe) -> None:
+    trial = of_recipe(tiny_recipe(), PLAN)  # a write head of its own
+    result = step_times(trial, PLAN, command="bench")
+    assert {row.name for row in result.rows} == IMPLEMENTATIONS.keys() - {"plain"}
+    plan = Plan([1], 1, 1, 1, 3, only=["joined", "plain"])
+    with pytest.raises(InputError, match="plain cannot make"):
+        step_times(trial, plan, command="bench")
 
 
 def test_another_gradient_is_refused(
     tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one_step_less(model: MemoryModel, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
-        return kept(model, batch, steps - 1)
+    def one_step_less(model: MemoryModel, setting: Setting) -> Step:
+        return ordinary(model, Setting(setting.write_steps - 1, setting.write_loss_weight))
 
     monkeypatch.setitem(IMPLEMENTATIONS, "one step less", one_step_less)
     with pytest.raises(ArithmeticError, match="one step less"):
-        step_times(tiny_recipe(), PLAN, command="bench")
+        step_times(of_recipe(tiny_recipe(), PLAN), PLAN, command="bench")
 
 
 def test_a_clipped_inner_gradient_is_refused(tiny_recipe: TinyRecipe) -> None:
     recipe = tiny_recipe("memory.inner_gradient_clip=1.0")
     with pytest.raises(InputError, match="inner_gradient_clip"):
-        step_times(recipe, PLAN, command="bench")
+        of_recipe(recipe, PLAN)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_checkpoint_is_timed_on_random_tokens(tmp_path: Path, dtype: str) -> None:
+    adapter = AdapterConfig(rank=2, phases="both")
+    text_checkpoint(tmp_path, adapter=adapter, inner_gradient_clip=1.0)
+    plan = Plan([9], 2, 1, 1, 3, dtype=dtype)
+    trial = of_checkpoint(str(tmp_path / "text"), Shapes(3, 2, 6), plan)
+    result = step_times(trial, plan, command="bench")
+    names = ["plain", "gradmem", "gradmem, recompute", "joined", "joined, recompute"]
+    assert [(row.size, row.name) for row in result.rows] == [(9, name) for name in names]
+    assert (result.device, result.dtype) == ("cpu", dtype)
+    batch = trial.batch(9)
+    assert batch.context_ids.shape == (3, 9)
+    assert batch.query_ids.shape == (3, 2, 6)
+    assert torch.equal(batch.labels[..., 4:], batch.query_ids[..., 4:])
+
+
+def test_a_profile_names_what_takes_the_time(
+    tiny_recipe: TinyRecipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = Plan([1], 1, 1, 1, 3, only=["joined"], profile=True)
+    step_times(of_recipe(tiny_recipe(), plan), plan, command="bench")
+    said = capsys.readouterr().err
+    assert "joined, size 1" in said
+    assert "aten::mm" in said
 
 
 def test_the_command_writes_a_result_file(tiny_file: Path, tmp_path: Path) -> None:
@@ -57,6 +96,7 @@ def test_the_command_writes_a_result_file(tiny_file: Path, tmp_path: Path) -> No
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert isinstance(load_result(output).result, StepTime)
-    refused = CliRunner().invoke(app, ["bench", str(tiny_file), "--pairs", "1,no"])
-    assert refused.exit_code == 2
-    assert "--pairs: 'no'" in refused.stderr
+    for wrong, message in ((["--sizes", "1,no"], "--sizes: 'no'"), (["--dtype", "f"], "--dtype")):
+        refused = CliRunner().invoke(app, ["bench", str(tiny_file), *wrong])
+        assert refused.exit_code == 2
+        assert message in refused.stderr
