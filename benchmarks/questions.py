@@ -13,7 +13,9 @@ from typing import Literal
 from gradmem_core.paging import TextPage, split_text
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks import Question
+from training.tasks.asked import passage_of
 from training.tasks.squad import Asked, read_squad, sentence_of
+from training.tasks.windows import Window
 
 Half = Literal["choices", "report"]
 
@@ -52,11 +54,37 @@ def sentences(paragraphs: Iterable[Text]) -> list[Text]:
     """Return the sentences that hold the first answers, with their questions (Short SQuAD)."""
     asked: dict[str, list[Question]] = defaultdict(list)
     for paragraph in paragraphs:
-        for question in paragraph.questions:
-            answers = [question.answer, *question.also_right]
-            one = Asked(context=paragraph.text, question=question.query, answers=answers)
+        for question, one in zip(paragraph.questions, _asked(paragraph), strict=True):
             asked[sentence_of(one)].append(question)
     return [Text(text, tuple(questions)) for text, questions in asked.items()]
+
+
+def windows(paragraphs: Iterable[Text], tokenizer: Tokenizer, most: int) -> list[Text]:
+    """Return the sentences that hold an answer with their neighbours, up to `most` tokens.
+
+    A window takes in sentences behind and before in turn. Each has every question whose sentences
+    are the same to begin with.
+    """
+    asked: dict[str, list[Question]] = defaultdict(list)
+    for paragraph in paragraphs:
+        passage = passage_of(paragraph.text, _asked(paragraph))
+        for question, located in zip(paragraph.questions, passage.questions, strict=True):
+            window = Window(passage, located.first, located.last)
+            asked[_grown(window, tokenizer, most).text].append(question)
+    return [Text(text, tuple(questions)) for text, questions in asked.items()]
+
+
+def _grown(window: Window, tokenizer: Tokenizer, most: int) -> Window:
+    """Take in neighbours while one of them has room."""
+    behind = True
+    while True:
+        for side in (behind, not behind):
+            wider = window.widened(behind=side)
+            if wider is not None and len(tokenizer.encode(wider.text)) <= most:
+                window, behind = wider, not side
+                break
+        else:
+            return window
 
 
 def joined(paragraphs: Sequence[Text], size: int) -> list[list[Text]]:
@@ -73,6 +101,18 @@ def split_paragraphs(
         (page, paragraph)
         for paragraph in document
         for page in split_text(tokenizer, paragraph.text, page_tokens=page_tokens, max_pages=64)
+    ]
+
+
+def _asked(paragraph: Text) -> list[Asked]:
+    """Return a paragraph's questions as rows of their file."""
+    return [
+        Asked(
+            context=paragraph.text,
+            question=question.query,
+            answers=[question.answer, *question.also_right],
+        )
+        for question in paragraph.questions
     ]
 
 

@@ -14,7 +14,15 @@ from torch.nn import functional as F
 from benchmarks.asking import Graded, ask_memory, ask_vectors, cell
 from benchmarks.bank import MemoryBank
 from benchmarks.formats import TEXTS, AskedText, read_texts
-from benchmarks.questions import Half, Text, joined, read_paragraphs, sentences, split_paragraphs
+from benchmarks.questions import (
+    Half,
+    Text,
+    joined,
+    read_paragraphs,
+    sentences,
+    split_paragraphs,
+    windows,
+)
 from benchmarks.results import RESULTS, Cell, TextResult
 from gradmem_core.blob import stored, tensor_bytes
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
@@ -86,6 +94,30 @@ def measure_sentences(
         yield from _rival_cells(run, asked)
 
     _measure("sentences", measure, _source(data, half), checkpoint, bank, output)
+
+
+@app.command(name="windows")
+def measure_windows(
+    data: Data,
+    checkpoint: Name = "prose",
+    bank: Bank = Path("bank"),
+    half: Part = "report",
+    count: Count = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a window.")] = 96,
+    steps: Steps = "5",
+    output: Output = None,
+) -> None:
+    """The sentence that holds the answer among its neighbours, in one page, and its rivals."""
+
+    def measure(run: Run) -> Iterator[Cell]:
+        tokenizer = run.checkpoint.tokenizer
+        found = windows(_paragraphs(data, half, count), tokenizer, tokens)
+        asked = [(tokenizer.encode(text.text), text) for text in found]
+        asked = [(ids, text) for ids, text in asked if len(ids) <= tokens]
+        yield from _memory_cells(run, asked, _numbers(steps))
+        yield from _rival_cells(run, asked)
+
+    _measure(f"windows-{tokens}", measure, _source(data, half), checkpoint, bank, output)
 
 
 @app.command(name="paragraphs")

@@ -7,9 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import text
-from benchmarks.questions import half_of
+from benchmarks.questions import Text, half_of, windows
 from benchmarks.results import TextResult, load
+from gradmem_core.tokenizer import Tokenizer
 from tests.pretrained import text_checkpoint
+from training.tasks import Question
 
 PLACES = ("river", "market", "bridge", "tower", "town", "fox")
 QUESTIONS = """questions = [
@@ -69,6 +71,31 @@ def test_sentences(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {one.questions for one in found.cells} == {paragraphs(folder)}
     assert found.checkpoint == "text"
     assert found.data == "squad/valid.jsonl, the half for report"
+
+
+def test_windows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = str(folder / "squad")
+    found = measured(folder, monkeypatch, "windows", "--data", data, "--tokens", "60")
+    assert found.section == "windows-60"
+    assert [one.condition for one in found.cells[:2]] == ["memory", "whole text"]
+    assert {one.questions for one in found.cells} == {paragraphs(folder)}
+
+
+def test_a_window_grows_on_both_sides_in_turn() -> None:
+    tokenizer = Tokenizer.of_characters("".join(map(chr, range(32, 127))))
+    text = "One. Two. Three is 3. Four. Five."
+    asked = Text(text, (Question("?", " 3\n", "3"), Question("??", " is 3\n", "is 3")))
+    grown = {most: windows([asked], tokenizer, most)[0].text for most in (12, 19, 20, 24, 30, 33)}
+    assert grown == {
+        12: "Three is 3.",
+        19: "Three is 3. Four.",
+        20: "Three is 3. Four.",
+        24: "Two. Three is 3. Four.",
+        30: "Two. Three is 3. Four. Five.",
+        33: text,
+    }
+    (window,) = windows([asked], tokenizer, 33)
+    assert window.questions == asked.questions
 
 
 def test_paragraphs_and_documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,13 @@ class Window:
         lead = pieces[: min(self.passage.lead, self.first)]
         return "".join([*lead, *pieces[self.first : self.last + 1]]).strip()
 
+    def widened(self, *, behind: bool) -> "Window | None":
+        """Return the window with one more piece behind or before it; None where there is none."""
+        if behind:
+            there = self.last + 1 < len(self.passage.pieces)
+            return replace(self, last=self.last + 1) if there else None
+        return replace(self, first=self.first - 1) if self.first > self.passage.lead else None
+
     def answers(self, question: PassageQuestion) -> bool:
         """Say whether the window holds all that a question needs."""
         lead = self.passage.lead
@@ -177,13 +184,7 @@ class WindowTask(PretrainedTask):
 
     def _widened(self, rng: np.random.Generator, window: Window, size: int) -> Window | None:
         """Take in a neighbouring piece, on either side; None where neither has room."""
-        passage = window.passage
-        sides = [
-            replace(window, first=window.first - 1) if window.first > passage.lead else None,
-            replace(window, last=window.last + 1)
-            if window.last + 1 < len(passage.pieces)
-            else None,
-        ]
+        sides = [window.widened(behind=behind) for behind in (False, True)]
         wider = [side for side in sides if side and self._count(side.text) <= size]
         return wider[rng.integers(len(wider))] if wider else None
 
