@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -335,6 +336,12 @@ class Backbone(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Apply the language-model head: `(..., d)` → `(..., V)`."""
         return cast("Tensor", self._head(hidden))
+
+    def token_losses(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Cross-entropy of tokens `(B, T)` by logits `(B, T, V)`: `(B, T)`, in float32 at least."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")
+        return losses.view_as(ids)
 
     def new_cache(self, layers: KeysAndValues = ()) -> Cache:
         """Make a key-value cache; an empty one without `layers`."""

@@ -10,7 +10,6 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gradmem_core.backbone import twice_differentiable_attention
 from gradmem_core.config import MemoryConfig
@@ -326,9 +325,8 @@ def _reconstruct(
         hidden = model.backbone.hidden(inputs)
     # The last memory vector predicts the first token; the last token predicts nothing.
     logits = model.write_logits(hidden[:, size - 1 : -1])  # (B, T, V)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    loss = F.cross_entropy(logits.flatten(0, 1), context_ids.flatten(), reduction="none")
-    return loss.view_as(context_ids), logits, hidden[:, size:]
+    losses = model.backbone.token_losses(logits, context_ids)
+    return losses, logits, hidden[:, size:]
 
 
 def _shares(context_ids: Tensor, lengths: Tensor) -> Tensor:

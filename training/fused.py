@@ -152,6 +152,30 @@ def scores_second(
     return for_scores.mul_(scale).to(of.dtype), for_grad.to(of.dtype)
 
 
+def losses(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy `(N, 1)` of logits `(N, V)` and ids `(N, 1)`, and the logits' log-sum-exp."""
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    tops = exact.logsumexp(dim=-1, keepdim=True)
+    return tops - exact.gather(1, ids), tops
+
+
+def logits_gradient(grad: Tensor, logits: Tensor, ids: Tensor, tops: Tensor) -> Tensor:
+    """`g (P - 1 at the ids)`, for the softmax `P` and `g` `(N, 1)`."""
+    out = (logits - tops).exp_().mul_(grad)
+    return out.scatter_add_(1, ids, -grad).to(logits.dtype)
+
+
+def logits_second(
+    along: Tensor, grad: Tensor, logits: Tensor, ids: Tensor, tops: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Adjoints of `g` and the logits from `v`, that of `logits_gradient`: `rowsum(P v)` less `v` at
+    the ids, and `g P (v - rowsum(P v))`."""
+    of = (logits - tops).exp_()
+    mean = (of * along).sum(dim=-1, keepdim=True)
+    for_grad = mean - along.gather(1, ids)
+    return for_grad, of.mul_(along - mean).mul_(grad).to(logits.dtype)
+
+
 @dataclass(frozen=True)
 class Passes:
     """The elementwise passes, as they are or compiled."""
@@ -167,6 +191,9 @@ class Passes:
     weights: Pass = weights
     scores_gradient: Pass = scores_gradient
     scores_second: Pass = scores_second
+    losses: Pass = losses
+    logits_gradient: Pass = logits_gradient
+    logits_second: Pass = logits_second
 
 
 PLAIN = Passes()
@@ -245,6 +272,12 @@ class Fused:
         k, v = (part.view(-1, tokens, width) for part in (key, value))
         out = _Attention.apply(q, k, v, scale, self.passes)  # type: ignore[no-untyped-call]
         return cast("Tensor", out).view(batch, count, tokens, width)
+
+    def token_losses(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Cross-entropy that keeps nothing but the logits: `(..., V)` and ids `(...)` to `(...)`, in
+        float32 at least."""
+        out = _Losses.apply(logits.flatten(0, -2), ids.reshape(-1, 1), self.passes)  # type: ignore[no-untyped-call]
+        return cast("Tensor", out).view(ids.shape)
 
 
 def low_rank_linear(
@@ -425,6 +458,39 @@ class _AttentionGradient(torch.autograd.Function):
         for_key = torch.baddbmm(torch.bmm(for_scores.mT, query), to_scores.mT, to_query)
         for_value = torch.bmm(for_weights.mT, grad)
         return for_grad, for_query, for_key, for_value, None, None, None
+
+
+class _Losses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, passes: Passes) -> Tensor:  # noqa: ANN401
+        out, tops = cast("tuple[Tensor, Tensor]", passes.losses(logits, ids))
+        ctx.save_for_backward(logits, ids, tops)
+        ctx.passes = passes
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # noqa: ANN401
+        return _LogitsGradient.apply(grad, *ctx.saved_tensors, ctx.passes), None, None  # type: ignore[no-untyped-call]
+
+
+class _LogitsGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        grad: Tensor,
+        logits: Tensor,
+        ids: Tensor,
+        tops: Tensor,
+        passes: Passes,
+    ) -> Tensor:
+        ctx.save_for_backward(grad, logits, ids, tops)
+        ctx.passes = passes
+        return cast("Tensor", passes.logits_gradient(grad, logits, ids, tops))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, along: Tensor) -> Any:  # noqa: ANN401
+        return *ctx.passes.logits_second(along, *ctx.saved_tensors), None, None, None
 
 
 class _LowRank(torch.autograd.Function):

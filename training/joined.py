@@ -64,7 +64,7 @@ class JoinedModel:
 
     Args:
         model: One that `can_join`; stays what is optimised, saved and evaluated.
-        dtype: What the layers compute in. Sums of norms, softmax, logits, memories and the write
+        dtype: What the layers compute in. Sums of norms, softmax, losses, memories and the write
             side keep float32 at least.
         low_rank: Take adapters' gradients by products of their rank in place of whole matrices,
             where the weights beside them are frozen: less arithmetic in more operations. By
@@ -326,16 +326,19 @@ class JoinedBackbone(Backbone):
         attend = self._attend_twice if self._at_write else partial(self._attend_once, mask)
         block = partial(self._block, self._writing if self._at_write else self._reading)
         if self._recompute:
-            block = partial(checkpoint, block, use_reentrant=False)
+            block = partial(checkpoint, block, use_reentrant=False, preserve_rng_state=False)
         x = embeddings
         for layer in range(self._layers):
             x = block(layer, attend, x, cos, sin)
         return self._fused.normalise(x, self._epsilon) * self._last_norm
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Apply the language-model head: `(..., d)` to `(..., V)`, in float32 at least."""
-        logits = F.linear(hidden.to(self.dtype), self._scores[0])
-        return logits.to(torch.promote_types(self.dtype, torch.float32))
+        """Apply the language-model head: `(..., d)` to `(..., V)`, in the layers' dtype."""
+        return F.linear(hidden.to(self.dtype), self._scores[0])
+
+    def token_losses(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Cross-entropy of tokens, in float32 at least: `(B, T, V)` and `(B, T)` to `(B, T)`."""
+        return self._fused.token_losses(logits, ids)
 
     def _block(
         self, matrices: Matrices, layer: int, attend: Attend, x: Tensor, cos: Tensor, sin: Tensor

@@ -12,6 +12,7 @@ from training.fused import Fused, compiled, low_rank_linear
 FUSED = Fused()
 EPSILON = 1e-2
 SCALE = 0.3
+IDS = torch.tensor([[0, 3, 1], [4, 4, 2]])
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -57,11 +58,20 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return scores.softmax(dim=-1) @ value
 
 
+def token_losses(logits: Tensor) -> Tensor:
+    return FUSED.token_losses(logits, IDS)
+
+
+def plain_losses(logits: Tensor) -> Tensor:
+    return F.cross_entropy(logits.mT, IDS, reduction="none")
+
+
 Piece = Callable[..., Tensor | tuple[Tensor, ...]]
 PIECES: dict[str, tuple[Piece, Piece, tuple[Tensor, ...]]] = {
     "normalise": (lambda x: FUSED.normalise(x, EPSILON), plain_norm, (random(2, 3, 5),)),
     "gate": (FUSED.gate, plain_gate, (random(2, 3, 8),)),
     "heads": (part, plain_heads, (random(2, 3, 32),)),
+    "token losses": (token_losses, plain_losses, (random(2, 3, 5),)),
     "attend": (
         attend,
         plain_attention,
@@ -99,6 +109,7 @@ def test_a_compiler_can_follow_every_pass() -> None:
     inputs = (random(2, 4, 5, 3), random(2, 2, 5, 3, seed=1), random(2, 2, 5, 3, seed=2))
     pairs: list[tuple[Piece, Piece, tuple[Tensor, ...]]] = [
         (lambda x: traced.normalise(x, EPSILON), PIECES["normalise"][0], PIECES["normalise"][2]),
+        (lambda x: traced.token_losses(x, IDS), token_losses, PIECES["token losses"][2]),
         (traced.gate, FUSED.gate, PIECES["gate"][2]),
         (lambda x: traced.heads(x, *angles(3, 2), 2), part, PIECES["heads"][2]),
         (lambda q, k, v: traced.attend(q, k, v, SCALE), attend, inputs),
