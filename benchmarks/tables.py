@@ -1,7 +1,8 @@
 """`python -m benchmarks.tables FILE...`: fill the tables of Markdown files from the result files.
 
 A table stands between `<!-- table: CHECKPOINT SECTION -->` and `<!-- end -->`; without a section
-it is those of all sections. Where nothing was measured there is nothing between the two.
+it is those of all sections, and the section `goals` is what is to be reached. Where nothing was
+measured there is nothing between the two.
 """
 
 import re
@@ -12,6 +13,7 @@ from typing import Annotated, TypeAlias
 import typer
 from pydantic import Field, TypeAdapter
 
+from benchmarks.goals import standings
 from benchmarks.results import RESULTS, Cell, TextResult
 from benchmarks.speed import SpeedResult
 
@@ -20,6 +22,7 @@ PLACE = re.compile(
     r".*?(?P<end><!-- end -->\n)",
     re.DOTALL,
 )
+GOALS = "goals"
 Column = Callable[[Cell], str]
 Result: TypeAlias = TextResult | SpeedResult
 RESULT: TypeAdapter[Result] = TypeAdapter(Annotated[Result, Field(discriminator="kind")])
@@ -41,6 +44,8 @@ def filled(page: str, results: Sequence[Result]) -> str:
     """Put the tables of results where a page has a place for them."""
 
     def fill(place: re.Match[str]) -> str:
+        if place["section"] == GOALS:
+            return place["start"] + goals_table(results, place["checkpoint"]) + place["end"]
         tables = [
             table(one)
             for one in results
@@ -72,6 +77,24 @@ def table(result: Result) -> str:
         }
     machine = f"{result.machine.cores} cores of {result.machine.cpu}"
     return f"{about}; {machine}; `{result.command}`\n\n{_markdown(rows)}"
+
+
+def goals_table(results: Sequence[Result], checkpoint: str) -> str:
+    """Render what a checkpoint has reached of its goals; nothing where nothing was measured."""
+    texts = [result for result in results if isinstance(result, TextResult)]
+    rows = list(standings(texts, checkpoint))
+    if all(row.found is None for row in rows):
+        return ""
+    columns = {
+        "figure": [row.goal.name for row in rows],
+        "measured": [_percent(row.found) or "not measured" for row in rows],
+        "to reach": [
+            f"{'≤' if row.goal.falling else '≥'} {_percent(row.goal.reach)}" for row in rows
+        ],
+        "reached": ["yes" if row.reached else "no" for row in rows],
+        "best published": [_percent(row.goal.known) for row in rows],
+    }
+    return _markdown(columns) + "\n"
 
 
 def _markdown(columns: dict[str, list[str]]) -> str:

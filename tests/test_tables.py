@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.goals import GOALS, Standing
 from benchmarks.results import TextResult
 from benchmarks.tables import PLACE, filled, load_all
 from gradmem_core.checkpoint import find_checkpoint, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "gradmem_core/bundled/prose/README.md"]
+PAGES = ["README.md", "docs/RESULTS.md", "gradmem_core/bundled/prose/README.md"]
 PAGE = "Before.\n\n<!-- table: prose sentences -->\nold\n<!-- end -->\n\nAfter.\n"
 MADE_UP = {
     "command": "text sentences",
@@ -57,3 +58,21 @@ def test_a_place_is_filled_with_its_table_alone() -> None:
     nothing = PAGE.replace("old\n", "")
     for other in ({"section": "lists"}, {"checkpoint": "records"}):
         assert filled(PAGE, [result.model_copy(update=other)]) == nothing
+
+
+def test_goals_stand_beside_what_was_measured() -> None:
+    result = TextResult.model_validate(MADE_UP, strict=False)
+    whole = result.cells[0].model_copy(update={"condition": "whole text", "exact_match": 0.5})
+    many = result.cells[0].model_copy(update={"write_steps": 9, "exact_match": 0.9})
+    found = result.model_copy(update={"cells": [*result.cells, whole, many]})
+    page = filled("<!-- table: prose goals -->\n<!-- end -->\n", [found])
+    assert "| Short SQuAD, exact match | 25.0 | ≥ 56.0 | no |  |\n" in page
+    assert "| Short SQuAD, share of the same model's whole-text figure | 50.0 |" in page
+    assert "| windows of 96 tokens, exact match | not measured | ≥ 50.0 | no |  |\n" in page
+    assert filled(page, []) == "<!-- table: prose goals -->\n<!-- end -->\n"
+
+
+def test_a_falling_goal_is_reached_from_above() -> None:
+    goal = next(goal for goal in GOALS if goal.falling)
+    assert Standing(goal, goal.reach).reached
+    assert not Standing(goal, goal.reach + 0.01).reached

@@ -40,6 +40,15 @@ Made by `gradmem-train report` from the files in [results](results): no figure h
 match in percent: the share of queries answered with exactly the right value, by free greedy
 generation, on contexts of seeds that neither training nor the choice of checkpoints saw (test
 split) unless said otherwise. Published figures are those of {SOURCE} ({SETTING}).
+
+## Texts asked in words
+
+The served default, `prose`: what it is to reach with K up to 8 and 32 vectors a page, from the
+result files of `benchmarks` (`python -m benchmarks.tables docs/RESULTS.md` fills the table; the
+[card](../gradmem_core/bundled/prose/README.md) has every cell and its command).
+
+<!-- table: prose goals -->
+<!-- end -->
 """
 
 
