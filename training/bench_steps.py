@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -18,6 +17,7 @@ from gradmem_core.unrolled import unrolled_steps
 from training.batch import IGNORED, Batch
 from training.joined import JoinedModel, can_join
 from training.plain import PlainStep
+from training.step import outer_loss
 from training.writers.gradmem import GradMem
 
 
@@ -31,13 +31,6 @@ class Setting:
     "Weight of the reconstruction loss before the last of them."
     dtype: torch.dtype = torch.float32
     "What the backbone computes in."
-
-    def loss(self, batch: Batch, logits: Tensor, write_losses: Tensor) -> Tensor:
-        """The outer loss, of logits of the queries' tokens but the first `(B, Q, T - 1, V)` and of
-        the contexts' losses before the last write step `(B,)`."""
-        labels = batch.labels[:, :, 1:].flatten()
-        read = F.cross_entropy(logits.flatten(0, 2), labels, ignore_index=IGNORED)
-        return read + self.write_loss_weight * write_losses.mean()
 
 
 Step = Callable[[Batch], None]
@@ -57,8 +50,10 @@ def straightforward(model: MemoryModel, setting: Setting) -> Step:
             prefix = model.prefix(memory).repeat_interleave(batch.query_ids.shape[1], dim=0)
             inputs = torch.cat([prefix, model.backbone.embed(query_ids)], dim=1)
             answers = model.backbone.logits(model.backbone.hidden(inputs)[:, size:-1])
-        answers = answers.view(*batch.query_ids.shape[:2], *answers.shape[1:])
-        setting.loss(batch, answers, losses).backward()  # type: ignore[no-untyped-call]
+        labels = batch.labels[:, :, 1:].flatten()
+        loss = F.cross_entropy(answers.flatten(0, 1), labels, ignore_index=IGNORED)
+        loss = loss + setting.write_loss_weight * losses.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
 
     return step
 
@@ -68,7 +63,7 @@ def plain(model: MemoryModel, setting: Setting) -> Step:
     steps = PlainStep(model, setting.dtype)
 
     def step(batch: Batch) -> None:
-        steps.gradient(batch, setting.write_steps, partial(setting.loss, batch))
+        steps.gradient(batch, setting.write_steps, setting.write_loss_weight)
 
     return step
 
@@ -99,10 +94,10 @@ def fast(model: MemoryModel, setting: Setting, *, recompute: bool = False) -> St
 
 
 def _differentiate(writer: GradMem, batch: Batch, setting: Setting) -> None:
-    state = writer.write(batch.context_ids, batch.lengths, setting.write_steps, train=True)
-    assert state.write_loss is not None
-    logits = writer.read(state, batch.query_ids)[:, :, :-1]
-    setting.loss(batch, logits, state.write_loss).backward()  # type: ignore[no-untyped-call]
+    outcome = outer_loss(
+        writer, batch, steps=setting.write_steps, write_loss_weight=setting.write_loss_weight
+    )
+    outcome.loss.backward()  # type: ignore[no-untyped-call]
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {

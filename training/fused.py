@@ -274,8 +274,15 @@ class Fused:
         return cast("Tensor", out).view(batch, count, tokens, width)
 
     def token_losses(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """Cross-entropy that keeps nothing but the logits: `(..., V)` and ids `(...)` to `(...)`, in
-        float32 at least."""
+        """Cross-entropy that keeps nothing but the logits.
+
+        Args:
+            logits: `(..., V)`.
+            ids: `(...)`.
+
+        Returns:
+            `(...)`, in float32 at least.
+        """
         out = _Losses.apply(logits.flatten(0, -2), ids.reshape(-1, 1), self.passes)  # type: ignore[no-untyped-call]
         return cast("Tensor", out).view(ids.shape)
 

@@ -16,12 +16,10 @@ from torch.nn import functional as F
 
 from gradmem_core.adapters import parts_of
 from gradmem_core.model import MemoryModel
-from training.batch import Batch
+from training.batch import IGNORED, Batch
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 "Queries, keys and values `(B, H, T, w)` to `(B, H, T, w)`."
-Loss = Callable[[Tensor, Tensor], Tensor]
-"Logits `(B, Q, T - 1, V)` and the contexts' write losses `(B,)` to the outer loss."
 JOINTS = {
     "projection": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "output": ("self_attn.o_proj",),
@@ -59,13 +57,13 @@ class PlainStep:
         self._head = model.backbone.output_weight.to(dtype)
         self._last_norm = causal_lm.base_model.norm.weight.to(dtype)
 
-    def gradient(self, batch: Batch, steps: int, loss_of: Loss) -> None:
+    def gradient(self, batch: Batch, steps: int, write_loss_weight: float) -> None:
         """Add a batch's gradient to the parameters'.
 
         Args:
             batch: Contexts with their questions.
             steps: Write steps (K).
-            loss_of: The outer loss.
+            write_loss_weight: Weight of the reconstruction loss before the last step.
         """
         merged = self._merged()
         leaves = {
@@ -74,7 +72,11 @@ class PlainStep:
         }
         layers = self._layers(leaves)
         memory, write_losses = self._write(layers, batch, steps)
-        loss = loss_of(self._read(layers, memory, batch.query_ids), write_losses)
+        hidden = self._read(layers, memory, batch.query_ids)
+        labels = batch.labels[:, :, 1:]
+        scored = labels != IGNORED
+        loss = F.cross_entropy(self._logits(hidden[scored]), labels[scored])
+        loss = loss + write_loss_weight * write_losses.mean()
         loss.backward()  # type: ignore[no-untyped-call]
         wanted = {name: value for name, value in merged.items() if value.requires_grad}
         torch.autograd.backward(list(wanted.values()), [leaves[name].grad for name in wanted])
@@ -165,7 +167,7 @@ class PlainStep:
         return gradient * (limit / norm.clamp(min=limit))
 
     def _read(self, layers: list[Layer], memory: Tensor, query_ids: Tensor) -> Tensor:
-        """Logits of the queries' tokens but the first, `(B, Q, T - 1, V)`."""
+        """Hidden states of the queries' tokens but the last, `(B, Q, T - 1, d)`."""
         batch, queries, tokens = query_ids.shape
         size, device = memory.shape[1], query_ids.device
         owner = torch.arange(queries, device=device).repeat_interleave(tokens)
@@ -185,7 +187,7 @@ class PlainStep:
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
         hidden = self._hidden(layers, inputs, positions, attend)[:, size:]
-        return self._logits(hidden.view(batch, queries, tokens, -1)[:, :, :-1])
+        return hidden.view(batch, queries, tokens, -1)[:, :, :-1]
 
 
 def _attend_plainly(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
