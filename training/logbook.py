@@ -42,6 +42,7 @@ class Logbook:
         means = {
             "target_loss": fmean(outcome.target_loss for outcome in outcomes),
             "write_loss": fmean(outcome.write_loss for outcome in outcomes),
+            "exact_match": fmean(outcome.exact_match for outcome in outcomes),
         }
         for name, value in {**means, **values}.items():
             self._scalars.add_scalar(f"train/{name}", value, step)

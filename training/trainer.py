@@ -377,8 +377,7 @@ class Trainer:
         }
         if self.recipe.curriculum is None:
             return standing
-        size = self.progress.size(self.recipe.curriculum)
-        return {**standing, "exact_match": self.progress.accuracy, "size": float(size)}
+        return {**standing, "size": float(self.progress.size(self.recipe.curriculum))}
 
     def _evaluate(self, logbook: Logbook) -> None:
         """Measure on the selection split and log it."""

@@ -29,6 +29,8 @@ SEEN = (4, 10)
 "Fewest and most tokens that a continuation is asked for with."
 CONTINUED = 16
 "Tokens of a continuation; the core asks for as many to see what a memory holds."
+CONTINUATIONS = 2
+"Most continuations that a context is asked for; each has as many tokens as several answers."
 FROM_THE_START = 0.15
 "Share of the continuations that start where the text does, without any of its words."
 NEAR = 0.4
@@ -199,11 +201,10 @@ class WindowTask(PretrainedTask):
                 yield _answered(known[place])
         if rng.random() < self._absent:
             yield from self._unanswered(rng, window, split)
-        while self._asks == "all":
+        for _ in range(CONTINUATIONS if self._asks == "all" else 0):
             goes_on = self._continuation(rng, window.text)
-            if goes_on is None:
-                return
-            yield goes_on
+            if goes_on is not None:
+                yield goes_on
 
     def _unanswered(
         self, rng: np.random.Generator, window: Window, split: Split
