@@ -140,6 +140,8 @@ def row(shape: Shape) -> tuple[str, ...]:
     writer = gpt2(shape.memory_tokens)
     state = STATE * sum(one.numel() for one in writer.model.parameters())
     queries, at_once = recipe.batch.queries, recipe.batch.micro_batch
+    assert at_once is not None
+    assert recipe.budget_tokens is not None
     (flop, mean), (_, long) = (
         counted(writer, recipe, context(tokens, queries, shape.query_tokens))
         for tokens in (shape.context_tokens, shape.long_context_tokens)

@@ -55,6 +55,7 @@ def test_the_cost_of_training_is_that_of_the_recipes() -> None:
     found = (ROOT / "docs" / "TRAINING_COST.md").read_text(encoding="utf-8")
     for shape in training_cost.SHAPES:
         recipe = load_recipe(shape.recipe)
+        assert recipe.budget_tokens is not None
         contexts = f"{recipe.budget_tokens / shape.context_tokens:,.0f}"
         steps = f"{shape.memory_tokens}, {recipe.train_write_steps}"
         (row,) = [line for line in found.splitlines() if f"`{shape.recipe}`" in line]

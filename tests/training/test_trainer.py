@@ -238,6 +238,7 @@ def test_rates_rise_hold_and_fall(tiny_recipe: TinyRecipe) -> None:
 
 def test_the_curriculum_advances_on_accuracy_only(tiny_recipe: TinyRecipe) -> None:
     curriculum = tiny_recipe("curriculum.horizon=1").curriculum
+    assert curriculum is not None
     progress = Progress()
     assert progress.record(curriculum, 1.0)
     assert not progress.record(curriculum, 0.5)
