@@ -11,9 +11,10 @@ that share a key-value head, head after head.
 """
 
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cache, partial
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 Heads = tuple[Tensor, Tensor, Tensor]
+Backend = str | Callable[..., Any]
 Pass = Callable[..., Any]
 "Elementwise work with sums over rows: tensors and numbers to a tensor or some."
 
@@ -200,23 +202,41 @@ PLAIN = Passes()
 "torch's own operations, one after the other."
 
 
-@cache
-def compiled(backend: str = "inductor") -> Passes:
-    """One kernel for each pass, made when it is first called: a second or some for each.
+class Compiled:
+    """A pass as one kernel, made when it is first called: a second or some for each.
+
+    Where the compiler fails, it says so and goes on with torch's own operations.
 
     Args:
-        backend: One of torch's; the usual one needs a compiler on this machine.
+        plain: The pass.
+        backend: One of torch's, or what stands in its place.
     """
-    make = partial(torch.compile, dynamic=True, backend=backend)
+
+    def __init__(self, plain: Pass, backend: Backend) -> None:
+        self._plain = plain
+        self._compute: Pass = torch.compile(plain, dynamic=True, backend=backend)
+
+    def __call__(self, *inputs: Any) -> Any:  # noqa: ANN401
+        """Compute."""
+        # Tensors of one kind: it would be compiled again for those with a graph.
+        given = [value.detach() if isinstance(value, Tensor) else value for value in inputs]
+        if self._compute is self._plain:
+            return self._plain(*given)
+        try:
+            return self._compute(*given)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers' errors have no base class
+            warnings.warn(f"{self._plain.__name__} is not compiled: {error}", stacklevel=2)
+            self._compute = self._plain
+            return self._plain(*given)
+
+
+@cache
+def compiled(backend: Backend = "inductor") -> Passes:
+    """All passes compiled (see `Compiled`). The usual backend needs a compiler on this machine."""
     every = [field.name for field in fields(Passes)]
-    return Passes(**{name: _detached(make(getattr(PLAIN, name))) for name in every})
-
-
-def _detached(compute: Pass) -> Pass:
-    """Give a compiled pass tensors of one kind, or it is compiled again for those with a graph."""
-    return lambda *inputs: compute(
-        *(value.detach() if isinstance(value, Tensor) else value for value in inputs)
-    )
+    return Passes(**{name: Compiled(getattr(PLAIN, name), backend) for name in every})
 
 
 def suited(device: torch.device) -> Passes:

@@ -118,6 +118,17 @@ def test_a_compiler_can_follow_every_pass() -> None:
         torch.testing.assert_close(derivatives(theirs, tensors), derivatives(ours, tensors))
 
 
+def test_without_a_working_compiler_passes_are_plain() -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such header")
+
+    fused = Fused(compiled(broken))
+    with pytest.warns(UserWarning, match="gated is not compiled.*\n?.*no such header"):
+        first = fused.gate(PIECES["gate"][2][0])
+    assert torch.equal(first, FUSED.gate(PIECES["gate"][2][0]))
+    assert torch.equal(fused.gate(PIECES["gate"][2][0]), first)  # silently
+
+
 def test_low_rank_gradients_are_those_of_the_whole_weight() -> None:
     parts = [3, 5]
     x, base = random(2, 4, 6), random(8, 6, seed=1).detach()
