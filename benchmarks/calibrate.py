@@ -1,8 +1,9 @@
-"""`python -m benchmarks.calibrate`: fit a checkpoint's calibration on the half for choices.
+"""`python -m benchmarks.calibrate`: fit a checkpoint's calibration.
 
-Every question is asked of every page alone, which gives each page's evidence and whether what it
-said is right. From these: which pages are read on (`page`), which answer counts and how likely it
-is right (`answer`), and how sure a refusal is (`absence`).
+It is fitted on paragraphs of the half for choices, and on generated documents of the selection
+stream. Every question is asked of every page alone, which gives each page's evidence and whether
+what it said is right. From these: which pages are read on (`page`), which answer counts and how
+likely it is right (`answer`), and how sure a refusal is (`absence`).
 """
 
 import json
@@ -26,10 +27,15 @@ from gradmem_core.decode import Sampling
 from gradmem_core.documents import answer_text, read_query
 from gradmem_core.generate import answer_queries
 from training.grading import exact_match
+from training.seeds import stream
 from training.tasks import Question
+from training.tasks.invented import InventedPassages
+from training.tasks.structured import StructuredPassages
 
 RIDGE = 1.0
 "Weight of the squared weights in the fit: of 0.01 to 10 the best in five-fold cross-validation."
+ANSWERED, ABSENT = 5, 2
+"Questions of each kind that a generated document is asked at most."
 FIELDS = ("query", "absent", "answer", "weakest", "pages")
 PAGE_FIELDS = ("query", "absent")
 UNFITTED = Logistic(bias=0.0, query=1.0)
@@ -58,6 +64,16 @@ class Asked:
     replies: list[Reply]
 
 
+@dataclass(frozen=True)
+class Document:
+    """What is asked of a memory."""
+
+    texts: Sequence[Text]
+    "One after the other, with questions that they answer."
+    absent: Sequence[Question]
+    "Questions that none of them answers."
+
+
 def calibrate(
     data: Annotated[Path, typer.Option(help="Folder with SQuAD's valid.jsonl.")],
     checkpoint: Annotated[str, typer.Option(help="Checkpoint; its gradmem.json is changed.")],
@@ -66,6 +82,7 @@ def calibrate(
     page_tokens: Annotated[int, typer.Option(help="Tokens of a page.")] = 64,
     steps: Annotated[int, typer.Option(help="Write steps (K).")] = 5,
     long_documents: Annotated[int, typer.Option(help="Documents of ten paragraphs.")] = 3,
+    generated: Annotated[int, typer.Option(help="Generated documents.")] = 60,
 ) -> None:
     """Fit the calibration and store it in the checkpoint."""
     loaded = replace(
@@ -77,12 +94,14 @@ def calibrate(
     kept = MemoryBank(bank, loaded)
     paragraphs = read_paragraphs(data / "valid.jsonl", "choices")[:count]
     documents = joined(paragraphs, 1) + joined(paragraphs, 10)[:long_documents]
+    every = [
+        Document(document, paragraphs[(number * 7 + 31) % count].questions[: len(document)])
+        for number, document in enumerate(documents)
+    ]
     asked = [
         one
-        for number, document in enumerate(documents)
-        for one in _ask(
-            loaded, kept, document, paragraphs[(number * 7 + 31) % count], page_tokens, steps
-        )
+        for document in [*every, *draw_documents(generated)]
+        for one in _ask(loaded, kept, document, page_tokens, steps)
     ]
     fitted = fit(asked)
     path = find_checkpoint(checkpoint) / "gradmem.json"
@@ -122,19 +141,35 @@ def fit(asked: Sequence[Asked]) -> Calibration:
     )
 
 
+def draw_documents(count: int) -> list[Document]:
+    """Draw generated documents, two of three structured, with a few questions each."""
+    structured, invented = StructuredPassages(), InventedPassages()
+    documents = []
+    for number in range(count):
+        rng = stream("selection", 0, number)
+        passage = (invented if number % 3 == 2 else structured).draw(rng, "selection")
+        order = [passage.questions[place] for place in rng.permutation(len(passage.questions))]
+        answered = [
+            Question(one.query, f" {one.answers[0]}\n", one.answers[0], one.answers[1:])
+            for one in order
+            if one.answers
+        ]
+        absent = [Question(one.query, "", "") for one in order if not one.answers]
+        text = Text(passage.text, tuple(answered[:ANSWERED]))
+        documents.append(Document([text], absent[:ABSENT]))
+    return documents
+
+
 def _ask(
-    checkpoint: Checkpoint,
-    bank: MemoryBank,
-    document: Sequence[Text],
-    other: Text,
-    page_tokens: int,
-    steps: int,
+    checkpoint: Checkpoint, bank: MemoryBank, document: Document, page_tokens: int, steps: int
 ) -> Iterator[Asked]:
-    """Ask every page of a document its own questions and another paragraph's first."""
-    pages = split_paragraphs(checkpoint.tokenizer, document, page_tokens)
+    """Ask every page of a document all its questions."""
+    pages = split_paragraphs(checkpoint.tokenizer, document.texts, page_tokens)
     memory = stored(bank.memories([page.ids for page, _ in pages], [steps])[steps], "int8")
-    owners = [(question, text) for text in document for question in text.questions]
-    owners += [(question, other) for question in other.questions[: len(document)]]
+    owners: list[tuple[Question, Text | None]] = [
+        (question, text) for text in document.texts for question in text.questions
+    ]
+    owners += [(question, None) for question in document.absent]
     queries = [read_query(checkpoint, question.query) for question, _ in owners]
     sampling = [Sampling(ANSWER_TOKENS)] * len(queries)
     by_page = [
@@ -155,7 +190,7 @@ def _ask(
                     paragraph is owner and _is_in(question, page.text),
                 )
             )
-        yield Asked(owner in document, replies)
+        yield Asked(owner is not None, replies)
 
 
 def _is_in(question: Question, text: str) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.asking import calibration_error
-from benchmarks.calibrate import Asked, Reply, fit
+from benchmarks.calibrate import Asked, Reply, draw_documents, fit
 from gradmem_core.calibration import Evidence, Logistic
 
 
@@ -67,3 +67,17 @@ def test_the_expected_calibration_error_is_that_of_its_bins() -> None:
     assert calibration_error([(0.75, True), (0.75, False)]) == pytest.approx(0.25)
     assert calibration_error([(0.05, False), (0.95, True)]) == pytest.approx(0.05)
     assert calibration_error([(1.0, True), (1.0, False), (0.0, False)]) == pytest.approx(1 / 3)
+
+
+def test_generated_documents_answer_their_questions_and_not_the_others() -> None:
+    documents = draw_documents(60)
+    assert documents == draw_documents(60)
+    assert sum(len(one.absent) for one in documents) > 60
+    for one in documents:
+        (text,) = one.texts
+        assert 1 <= len(text.questions) <= 5
+        queries = {question.query for question in text.questions}
+        assert all(
+            question.answer.casefold() in text.text.casefold() for question in text.questions
+        )
+        assert not queries & {question.query for question in one.absent}
