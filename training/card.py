@@ -36,6 +36,8 @@ def model_card(recipe: Recipe, subject: Subject, training: Training) -> str:
         limits += (
             f"; {memory.write_steps} write steps by default, at most\n  {memory.max_write_steps}"
         )
+    fewest_steps, most_steps = recipe.extreme_write_steps
+    steps = str(most_steps) if fewest_steps == most_steps else f"{fewest_steps} to {most_steps}"
     sizes = "sizes " + ", ".join(map(str, training.sizes)) + " with smaller ones mixed in"
     if recipe.mixture is not None:
         sizes = "windows of " + ", ".join(recipe.mixture.sources)
@@ -48,7 +50,7 @@ def model_card(recipe: Recipe, subject: Subject, training: Training) -> str:
 - For: documents such as {form.card.example_document!r} and queries such as
   {form.card.example_query!r}.
 - Limits: {limits}.
-- Training: recipe `{recipe.name}`, seed {recipe.seed}, K = {recipe.most_write_steps},
+- Training: recipe `{recipe.name}`, seed {recipe.seed}, K = {steps},
   {training.contexts} contexts of {training.tokens} tokens in all, {training.seconds / 60:.0f}
   minutes with {recipe.threads} threads ({platform.machine()}), counting the runs it started from.
 - Where it fails: documents of another kind, or above size {training.sizes[-1]}, which training

@@ -72,13 +72,14 @@ class StepGradient:
             try:
                 outcomes = [self._add(each, share) for each in work]
             except _TooLargeError as error:
-                self._begin()  # what gradients there are were only begun
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()
-                self._room.shrink(error.batch, error.steps, error.cause)
+                batch, steps = error.batch, error.steps
             else:
                 self._push()
                 return outcomes
+            # With the exception the graphs are gone that its frames held.
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._room.shrink(batch, steps)
 
     def _begin(self) -> None:
         """Forget all gradients, and take the parameters as they are now."""
@@ -106,7 +107,7 @@ class StepGradient:
             try:
                 outcomes.append(self._add_batch(batch, steps, share, recompute=recompute))
             except torch.OutOfMemoryError as error:
-                raise _TooLargeError(batch, steps, error) from error
+                raise _TooLargeError(batch, steps) from error
         return reduce(add, outcomes)
 
     def _add_batch(self, batch: Batch, steps: int, share: float, *, recompute: bool) -> Outcome:
@@ -123,8 +124,7 @@ class StepGradient:
 class _TooLargeError(Exception):
     """A batch found no memory."""
 
-    def __init__(self, batch: Batch, steps: int, cause: torch.OutOfMemoryError) -> None:
+    def __init__(self, batch: Batch, steps: int) -> None:
         super().__init__()
         self.batch = batch
         self.steps = steps
-        self.cause = cause

@@ -215,9 +215,10 @@ class Recipe(Table):
     "Processes that draw contexts; with 0 the training process does. The contexts are the same."
     device: Literal["auto", "cpu", "cuda"] = "auto"
     "Where the model is trained; `auto` takes a GPU where there is one."
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """What the transformer's matrix products are computed in (autocast); weights, memories and
-    their updates are float32 always."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """What the transformer's matrix products are computed in; weights, memories and their updates
+    are float32 always. `tf32` is float32 whose products a GPU rounds to TF32; so it does with what
+    `bfloat16` leaves in float32."""
     start: str | None = None
     """A checkpoint folder, or the name of a bundled one, whose weights the run starts from; what it
     lacks (a new option of the memory) starts as in a fresh model."""
@@ -286,9 +287,10 @@ class Recipe(Table):
         return [stage.size for stage in self.curriculum.stages]
 
     @property
-    def most_write_steps(self) -> int:
-        """The most write steps that are trained."""
-        return max([k for s in self.schedule for k in s.write_steps] or [self.train_write_steps])
+    def extreme_write_steps(self) -> tuple[int, int]:
+        """The fewest and the most write steps that are trained."""
+        steps = [k for stage in self.schedule for k in stage.write_steps]
+        return min(steps or [self.train_write_steps]), max(steps or [self.train_write_steps])
 
     def _check_data(self) -> None:
         if (self.curriculum is None) == (self.mixture is None):

@@ -60,7 +60,7 @@ class Room:
             return [(batch, recompute)]
         return [planned for half in batch.halves() for planned in self.plan(half, steps)]
 
-    def shrink(self, batch: Batch, steps: int, cause: torch.OutOfMemoryError) -> None:
+    def shrink(self, batch: Batch, steps: int) -> None:
         """Take in that a batch found no memory.
 
         Raises:
@@ -70,7 +70,7 @@ class Room:
             raise OutOfMemoryError(
                 f"the device has no memory for one context of {int(batch.lengths[0])} tokens with"
                 f" {steps} write steps; train shorter contexts or fewer queries"
-            ) from cause
+            )
         recompute = self.plan(batch, steps)[0][1]
         needed = self._needed(batch, steps, recompute=recompute)
         self.bytes = SHRUNK * min(self.bytes, needed)

@@ -64,7 +64,7 @@ def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
         recipe=recipe.name,
         writer=recipe.writer,
         seed=recipe.seed,
-        write_steps=recipe.most_write_steps,
+        write_steps=recipe.extreme_write_steps[1],
         contexts=contexts + counters["contexts"],
         tokens=tokens + counters["tokens"],
         seconds=seconds + counters["seconds"],

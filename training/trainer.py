@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,8 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         torch.set_num_threads(recipe.threads)
+        exact = recipe.precision == "float32"
+        torch.set_float32_matmul_precision("highest" if exact else "high")
         self.device = device_of(recipe.device)
         self.processes = joined(self.device)
         self.recipe = recipe
@@ -130,14 +132,16 @@ class Trainer:
         self, feed: Feed, logbook: Logbook | None, losses: list[float], until_step: int | None
     ) -> None:
         """Make steps until the budget or `until_step` is reached."""
+        if self.device.type == "cuda":
+            self._prepare(feed)
         saved = evaluated = started = time.monotonic()
         before, plan = self.seconds, self.recipe.evaluation
         while self.spent < 1 and self.step != until_step:
             loss = self._train_step(feed, logbook)
             now = time.monotonic()
             if not losses and self.recipe.budget_seconds is not None:
-                started = now  # the first step has the device prepared
-            self.seconds = before + now - started
+                started = now  # what the first step had to allocate or compile does not count
+            self.seconds = self.processes.gather(before + now - started)[0]  # all end together
             if loss is None:
                 continue
             losses.append(loss)
@@ -221,7 +225,7 @@ class Trainer:
             recipe=recipe.name,
             writer=recipe.writer,
             seed=recipe.seed,
-            write_steps=recipe.most_write_steps,
+            write_steps=recipe.extreme_write_steps[1],
             contexts=self.contexts + (before.contexts if before else 0),
             tokens=self.tokens + (before.tokens if before else 0),
             seconds=self.seconds + (before.seconds if before else 0.0),
@@ -320,6 +324,15 @@ class Trainer:
             )
             for order, each, outcome in zip(orders, work, outcomes, strict=True)
         ]
+
+    def _prepare(self, feed: Feed) -> None:
+        """Compute gradients that nobody uses: what they compile and allocate is there then."""
+        (order, *_) = self._orders(self.step + self.skipped)
+        parts = feed.take(order, self.device)
+        for steps in self.recipe.extreme_write_steps:
+            with suppress(NonFiniteLossError):
+                self._gradient.compute([Work(parts, steps)], share=1.0)
+        self.model.zero_grad()
 
     def _orders(self, attempt: int) -> list[Order]:
         """Return the places of this process's micro-batches in a step."""

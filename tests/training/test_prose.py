@@ -1,6 +1,7 @@
 """`gradmem-train fit prose`, small: a tiny model, tiny data, seconds."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gradmem_core.errors import DeviceError, OutOfMemoryError, RecipeError
 from tests.training.conftest import ProseRecipe
 from tests.training.test_trainer import scalars_of
 from training.cli import app
+from training.feed import Feed
 from training.recipe import Recipe, load_recipe
 from training.step import Outcome, outer_loss
 from training.trainer import Trainer
@@ -137,6 +139,15 @@ def test_a_batch_without_memory_is_tried_in_halves(
     assert halved == pytest.approx(whole, rel=1e-4)
     assert max(sizes) > 2
     assert sizes[-1] <= 2
+
+
+def test_what_prepares_a_device_changes_nothing(prose_recipe: ProseRecipe, tmp_path: Path) -> None:
+    losses = Trainer(prose_recipe(), tmp_path / "plain").fit(until_step=2, quiet=True)
+    prepared = Trainer(prose_recipe(), tmp_path / "prepared")
+    with closing(Feed(prepared.recipe, prepared.subject)) as feed:
+        prepared._prepare(feed)
+    assert all(parameter.grad is None for parameter in prepared.model.parameters())
+    assert prepared.fit(until_step=2, quiet=True) == losses
 
 
 def test_no_memory_for_one_context_is_told(
