@@ -31,6 +31,7 @@ from training.tasks.passages import Passage
 
 SEEDS = 500
 TOKENIZER = Path(__file__).parents[2] / "gradmem_core/bundled/prose"
+DOCUMENTATION = Path(__file__).parents[2] / "docs/TRAINING.md"
 LEFTOVERS = re.compile(r"[{}\[\]<>|]|  | [.,;:]|\.\.|,,|\b(\w+) \1\b")
 
 ANNA = Entity("person", "Anna Varga", SHE, ("Anna", "Varga"))
@@ -92,6 +93,14 @@ class TestGrammar:
         assert all(len(relation.forms) >= 5 for relation in relations)
         assert all(sum(map(len, relation.asks.values())) >= 10 for relation in relations)
         assert len(load_documents()) >= 20
+
+    def test_the_documentation_counts_it(self) -> None:
+        relations = load_relations().values()
+        forms = sum(len(relation.forms) for relation in relations)
+        questions = sum(len(asks) for relation in relations for asks in relation.asks.values())
+        page = " ".join(DOCUMENTATION.read_text().split())
+        assert f"{len(relations)} relations, {forms:,} forms of sentences" in page
+        assert f"forms of sentences and {questions:,} of questions" in page
 
     def test_patterns_name_slots_of_their_relation_whose_kinds_exist(self) -> None:
         kinds = {*ENTITIES.split(), *DRAWN, *load_words()}
@@ -344,7 +353,7 @@ class TestPassages:
 
 
 def _occurs(ask: Pattern, text: str) -> bool:
-    """Tell whether a question of this form is in the text."""
+    """Return True where a question of this form is in the text."""
     for seed in range(4):
         parts = ask.expand(Random(seed))
         filled = [re.escape(p.lower()) if isinstance(p, str) else ".+" for p in parts]

@@ -22,16 +22,18 @@ from training.tasks.passages import Passage, PassageQuestion
 from training.tasks.structured import FAMILIES, StructuredPassages, records
 from training.tasks.structured.code import LANGUAGES, functions
 from training.tasks.structured.draws import Draws, _kinds
+from training.tasks.structured.events import sentences
 from training.tasks.structured.lists import LISTS
 from training.tasks.structured.page import LONGEST_QUERY, Page, alternatives
 from training.tasks.structured.sheet import Sheet, domains
 from training.tasks.structured.tables import TABLES, TALL
-from training.tasks.structured.wordings import phrase, wordings
+from training.tasks.structured.wordings import WORDINGS, phrase, wordings
 
 SEEDS = 600
 TOKENS = 55
 "Most tokens of a query with its answer."
 PROSE = Path(__file__).parents[2] / "gradmem_core/bundled/prose"
+DOCUMENTATION = Path(__file__).parents[2] / "docs/TRAINING.md"
 
 
 def drawn(seed: int) -> Passage:
@@ -48,7 +50,7 @@ def draws(seed: int = 0) -> Draws:
 
 
 def servers() -> Sheet:
-    """Two servers, the second of which has no owner."""
+    """Return two servers, the second of which has no owner."""
     domain = domains()["servers"]
     ip, _, memory = (
         next(f for f in domain.fields if label in f.labels) for label in ("IP", "os", "memory")
@@ -138,10 +140,34 @@ def test_other_processes_draw_the_same_passages() -> None:
     assert ran.stdout.splitlines() == [ascii(drawn(seed)) for seed in range(40)]
 
 
-def test_there_are_many_domains_and_formats() -> None:
-    assert len(domains()) >= 40
-    assert len(TABLES) + len(LISTS) >= 25
-    assert len(FAMILIES) >= 20
+def test_the_documentation_counts_domains_formats_and_documents() -> None:
+    others = [name for name, (write, _) in FAMILIES.items() if write.__module__ != records.__name__]
+    assert (
+        f"{len(domains())} domains in {len(TABLES) + len(LISTS)} formats"
+        f" and {len(others)} other kinds of document"
+    ) in documentation()
+
+
+def test_the_documentation_says_about_how_many_wordings_there_are() -> None:
+    fields = [field for domain in domains().values() for field in domain.fields]
+    said = [sentence for group in ("said", "logged") for sentence in sentences(group)]
+    groups = tomllib.loads(WORDINGS.read_text())
+    asked = {wording for field in fields for wording in (*field.ask, *field.back)}
+    asked |= {wording for sentence in said for wording in sentence.ask}
+    asked |= {
+        wording
+        for group in groups.values()
+        if isinstance(group, dict)  # the lists are frames, which a wording is put into
+        for listed in group.values()
+        for wording in listed
+    }
+    assert "with about a thousand wordings of questions" in documentation()
+    assert 950 <= len(asked) <= 1050
+
+
+def documentation() -> str:
+    """Return the page of training, its lines joined."""
+    return " ".join(DOCUMENTATION.read_text().split())
 
 
 @pytest.mark.parametrize("name", FAMILIES)

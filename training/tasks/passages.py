@@ -14,8 +14,8 @@ class PassageQuestion:
 
     query: str
     answers: tuple[str, ...]
-    """Right answers, the one to learn first; empty where the passage does not say, though it might
-    seem to (a name or a number that is off by a little)."""
+    """Right answers, first the answer to learn; empty where the passage does not say, though it
+    might seem to (a name or a number that is off by a little)."""
     first: int = 0
     "Index of the first piece that has to be read to answer it."
     last: int = 0
@@ -31,7 +31,7 @@ class Passage:
     questions: tuple[PassageQuestion, ...]
     "In any order; at least one of them has an answer."
     lead: int = 0
-    "How many pieces at the beginning every window keeps: a title, the header of a table."
+    "Number of pieces at the beginning that every window keeps: a title, the header of a table."
 
     @property
     def text(self) -> str:
@@ -40,10 +40,10 @@ class Passage:
 
 
 class PassageSource(ABC):
-    """Draws passages of one kind."""
+    """A source of passages of one kind."""
 
     name: str
-    "What recipes call it."
+    "Its name in recipes."
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, split: Split) -> Passage:

@@ -28,7 +28,7 @@ Keys = dict[str, str]
 
 
 class Asker:
-    """Asks about one passage.
+    """The questions about a passage, as they are collected.
 
     Args:
         random: Where choices come from.
@@ -146,7 +146,7 @@ class Asker:
         return self._leave_open(fact, parts, {"s": self._random.choice(others).name})
 
     def _is_untold(self, entity: Entity, fact: Fact) -> bool:
-        """Tell whether no fact of this topic has to do with an entity of the subject's kind."""
+        """Return True where no fact of the topic has to do with an entity of the subject's kind."""
         subject = fact.subject
         if not isinstance(subject, Entity) or entity.kind != subject.kind:
             return False
@@ -164,7 +164,7 @@ class Asker:
         return pattern.expand(self._random)
 
     def _is_only(self, fact: Fact, slot: str, keys: Sequence[str]) -> bool:
-        """Tell whether no other fact fits the question with another answer."""
+        """Return True where no other fact fits the question with another answer."""
         for other in self._facts:
             if other is fact or other.relation is not fact.relation:
                 continue
@@ -187,7 +187,7 @@ class Asker:
         return "".join(filled)
 
     def _dress(self, query: str, plain: bool) -> str:
-        """Write a question as people do; a plain one does not begin with a name."""
+        """Write a question as people do; a plain question does not begin with a name."""
         chance = self._random.random()
         if not query.endswith("?"):
             return _raise(query) if chance < 0.5 else query.lower() if chance < 0.6 else query
@@ -205,7 +205,7 @@ def _raise(text: str) -> str:
 
 
 def _is_hinted(fact: Fact, slot: str) -> bool:
-    """Tell whether a name may seem to answer: the Lima Fire Brigade might be in Lima."""
+    """Return True where a name may seem to answer: the Lima Fire Brigade might be in Lima."""
     kind = fact.subject.kind
     return fact.relation.slots[slot] == "town" and kind in ("org", "site", "event")
 
@@ -233,8 +233,8 @@ def _draw_near(argument: Argument, random: Random) -> str:
     )
 
 
-def _are_same(one: Argument, other: Argument) -> bool:
-    return one is other or name(one) == name(other)
+def _are_same(first: Argument, second: Argument) -> bool:
+    return first is second or name(first) == name(second)
 
 
 def _is_short(question: PassageQuestion) -> bool:

@@ -12,7 +12,7 @@ from training.tasks.invented.patterns import Pattern
 
 FOLDER = Path(__file__).parent
 Kind = str | tuple[str, ...]
-"What a slot takes: the name of a kind of entity or value, or the texts themselves."
+"The kind of a slot: the name of a kind of entity or value, or the texts themselves."
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Relation:
     theme: str
     "The file it is declared in; documents choose relations by theme."
     topics: tuple[str, ...]
-    "Of the facts that share one of them, a passage has at most one about each entity."
+    "Of the facts that share a topic, a passage tells no two about the same entity."
     slots: dict[str, Kind]
     forms: tuple[Pattern, ...]
     asks: dict[str, tuple[Pattern, ...]]
     "Questions by the slot that answers them."
     names_others: bool
-    "Whether its values name people, whom a pronoun after them might mean."
+    "True where its values name people, whom a pronoun after them might mean."
     descriptions: tuple[Pattern, ...]
     "Ways to say in a question which `s` is meant, without its name."
 
@@ -47,11 +47,11 @@ class DocumentKind:
     layouts: tuple[str, ...]
     "`prose`, `paragraphs`, `lines` or `bullets`."
     openers: tuple[str, ...]
-    "What sentences may begin with, each with the comma and blank that follow it."
+    "Beginnings of sentences, each with the comma and blank that follow it."
     fillers: tuple[Pattern, ...]
     "Sentences without a fact."
     narrated: bool
-    "Whether a person called {main} tells it as `I`; every title then names them."
+    "True where a person called {main} tells it as `I`; every title then names them."
 
 
 @cache

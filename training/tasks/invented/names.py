@@ -71,7 +71,7 @@ class Entity:
     shorts: tuple[str, ...] = ()
     "Shorter names: the first name and the family name."
     noun: str = ""
-    "What `the` makes a reference of: `the bakery`; empty: nothing does."
+    "Noun that refers to it after `the`: `the bakery`; empty: none does."
 
 
 def draw_entity(kind: str, random: Random, family: str = "") -> Entity:
@@ -221,7 +221,7 @@ def _names(language: str, female: bool) -> tuple[list[str], list[str]]:
 
 
 def _plain(names: object) -> list[str]:
-    """Keep the names of 3 to 11 letters that are one word."""
+    """Keep the names that are a single word of 3 to 11 letters."""
     assert isinstance(names, dict | list | tuple)
     words = (name for name in names if name.isalpha() and name.istitle() and name not in AVOIDED)
     return list(dict.fromkeys(word for word in words if 3 <= len(word) <= 11))

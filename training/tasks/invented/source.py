@@ -32,7 +32,7 @@ BLANKS = {"prose": " ", "paragraphs": " ", "lines": "\n", "bullets": "\n"}
 
 
 class InventedPassages(PassageSource):
-    """Draws paragraphs of 2 to 12 sentences about people and things that do not exist.
+    """Paragraphs of 2 to 12 sentences about people and things that do not exist.
 
     A grammar of relations, their sentences and their questions says what may be told; a kind of
     document chooses among them. 15 to 25 % of a passage's questions have no answer in it.
@@ -60,7 +60,7 @@ def write_passage(random: Random, kind: DocumentKind) -> Passage:
 
 
 class Cast:
-    """Who and what a passage mentions."""
+    """People and things that a passage mentions."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -218,5 +218,5 @@ def _lay_out(random: Random, sentences: Sequence[str], layout: str) -> list[str]
     return [start + sentence + blank for sentence, blank in zip(sentences, blanks, strict=True)]
 
 
-def _overlap(one: str, other: str) -> bool:
-    return one in other or other in one
+def _overlap(first: str, second: str) -> bool:
+    return first in second or second in first

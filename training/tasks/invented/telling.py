@@ -29,7 +29,7 @@ class Mention:
     "The piece from which on it is clear what is meant."
     piece: int
     named: bool
-    "Whether the text is a name of its own, not a pronoun or `the bakery`."
+    "True where the text is a name of its own, not a pronoun or `the bakery`."
 
 
 @dataclass(eq=False)
@@ -40,26 +40,26 @@ class Fact:
     arguments: dict[str, Argument]
     told: dict[str, Mention] = field(default_factory=dict)
     alone: bool = True
-    "Whether its sentence tells no other fact."
+    "True where its sentence tells no other fact."
 
     @property
     def subject(self) -> Argument:
-        """Who or what the fact is about."""
+        """The person or thing that the fact is about."""
         return self.arguments["s"]
 
 
 Bound = list[tuple[Fact, str | Slot]]
-"What a sentence consists of, each part with the fact whose slots it has."
+"The parts of a sentence, each with the fact whose slots it has."
 
 
 class Teller:
-    """Writes one passage, sentence by sentence.
+    """The writer of a passage, sentence by sentence.
 
     Args:
         random: Where choices come from.
         entities: Everybody and everything the passage may mention.
         narrator: Who says `I`, if anybody does.
-        start: How many pieces stand before the first sentence.
+        start: Number of pieces before the first sentence.
     """
 
     def __init__(
@@ -121,17 +121,17 @@ class Teller:
         first, second = facts
         if first.subject is not second.subject:
             return self._join_others(first, second)
-        one, other = self._expand_predicate(first), self._expand_predicate(second)
-        if not one or not other:
+        opening, closing = self._expand_predicate(first), self._expand_predicate(second)
+        if not opening or not closing:
             return [*self._bind(first), (first, "; "), *self._bind(second)]
         named = first.subject is not self._narrator and self._topic is not first.subject
-        if named and _is_simple(one) and self._random.random() < 0.5:
+        if named and _is_simple(opening) and self._random.random() < 0.5:
             who = "who" if _is_person(first.subject) else "which"
             head: Parts = [Slot("s", "name"), f", {who}"]
-            return [(first, part) for part in [*head, *one, ","]] + [(second, p) for p in other]
-        joint = " and" if _is_simple(one) and _is_simple(other) else ", and "
-        rest: Parts = other if joint == " and" else [Slot("s"), *other]
-        return [(first, p) for p in [Slot("s"), *one, joint]] + [(second, p) for p in rest]
+            return [(first, p) for p in [*head, *opening, ","]] + [(second, p) for p in closing]
+        joint = " and" if _is_simple(opening) and _is_simple(closing) else ", and "
+        rest: Parts = closing if joint == " and" else [Slot("s"), *closing]
+        return [(first, p) for p in [Slot("s"), *opening, joint]] + [(second, p) for p in rest]
 
     def _join_others(self, first: Fact, second: Fact) -> Bound:
         """Join facts about different subjects, by a relative clause where the first leads over."""
@@ -188,12 +188,12 @@ class Teller:
         return Mention(text, first, self._piece, named)
 
     def _is_fresh(self, entity: Entity) -> bool:
-        """Tell whether a short name will do: it has been named not long ago."""
+        """Return True where a short name will do: it has been named not long ago."""
         named = self._named.get(entity)
         return named is not None and self._piece - named <= REMEMBERED
 
     def _is_clear(self, entity: Entity, slot: Slot) -> bool:
-        """Tell whether a pronoun can mean nobody else."""
+        """Return True where a pronoun can mean nobody else."""
         if slot.case == "name" or (slot.case == "me" and entity.pronouns is IT):
             return False
         rivals = [other for other in self._spoken if other is not entity]
@@ -235,7 +235,7 @@ def _share_subject(first: Fact, second: Fact) -> None:
 
 
 def _estimate_length(bound: Bound) -> int:
-    """Return how many characters it has with every name in full."""
+    """Return the characters of a sentence with every name in full."""
     arguments = [
         part if isinstance(part, str) else name(fact.arguments[part.name]) for fact, part in bound
     ]
@@ -247,6 +247,6 @@ def _is_person(argument: Argument) -> bool:
 
 
 def _is_simple(parts: Parts) -> bool:
-    """Tell whether nothing in it would take up what is joined to it."""
+    """Return True where nothing in it would take up what is joined to it."""
     text = "".join(part if isinstance(part, str) else "_" for part in parts)
     return not TAKES_UP.search(text)

@@ -256,7 +256,7 @@ DRAWN: dict[str, Callable[[Random], list[str]]] = {
     "light": _draw_measure("g grams mg", 2, 90),
     "temperature": _draw_measure("°C degrees °F", 2, 98),
 }
-"Draws right ways to write a value of a kind, the told one first; other kinds are word lists."
+"Draws of right ways to write a value by its kind, the told way first; other kinds are word lists."
 
 TWEAKED = (
     "year count large some small herd age pages price sum budget minutes short_time ride stay long "

@@ -42,7 +42,7 @@ FAMILIES: dict[str, tuple[Callable[[Draws], Page], float]] = {
 
 
 class StructuredPassages(PassageSource):
-    """Documents of varied families; every one is generated."""
+    """Documents of varied families, all of them generated."""
 
     name = "structured"
 

@@ -17,7 +17,7 @@ FUNCTIONS = Path(__file__).with_name("code.toml")
 
 @dataclass(frozen=True)
 class Language:
-    """How a language writes constants and functions.
+    """The way a language writes constants and functions.
 
     In its lines `{name}`, `{value}`, `{doc}`, `{parameters}` (joined by commas), `{type}` of what
     is returned and `{body}` are filled in; in a parameter `{name}`, `{type}` and `{default}`.

@@ -31,7 +31,7 @@ Draw = Callable[["Draws"], str]
 
 
 class Draws:
-    """Draws values and choices for one document, before the next document's are made.
+    """Values and choices for a document, drawn before the next document's are made.
 
     Args:
         rng: Where all the randomness comes from.
@@ -49,7 +49,7 @@ class Draws:
         return self.dice.random() < share
 
     def pick(self, choices: Sequence[T]) -> T:
-        """Draw one of them evenly."""
+        """Draw a choice evenly."""
         return choices[int(self.dice.random() * len(choices))]
 
     def between(self, least: int, most: int) -> int:
@@ -57,12 +57,12 @@ class Draws:
         return self.dice.randint(least, most)
 
     def some(self, choices: Sequence[T], number: int) -> list[T]:
-        """Draw different ones, in the order that they have."""
+        """Draw different choices, in the order that they have."""
         chosen = self.dice.sample(range(len(choices)), min(number, len(choices)))
         return [choices[place] for place in sorted(chosen)]
 
     def shuffled(self, choices: Sequence[T]) -> list[T]:
-        """Return them in random order."""
+        """Return the choices in random order."""
         return self.dice.sample(list(choices), len(choices))
 
     def value(self, kind: str) -> str:
@@ -92,7 +92,7 @@ class Draws:
         return found
 
     def near(self, text: str) -> str:
-        """Change a digit or a letter of it, of a time the last digit."""
+        """Change a digit or a letter of a text, of a time the last digit."""
         if CLOCK.fullmatch(text):
             return text[:-1] + self.pick(string.digits.replace(text[-1], ""))
         places = [i for i, sign in enumerate(text) if sign in string.digits]

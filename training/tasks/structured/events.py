@@ -33,7 +33,7 @@ CHATS = (
     "@{who} {time}: {text}",
     "{who}\t{time}\t{text}",
 )
-"How chats write a message."
+"Forms of a message in chats."
 LOGS = (
     "{date} {time} {level} [{source}] {text}",
     "{date}T{time}Z {level} {source}: {text}",
@@ -48,7 +48,7 @@ LOGS = (
     "{time} {source} {text}",
     "<{level}> {time} ({source}) {text}",
 )
-"How programs write an entry."
+"Forms of an entry in programs' logs."
 ACCESSES = (
     '{ip} - - [1{day}/Oct/2025:{time} +0000] "{method} {path} HTTP/1.1" {status} {size}',
     "{time} {ip} {method} {path} {status} {size}",
@@ -316,7 +316,7 @@ def agenda(draws: Draws) -> Page:
 
 
 def results(draws: Draws) -> Page:
-    """Write how matches ended, each team in a single one."""
+    """Write how matches ended, each team in a single match."""
     page = Page()
     pattern = draws.pick(RESULTS)
     teams = draws.different("team", 2 * draws.between(2, 8))

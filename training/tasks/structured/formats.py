@@ -1,4 +1,4 @@
-"""How names and values are written in formats."""
+"""Spellings of names and values in formats."""
 
 import csv
 import io
@@ -21,60 +21,55 @@ def _parts(text: str) -> list[str]:
 
 
 def snake(text: str) -> str:
-    """`Unit price` as `unit_price`."""
+    """Write `Unit price` as `unit_price`."""
     return "_".join(_parts(text)).lower()
 
 
 def upper_snake(text: str) -> str:
-    """`Unit price` as `UNIT_PRICE`."""
+    """Write `Unit price` as `UNIT_PRICE`."""
     return snake(text).upper()
 
 
 def kebab(text: str) -> str:
-    """`Unit price` as `unit-price`."""
+    """Write `Unit price` as `unit-price`."""
     return "-".join(_parts(text)).lower()
 
 
 def camel(text: str) -> str:
-    """`Unit price` as `unitPrice`."""
+    """Write `Unit price` as `unitPrice`."""
     first, *others = _parts(text.lower())
     return first + "".join(part.capitalize() for part in others)
 
 
 def pascal(text: str) -> str:
-    """`Unit price` as `UnitPrice`."""
+    """Write `Unit price` as `UnitPrice`."""
     return "".join(part.capitalize() for part in _parts(text.lower()))
 
 
 def capital(text: str) -> str:
-    """`unit price` as `Unit price`."""
+    """Write `unit price` as `Unit price`."""
     return text[:1].upper() + text[1:]
 
 
 def as_it_is(text: str) -> str:
-    """Leave it."""
+    """Leave a text as it is."""
     return text
 
 
 HEADS: tuple[Spelling, ...] = (as_it_is, capital, str.upper, str.title, str.lower)
-"How people write the head of a column."
+"Spellings of the head of a column, as people write it."
 KEYS: tuple[Spelling, ...] = (snake, snake, camel, kebab, str.lower)
-"How programs write keys."
+"Spellings of keys, as programs write them."
 
 
 def quoted(text: str) -> str:
-    """Write a string of JSON, which is also one of Python, JavaScript, Go and TOML."""
+    """Write a string of JSON, which Python, JavaScript, Go and TOML read too."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def literal(text: str) -> str:
     """Write a value of JSON: a number or a truth as it is, a string in quotes."""
     return text if BARE.fullmatch(text) else quoted(text)
-
-
-def python_literal(text: str) -> str:
-    """Write a value of Python."""
-    return text if BARE.fullmatch(text) and text[-1] != "e" else quoted(text)
 
 
 def yaml_value(text: str) -> str:

@@ -19,7 +19,7 @@ class Listed:
     keys: list[str]
     "The keys as they are written."
     places: list[tuple[int, int]]
-    "The first and the last line of each."
+    "The first and the last line of each key."
     numbered: bool = False
 
 
@@ -41,13 +41,13 @@ class Entries:
     titled: bool = True
     "True where a title may stand above."
     aligned: str = ""
-    "What fills the keys up to the same width, if anything."
+    "The sign that fills the keys up to the same width; empty: none does."
     end: str = "\n"
 
     def __call__(
         self, title: str, keys: Sequence[str], values: Sequence[str], draws: Draws
     ) -> Listed:
-        """Write entries below a title, where the format has room for one."""
+        """Write entries, below a title where the format has room for it."""
         page = Page()
         if self.titled and not self.before and draws.chance(0.35):
             page.add(draws.pick(("{}", "{}:", "# {}", "## {}", "== {} ==", "{}\n")).format(title))

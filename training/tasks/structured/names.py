@@ -11,13 +11,13 @@ LOCALES = {
     "it_IT": 2, "lv_LV": 1, "ru_RU": 3, "uk_UA": 2, "bg_BG": 1, "el_GR": 4, "zh_CN": 1, "ja_JP": 2,
     "ko_KR": 1,
 }  # fmt: skip
-"How often a document's names come from a locale of Faker, in parts of their sum."
+"Faker's locales of a document's names and how often they are drawn, in parts of their sum."
 SURNAME_FIRST = ("zh_CN", "ja_JP", "ko_KR")
 "Locales that write the surname first, without a blank."
 FORBIDDEN = set('|"\\(){};:,/')
 "Characters that would read as a format's own."
 NOBODY = {"John", "Jane", "Doe"}
-"What Faker gives where a locale has no names."
+"Names that Faker gives where a locale has none."
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from training.tasks.structured.wordings import phrase, wordings
 MOST_ANSWERED = 12
 "Questions with an answer of a passage."
 ABSENT_PER_ANSWERED = 0.25
-"Questions without an answer for each with one: a fifth of all."
+"Questions without an answer for each that has an answer: a fifth of all."
 LONGEST_QUERY, LONGEST_COST = 20, 64.0
 "Words of a query, and the estimated tokens of a query with its answer."
 UNITS = (
@@ -26,7 +26,7 @@ TITLE = re.compile(r"(Dr|Mr|Ms|Prof)\.? ")
 
 @dataclass(frozen=True)
 class Fact:
-    """What the document says, as it can be asked."""
+    """A statement of the document, as it can be asked for."""
 
     wordings: Sequence[str]
     fill: Mapping[str, str]
@@ -37,7 +37,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Lack:
-    """What the document does not say."""
+    """Something that the document does not say."""
 
     wordings: Sequence[str]
     fill: Mapping[str, str]
@@ -75,7 +75,7 @@ class Page:
         Args:
             group: Its wordings, or what wordings.toml calls them.
             answer: As it is written.
-            place: The line that says it, or the first and the last one.
+            place: The line that says it, or the first and the last line.
             fill: What stands in the wordings' braces.
         """
         asked = wordings(group) if isinstance(group, str) else group
@@ -122,7 +122,7 @@ class Asked:
         self.questions: dict[str, PassageQuestion] = {}
 
     def all(self) -> list[PassageQuestion]:
-        """Return them in the order of asking."""
+        """Return the questions in the order of asking."""
         return list(self.questions.values())
 
     def answered(self, fact: Fact, pieces: Sequence[str], lead: int) -> None:

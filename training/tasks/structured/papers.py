@@ -264,7 +264,7 @@ def http(draws: Draws) -> Page:
 
 
 def changelog(draws: Draws) -> Page:
-    """Write versions with their dates, and one change each."""
+    """Write versions with their dates, and a change each."""
     page = Page()
     if draws.chance(0.5):
         page.add(
@@ -277,21 +277,21 @@ def changelog(draws: Draws) -> Page:
     versions = draws.different("version", draws.between(1, 7))
     dates = draws.different("iso_date", len(versions))
     changes = draws.shuffled(patterns("changed"))
-    kinds = draws.chance(0.4)
+    tight = draws.chance(0.4)
     for version, date, change in zip(versions, dates, changes, strict=False):
         text = filled(draws, change)
         first = page.add(pattern.format(version=version, date=date))
         last = page.add(f"- {text}")
-        if not kinds:
+        if not tight:
             page.gap()
-        fill = {"version": version, "date": date, "change": text, "kind": "new"}
-        page.ask(wordings("changes.what")[:2], text, (first, last), **fill)
+        fill = {"version": version, "date": date, "change": text}
+        page.ask("changes.what", text, (first, last), **fill)
         page.ask("changes.when", date, first, **fill)
         page.ask("changes.back", version, first, **fill)
         page.ask("changes.which", version, (first, last), **fill)
     for version in other_names(draws, "version", versions):
         page.lack(
-            draws.pick((wordings("changes.when"), wordings("changes.what")[:2])),
+            draws.pick((wordings("changes.when"), wordings("changes.what"))),
             version,
             version=version,
         )

@@ -216,7 +216,7 @@ def _general(field: Field) -> tuple[str, ...]:
 
 
 def entries(draws: Draws, format_name: str | None = None, domain: Domain | None = None) -> Page:
-    """Write a list of a single field: what each name's value is."""
+    """Write a list of a single field: names with their values."""
     sheet = draw_sheet(
         draws,
         domain or draws.pick(list(domains().values())),

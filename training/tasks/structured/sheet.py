@@ -20,10 +20,10 @@ class Field:
     """Something that records say."""
 
     labels: tuple[str, ...]
-    "Nouns that it is called, the usual one first; none where only wordings of its own fit."
+    "Nouns that it is called, the usual noun first; none where only wordings of its own fit."
     kind: str
     heads: tuple[str, ...] = ()
-    "What documents also write above it: starts, due, written by."
+    "Other words that documents write above it: starts, due, written by."
     sort: str = ""
     "The wordings that fit it beside the general ones."
     ask: tuple[str, ...] = ()
@@ -64,11 +64,11 @@ class Sheet:
     domain: Domain
     title: str
     corner: str
-    "What the column of names is called."
+    "The head of the column of names."
     names: tuple[str, ...]
     fields: tuple[Field, ...]
     heads: tuple[str, ...]
-    "What the document calls the fields."
+    "The fields' heads, as the document calls them."
     rows: tuple[tuple[str | None, ...], ...]
     "Values of each record, in the order of the fields; None where it lacks the field."
 
@@ -158,7 +158,7 @@ def _shape(text: str) -> str:
 
 
 def unique(values: Sequence[str | None], place: int) -> bool:
-    """Return True where no other value is this one or holds it."""
+    """Return True where no other value equals the value at a place or holds it."""
     value = values[place]
     return value is not None and not any(
         value.casefold() in other.casefold()

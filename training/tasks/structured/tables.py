@@ -86,7 +86,7 @@ def _rows(
 
 
 def markdown(sheet: Sheet, draws: Draws) -> Layout:
-    """A Markdown table with aligned bars."""
+    """Write a Markdown table with aligned bars."""
     return _rows(
         sheet,
         draws,
@@ -98,7 +98,7 @@ def markdown(sheet: Sheet, draws: Draws) -> Layout:
 
 
 def markdown_narrow(sheet: Sheet, draws: Draws) -> Layout:
-    """A Markdown table as people type it."""
+    """Write a Markdown table as people type it."""
     return _rows(
         sheet,
         draws,
@@ -108,19 +108,19 @@ def markdown_narrow(sheet: Sheet, draws: Draws) -> Layout:
 
 
 def bars(sheet: Sheet, draws: Draws) -> Layout:
-    """Columns between bars, without a rule."""
+    """Write columns between bars, without a rule."""
     return _rows(sheet, draws, lambda row, _: " | ".join(row))
 
 
 def fixed_width(sheet: Sheet, draws: Draws) -> Layout:
-    """Columns of fixed widths."""
+    """Write columns of fixed widths."""
     joint = draws.pick(("  ", "   ", "    "))
     rule = (lambda room: joint.join("-" * width for width in room)) if draws.chance(0.4) else None
     return _rows(sheet, draws, lambda row, room: formats.padded(row, room, joint), rule)
 
 
 def boxed(sheet: Sheet, draws: Draws) -> Layout:
-    """A table drawn with plus signs, as database shells print it."""
+    """Draw a table with plus signs, as database shells print it."""
     layout = _rows(
         sheet,
         draws,
@@ -134,27 +134,27 @@ def boxed(sheet: Sheet, draws: Draws) -> Layout:
 
 
 def csv(sheet: Sheet, draws: Draws) -> Layout:
-    """Comma separated values, quoted where they must be."""
+    """Write comma separated values, quoted where they must be."""
     return _rows(sheet, draws, lambda row, _: formats.csv_line(row))
 
 
 def csv_quoted(sheet: Sheet, draws: Draws) -> Layout:
-    """Comma separated values in quotes."""
+    """Write comma separated values in quotes."""
     return _rows(sheet, draws, lambda row, _: formats.csv_line(row, all_quoted=True))
 
 
 def csv_semicolon(sheet: Sheet, draws: Draws) -> Layout:
-    """Values between semicolons, as spreadsheets of Europe write them."""
+    """Write values between semicolons, as spreadsheets of Europe do."""
     return _rows(sheet, draws, lambda row, _: formats.csv_line(row, comma=";"))
 
 
 def tsv(sheet: Sheet, draws: Draws) -> Layout:
-    """Values between tabs, as they come from a spreadsheet."""
+    """Write values between tabs, as they come from a spreadsheet."""
     return _rows(sheet, draws, lambda row, _: "\t".join(row))
 
 
 def transposed(sheet: Sheet, draws: Draws) -> Layout:
-    """A Markdown table whose columns are the records."""
+    """Write a Markdown table whose columns are the records."""
     heads, rows = _grid(sheet, draws)
     page = Page(lead=2)
     page.add("| " + " | ".join([heads[0], *sheet.names]) + " |")
@@ -167,7 +167,7 @@ def transposed(sheet: Sheet, draws: Draws) -> Layout:
 
 
 def html(sheet: Sheet, draws: Draws) -> Layout:
-    """An HTML table, a line a row."""
+    """Write an HTML table, a line a row."""
     heads, rows = _grid(sheet, draws)
     page = Page(lead=2)
     page.add("<table>")
@@ -181,7 +181,7 @@ def html(sheet: Sheet, draws: Draws) -> Layout:
 
 
 def sql_inserts(sheet: Sheet, draws: Draws) -> Layout:  # noqa: ARG001 (as all formats)
-    """Rows of an SQL statement."""
+    """Write the rows of an SQL statement."""
     heads = _heads(sheet, formats.snake)
     page = Page(lead=1)
     table = formats.snake(sheet.domain.plural)

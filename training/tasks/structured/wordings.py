@@ -10,12 +10,12 @@ from training.tasks.structured.draws import Draws
 
 WORDINGS = Path(__file__).with_name("wordings.toml")
 NOUN_PHRASE, KEYWORDS = "the ", "= "
-"How wordings begin that are not questions."
+"Beginnings of wordings that are not questions."
 SUBJECT_QUESTION = re.compile(r"(who|which|what) (?!.*\b(is|are|was|were|do|does|did)\b)")
 "Questions whose order of words stays the same after `tell me`."
 PLURALS = re.compile(r"\w*[^sui]s\b")
 REQUESTS = ("tell", "give", "I ", "look", "find", "please", "show", "remind", "say")
-"How phrases begin that are no questions."
+"Beginnings of phrases that are no questions."
 MARKED_KEYWORDS_SHARE = 0.12
 "Share of keywords and requests with a mark."
 MARKED_SHARE, SMALL_SHARE, LOWER_SHARE, INDIRECT_SHARE = 0.7, 0.35, 0.12, 0.12
@@ -53,7 +53,7 @@ def phrase(draws: Draws, wording: str, fill: Mapping[str, str]) -> str:
 
 
 def _is_plural(wording: str, fill: Mapping[str, str]) -> bool:
-    """Guess whether a noun phrase is one of several things: "the opening hours of"."""
+    """Return True where a noun phrase seems to mean several things: "the opening hours of"."""
     head = re.match(r"the \{(label|other|key)\}", wording)
     return bool(head and PLURALS.fullmatch(fill[head[1]].split()[-1].lower()))
 
