@@ -1,4 +1,4 @@
-"""Times a training step: straightforward ones beside ours, in one run.
+"""Times of a training step: straightforward implementations beside ours, in one run.
 
 `gradmem-train bench --help` has the options.
 """
@@ -6,7 +6,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from gradmem_core.measurement import (
 )
 from gradmem_core.model import MemoryModel
 from training.batch import IGNORED, Batch, collate
-from training.bench_steps import IMPLEMENTATIONS, Implementation, Setting, able
+from training.bench_steps import IMPLEMENTATIONS, Implementation, Setting, Step, able
 from training.parallel import device_of
 from training.problems import fail
 from training.recipe import Recipe, load_recipe
@@ -44,6 +44,7 @@ TOLERANCE = 1e-5
 "Largest distance of a parameter's gradient from the first implementation's, relative."
 TOLERANCE_OF_CHECKPOINTS = {torch.float32: 1e-2, torch.bfloat16: math.inf}
 "The same where trained inner rates amplify what rounding differs by; finite at least."
+DEVICES = ("cpu", "cuda")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WRITE_LOSS_WEIGHT = 0.1
 "Of a checkpoint, whose recipe is not asked for."
@@ -53,7 +54,7 @@ Work = Callable[[], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to time."""
+    """The steps to time."""
 
     sizes: Sequence[int]
     "Context sizes: in the recipe's unit, or in tokens."
@@ -68,11 +69,11 @@ class Plan:
     only: Sequence[str] = ()
     "Names of implementations; all that can where there are none."
     device: str = "cpu"
-    "Where the model is: `cpu` or `cuda`."
+    "Device of the model, a word of DEVICES."
     dtype: str = "float32"
-    "What the backbone computes in, one of DTYPES."
+    "Dtype that the backbone computes in, a name in DTYPES."
     profile: bool = False
-    "Say on stderr what a step of each spends its time on."
+    "True: say on stderr what a step of each spends its time on."
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,14 @@ class Trial:
 
     model: MemoryModel
     batch: Callable[[int], Batch]
-    "Makes one of contexts of a size."
+    "Makes a batch of contexts of a size."
     write_loss_weight: float
     tolerance: float
     "Most that gradients may differ by."
 
 
 def of_recipe(recipe: Recipe, plan: Plan) -> Trial:
-    """A recipe's model with fresh weights, and its micro-batches.
+    """Build a recipe's model with fresh weights, and its micro-batches.
 
     Raises:
         InputError: The recipe's writer is not GradMem, or it clips the inner gradient.
@@ -111,7 +112,7 @@ def of_recipe(recipe: Recipe, plan: Plan) -> Trial:
 
 
 def of_checkpoint(reference: str, shapes: Shapes, plan: Plan) -> Trial:
-    """A checkpoint whose backbone is frozen, and batches of random tokens.
+    """Load a checkpoint to train with a frozen backbone, on batches of random tokens.
 
     Raises:
         CheckpointError: It cannot be loaded.
@@ -140,28 +141,7 @@ def step_times(trial: Trial, plan: Plan, *, command: str) -> StepTime:
     model = trial.model
     setting = Setting(plan.write_steps, trial.write_loss_weight, DTYPES[plan.dtype])
     made = {name: make(model, setting) for name, make in _asked(model, setting, plan).items()}
-    rows: list[StepTimeRow] = []
-    for size in plan.sizes:
-        batch = trial.batch(size)
-        works = {name: partial(_whole, model, step, batch) for name, step in made.items()}
-        _check_gradients(model, works, trial.tolerance)
-        memory = {name: _peak_memory(model, work) for name, work in works.items()}
-        seconds = alternate(works, plan.rounds)
-        first = next(iter(seconds.values()))
-        for name, taken in seconds.items():
-            rows.append(
-                StepTimeRow(
-                    name=name,
-                    size=size,
-                    write_steps=plan.write_steps,
-                    contexts_per_second=len(batch.lengths) / statistics.median(taken),
-                    relative=median_ratio(first, taken),
-                    peak_memory_bytes=memory[name],
-                )
-            )
-        if plan.profile:
-            for name, work in works.items():
-                _profile(f"{name}, size {size}", work, model.initial_memory.device)
+    rows = [row for size in plan.sizes for row in _rows(trial, plan, made, size)]
     about = header(command, seed=plan.seed, started=started)
     return StepTime(
         **about.model_dump(),
@@ -169,6 +149,30 @@ def step_times(trial: Trial, plan: Plan, *, command: str) -> StepTime:
         dtype=plan.dtype,
         rows=tuple(rows),
     )
+
+
+def _rows(trial: Trial, plan: Plan, made: Mapping[str, Step], size: int) -> list[StepTimeRow]:
+    """Time a step of every implementation at a size."""
+    model, batch = trial.model, trial.batch(size)
+    works = {name: partial(_whole, model, step, batch) for name, step in made.items()}
+    _check_gradients(model, works, trial.tolerance)
+    memory = {name: _peak_memory(model, work) for name, work in works.items()}
+    seconds = alternate(works, plan.rounds)
+    if plan.profile:
+        for name, work in works.items():
+            _profile(f"{name}, size {size}", work, model.initial_memory.device)
+    first = next(iter(seconds.values()))
+    return [
+        StepTimeRow(
+            name=name,
+            size=size,
+            write_steps=plan.write_steps,
+            contexts_per_second=len(batch.lengths) / statistics.median(taken),
+            relative=median_ratio(first, taken),
+            peak_memory_bytes=memory[name],
+        )
+        for name, taken in seconds.items()
+    ]
 
 
 def _asked(model: MemoryModel, setting: Setting, plan: Plan) -> dict[str, Implementation]:
@@ -219,8 +223,8 @@ def _random_batch(model: MemoryModel, shapes: Shapes, seed: int, size: int) -> B
     return Batch(ids(shapes.contexts, size), lengths, query_ids, labels)
 
 
-def _whole(model: MemoryModel, step: Callable[[Batch], None], batch: Batch) -> None:
-    """A whole training step, up to fresh gradients in the model's parameters."""
+def _whole(model: MemoryModel, step: Step, batch: Batch) -> None:
+    """Make a whole training step, up to fresh gradients in the model's parameters."""
     model.zero_grad()
     step(batch)
     if batch.lengths.is_cuda:
@@ -228,7 +232,7 @@ def _whole(model: MemoryModel, step: Callable[[Batch], None], batch: Batch) -> N
 
 
 def _check_gradients(model: MemoryModel, works: Mapping[str, Work], tolerance: float) -> None:
-    """Hold every implementation's gradient against the first one's."""
+    """Hold every implementation's gradient against that of the first."""
     expected: dict[str, Tensor] = {}
     for implementation, work in works.items():
         work()
@@ -244,12 +248,12 @@ def _check_gradients(model: MemoryModel, works: Mapping[str, Work], tolerance: f
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
-    """Relative to what is expected; nothing between two zeros."""
+    """Return the distance relative to what is expected; 0 between two zeros."""
     return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
 def _peak_memory(model: MemoryModel, work: Work) -> int:
-    """The most bytes of tensors that a step has allocated at once."""
+    """Return the most bytes of tensors that a step has allocated at once."""
     model.zero_grad()  # or the step would free gradients that it did not allocate
     if model.initial_memory.is_cuda:
         before = torch.cuda.memory_allocated()
@@ -314,10 +318,10 @@ def bench(
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Result file (JSON) to write.")] = None,
 ) -> None:
-    """Time a training step beside straightforward ones, and print the result file."""
+    """Time a training step beside straightforward implementations, and print the result file."""
     try:
-        if dtype not in DTYPES:
-            raise InputError(f"--dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+        _check_word("--device", device, DEVICES)
+        _check_word("--dtype", dtype, DTYPES)
         names = [name.strip() for name in only.split(";") if name.strip()]
         sizes = [_number(part) for part in pairs.split(",")]
         plan = Plan(sizes, steps, rounds, threads, seed, names, device, dtype, profiled)
@@ -332,6 +336,11 @@ def bench(
     except GradMemError as error:
         fail(error)
     typer.echo(as_json(result), nl=False)
+
+
+def _check_word(option: str, word: str, known: Collection[str]) -> None:
+    if word not in known:
+        raise InputError(f"{option}: {word!r} is not known; take {' or '.join(known)}")
 
 
 def _number(text: str) -> int:

@@ -23,14 +23,14 @@ from training.writers.gradmem import GradMem
 
 @dataclass(frozen=True)
 class Setting:
-    """What every way has to do."""
+    """The work of a step, the same in every way of making it."""
 
     write_steps: int
     "Write steps (K)."
     write_loss_weight: float
     "Weight of the reconstruction loss before the last of them."
     dtype: torch.dtype = torch.float32
-    "What the backbone computes in."
+    "Dtype that the backbone computes in."
 
 
 Step = Callable[[Batch], None]
@@ -39,7 +39,7 @@ Implementation = Callable[[MemoryModel, Setting], Step]
 
 
 def straightforward(model: MemoryModel, setting: Setting) -> Step:
-    """The method as one would first write it: nothing packed, torch's own differentiation."""
+    """Make the step as first written: nothing packed, torch's own differentiation."""
 
     def step(batch: Batch) -> None:
         size, ids = model.config.memory_tokens, batch.context_ids
@@ -59,7 +59,7 @@ def straightforward(model: MemoryModel, setting: Setting) -> Step:
 
 
 def plain(model: MemoryModel, setting: Setting) -> Step:
-    """Merged weights in plain torch (see `PlainStep`)."""
+    """Make the step of merged weights in plain torch (see `PlainStep`)."""
     steps = PlainStep(model, setting.dtype)
 
     def step(batch: Batch) -> None:
@@ -69,7 +69,7 @@ def plain(model: MemoryModel, setting: Setting) -> Step:
 
 
 def ordinary(model: MemoryModel, setting: Setting, *, recompute: bool = False) -> Step:
-    """Ours on the ordinary model, adapters beside its layers."""
+    """Make our step on the ordinary model, adapters beside its layers."""
     exact = setting.dtype == torch.float32
     writer = GradMem(model, recompute=recompute)
 
@@ -81,7 +81,7 @@ def ordinary(model: MemoryModel, setting: Setting, *, recompute: bool = False) -
 
 
 def fast(model: MemoryModel, setting: Setting, *, recompute: bool = False) -> Step:
-    """Ours on joined, merged weights (see `JoinedModel`)."""
+    """Make our step on joined, merged weights (see `JoinedModel`)."""
     joined = JoinedModel(model, setting.dtype)
     writer = GradMem(joined.view, recompute=recompute)
 
@@ -108,11 +108,11 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "joined": fast,
     "joined, recompute": partial(fast, recompute=True),
 }
-"By name; the first that can do a model's step is what the others are held against."
+"Ways by name; the first that can make a model's step is what the others are held against."
 
 
 def able(model: MemoryModel, setting: Setting) -> dict[str, Implementation]:
-    """Those that can make a model's step."""
+    """Return the implementations that can make a model's step."""
     adapter, exact = model.config.adapter, setting.dtype == torch.float32
     lacking: set[str] = set()
     if model.config.inner_gradient_clip is not None or not exact:

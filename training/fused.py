@@ -29,21 +29,22 @@ Pass = Callable[..., Any]
 
 
 def normal(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """`x` over its root mean square, and the inverse of that in float32 at least."""
+    """Return `x` over its root mean square, and the inverse of that in float32 at least."""
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     scale = (exact.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt_()  # (..., 1)
     return (exact * scale).to(x.dtype), scale
 
 
 def normal_gradient(grad: Tensor, out: Tensor, scale: Tensor) -> Tensor:
-    """`s (g - y mean(g y))`, for `y = s x`."""
+    """Compute `s (g - y mean(g y))`, for `y = s x`."""
     product = (grad * out).mean(dim=-1, keepdim=True, dtype=scale.dtype)
     return torch.addcmul(grad, out, product, value=-1).mul_(scale).to(grad.dtype)
 
 
 def normal_second(along: Tensor, grad: Tensor, out: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Adjoints of `g` and `x` from `v`, that of `normal_gradient`: the first is its gradient again,
-    the second `s^2 (y (3 mean(g y) mean(v y) - mean(g v)) - v mean(g y) - g mean(v y))`."""
+    """Compute the adjoints of `g` and `x` from `v`, that of `normal_gradient`: the first is its
+    gradient again, the second
+    `s^2 (y (3 mean(g y) mean(v y) - mean(g v)) - v mean(g y) - g mean(v y))`."""
     dtype = scale.dtype
     of_grad = (grad * out).mean(dim=-1, keepdim=True, dtype=dtype)
     of_along = (along * out).mean(dim=-1, keepdim=True, dtype=dtype)
@@ -55,13 +56,13 @@ def normal_second(along: Tensor, grad: Tensor, out: Tensor, scale: Tensor) -> tu
 
 
 def gated(joined: Tensor) -> Tensor:
-    """`silu(a) u`, for `a` and `u` side by side."""
+    """Compute `silu(a) u`, for `a` and `u` side by side."""
     gate, up = joined.chunk(2, dim=-1)
     return F.silu(gate) * up
 
 
 def gated_gradient(grad: Tensor, joined: Tensor) -> Tensor:
-    """`(g u s', g s)`, for `s = silu(a)`."""
+    """Compute `(g u s', g s)`, for `s = silu(a)`."""
     gate, up = joined.chunk(2, dim=-1)
     sigmoid = gate.sigmoid()
     silu = gate * sigmoid
@@ -70,8 +71,8 @@ def gated_gradient(grad: Tensor, joined: Tensor) -> Tensor:
 
 
 def gated_second(along: Tensor, grad: Tensor, joined: Tensor) -> tuple[Tensor, Tensor]:
-    """Adjoints of `g` and `(a, u)` from `(v, z)`, that of `gated_gradient`: `v u s' + z s`, and
-    `(v g u s'' + z g s', v g s')`."""
+    """Compute the adjoints of `g` and `(a, u)` from `(v, z)`, that of `gated_gradient`:
+    `v u s' + z s`, and `(v g u s'' + z g s', v g s')`."""
     gate, up = joined.chunk(2, dim=-1)
     to_gate, to_up = along.chunk(2, dim=-1)
     sigmoid = gate.sigmoid()
@@ -105,7 +106,7 @@ def heads(
 
 
 def joined_heads(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The adjoint of `heads`."""
+    """Compute the adjoint of `heads`."""
     turned = torch.cat([query, key], dim=1)
     left, right = turned.chunk(2, dim=-1)
     split = torch.cat(
@@ -119,7 +120,7 @@ def joined_heads(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Te
 
 
 def weights(scores: Tensor, scale: float) -> Tensor:
-    """Causal softmax of `scale` times scores `(N, R, T)`."""
+    """Compute the causal softmax of `scale` times scores `(N, R, T)`."""
     count, _, tokens = scores.shape
     hidden = torch.ones(tokens, tokens, dtype=torch.bool, device=scores.device).triu(1)
     exact = torch.promote_types(scores.dtype, torch.float32)
@@ -129,7 +130,7 @@ def weights(scores: Tensor, scale: float) -> Tensor:
 
 
 def scores_gradient(grad: Tensor, of: Tensor, scale: float) -> Tensor:
-    """`scale P (dP - rowsum(P dP))`, from `dP` and `P`."""
+    """Compute `scale P (dP - rowsum(P dP))`, from `dP` and `P`."""
     exact = torch.promote_types(of.dtype, torch.float32)
     product = grad * of
     total = product.sum(dim=-1, keepdim=True, dtype=exact)
@@ -139,8 +140,8 @@ def scores_gradient(grad: Tensor, of: Tensor, scale: float) -> Tensor:
 def scores_second(
     along: Tensor, more: Tensor, grad: Tensor, of: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Adjoints of the scores and of `dP` from `E`, that of `scores_gradient`, `F = dO z^T`, what
-    else goes to `P`, `dP` and `P`.
+    """Compute the adjoints of the scores and of `dP` from `E`, that of `scores_gradient`,
+    `F = dO z^T`, what else goes to `P`, `dP` and `P`.
 
     With row sums `t = rowsum(P dP)` and `m = rowsum(P E)` they are `scale (P C - P rowsum(P C))`
     for `C = F + scale (E (dP - t) - m dP)`, and `scale P (E - m)`."""
@@ -155,14 +156,15 @@ def scores_second(
 
 
 def losses(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy `(N, 1)` of logits `(N, V)` and ids `(N, 1)`, and the logits' log-sum-exp."""
+    """Return the cross-entropy `(N, 1)` of logits `(N, V)` and ids `(N, 1)`, and the logits'
+    log-sum-exp."""
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
     tops = exact.logsumexp(dim=-1, keepdim=True)
     return tops - exact.gather(1, ids), tops
 
 
 def logits_gradient(grad: Tensor, logits: Tensor, ids: Tensor, tops: Tensor) -> Tensor:
-    """`g (P - 1 at the ids)`, for the softmax `P` and `g` `(N, 1)`."""
+    """Compute `g (P - 1 at the ids)`, for the softmax `P` and `g` `(N, 1)`."""
     out = (logits - tops).exp_().mul_(grad)
     return out.scatter_add_(1, ids, -grad).to(logits.dtype)
 
@@ -170,8 +172,8 @@ def logits_gradient(grad: Tensor, logits: Tensor, ids: Tensor, tops: Tensor) -> 
 def logits_second(
     along: Tensor, grad: Tensor, logits: Tensor, ids: Tensor, tops: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Adjoints of `g` and the logits from `v`, that of `logits_gradient`: `rowsum(P v)` less `v` at
-    the ids, and `g P (v - rowsum(P v))`."""
+    """Compute the adjoints of `g` and the logits from `v`, that of `logits_gradient`: `rowsum(P v)`
+    less `v` at the ids, and `g P (v - rowsum(P v))`."""
     of = (logits - tops).exp_()
     mean = (of * along).sum(dim=-1, keepdim=True)
     for_grad = mean - along.gather(1, ids)
@@ -209,7 +211,7 @@ class Compiled:
 
     Args:
         plain: The pass.
-        backend: One of torch's, or what stands in its place.
+        backend: The name of a backend of torch, or what stands in its place.
     """
 
     def __init__(self, plain: Pass, backend: Backend) -> None:
@@ -217,15 +219,15 @@ class Compiled:
         self._compute: Pass = torch.compile(plain, dynamic=True, backend=backend)
 
     def __call__(self, *inputs: Any) -> Any:  # noqa: ANN401
-        """Compute."""
+        """Compute the pass on tensors and numbers."""
         # Tensors of one kind: it would be compiled again for those with a graph.
         given = [value.detach() if isinstance(value, Tensor) else value for value in inputs]
         if self._compute is self._plain:
             return self._plain(*given)
         try:
             return self._compute(*given)
-        except torch.OutOfMemoryError:
-            raise
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # the device's, not the compiler's
         except Exception as error:  # compilers' errors have no base class
             warnings.warn(f"{self._plain.__name__} is not compiled: {error}", stacklevel=2)
             self._compute = self._plain
@@ -234,13 +236,13 @@ class Compiled:
 
 @cache
 def compiled(backend: Backend = "inductor") -> Passes:
-    """All passes compiled (see `Compiled`). The usual backend needs a compiler on this machine."""
+    """Return all passes `Compiled`. The usual backend needs a compiler on this machine."""
     every = [field.name for field in fields(Passes)]
     return Passes(**{name: Compiled(getattr(PLAIN, name), backend) for name in every})
 
 
 def suited(device: torch.device) -> Passes:
-    """Compiled on a GPU, where every pass saved is a launch, if this machine can compile."""
+    """Return compiled passes for a GPU, where each saves launches, if this machine can compile."""
     can_compile = device.type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang")))
     return compiled() if can_compile else PLAIN
 
@@ -256,7 +258,7 @@ class Fused:
         return cast("Tensor", _Normal.apply(x, epsilon, self.passes))  # type: ignore[no-untyped-call]
 
     def gate(self, joined: Tensor) -> Tensor:
-        """SwiGLU of gates and values side by side: `(..., 2 f)` -> `(..., f)`."""
+        """Compute SwiGLU of gates and values side by side: `(..., 2 f)` -> `(..., f)`."""
         return _Gated.apply(joined, self.passes)  # type: ignore[no-any-return, no-untyped-call]
 
     def heads(
@@ -276,7 +278,7 @@ class Fused:
         return _Heads.apply(joined, cos, sin, key_heads, self.passes)  # type: ignore[no-any-return, no-untyped-call]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Causal attention with all its weights in memory, for short sequences.
+        """Attend causally with all weights in memory, for short sequences.
 
         Args:
             query: `(B, H, T, w)`, contiguous.
@@ -294,7 +296,7 @@ class Fused:
         return cast("Tensor", out).view(batch, count, tokens, width)
 
     def token_losses(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """Cross-entropy that keeps nothing but the logits.
+        """Compute the cross-entropy, keeping nothing but the logits.
 
         Args:
             logits: `(..., V)`.
@@ -310,10 +312,10 @@ class Fused:
 def low_rank_linear(
     x: Tensor, weight: Tensor, down: Tensor, up: Tensor, parts: Sequence[int]
 ) -> Tensor:
-    """`x W^T` for a constant `W` that holds products of `up` and `down`: `(..., i) -> (..., o)`.
+    """Compute `x W^T` for a constant `W` that holds products of `up` and `down`.
 
     Their gradients are taken from `x` and the output's gradient by products of rank `r`, without
-    `W`'s. A pass with `create_graph` gives them none, and one by `x` only: WRITE asks for no more.
+    `W`'s. A pass with `create_graph` gives a gradient to `x` only: WRITE asks for no more.
 
     Args:
         x: `(..., i)`.
@@ -321,6 +323,9 @@ def low_rank_linear(
         down: The parts' `(r, i)`, one above the other.
         up: The parts' `(o, r)`, one above the other.
         parts: Outputs of each part.
+
+    Returns:
+        `(..., o)`.
     """
     return _LowRank.apply(x, weight, down, up, parts)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -385,7 +390,7 @@ class _GatedGradient(torch.autograd.Function):
 
 
 class _Heads(torch.autograd.Function):
-    """Linear, so that its adjoint's derivative is itself."""
+    """A linear map, so that its adjoint's derivative is itself."""
 
     @staticmethod
     def forward(
@@ -475,7 +480,7 @@ class _AttentionGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, to_query: Tensor, to_key: Tensor, to_value: Tensor) -> Any:  # noqa: ANN401
-        """Adjoints of `dO`, `Q`, `K` and `V` from those of `dQ`, `dK` and `dV`."""
+        """Compute the adjoints of `dO`, `Q`, `K` and `V` from those of `dQ`, `dK` and `dV`."""
         grad, query, key, value, of, to_weights, to_scores = ctx.saved_tensors
         along = torch.baddbmm(torch.bmm(to_query, key.mT), query, to_key.mT)  # the adjoint of dS
         more = torch.bmm(grad, to_value.mT)
@@ -568,7 +573,7 @@ class _LowRankGradient(torch.autograd.Function):
 def _factors(
     x: Tensor, grad: Tensor, down: Tensor, up: Tensor, parts: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of every part's factors, `B^T dW` and `dW A^T` for `dW = dY^T X`."""
+    """Compute gradients of every part's factors: `B^T dW`, `dW A^T` for `dW = dY^T X`."""
     rows, sizes = x.flatten(0, -2), list(parts)
     to_parts, ups = torch.split(grad.flatten(0, -2), sizes, dim=1), torch.split(up, sizes)
     inner = torch.cat([to_part @ b for to_part, b in zip(to_parts, ups, strict=True)], dim=1)

@@ -43,7 +43,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def can_join(model: nn.Module) -> bool:
-    """Whether a model's backbone is of the Llama family, without options that a view lacks."""
+    """Return True where a model's backbone is a Llama without options that a view lacks."""
     if not isinstance(model, MemoryModel):
         return False
     config = model.backbone.causal_lm.config
@@ -63,14 +63,14 @@ class JoinedModel:
     and on which device, must be settled before.
 
     Args:
-        model: One that `can_join`; stays what is optimised, saved and evaluated.
+        model: A model that `can_join`; stays what is optimised, saved and evaluated.
         dtype: What the layers compute in. Sums of norms, softmax, losses, memories and the write
             side keep float32 at least.
         low_rank: Take adapters' gradients by products of their rank in place of whole matrices,
             where the weights beside them are frozen: less arithmetic in more operations. By
             default on a CPU.
-        fused: How the pieces between the matrix products are computed; by default as suits the
-            device.
+        fused: The computation of the pieces between the matrix products; by default as suits
+            the device.
     """
 
     view: MemoryModel
@@ -104,14 +104,14 @@ class JoinedModel:
 
 
 class Leaves(nn.Module):
-    """What the layers compute with in place of parameters, and where its gradient is gathered.
+    """Tensors that layers compute with in place of parameters, and their gathered gradient.
 
     The leaves, and their gradients, are slices of one tensor: no launch brings layers together.
 
     Args:
         source: Computes a tensor `(L, ...)` of parameters, with its graph.
         dtype: Of the leaves.
-        trained: Whether they gather a gradient, if the parameters want any.
+        trained: True where they gather a gradient, if the parameters want any.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Leaves(nn.Module):
             self._clear()
 
     def _clear(self) -> None:
-        """Begin with no gradient; the old one's memory may be a parameter's by now."""
+        """Begin with no gradient; the old gradient's memory may be a parameter's by now."""
         if self._trained:
             self._gradient = torch.zeros_like(self._stack)
             for leaf, part in zip(self._slices, self._gradient, strict=True):
@@ -160,7 +160,7 @@ class Matrix(nn.Module):
         layers: The transformer's.
         names: The projections that it joins.
         norm: The norm before it, whose weights it takes in; None for none.
-        adapted: Whether it holds the adapters' products.
+        adapted: True where it holds the adapters' products.
         dtype: What it computes in.
         low_rank: Take the adapters' gradients by products of their rank, if the rest is frozen.
     """
@@ -199,7 +199,7 @@ class Matrix(nn.Module):
         return low_rank_linear(x, self._weight[layer], *factors, self._parts)
 
     def _merged(self) -> Tensor:
-        """The whole weights `(L, o, i)`."""
+        """Compute the whole weights `(L, o, i)`."""
         plain = self._plain() if self._frozen is None else self._frozen
         if not self._adapted:
             return plain
@@ -209,16 +209,16 @@ class Matrix(nn.Module):
         return plain + torch.cat(products, dim=1)
 
     def _plain(self) -> Tensor:
-        """The backbone's own weights `(L, o, i)`."""
+        """Stack the backbone's own weights: `(L, o, i)`."""
         return self._normed(torch.stack([torch.cat(layer) for layer in self._weights]))
 
     def _joined_down(self) -> Tensor:
-        """The adapters' A one above the other, `(L, r, i)` with the sum of their ranks."""
+        """Stack the adapters' A, one above the other: `(L, r, i)` with the sum of their ranks."""
         downs = [torch.cat([down for down, _ in layer]) for layer in self._factors]
         return self._normed(torch.stack(downs))
 
     def _joined_up(self) -> Tensor:
-        """The adapters' B one above the other, `(L, o, r)`."""
+        """Stack the adapters' B, one above the other: `(L, o, r)`."""
         return torch.stack([torch.cat([up for _, up in layer]) for layer in self._factors])
 
     def _normed(self, weights: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ class JoinedBackbone(Backbone):
     With a cache it runs as the ordinary backbone does.
 
     Args:
-        backbone: The ordinary one.
+        backbone: The ordinary backbone.
         dtype: What the layers compute in.
         low_rank: See `JoinedModel`.
         fused: See `JoinedModel`.
@@ -275,7 +275,7 @@ class JoinedBackbone(Backbone):
         self._recompute = False
 
     def leaves(self) -> Iterator[Leaves]:
-        """All that is computed of parameters."""
+        """Return all that is computed of parameters."""
         return (module for module in self.modules() if isinstance(module, Leaves))
 
     @contextmanager
@@ -298,7 +298,7 @@ class JoinedBackbone(Backbone):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the layers compute in."""
+        """The dtype that the layers compute in."""
         return self._dtype
 
     @property
@@ -337,13 +337,13 @@ class JoinedBackbone(Backbone):
         return F.linear(hidden.to(self.dtype), self._scores[0])
 
     def token_losses(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """Cross-entropy of tokens, in float32 at least: `(B, T, V)` and `(B, T)` to `(B, T)`."""
+        """Compute tokens' cross-entropy in float32 at least: `(B, T, V)`, `(B, T)` to `(B, T)`."""
         return self._fused.token_losses(logits, ids)
 
     def _block(
         self, matrices: Matrices, layer: int, attend: Attend, x: Tensor, cos: Tensor, sin: Tensor
     ) -> Tensor:
-        """One layer: `(B, T, d)` to `(B, T, d)`."""
+        """Run a layer: `(B, T, d)` to `(B, T, d)`."""
         fused = self._fused
         joined = matrices.projection(layer, fused.normalise(x, self._epsilon))
         out = attend(*fused.heads(joined, cos, sin, self._key_heads))  # (B, H, T, w)
@@ -352,7 +352,7 @@ class JoinedBackbone(Backbone):
         return x + cast("Tensor", matrices.down(layer, fused.gate(gate_up)))
 
     def _attend_twice(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """WRITE's attention, causal: differentiable twice."""
+        """Attend as WRITE does, causally: differentiable twice."""
         scale = query.shape[-1] ** -0.5
         if query.shape[2] <= MATERIALISED:
             return self._fused.attend(query, key, value, scale)
@@ -363,14 +363,14 @@ class JoinedBackbone(Backbone):
 
     @staticmethod
     def _attend_once(mask: Tensor | None, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """READ's attention."""
+        """Attend as READ does."""
         key, value = _shared(query, key, value)
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None
         )
 
     def _angles(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of what heads' halves are turned by, `(B or 1, 1, T, w / 2)`."""
+        """Return cosines and sines of what heads' halves turn by, `(B or 1, 1, T, w / 2)`."""
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)[None]
         rotary = cast("nn.Module", self.causal_lm.base_model.rotary_emb)
@@ -387,6 +387,6 @@ class JoinedBackbone(Backbone):
 
 
 def _shared(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values `(B, G, T, w)` for every query head: `(B, H, T, w)`."""
+    """Repeat keys and values `(B, G, T, w)` for every query head: `(B, H, T, w)`."""
     groups = query.shape[1] // key.shape[1]
     return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

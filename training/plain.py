@@ -1,4 +1,4 @@
-"""A training step as one would write it for a GPU in plain torch: what ours is held against.
+"""A training step written for a GPU in plain torch: what ours is held against.
 
 Adapters are merged into the weights once a step, and joined; everything else is torch's own
 operations, differentiated twice by torch. Shapes: `L` layers, `B` contexts, `m` memory vectors, `Q`
@@ -82,7 +82,7 @@ class PlainStep:
         torch.autograd.backward(list(wanted.values()), [leaves[name].grad for name in wanted])
 
     def _merged(self) -> dict[str, Tensor]:
-        """The joined weights of all layers, `(L, o, i)` each."""
+        """Return the joined weights of all layers, `(L, o, i)` each."""
         return {
             name: torch.cat([self._stacked(part) for part in parts], dim=1)
             for name, parts in JOINTS.items()
@@ -113,7 +113,7 @@ class PlainStep:
         return (exact * scale).to(self._dtype) * weight
 
     def _hidden(self, layers: list[Layer], x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """`(B, T, d)` to the final hidden states `(B, T, d)`."""
+        """Run the layers: `(B, T, d)` to the final hidden states `(B, T, d)`."""
         heads, key_heads = self._config.num_attention_heads, self._config.num_key_value_heads
         cos, sin = (turn[:, :, None] for turn in self._rotary(x, positions))  # (1, T, 1, w)
         width = cos.shape[-1]
@@ -140,7 +140,7 @@ class PlainStep:
         return (memory if projection is None else projection(memory)).to(self._dtype)
 
     def _write(self, layers: list[Layer], batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
-        """The memories `(B, m, d)` and the losses before the last step `(B,)`."""
+        """Return the memories `(B, m, d)` and the losses before the last step `(B,)`."""
         model, ids = self._model, batch.context_ids
         size = model.config.memory_tokens
         places = torch.arange(ids.shape[1], device=ids.device)
@@ -167,7 +167,7 @@ class PlainStep:
         return gradient * (limit / norm.clamp(min=limit))
 
     def _read(self, layers: list[Layer], memory: Tensor, query_ids: Tensor) -> Tensor:
-        """Hidden states of the queries' tokens but the last, `(B, Q, T - 1, d)`."""
+        """Return the hidden states of the queries' tokens but the last, `(B, Q, T - 1, d)`."""
         batch, queries, tokens = query_ids.shape
         size, device = memory.shape[1], query_ids.device
         owner = torch.arange(queries, device=device).repeat_interleave(tokens)
@@ -191,7 +191,7 @@ class PlainStep:
 
 
 def _attend_plainly(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention on `(B, H, T, w)`."""
+    """Attend causally on `(B, H, T, w)`."""
     tokens, width = query.shape[-2:]
     bias = torch.full((tokens, tokens), -torch.inf, device=query.device).triu(1)
     scores = torch.matmul(query * width**-0.5, key.mT).float() + bias

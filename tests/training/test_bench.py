@@ -96,7 +96,19 @@ def test_the_command_writes_a_result_file(tiny_file: Path, tmp_path: Path) -> No
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert isinstance(load_result(output).result, StepTime)
-    for wrong, message in ((["--sizes", "1,no"], "--sizes: 'no'"), (["--dtype", "f"], "--dtype")):
-        refused = CliRunner().invoke(app, ["bench", str(tiny_file), *wrong])
-        assert refused.exit_code == 2
-        assert message in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--sizes", "1,no"], "--sizes: 'no' is not a number"),
+        (["--dtype", "f"], "--dtype: 'f' is not known; take float32 or bfloat16"),
+        (["--device", "gpu"], "--device: 'gpu' is not known; take cpu or cuda"),
+    ],
+)
+def test_options_that_are_not_understood_are_refused(
+    tiny_file: Path, wrong: list[str], message: str
+) -> None:
+    refused = CliRunner().invoke(app, ["bench", str(tiny_file), *wrong])
+    assert refused.exit_code == 2
+    assert message in refused.stderr

@@ -1,5 +1,6 @@
 """The fast step against the ordinary model, which runs adapters beside every layer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from gradmem_core.config import AdapterConfig, MemoryConfig, Phases
 from gradmem_core.model import MemoryModel
 from training import joined
 from training.batch import IGNORED, Batch
+from training.fused import Fused, compiled
 from training.joined import JoinedModel, can_join
 from training.step import outer_loss
 from training.writers.gradmem import GradMem
@@ -37,7 +39,7 @@ def build(
     backbone: dict[str, Any] | None = None,
     **memory: Any,
 ) -> MemoryModel:
-    """A model none of whose weights is zero or one."""
+    """Build a model none of whose weights is 0 or 1."""
     config = MemoryConfig(
         memory_tokens=3,
         write_steps=2,
@@ -60,7 +62,7 @@ def build(
 
 
 def batch(seed: int, *, contexts: int = 3, tokens: int = 7) -> Batch:
-    """Random contexts of several lengths, with two questions each."""
+    """Draw contexts of several lengths, with two questions each."""
     generator = torch.Generator().manual_seed(seed)
 
     def ids(*shape: int) -> Tensor:
@@ -73,7 +75,7 @@ def batch(seed: int, *, contexts: int = 3, tokens: int = 7) -> Batch:
 
 
 def differentiate(writer: GradMem, batches: list[Batch], steps: int) -> list[Tensor]:
-    """Losses of batches; their gradients add up where `backward` leaves them."""
+    """Return losses of batches; their gradients add up where `backward` leaves them."""
     losses = []
     for part in batches:
         outcome = outer_loss(writer, part, steps=steps, write_loss_weight=0.3)
@@ -90,7 +92,7 @@ def gradients(model: MemoryModel) -> dict[str, Tensor]:
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """Relative to the norm of what is expected, which is not zero."""
+    """Return the distance relative to the norm of what is expected, which is not zero."""
     return float((found - expected).norm() / expected.norm())
 
 
@@ -234,9 +236,25 @@ def test_reading_without_a_mask_is_causal() -> None:
     )
 
 
+@pytest.mark.parametrize("failure", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_what_a_device_fails_by_is_not_taken_for_the_compiler_s(
+    failure: type[RuntimeError],
+) -> None:
+    def backend(*_: object) -> Callable[..., Any]:
+        def run(*_: object) -> None:
+            raise failure("unspecified launch failure")
+
+        return run
+
+    view = JoinedModel(build(), torch.float64, fused=Fused(compiled(backend))).view.backbone
+    with pytest.raises(failure, match="unspecified launch failure"):
+        view.hidden(view.embed(batch(3).context_ids))
+
+
 def test_frozen_weights_have_no_gradient_and_take_no_memory_for_it() -> None:
     view = JoinedModel(build(), torch.float64).view
     trained = {name for name, p in view.backbone.named_parameters() if p.requires_grad}
+    assert trained
     assert all("lora" in name or "_down" in name or "_up" in name for name in trained)
     assert all(p.grad is None for p in view.parameters() if not p.requires_grad)
 
