@@ -1,4 +1,4 @@
-"""What a checkpoint for all texts is to reach, beside what was measured."""
+"""Figures that a checkpoint for all texts is to reach, beside those that were measured."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,11 +78,12 @@ def served(field: str) -> Figure:
     return figure
 
 
-def mean_where(ending: str) -> Figure:
-    """Average the exact match of the conditions with some ending."""
+def mean_of(condition: str) -> Figure:
+    """Average the exact match under a condition: the last part of its name, behind a comma."""
 
     def figure(cells: Sequence[Cell]) -> float | None:
-        found = [cell.exact_match for cell in cells if cell.condition.endswith(ending)]
+        parts = [(cell.condition.rpartition(", ")[2], cell.exact_match) for cell in cells]
+        found = [share for name, share in parts if name == condition]
         return fmean(found) if found else None
 
     return figure
@@ -110,12 +111,12 @@ GOALS = (
     Goal(
         "whole paragraphs through pages, exact match", "paragraphs-1", served("exact_match"), 0.45
     ),
-    Goal("lists, keys asked plainly", "lists", mean_where("key alone"), 0.97),
-    Goal("lists, keys asked in words", "lists", mean_where("in words"), 0.85),
+    Goal("lists, keys asked plainly", "lists", mean_of("key alone"), 0.97),
+    Goal("lists, keys asked in words", "lists", mean_of("in words"), 0.85),
     Goal(
         "tables, CSV, JSON, YAML, transcripts, code (100 questions)",
         "formats",
-        mean_where("all"),
+        mean_of("all"),
         0.85,
     ),
     Goal("not answered by the text, refused", "paragraphs-1", served("absent_refused"), 0.95),

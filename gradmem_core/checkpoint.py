@@ -8,6 +8,7 @@ write side, `adapter/` an adapter as peft stores it, `README.md` the model card.
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,6 +128,7 @@ def save_checkpoint(
     external_backbone: str | ExternalBackbone | None = None,
     calibration: Calibration | None = None,
     adapter_dtype: torch.dtype = torch.float32,
+    notes: Mapping[str, str] | None = None,
 ) -> str:
     """Write a checkpoint folder, all or nothing; an older one at the same place is replaced.
 
@@ -141,6 +143,7 @@ def save_checkpoint(
             another checkpoint names, instead of storing the backbone.
         calibration: What its confidence is made of.
         adapter_dtype: How an adapter is stored, float32 or bfloat16.
+        notes: Further files by name, which loading leaves alone.
 
     Returns:
         The fingerprint.
@@ -183,7 +186,8 @@ def save_checkpoint(
             backbone=external,
         )
         (made / "gradmem.json").write_text(manifest.model_dump_json(indent=2) + "\n")
-        (made / "README.md").write_text(card)
+        for name_of_file, text in {"README.md": card, **(notes or {})}.items():
+            (made / name_of_file).write_text(text)
     return manifest.fingerprint
 
 

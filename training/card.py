@@ -40,7 +40,8 @@ def model_card(recipe: Recipe, subject: Subject, training: Training) -> str:
     steps = str(most_steps) if fewest_steps == most_steps else f"{fewest_steps} to {most_steps}"
     sizes = "sizes " + ", ".join(map(str, training.sizes)) + " with smaller ones mixed in"
     if recipe.mixture is not None:
-        sizes = "windows of " + ", ".join(recipe.mixture.sources)
+        sources = [name for name, weight in recipe.mixture.sources.items() if weight]
+        sizes = "windows of " + ", ".join(sources)
     licence = "that of the data and of what it started from" if recipe.start else "that of the data"
     return f"""# {recipe.name}
 

@@ -18,7 +18,7 @@ from training.problems import fail
 def init(
     backbone: Annotated[Path, typer.Option(help="Hugging Face folder: model and tokenizer.")],
     output: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
-    task: Annotated[str, typer.Option(help="squad, short-squad, text or babi.")] = "text",
+    task: Annotated[str, typer.Option(help="prose, squad, short-squad, text or babi.")] = "text",
     memory_tokens: Annotated[int, typer.Option(help="Vectors in a memory (m).")] = 32,
     write_steps: Annotated[int, typer.Option(help="Gradient steps of a WRITE (K).")] = 5,
     max_write_steps: Annotated[int, typer.Option(help="Most that a caller may ask for.")] = 20,

@@ -6,9 +6,12 @@ the interpreter's lock that they hold.
 """
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -120,6 +123,13 @@ class Drawer:
         )
 
 
+def steps_ahead(recipe: Recipe) -> int:
+    """Return how many optimizer steps' contexts are drawn ahead, so that no worker is idle."""
+    if recipe.batch.tokens is None:
+        return 1 + 2 * recipe.workers
+    return -(-POOL * (1 + 2 * recipe.workers) // recipe.batch.count)
+
+
 class Feed:
     """Hands out micro-batches in any order, and draws those ahead that are expected.
 
@@ -144,15 +154,20 @@ class Feed:
         )
 
     def expect(self, orders: Iterable[Order]) -> None:
-        """Draw ahead for these places, and forget what was drawn for others."""
+        """Draw ahead for these places, and forget what was drawn for others.
+
+        Raises:
+            RecipeError: A worker was killed.
+        """
         if self._workers is None:
             return
         wanted = dict.fromkeys(self._drawer.locate(order)[0] for order in orders)
         for drawn in self._ahead.keys() - wanted.keys():
             self._ahead.pop(drawn).cancel()
-        for drawn in wanted:
-            if drawn not in self._ahead:
-                self._ahead[drawn] = self._workers.submit(_draw, drawn)
+        with _told_of_kills():
+            for drawn in wanted:
+                if drawn not in self._ahead:
+                    self._ahead[drawn] = self._workers.submit(_draw, drawn)
 
     def take(self, order: Order, device: torch.device) -> MicroBatch:
         """Return a micro-batch, on a device.
@@ -164,13 +179,8 @@ class Feed:
         drawn, index = self._drawer.locate(order)
         if drawn not in self._ahead:
             return [part.to(device) for part in self._draw(drawn)[index]]
-        try:
+        with _told_of_kills():
             parts = self._ahead[drawn].result()[index]
-        except BrokenProcessPool as error:
-            raise RecipeError(
-                "workers: a process that draws contexts was killed, perhaps for want of memory;"
-                " start again with fewer"
-            ) from error
         return [Batch.of_arrays(part).to(device) for part in parts]
 
     def close(self) -> None:
@@ -179,13 +189,33 @@ class Feed:
             self._workers.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _told_of_kills() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise RecipeError(
+            "workers: a process that draws contexts was killed, perhaps for want of memory; start"
+            " again with fewer"
+        ) from error
+
+
 _worker: list[Drawer] = []
-"What a worker process draws with, once it has started."
+"The drawer of a worker process, once it has started."
 
 
 def _start_worker(recipe: Recipe) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker.append(Drawer(recipe, load_subject(recipe)))
+
+
+def _end_with_parent() -> None:
+    """Leave when the training process is killed: nothing else would tell."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _draw(drawn: Order) -> list[list[dict[str, Any]]]:

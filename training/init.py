@@ -107,7 +107,9 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
         "stop_tokens": [tokenizer.token_ending(text) for text in card.stop_tokens],
     }
     external = not origin.inside and origin.layers is None
-    fingerprint = save_checkpoint(
+    # What is trained from here counts what came before.
+    before = UNTRAINED if origin.write_side is None else training_of(origin.write_side)
+    return save_checkpoint(
         folder,
         name=folder.name,
         model=model,
@@ -125,12 +127,8 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
             ),
         ),
         external_backbone=str(origin.backbone.resolve()) if external else None,
+        notes=None if before is None else {TRAINING: before.model_dump_json(indent=2) + "\n"},
     )
-    # What is trained from here counts what came before.
-    before = UNTRAINED if origin.write_side is None else training_of(origin.write_side)
-    if before is not None:
-        (folder / TRAINING).write_text(before.model_dump_json(indent=2) + "\n")
-    return fingerprint
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: a progress bar, scalars for TensorBoard, evaluations."""
+"""The books of a run: a progress bar, scalars for TensorBoard, evaluations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

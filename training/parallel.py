@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from gradmem_core.errors import RecipeError
 
@@ -35,12 +35,24 @@ class Processes:
         """Give every process the sum of all processes' gradients."""
         if self.count == 1:
             return
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        gradients = self._wanted(model)
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(flat)
         parts = torch.split(flat, [gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
+
+    def _wanted(self, model: nn.Module) -> list[Tensor]:
+        """Return the gradients of the parameters that have one in any process, zeros elsewhere."""
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        having = self.gather([parameter.grad is not None for parameter in parameters])
+        wanted = []
+        for parameter, *has in zip(parameters, *having, strict=True):
+            if any(has):
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                wanted.append(parameter.grad)
+        return wanted
 
     def gather(self, mine: T) -> list[T]:
         """Everyone's value, by rank."""

@@ -59,7 +59,7 @@ class Curriculum(Table):
 
 
 class WriteStage(Table):
-    """How many write steps are trained until a part of the budget is spent."""
+    """Write steps that are trained until a share of the budget is spent."""
 
     until: float = Field(gt=0, le=1)
     "Share of the budget at which the stage ends."
@@ -69,9 +69,9 @@ class WriteStage(Table):
 
 
 class Mixture(Table):
-    """What the contexts of the task `prose` are windows of."""
+    """Sources of passages whose windows are the contexts of the task `prose`."""
 
-    sources: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    sources: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
     """Sources of passages with their weights, of any sum: `structured` and `invented` are
     generated, any other name is a folder of `data` with files of SQuAD's form."""
     windows: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
@@ -87,7 +87,7 @@ class Mixture(Table):
 
 
 class BatchSize(Table):
-    """How much goes into an optimizer step: a number of contexts, or of tokens."""
+    """The size of an optimizer step: a number of contexts, or of tokens."""
 
     contexts: int | None = Field(default=None, ge=1)
     "Contexts in a step."
@@ -97,7 +97,7 @@ class BatchSize(Table):
     """In place of these: tokens of the contexts that go through the model together, padding and
     memory vectors included. They are of similar length, drawn from a pool of several batches."""
     micro_batches: int = Field(default=1, ge=1)
-    "How many such batches an optimizer step has; with `tokens` only."
+    "Such batches in an optimizer step; with `tokens` only."
     queries: int = Field(ge=1)
     "Queries for each context."
 
@@ -195,9 +195,10 @@ class Recipe(Table):
     "Seed of the weights and the data."
     budget_tokens: int | None = Field(default=None, ge=1)
     "Context tokens to write in the whole run; the rates decay towards its end."
-    budget_seconds: float | None = Field(default=None, gt=0)
-    """Seconds of training in the whole run, without its start and its first step. The run ends,
-    and rates and stages follow, by the budget of which a larger share is spent."""
+    budget_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds of the whole run, evaluations and saves included, without its start and the first
+    step of each session. The run ends, and rates and stages follow, by the budget of which a
+    larger share is spent."""
     write_loss_weight: float = Field(default=0.0, ge=0)
     "Weight of the last write step's reconstruction loss in the outer loss; GradMem's only."
     train_write_steps: int = Field(default=1, ge=1)
@@ -216,7 +217,7 @@ class Recipe(Table):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     "Where the model is trained; `auto` takes a GPU where there is one."
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """What the transformer's matrix products are computed in; weights, memories and their updates
+    """Dtype of the transformer's matrix products; weights, memories and their updates
     are float32 always. `tf32` is float32 whose products a GPU rounds to TF32; so it does with what
     `bfloat16` leaves in float32."""
     start: str | None = None
@@ -225,8 +226,12 @@ class Recipe(Table):
     fresh: bool = False
     """Take of `start` its backbone, its tokenizer and what a memory is, and nothing that it has
     learned: M0 and the write side start anew."""
+    start_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the weights that the run started from in those that are evaluated and exported, the
+    trained ones being the rest: what the run teaches is added with less of what they could do
+    lost (Wortsman et al., 2022, arXiv 2109.01903)."""
     stored: Literal["float32", "bfloat16"] = "float32"
-    "How the checkpoint stores adapters."
+    "Dtype of adapters in the checkpoint."
     train: Literal["all", "write-side"] = "all"
     "What is trained: everything, or all but the backbone; `write-side` is GradMem's only."
     backbone: dict[str, Any] | None = None
@@ -237,7 +242,7 @@ class Recipe(Table):
     curriculum: Curriculum | None = None
     "For contexts of growing sizes; a mixture has none."
     mixture: Mixture | None = None
-    "What the contexts of the task `prose` are made of."
+    "Sources of the contexts of the task `prose`."
     batch: BatchSize
     optimizer: Optimizer
     evaluation: Evaluation
@@ -273,7 +278,10 @@ class Recipe(Table):
         if self.train == "write-side" and not gradient:
             raise ValueError(f"train: {self.writer} has no write side; leave it out")
         if self.memory is not None:
-            self._check_steps(getattr(self.memory, "max_write_steps", 1))
+            try:
+                self.check_steps(getattr(self.memory, "max_write_steps", 1))
+            except RecipeError as error:
+                raise ValueError(str(error)) from error
         if self.schedule and not gradient:
             raise ValueError(f"schedule: {self.writer} takes no write steps; leave it out")
         return self
@@ -318,6 +326,8 @@ class Recipe(Table):
     def _check_model(self) -> None:
         if self.fresh and (self.start is None or self.backbone is not None):
             raise ValueError("fresh: names a checkpoint by `start`, and leaves out backbone")
+        if self.start_share and (self.start is None or self.fresh):
+            raise ValueError("start_share: only of weights that the run starts from (`start`)")
         if (self.backbone is None) != (self.memory is None):
             raise ValueError("backbone and memory: give both, or neither and a checkpoint as start")
         if self.backbone is None:
@@ -328,7 +338,12 @@ class Recipe(Table):
                 f"backbone: hidden_size {width} is not a multiple of num_attention_heads {heads}"
             )
 
-    def _check_steps(self, most: int) -> None:
+    def check_steps(self, most: int) -> None:
+        """Refuse numbers of write steps that a memory does not take.
+
+        Raises:
+            RecipeError: One is below 1 (in the schedule, below 0) or above `most`.
+        """
         scheduled = [k for stage in self.schedule for k in stage.write_steps if k]
         for name, steps in (
             ("schedule.write_steps", scheduled or [1]),
@@ -336,7 +351,7 @@ class Recipe(Table):
             ("evaluation.write_steps", self.evaluation.write_steps),
         ):
             if not 1 <= min(steps) <= max(steps) <= most:
-                raise ValueError(f"{name} must be from 1 to memory.max_write_steps, {most}")
+                raise RecipeError(f"{name} must be from 1 to memory.max_write_steps, {most}")
 
 
 def load_recipe(reference: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -1,4 +1,4 @@
-"""How much of a micro-batch goes through the model at once, and with which graphs kept."""
+"""The memory that micro-batches may take: split where they would not fit, or recomputed."""
 
 import math
 import os
@@ -20,7 +20,7 @@ USED = 0.85
 CPU_SHARE = 0.4
 "The same of a machine's memory."
 SHRUNK = 0.8
-"What is tried after a batch found no memory, as a share of its estimate."
+"Share of its estimate that is tried after a batch found no memory."
 
 
 class Room:
@@ -29,8 +29,8 @@ class Room:
     Args:
         backbone: The model's transformer.
         memory_tokens: Vectors that stand before a context (m).
-        recompute: Whether to compute graphs again in place of keeping them: `auto` where they would
-            not fit. Batches are split where even that is too much, with `auto` before it is tried.
+        recompute: Compute graphs again in place of keeping them; `auto` where they would not fit.
+            Batches are split where even that is too much, with `auto` before it is tried.
         dtype: What the transformer computes in.
         device: Where.
     """
@@ -48,7 +48,7 @@ class Room:
         self._memory_tokens = memory_tokens
         self._recompute = recompute
         self.bytes = _free(device) if recompute == "auto" else math.inf
-        "What graphs may take."
+        "Bytes that graphs may take."
 
     def plan(self, batch: Batch, steps: int) -> list[tuple[Batch, bool]]:
         """Split a batch into what goes through at once, each with whether to recompute."""

@@ -42,7 +42,8 @@ def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
         InputError: The folder holds no run, or one without an evaluation.
     """
     recipe, counters = _state(run)
-    before = load_writer(recipe.start).training if recipe.start else None
+    kept = recipe.start is not None and not recipe.fresh
+    before = load_writer(recipe.start).training if recipe.start and kept else None
     contexts, seconds, tokens = (
         (before.contexts, before.seconds, before.tokens) if before else (0, 0.0, 0)
     )
@@ -69,6 +70,7 @@ def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
         tokens=tokens + counters["tokens"],
         seconds=seconds + counters["seconds"],
         sizes=recipe.sizes,
+        clean=not kept or (before is not None and before.clean),
     )
     made = header(command, seed=recipe.seed, started=started)
     machine = made.machine.model_copy(update={"threads": recipe.threads})

@@ -110,7 +110,7 @@ def _fresh(recipe: Recipe, subject: Subject) -> Start:
     backbone = Backbone.from_config(settings, seed=recipe.seed)
     writer = build_writer(recipe.writer, backbone, subject.memory, seed=recipe.seed)
     before = None if recipe.start is None else _take_weights(writer.model, recipe.start)
-    return Start(writer, before, None, clean=before is None or before.clean)
+    return Start(writer, before, None, clean=recipe.start is None or _is_clean(before))
 
 
 def _checkpoint(recipe: Recipe) -> Start:
@@ -128,8 +128,12 @@ def _checkpoint(recipe: Recipe) -> Start:
         backbone = Backbone.from_folder(backbone_folder(folder, manifest))
         model, before = MemoryModel(backbone, manifest.memory, seed=recipe.seed), None
         start_from_tokens(model, seed=recipe.seed)
-    clean = recipe.fresh or (before is not None and before.clean)
+    clean = recipe.fresh or _is_clean(before)
     return Start(WRITERS[recipe.writer](model), before, external, clean=clean)
+
+
+def _is_clean(before: Training | None) -> bool:
+    return before is not None and before.clean
 
 
 def _take_weights(model: nn.Module, reference: str) -> Training | None:

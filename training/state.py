@@ -1,4 +1,4 @@
-"""What a run can be continued from, on disk."""
+"""The state on disk that a run is continued from."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from training.recipe import Recipe
 STATE = "state.pt"
 CHANGEABLE = {
     *("budget_seconds", "budget_tokens", "device", "evaluation", "recompute"),
-    *("save_every_seconds", "threads", "workers"),
+    *("save_every_seconds", "start_share", "threads", "workers"),
 }
 "Fields of a recipe that may change when a run is continued."
 

@@ -1,5 +1,6 @@
 """The meta-training loop."""
 
+import copy
 import math
 import time
 from contextlib import ExitStack, closing, suppress
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gradmem_core.errors import DeviceError, NonFiniteLossError, RecipeError
+from gradmem_core.files import remove_scratch
 from training.card import model_card
 from training.curriculum import Progress
 from training.evaluate import evaluate
-from training.feed import Feed, Order
+from training.feed import Feed, Order, steps_ahead
 from training.gradient import StepGradient, Work
 from training.logbook import Logbook
 from training.optim import build_optimizers, rate_factor, set_rates
@@ -27,15 +29,15 @@ from training.state import load_state, save_state
 from training.step import Outcome, gradient_norm
 from training.writers import WRITERS, Training, Writer, save_writer
 
+CHECKPOINT = "checkpoint"
+"The folder of the result in a run's folder."
 SKIPPED_IN_A_ROW = 20
-AHEAD = 16
-"Optimizer steps whose contexts are drawn ahead."
 COUNTERS = ("step", "contexts", "tokens", "seconds", "skipped")
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """What one micro-batch was and gave."""
+class MicroBatchResult:
+    """A micro-batch after its gradient was computed."""
 
     size: int
     "Size of its contexts."
@@ -81,6 +83,8 @@ class Trainer:
         self._gradient = StepGradient(self.writer, recipe, self.subject.memory_tokens)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
         self.average = _average(self.model, recipe.optimizer.average_decay)
+        begun = self._changing() if recipe.start_share else {}
+        self._begun = {name: each.clone() for name, each in begun.items()}
         self.progress = Progress()
         self.step = 0
         self.contexts = 0
@@ -89,6 +93,8 @@ class Trainer:
         self.skipped = 0
         self._skipped_in_a_row = 0
         folder.mkdir(parents=True, exist_ok=True)
+        if self.processes.first:
+            remove_scratch(folder / CHECKPOINT)
         self._load()
 
     def fit(self, *, until_step: int | None = None, quiet: bool = False) -> list[float]:
@@ -199,16 +205,25 @@ class Trainer:
 
     @property
     def result(self) -> Writer:
-        """What is evaluated and exported: over the averaged weights where there are any."""
-        if self.average is None:
-            return self.writer
-        return WRITERS[self.writer.kind](self.average.module)
+        """The writer that is evaluated and exported: over averaged weights where there are any."""
+        model = self.model if self.average is None else self.average.module
+        if self.recipe.start_share:
+            model = copy.deepcopy(model)
+            self._mix_in_the_start(model)
+        return WRITERS[self.writer.kind](model)
+
+    @torch.no_grad()
+    def _mix_in_the_start(self, model: nn.Module) -> None:
+        """Move weights towards those that the run started from."""
+        for name, parameter in model.named_parameters():
+            if name in self._begun:
+                parameter.lerp_(self._begun[name], self.recipe.start_share)
 
     def export(self) -> str:
         """Write the checkpoint folder with its model card; returns the fingerprint."""
         training = self._record()
         return save_writer(
-            self.folder / "checkpoint",
+            self.folder / CHECKPOINT,
             self.result,
             name=self.recipe.name,
             form=self.subject.form,
@@ -243,6 +258,12 @@ class Trainer:
                 f"batch.tokens: a context with its memory takes up to {longest} tokens, more than"
                 f" {recipe.batch.tokens}"
             )
+        if too_long := [size for size in recipe.sizes if recipe.mixture and size > most]:
+            raise RecipeError(
+                f"mixture.windows: {too_long[0]} tokens are more than a context of this checkpoint"
+                f" takes, {most}"
+            )
+        recipe.check_steps(getattr(self.subject.memory, "max_write_steps", 1))
         for size in {*recipe.sizes, *recipe.evaluation.sizes}:
             example = self.subject.task.sample(stream("train", recipe.seed), size=size, queries=1)
             tokens = len(form.tokenizer.encode(example.context))
@@ -288,7 +309,7 @@ class Trainer:
             logbook.record_step(self.step, outcomes, values)
         return sum(float(outcome.loss) for outcome in outcomes) / len(outcomes)
 
-    def _accumulate(self, feed: Feed) -> list[MicroBatch]:
+    def _accumulate(self, feed: Feed) -> list[MicroBatchResult]:
         """Sum the gradients of a step's micro-batches, over all processes.
 
         Returns:
@@ -305,18 +326,18 @@ class Trainer:
         self._advance(done)
         return done
 
-    def _compute(self, feed: Feed) -> list[MicroBatch] | None:
+    def _compute(self, feed: Feed) -> list[MicroBatchResult] | None:
         """Compute the gradients of this process's micro-batches; None if any diverged."""
         attempt = self.step + self.skipped  # a skipped step must not draw the same data again
         orders = self._orders(attempt)
-        feed.expect([o for later in range(AHEAD) for o in self._orders(attempt + later)])
+        self._expect(feed)
         work = [Work(feed.take(order, self.device), self._write_steps(order)) for order in orders]
         try:
             outcomes = self._gradient.compute(work, share=1 / self.recipe.batch.count)
         except NonFiniteLossError:
             return None
         return [
-            MicroBatch(
+            MicroBatchResult(
                 order.size,
                 sum(len(part.lengths) for part in each.parts),
                 sum(int(part.lengths.sum()) for part in each.parts),
@@ -325,11 +346,18 @@ class Trainer:
             for order, each, outcome in zip(orders, work, outcomes, strict=True)
         ]
 
+    def _expect(self, feed: Feed) -> None:
+        """Let the next steps' contexts be drawn."""
+        attempt = self.step + self.skipped
+        ahead = range(attempt, attempt + steps_ahead(self.recipe))
+        feed.expect([order for later in ahead for order in self._orders(later)])
+
     def _prepare(self, feed: Feed) -> None:
         """Compute gradients that nobody uses: what they compile and allocate is there then."""
+        self._expect(feed)
         (order, *_) = self._orders(self.step + self.skipped)
         parts = feed.take(order, self.device)
-        for steps in self.recipe.extreme_write_steps:
+        for steps in {*self.recipe.extreme_write_steps}:
             with suppress(NonFiniteLossError):
                 self._gradient.compute([Work(parts, steps)], share=1.0)
         self.model.zero_grad()
@@ -357,7 +385,7 @@ class Trainer:
         rng = stream("train", self.recipe.seed, order.attempt, order.index, 0, 0)
         return stage.write_steps[rng.integers(len(stage.write_steps))]
 
-    def _advance(self, done: list[MicroBatch]) -> None:
+    def _advance(self, done: list[MicroBatchResult]) -> None:
         """Take the micro-batches of the stage's size into account, up to the next stage."""
         curriculum = self.recipe.curriculum
         if curriculum is None:

@@ -135,6 +135,21 @@ def test_the_command_trains_evaluates_and_continues_under_torchrun(
     assert trained.training.tokens == alone.tokens
 
 
+def test_processes_read_texts_and_memories_in_one_step_and_end_by_one_clock(
+    tiny_file: Path, tmp_path: Path
+) -> None:
+    fit = ("--no-python", Path(sys.executable).with_name("gradmem-train"), "fit", tiny_file)
+    schedule = "schedule=[{until=1.0, write_steps=[0, 2]}]"
+    budget = ("budget_seconds=4", "budget_tokens=1000000", "evaluation.every_steps=1000")
+    fields = (*FIELDS, "device=cpu", schedule, *budget)
+    done = torchrun(*fit, "--output", tmp_path / "run", *(w for f in fields for w in ("--set", f)))
+    assert done.returncode == 0, done.stderr
+    training = load_writer(tmp_path / "run" / "checkpoint").training
+    assert training is not None
+    assert training.contexts >= 8 * 5
+    assert training.seconds >= 4
+
+
 def test_micro_batches_that_cannot_be_shared_are_refused(tiny_file: Path, tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("gradmem-train")
     fit = ("--no-python", script, "fit", tiny_file, "--output", tmp_path / "run")

@@ -189,6 +189,8 @@ def test_a_lost_device_is_told_and_the_run_goes_on(
     [
         ("mixture.sources={homes=0}", "weights sum to nothing"),
         ("mixture.sources={homes=-1}", "mixture.sources"),
+        ("mixture.sources={homes=inf}", "mixture.sources"),
+        ("budget_seconds=inf", "budget_seconds"),
         ("mixture.windows=[]", "mixture.windows"),
         ("mixture.absent=1.5", "mixture.absent"),
         ("budget_seconds=5", "shortest stage would last 0.20 seconds"),
@@ -213,6 +215,12 @@ def test_what_does_not_fit_the_checkpoint_is_refused_before_any_step(
 ) -> None:
     with pytest.raises(RecipeError, match="takes up to 123 tokens, more than 100"):
         Trainer(prose_recipe("batch.tokens=100"), tmp_path / "a")
+    with pytest.raises(RecipeError, match=r"mixture.windows: 300 tokens are more than.*120"):
+        Trainer(prose_recipe("mixture.windows=[1, 300]"), tmp_path / "c")
+    with pytest.raises(RecipeError, match=r"schedule.write_steps must be from 1 to .* 20"):
+        Trainer(prose_recipe("schedule=[{until=1.0, write_steps=[2, 21]}]"), tmp_path / "d")
+    with pytest.raises(RecipeError, match=r"evaluation.write_steps must be from 1"):
+        Trainer(prose_recipe("evaluation.write_steps=[0]"), tmp_path / "e")
     with pytest.raises(RecipeError, match="a mixture makes the task 'prose', not 'squad'"):
         Trainer(prose_recipe("task=squad"), tmp_path / "b")
 

@@ -41,6 +41,24 @@ def test_a_start_that_does_not_fit_is_refused(tiny_recipe: TinyRecipe, tmp_path:
         Trainer(tiny_recipe("start=nowhere"), tmp_path / "fourth")
 
 
+def test_a_share_of_the_start_is_kept_in_the_result(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    Trainer(tiny_recipe("budget_tokens=100"), tmp_path / "first").fit(quiet=True)
+    start = f"start={tmp_path / 'first' / 'checkpoint'}"
+    trainer = Trainer(tiny_recipe(start, "start_share=0.25"), tmp_path / "second")
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.fit(until_step=2, quiet=True)
+    resumed = Trainer(tiny_recipe(start, "start_share=0.25"), tmp_path / "second")
+    after = trainer.model.state_dict()
+    for result in (trainer.result, resumed.result):
+        for name, tensor in result.model.state_dict().items():
+            torch.testing.assert_close(tensor, 0.25 * before[name] + 0.75 * after[name])
+    assert not torch.equal(after["initial_memory"], before["initial_memory"])
+    with pytest.raises(RecipeError, match="start_share: only of weights"):
+        tiny_recipe("start_share=0.25")
+
+
 def test_the_average_follows_the_weights_and_is_resumed(
     tiny_recipe: TinyRecipe, tmp_path: Path
 ) -> None:

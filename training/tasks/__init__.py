@@ -53,7 +53,9 @@ def card_by_name(name: str) -> Task:
     Raises:
         RecipeError: There is no such task.
     """
-    return _from_files(name, FROM_FILES)(name, Path()).card()
+    if name == WindowTask.name:
+        return WindowTask.card()
+    return _from_files(name, [*FROM_FILES, WindowTask.name])(name, Path()).card()
 
 
 def task_by_name(name: str, data: Path | None = None) -> TrainingTask:

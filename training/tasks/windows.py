@@ -150,10 +150,11 @@ class WindowTask(PretrainedTask):
             parts["absent"] = make(self._sources, absent=1, asks="absent")
         return parts
 
-    def card(self) -> Task:
-        """The end of the line ends an answer."""
+    @classmethod
+    def card(cls) -> Task:
+        """Describe the task; the end of the line ends an answer."""
         return Task(
-            name=self.name,
+            name=cls.name,
             purpose="Any text, asked in words.",
             stop_tokens=["\n"],
             query_template="\nQuestion: {query}\nAnswer:",

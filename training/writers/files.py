@@ -99,7 +99,7 @@ def save_writer(
         adapter_dtype: See `save_checkpoint`.
     """
     if isinstance(writer, GradMem):
-        fingerprint = save_checkpoint(
+        return save_checkpoint(
             folder,
             name=name,
             model=writer.model,
@@ -108,9 +108,8 @@ def save_writer(
             card=card,
             external_backbone=external_backbone,
             adapter_dtype=adapter_dtype,
+            notes={TRAINING: training.model_dump_json(indent=2) + "\n"},
         )
-        (folder / TRAINING).write_text(training.model_dump_json(indent=2) + "\n")
-        return fingerprint
     model = writer.model
     backbone = cast("Backbone", model.backbone)
     tensors = {
