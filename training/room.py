@@ -10,10 +10,10 @@ from gradmem_core.backbone import Backbone
 from gradmem_core.errors import OutOfMemoryError
 from training.batch import Batch
 
-STEP_VALUES = 80
-"""Values kept for the gradient of a write step, in multiples of tokens, width and layers: 2.5 GiB
-for 1,000 tokens of SmolLM2-135M in bfloat16, measured on an H200."""
-READ_VALUES = 25
+STEP_VALUES = 50
+"""Values kept for the gradient of a write step, in multiples of tokens, width and layers: what
+`gradmem-train bench --checkpoint prose` shows of the joined step's peak, and a fifth more."""
+READ_VALUES = 20
 "The same for READ, which is differentiated once."
 USED = 0.85
 "Share of the memory that is free at the start which graphs may take."
