@@ -34,21 +34,21 @@ class Graded:
     """An answer with what it is worth."""
 
     absent: bool
-    "Whether it says that the text does not say."
+    "It says that the text does not say."
     held_back: bool
-    "Whether it is an answer of less than the least confidence, which the service does not give."
+    "It is an answer of less than the least confidence, which the service does not give."
     exact: bool
-    "Whether it is one of the right answers, held back or not."
+    "It is one of the right answers, held back or not."
     f1: float
     "F1 of its words, held back or not."
     confidence: float
     "Probability that the answer is right, held back or not, or that there is none."
     forced: bool | None = None
-    "Whether the first reference is predicted, teacher-forced."
+    "The first reference is predicted, teacher-forced."
 
     @property
     def found(self) -> bool:
-        """Whether an answer is given at all."""
+        """An answer is given at all."""
         return not self.absent and not self.held_back
 
 

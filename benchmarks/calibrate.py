@@ -44,15 +44,15 @@ UNFITTED = Logistic(bias=0.0, query=1.0)
 
 @dataclass(frozen=True)
 class Reply:
-    """What one page said to one question."""
+    """The reply of one page to one question."""
 
     evidence: Evidence
     absent: bool
-    "Whether it said that the text does not say."
+    "It says that the text does not say."
     right: bool
-    "Whether its answer is right."
+    "Its answer is right."
     holds: bool
-    "Whether the page has an answer to the question."
+    "The page has an answer to the question."
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Asked:
     """A question with the replies of all pages of a document."""
 
     answered: bool
-    "Whether the document answers it."
+    "The document answers it."
     replies: list[Reply]
 
 
 @dataclass(frozen=True)
 class Document:
-    """What is asked of a memory."""
+    """Texts of one memory with the questions that it is asked."""
 
     texts: Sequence[Text]
     "One after the other, with questions that they answer."

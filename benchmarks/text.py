@@ -33,14 +33,14 @@ from training.tasks import Question
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 SERVED: BlobDtype = "int8"
-"How the service stores memories."
+"The dtype that the service stores memories in."
 SEED = 7
 "Seed of generated lists and of keys that lists lack; `gradmem-train evaluate-records` has it too."
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every section has."""
+    """The checkpoint of a section, with its memories."""
 
     checkpoint: Checkpoint
     bank: MemoryBank
@@ -54,7 +54,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Heard:
-    """What the memory of a text said."""
+    """Answers from the memory of a text."""
 
     pages: int
     present: list[Graded]
@@ -87,11 +87,7 @@ def measure_sentences(
 
     def measure(run: Run) -> Iterator[Cell]:
         limit = run.checkpoint.model.config.max_context_tokens
-        found = sentences(_paragraphs(data, half, count))
-        asked = [(run.checkpoint.tokenizer.encode(text.text), text) for text in found]
-        asked = [(ids, text) for ids, text in asked if len(ids) <= limit]
-        yield from _memory_cells(run, asked, _numbers(steps))
-        yield from _rival_cells(run, asked)
+        yield from _page_cells(run, sentences(_paragraphs(data, half, count)), limit, steps)
 
     _measure("sentences", measure, _source(data, half), checkpoint, bank, output)
 
@@ -110,12 +106,8 @@ def measure_windows(
     """The sentence that holds the answer among its neighbours, in one page, and its rivals."""
 
     def measure(run: Run) -> Iterator[Cell]:
-        tokenizer = run.checkpoint.tokenizer
-        found = windows(_paragraphs(data, half, count), tokenizer, tokens)
-        asked = [(tokenizer.encode(text.text), text) for text in found]
-        asked = [(ids, text) for ids, text in asked if len(ids) <= tokens]
-        yield from _memory_cells(run, asked, _numbers(steps))
-        yield from _rival_cells(run, asked)
+        found = windows(_paragraphs(data, half, count), run.checkpoint.tokenizer, tokens)
+        yield from _page_cells(run, found, tokens, steps)
 
     _measure(f"windows-{tokens}", measure, _source(data, half), checkpoint, bank, output)
 
@@ -146,7 +138,7 @@ def measure_paragraphs(
 
 
 WORDINGS = {"key alone": "{key}", "in words": "What is the entry for {key}?"}
-"How a list is asked for a key."
+"Wordings that a list is asked for a key with."
 
 
 @app.command(name="lists")
@@ -244,6 +236,14 @@ def _paragraphs(data: Path, half: Half, count: int | None) -> list[Text]:
 def _source(data: Path, half: Half) -> str:
     """Name a half of the paragraphs in a result file."""
     return f"{data.name}/valid.jsonl, the half for {half}"
+
+
+def _page_cells(run: Run, texts: Sequence[Text], limit: int, steps: str) -> Iterator[Cell]:
+    """Measure texts of one page each, beside their rivals; those of more tokens are left out."""
+    asked = [(run.checkpoint.tokenizer.encode(text.text), text) for text in texts]
+    asked = [(ids, text) for ids, text in asked if len(ids) <= limit]
+    yield from _memory_cells(run, asked, _numbers(steps))
+    yield from _rival_cells(run, asked)
 
 
 def _memory_cells(
