@@ -244,13 +244,7 @@ def load_checkpoint(
     """
     folder = find_checkpoint(reference)
     manifest = read_manifest(folder)
-    backbone = backbone_folder(folder, manifest)
-    found = fingerprint_of(folder, _digest(backbone, manifest.backbone), manifest.memory)
-    if found != manifest.fingerprint:
-        raise CheckpointError(
-            f"the contents of {folder} have fingerprint {found}, its gradmem.json says"
-            f" {manifest.fingerprint}: a file was damaged or changed; fetch the checkpoint again"
-        )
+    backbone = verified_backbone(folder, manifest)
     model = _load_model(folder, Backbone.from_folder(backbone), manifest.memory, merge=merge)
     tokenizer = Tokenizer.from_folder(folder)
     check_template(tokenizer, manifest.task.query_template, manifest.memory)
@@ -265,6 +259,22 @@ def load_checkpoint(
         stop_ids=tokenizer.ids_of(manifest.task.stop_tokens),
         calibration=manifest.calibration,
     )
+
+
+def verified_backbone(checkpoint: Path, manifest: Manifest) -> Path:
+    """Return the model folder of a checkpoint folder whose contents are those of its fingerprint.
+
+    Raises:
+        CheckpointError: They are others, a file is missing or damaged, or see `backbone_folder`.
+    """
+    backbone = backbone_folder(checkpoint, manifest)
+    found = fingerprint_of(checkpoint, _digest(backbone, manifest.backbone), manifest.memory)
+    if found != manifest.fingerprint:
+        raise CheckpointError(
+            f"the contents of {checkpoint} have fingerprint {found}, its gradmem.json says"
+            f" {manifest.fingerprint}: a file was damaged or changed; fetch the checkpoint again"
+        )
+    return backbone
 
 
 def backbone_folder(checkpoint: Path, manifest: Manifest) -> Path:

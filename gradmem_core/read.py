@@ -45,10 +45,9 @@ def read_hidden(model: Readable, memory: Tensor, query_ids: Tensor) -> Tensor:
     right after the memory. That is exactly what reading them one by one computes.
 
     Args:
-        model: Backbone, and what a memory is mapped by.
+        model: See `read`.
         memory: `(B, m, d)`.
-        query_ids: Token ids of queries with their targets, `(B, Q, T)`, padded on the right with
-            any id.
+        query_ids: `(B, Q, T)`.
 
     Returns:
         Hidden states `(B, Q, T + 1, d)`: entry `j` predicts query token `j`, the last predicts what

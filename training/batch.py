@@ -102,9 +102,7 @@ def collate(
     )
 
 
-def collate_parts(
-    examples: Sequence[Example], form: TextFormat, *, device: torch.device | None = None
-) -> list[Batch]:
+def collate_parts(examples: Sequence[Example], form: TextFormat) -> list[Batch]:
     """Make a micro-batch in parts of contexts of similar length, so that little of it is padding.
 
     The sum of what the parts give (see `outer_loss`) is what the micro-batch would give whole.
@@ -119,8 +117,7 @@ def collate_parts(
             parts.append([])
             shortest = length
         parts[-1].append(example)
-    batches = [collate(part, form, device=device) for part in parts]
-    return _with_shares(batches)
+    return _with_shares([collate(part, form) for part in parts])
 
 
 def _with_shares(batches: Sequence[Batch], of: Batch | None = None) -> list[Batch]:

@@ -15,8 +15,9 @@ from gradmem_core.errors import InputError
 from gradmem_core.measurement import header
 from training.recipe import Recipe
 from training.results import Curve, Point
+from training.start import record_of
 from training.state import STATE
-from training.writers import Training, load_writer
+from training.writers import load_writer
 
 SCALARS = "scalars"
 SELECTION = "selection/"
@@ -42,11 +43,8 @@ def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
         InputError: The folder holds no run, or one without an evaluation.
     """
     recipe, counters = _state(run)
-    kept = recipe.start is not None and not recipe.fresh
-    before = load_writer(recipe.start).training if recipe.start and kept else None
-    contexts, seconds, tokens = (
-        (before.contexts, before.seconds, before.tokens) if before else (0, 0.0, 0)
-    )
+    before = load_writer(recipe.start).training if recipe.start and not recipe.fresh else None
+    contexts, seconds = (before.contexts, before.seconds) if before else (0, 0.0)
     written = {step: round(value) for step, value in _scalar(run, CONTEXTS).items()}
     points = [
         Point(
@@ -61,17 +59,8 @@ def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
     ]
     if not points:
         raise InputError(f"{run} holds no evaluation yet: train past evaluation.every_steps")
-    training = Training(
-        recipe=recipe.name,
-        writer=recipe.writer,
-        seed=recipe.seed,
-        write_steps=recipe.extreme_write_steps[1],
-        contexts=contexts + counters["contexts"],
-        tokens=tokens + counters["tokens"],
-        seconds=seconds + counters["seconds"],
-        sizes=recipe.sizes,
-        clean=not kept or (before is not None and before.clean),
-    )
+    spent = {name: counters[name] for name in ("contexts", "tokens", "seconds")}
+    training = record_of(recipe, before, **spent)
     made = header(command, seed=recipe.seed, started=started)
     machine = made.machine.model_copy(update={"threads": recipe.threads})
     described = made.model_copy(update={"seconds": training.seconds, "machine": machine})

@@ -1,4 +1,4 @@
-"""What a run starts from: a fresh model, or a checkpoint."""
+"""The start of a run: a fresh model, or a checkpoint."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -8,7 +8,7 @@ from torch import nn
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.backbones import ExternalBackbone
-from gradmem_core.checkpoint import backbone_folder, find_checkpoint, read_manifest
+from gradmem_core.checkpoint import find_checkpoint, read_manifest, verified_backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import RecipeError
 from gradmem_core.model import MemoryModel
@@ -22,13 +22,13 @@ from training.writers.gradmem import GradMem
 
 @dataclass(frozen=True)
 class Subject:
-    """What is trained on, without the model: all that drawing contexts takes."""
+    """The subject of a run without its model: all that drawing contexts takes."""
 
     task: TrainingTask
     form: TextFormat
-    "How texts become tokens."
+    "Turns texts into tokens."
     memory: MemoryConfig | Limits
-    "What a memory is."
+    "The memory's settings."
 
     @property
     def memory_tokens(self) -> int:
@@ -42,11 +42,9 @@ class Start:
 
     writer: Writer
     before: Training | None
-    "How it came about, where it was trained before."
+    "The record of its training so far, where there is one."
     external_backbone: ExternalBackbone | None
     "Where its backbone stands, where its checkpoint names one and the run does not change it."
-    clean: bool
-    "No run before is known, or has to be feared, to have trained on the selection split."
 
 
 def load_subject(recipe: Recipe) -> Subject:
@@ -110,30 +108,51 @@ def _fresh(recipe: Recipe, subject: Subject) -> Start:
     backbone = Backbone.from_config(settings, seed=recipe.seed)
     writer = build_writer(recipe.writer, backbone, subject.memory, seed=recipe.seed)
     before = None if recipe.start is None else _take_weights(writer.model, recipe.start)
-    return Start(writer, before, None, clean=recipe.start is None or _is_clean(before))
+    return Start(writer, before, None)
 
 
 def _checkpoint(recipe: Recipe) -> Start:
-    """Take a checkpoint: all of it, or what it was before any training."""
+    """Take a checkpoint: all of it, or its backbone and settings alone."""
     reference = _start_of(recipe)
-    loaded = load_writer(reference, merge=False)
-    if not isinstance(loaded.writer, GradMem):
-        raise RecipeError(f"start: {reference} is a {loaded.writer.kind}, not a GradMem")
     folder = find_checkpoint(reference)
     manifest, external = read_manifest(folder), None
     if recipe.train == "write-side" and manifest.backbone is not None:
         external = manifest.backbone.seen_from(folder)
-    model, before = loaded.writer.model, loaded.training
     if recipe.fresh:
-        backbone = Backbone.from_folder(backbone_folder(folder, manifest))
-        model, before = MemoryModel(backbone, manifest.memory, seed=recipe.seed), None
+        backbone = Backbone.from_folder(verified_backbone(folder, manifest))
+        model = MemoryModel(backbone, manifest.memory, seed=recipe.seed)
         start_from_tokens(model, seed=recipe.seed)
-    clean = recipe.fresh or _is_clean(before)
-    return Start(WRITERS[recipe.writer](model), before, external, clean=clean)
+        return Start(WRITERS[recipe.writer](model), None, external)
+    loaded = load_writer(reference, merge=False)
+    if not isinstance(loaded.writer, GradMem):
+        raise RecipeError(f"start: {reference} is a {loaded.writer.kind}, not a GradMem")
+    return Start(WRITERS[recipe.writer](loaded.writer.model), loaded.training, external)
 
 
-def _is_clean(before: Training | None) -> bool:
-    return before is not None and before.clean
+def record_of(
+    recipe: Recipe, before: Training | None, *, contexts: int, tokens: int, seconds: float
+) -> Training:
+    """Describe a run, with those that it started from.
+
+    Args:
+        recipe: The run's recipe.
+        before: The record of what it started from; None where it has none, or nothing was kept.
+        contexts: Contexts that the run has written.
+        tokens: Their tokens.
+        seconds: Its wall-clock time.
+    """
+    anew = recipe.start is None or recipe.fresh
+    return Training(
+        recipe=recipe.name,
+        writer=recipe.writer,
+        seed=recipe.seed,
+        write_steps=recipe.extreme_write_steps[1],
+        contexts=contexts + (before.contexts if before else 0),
+        tokens=tokens + (before.tokens if before else 0),
+        seconds=seconds + (before.seconds if before else 0.0),
+        sizes=recipe.sizes,
+        clean=anew or (before is not None and before.clean),
+    )
 
 
 def _take_weights(model: nn.Module, reference: str) -> Training | None:

@@ -24,7 +24,7 @@ from training.optim import build_optimizers, rate_factor, set_rates
 from training.parallel import device_of, joined
 from training.recipe import Recipe
 from training.seeds import stream
-from training.start import load_subject, start
+from training.start import load_subject, record_of, start
 from training.state import load_state, save_state
 from training.step import Outcome, gradient_norm
 from training.writers import WRITERS, Training, Writer, save_writer
@@ -42,7 +42,7 @@ class MicroBatchResult:
     size: int
     "Size of its contexts."
     contexts: int
-    "How many they were."
+    "Their number."
     tokens: int
     "Their tokens."
     outcome: Outcome
@@ -126,7 +126,7 @@ class Trainer:
             except torch.AcceleratorError as error:
                 raise DeviceError(
                     f"the device failed ({str(error).splitlines()[0]}); the run goes on from its"
-                    f" last save when the same command is given again"
+                    " last save when the same command is given again"
                 ) from error
         if self.processes.first:
             self.save()
@@ -234,18 +234,13 @@ class Trainer:
         )
 
     def _record(self) -> Training:
-        """Describe how the weights came about, with the runs that they started from."""
-        recipe, before = self.recipe, self.start.before
-        return Training(
-            recipe=recipe.name,
-            writer=recipe.writer,
-            seed=recipe.seed,
-            write_steps=recipe.extreme_write_steps[1],
-            contexts=self.contexts + (before.contexts if before else 0),
-            tokens=self.tokens + (before.tokens if before else 0),
-            seconds=self.seconds + (before.seconds if before else 0.0),
-            sizes=recipe.sizes,
-            clean=self.start.clean,
+        """Describe how the weights came about."""
+        return record_of(
+            self.recipe,
+            self.start.before,
+            contexts=self.contexts,
+            tokens=self.tokens,
+            seconds=self.seconds,
         )
 
     def _check_examples(self) -> None:
@@ -422,12 +417,12 @@ class Trainer:
 
     def _evaluate(self, logbook: Logbook) -> None:
         """Measure on the selection split and log it."""
-        plan = self.recipe.evaluation
+        plan, result, parts = self.recipe.evaluation, self.result, self.subject.task.parts()
         for size in plan.sizes:
             for steps in plan.write_steps:
                 scores = {
                     name: evaluate(
-                        self.result,
+                        result,
                         self.subject.form,
                         part,
                         size=size,
@@ -437,7 +432,7 @@ class Trainer:
                         seed=self.recipe.seed,
                         split="selection",
                     )
-                    for name, part in self.subject.task.parts().items()
+                    for name, part in parts.items()
                 }
                 logbook.record_scores(self.step, size, steps, scores)
 

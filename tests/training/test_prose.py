@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from gradmem_core.checkpoint import load_checkpoint, read_manifest
-from gradmem_core.errors import DeviceError, OutOfMemoryError, RecipeError
+from gradmem_core.errors import CheckpointError, DeviceError, OutOfMemoryError, RecipeError
 from tests.training.conftest import ProseRecipe
 from tests.training.test_trainer import scalars_of
 from training.cli import app
@@ -67,7 +67,18 @@ def test_a_fresh_run_takes_the_backbone_and_nothing_learned(
     going_on = Trainer(prose_recipe("fresh=false"), tmp_path / "on")
     for name, tensor in going_on.model.state_dict().items():
         assert torch.equal(tensor, begun[name]), name
-    assert not going_on.start.clean  # nobody knows what its weights have seen
+    assert not going_on._record().clean  # nobody knows what its weights have seen
+
+
+def test_a_fresh_run_from_a_damaged_checkpoint_is_refused(
+    prose_recipe: ProseRecipe, tmp_path: Path
+) -> None:
+    weights = tmp_path / "text" / "gradmem.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match="a file was damaged or changed"):
+        Trainer(prose_recipe(), tmp_path / "run")
 
 
 def test_stages_set_the_write_steps(prose_recipe: ProseRecipe, tmp_path: Path) -> None:

@@ -86,8 +86,10 @@ class Window:
     def misses(self, question: PassageQuestion) -> bool:
         """Say whether a question is answered by another part of the passage, and not by this."""
         apart = question.last < self.first or question.first > self.last
-        answered_here = any(answer in self.text for answer in question.answers)
-        return bool(question.answers) and apart and not answered_here
+        if not question.answers or not apart:
+            return False
+        text = self.text
+        return not any(answer in text for answer in question.answers)
 
 
 class WindowTask(PretrainedTask):
