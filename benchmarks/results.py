@@ -1,67 +1,256 @@
-"""Result files of the text measurements, one for each command: JSON in `benchmarks/results`."""
+"""The format of results: one JSON file for each measuring command, in `benchmarks/results`.
 
+A result is a header, which says how it was made and of what, and flat rows, so that tables can put
+rows of many files together. Shares are from 0 to 1, times in seconds, sizes in bytes unless a field
+says otherwise.
+"""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, TypeVar
 
-from pydantic import Field
+import torch
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from gradmem_core.config import BlobDtype
-from gradmem_core.measurement import Count, Header, Strict
+from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.errors import InputError
+from training.problems import problem_of
+from training.writers import Training
 
-Share = Annotated[float, Field(ge=0, le=1)]
 RESULTS = Path(__file__).parent / "results"
+CPUINFO = Path("/proc/cpuinfo")
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Scalar = str | int | float | bool | None
 
 
-class Cell(Strict):
-    """What was found under one condition. Shares are from 0 to 1."""
+class Strict(BaseModel):
+    """A part of a result: unknown fields and values of another type are refused."""
 
-    condition: str
-    "What READ had, for instance `memory` or `whole text`."
-    write_steps: int | None = None
-    "Write steps (K); null where nothing was written."
-    page_tokens: int | None = None
-    "Most tokens of a page; null where a text was one page."
-    dtype: BlobDtype | None = None
-    "How the blob holds the vectors; null for memories as written."
-    texts: Count
-    "Texts that were asked."
-    pages: Annotated[float, Field(ge=0)] = 1
-    "Mean number of pages of a text."
-    bytes_per_page: int | None = None
-    "Bytes of a page's vectors as stored."
-    questions: Count
-    "Questions that the texts answer."
-    exact_match: Share
-    "Share of them answered rightly: greedily, to the end of the line, by SQuAD's normalisation."
-    f1: Share
-    "Mean F1 of the words."
-    forced: Share | None = None
-    "Share whose first reference is predicted token by token, teacher-forced, without its end."
-    refused: Share | None = None
-    "Share of them that were refused (false rejection rate), answers that were held back included."
-    absent: int = 0
-    "Questions that the texts do not answer: those of other texts, or near misses."
-    absent_refused: Share | None = None
-    "Share of those that were refused."
-    calibration_error: Share | None = None
-    """Expected calibration error over both kinds of questions, ten bins of equal width: how far the
-    confidence of an answer is from its being right, held back or not, and that of `not stated` from
-    the text's not saying."""
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class TextResult(Header):
-    """What one command measured."""
+class Row(Strict):
+    """A line of a result. A subclass names the measurement whose rows it describes."""
 
-    kind: Literal["text"] = "text"
-    section: str
-    "Which measurement."
+    measurement: ClassVar[str]
+
+
+R = TypeVar("R", bound=Row)
+
+
+class Machine(Strict):
+    """The machine of a measurement."""
+
+    cpu: str
+    "Name of the processor."
+    cores: Count
+    "Cores of the machine."
+    threads: Count
+    "Threads that torch used."
+    torch: str
+    "Version of torch."
+    device: str = "cpu"
+    "`cpu`, or the GPU's name."
+
+
+class Subject(Strict):
+    """The checkpoint that was measured."""
+
     checkpoint: str
+    "Its name."
     fingerprint: str
-    data: str
-    "Name of the folder or file that the questions come from, and which part of it."
-    cells: list[Cell] = Field(min_length=1)
+    training: Training | None = None
+    "How it was trained, where that is known."
 
 
-def load(path: Path) -> TextResult:
-    """Read a result file."""
-    return TextResult.model_validate_json(path.read_text())
+class Result(Strict):
+    """The outcome of one measuring command."""
+
+    measurement: str
+    "Which measurement it is; it decides the fields of the rows."
+    command: str
+    "Command line that made it."
+    commit: str
+    "Git commit of the code, with `-dirty` where the tree held changes; `unknown` outside git."
+    machine: Machine
+    seed: Amount
+    "Seed of the measurement."
+    seconds: Seconds
+    "Wall-clock time of the measurement."
+    date: AwareDatetime
+    "End of the measurement, UTC."
+    subject: Subject | None = None
+    "What was measured; null where it is no checkpoint."
+    settings: dict[str, Scalar] = {}
+    "What held for every row."
+    notes: tuple[str, ...] = ()
+    "What was left out, and why."
+    rows: Annotated[tuple[dict[str, Scalar], ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """A result with the name of its file, without `.json`."""
+
+    name: str
+    result: Result
+
+
+class Stopwatch:
+    """The time since a measurement began, from which its result is made.
+
+    Args:
+        seed: Seed of the measurement.
+        command: Command line, for one that is not the running program's.
+    """
+
+    def __init__(self, *, seed: int, command: str | None = None) -> None:
+        self._seed = seed
+        self._command = command or running_command()
+        self._started = time.perf_counter()
+
+    def result(
+        self, rows: Sequence[Row], *, subject: Subject | None = None, **fields: object
+    ) -> Result:
+        """Describe the measurement that has just ended.
+
+        Args:
+            rows: What was measured, all of one kind.
+            subject: The checkpoint, if any.
+            fields: Further fields of the result.
+        """
+        described = {
+            "measurement": rows[0].measurement,
+            "command": self._command,
+            "commit": commit_of(Path(__file__).parent),
+            "machine": this_machine(),
+            "seed": self._seed,
+            "seconds": round(time.perf_counter() - self._started, 3),
+            "date": datetime.now(UTC).replace(microsecond=0),
+            "subject": subject,
+            "rows": tuple(row.model_dump() for row in rows),
+        }
+        return Result.model_validate(described | fields)
+
+
+def subject_of(checkpoint: Checkpoint, training: Training | None = None) -> Subject:
+    """Name a checkpoint in a result."""
+    return Subject(
+        checkpoint=checkpoint.name, fingerprint=checkpoint.fingerprint, training=training
+    )
+
+
+def rows_of(kind: type[R], files: Iterable[ResultFile]) -> Iterator[tuple[ResultFile, R]]:
+    """Yield the rows of one measurement with the files that they stand in.
+
+    Raises:
+        InputError: A row lacks a field, or has one of another type; the error names both.
+    """
+    for file in files:
+        if file.result.measurement != kind.measurement:
+            continue
+        for number, row in enumerate(file.result.rows):
+            try:
+                yield file, kind.model_validate(row)
+            except ValidationError as error:
+                problems = "; ".join(problem_of(entry) for entry in error.errors())
+                raise InputError(f"{file.name}: rows.{number}: {problems}") from error
+
+
+def load_result(path: Path) -> ResultFile:
+    """Read a file.
+
+    Raises:
+        InputError: It cannot be read or is no result; the error names the file and the field.
+    """
+    try:
+        return ResultFile(path.stem, Result.model_validate_json(path.read_bytes()))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        problems = "; ".join(problem_of(entry) for entry in error.errors())
+        raise InputError(f"{path} is no result file: {problems}") from error
+
+
+def load_results(folder: Path = RESULTS) -> list[ResultFile]:
+    """Read every `*.json` of a folder, by name.
+
+    Raises:
+        InputError: The folder is missing, or one of the files is no result.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: name the one with the result files")
+    return [load_result(path) for path in sorted(folder.glob("*.json"))]
+
+
+def save_result(path: Path, result: Result) -> None:
+    """Write a file.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def running_command() -> str:
+    """Return the running program's command line, absolute paths cut down to their last part."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words)
+
+
+def this_machine() -> Machine:
+    """Describe this machine as torch uses it now."""
+    return Machine(
+        cpu=_cpu(),
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        torch=str(torch.__version__),
+    )
+
+
+def commit_of(folder: Path) -> str:
+    """Return the commit of a folder's checkout, with `-dirty` where tracked files hold changes.
+
+    Result files do not count as changes. Outside git it is `unknown`.
+    """
+    head = _git(folder, "rev-parse", "HEAD")
+    if not head:
+        return "unknown"
+    tracked = ("status", "--porcelain", "--untracked-files=no", "--")
+    changes = _git(folder, *tracked, ":/", ":(top,exclude)benchmarks/results")
+    return f"{head}-dirty" if changes else head
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return the output of a git command; None where there is no git, or no repository."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    """Return the processor's name as Linux gives it, or else as Python knows it."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine() or "unknown"

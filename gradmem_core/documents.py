@@ -6,11 +6,11 @@ from gradmem_core.answers import Answer
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import EmptyQueryError, RecordTooLongError, TooManyPagesError
-from gradmem_core.generate import check_query
+from gradmem_core.generation import check_query
 from gradmem_core.paging import TextPage, split_text
 from gradmem_core.records import Record, canonical_query, fold, parse_records
 from gradmem_core.tokenizer import Tokenizer
-from gradmem_core.write import check_context
+from gradmem_core.writing import check_context
 
 
 @dataclass(frozen=True)

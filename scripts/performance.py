@@ -6,8 +6,8 @@ bounds them from docs/performance/bounds.md.
 
 from pathlib import Path
 
-from service.bench.report import save
-from service.bench.results import load_result
+from benchmarks.report.serving import save
+from benchmarks.serving.results import load_result
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FOLDER = DOCS / "performance"

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
-from training.batch import Batch
+from training.loop.batch import Batch
+from training.loop.step import outer_loss
 from training.recipe import Recipe, load_recipe
-from training.step import outer_loss
 from training.writers.gradmem import GradMem
 
 PEAK = 312e12

@@ -19,7 +19,6 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from gradmem_core.errors import DeviceLostError, GradMemError, StoreUnavailableError
-from service.bench.command import bench
 from service.client import (
     DEFAULT_URL,
     Client,
@@ -314,9 +313,6 @@ def models(
         typer.echo(json.dumps({"models": [card.model_dump(mode="json") for card in cards]}))
     else:
         typer.echo("\n\n".join(map(_card_lines, cards)))
-
-
-app.command()(bench)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from gradmem_core.answers import Answer
 from gradmem_core.blob import Blob, BlobInfo, PageInfo, pack, require_fingerprint, unpack
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compress import MemoryPage, compress
+from gradmem_core.compression import MemoryPage, compress
 from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Sampling
 from gradmem_core.documents import (
@@ -27,8 +27,8 @@ from gradmem_core.documents import (
 )
 from gradmem_core.errors import InputError, MemoryChangedError, TooManyPagesError
 from gradmem_core.export import as_prompt_embeds
-from gradmem_core.generate import check_queries
-from gradmem_core.write import check_steps
+from gradmem_core.generation import check_queries
+from gradmem_core.writing import check_steps
 from service.engine import Engine, StepMade, TokenChosen
 from service.engine.worker import EngineWorker
 from service.models import Models

@@ -120,7 +120,7 @@ WRONG: tuple[tuple[Rule, str, str], ...] = (
     (arrows, "gradmem_core/x.py", "import service.app"),
     (arrows, "gradmem_core/x.py", "from training import tasks"),
     (arrows, "service/x.py", "from training.tasks import kv"),
-    (arrows, "training/x.py", "from benchmarks.bank import MemoryBank"),
+    (arrows, "training/x.py", "from benchmarks.accuracy.bank import MemoryBank"),
     (arrows, "service/stores/x.py", "def f():\n    import training"),
     (arrows, "training/x.py", "from service.client import Client"),
     (arrows, "training/x.py", "import tests.conftest"),
@@ -142,7 +142,7 @@ WRONG: tuple[tuple[Rule, str, str], ...] = (
     (no_pickle, "service/x.py", "import numpy\nnumpy.load(f, allow_pickle=True)"),
 )
 RIGHT: tuple[tuple[Rule, str, str], ...] = (
-    (arrows, "service/x.py", "from gradmem_core.write import write\nfrom service import errors"),
+    (arrows, "service/x.py", "from gradmem_core.writing import write\nfrom service import errors"),
     (arrows, "training/x.py", "import gradmem_core"),
     (libraries, "service/x.py", "import redis, sqlite3, httpx"),
     (libraries, "training/x.py", "from torch.optim import AdamW"),

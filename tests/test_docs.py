@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measurement import peak_bytes
+from benchmarks.report.serving import page, pictures
+from benchmarks.serving.documents import documents
+from benchmarks.serving.inprocess import batch_of
+from benchmarks.serving.results import load_result
 from gradmem_core.checkpoint import load_checkpoint
-from gradmem_core.measurement import peak_bytes
-from gradmem_core.write import write
+from gradmem_core.writing import write
 from scripts import gpu_settings, training_cost
-from service.bench.documents import documents
-from service.bench.inprocess import batch_of
-from service.bench.report import page, pictures
-from service.bench.results import load_result
 from training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,6 +8,7 @@ from safetensors.torch import load
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from benchmarks.training_results import TextResult, load_result
 from gradmem_core.checkpoint import load_checkpoint
 from gradmem_core.columns import prefill
 from gradmem_core.export import as_prompt_embeds
@@ -18,7 +19,6 @@ from service.settings import Settings
 from tests.pretrained import TEXT, model_folder, text_folder, tokenizer, write_gguf
 from tests.service.conftest import running
 from training.cli import app as training_cli
-from training.results import TextResult, load_result
 
 DOCUMENT = "The tower was built in 1889."
 SMALL = (

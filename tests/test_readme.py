@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report import tables
+from benchmarks.report.measured import as_written, fixed, measured
+from benchmarks.report.tables_records import records_tables
+from benchmarks.training_results import Accuracy, RecordsResult, load_results
 from gradmem_core.checkpoint import BUNDLED, load_checkpoint
 from service.client import Client
 from service.schemas import ReadResponse, WriteResult
-from training import tables
-from training.measured import as_written, fixed, measured
-from training.results import Accuracy, RecordsResult, load_results
-from training.tables_records import records_tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

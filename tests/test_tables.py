@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.goals import GOALS, Standing
-from benchmarks.results import TextResult
-from benchmarks.tables import PLACE, filled, load_all
+from benchmarks.report.goals import GOALS, Standing
+from benchmarks.report.places import PLACE, filled, load_all
+from benchmarks.text_results import TextResult
 from gradmem_core.checkpoint import find_checkpoint, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from gradmem_core.config import AdapterConfig, MemoryConfig, Phases
 from gradmem_core.errors import GradMemError, InputError
 from gradmem_core.files import whole_folder
 from gradmem_core.tokenizer import Tokenizer
-from training.init import Origin, init_checkpoint
+from training.checkpoints.pretrained import Origin, init_checkpoint
 from training.problems import fail
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from gradmem_core.answers import Answer, ReadingRules
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.columns import Prefix, prefill
-from gradmem_core.compress import WrittenPage
+from gradmem_core.compression import WrittenPage
 from gradmem_core.decode import Decoding
 from gradmem_core.errors import NonFiniteLossError
 from gradmem_core.padding import pad_right
-from gradmem_core.write import AutomaticStop, gradient_step, reconstruction
+from gradmem_core.writing import AutomaticStop, gradient_step, reconstruction
 from service.engine.work import PageId, ReadWork, TokenChosen, WriteWork
 
 SMALL_MODEL = 2**24

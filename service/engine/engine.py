@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradmem_core.answers import Answer
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compress import Steps, WrittenPage
+from gradmem_core.compression import Steps, WrittenPage
 from gradmem_core.decode import Sampling
 from gradmem_core.errors import (
     DeadlineError,
@@ -23,7 +23,7 @@ from gradmem_core.errors import (
     GradMemError,
     OverloadedError,
 )
-from gradmem_core.generate import query_parts
+from gradmem_core.generation import query_parts
 from service.engine.device import Device
 from service.engine.scheduler import Job, Limits, Scheduler, log_place
 from service.engine.threads import use_threads

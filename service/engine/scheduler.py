@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compress import WrittenPage
+from gradmem_core.compression import WrittenPage
 from gradmem_core.errors import (
     DeadlineError,
     DeviceError,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradmem_core.answers import Answer
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compress import Steps, WrittenPage
+from gradmem_core.compression import Steps, WrittenPage
 from gradmem_core.decode import Sampling
 
 PageId: TypeAlias = tuple[str, str]

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from gradmem_core.answers import Answer
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compress import Steps, WrittenPage
+from gradmem_core.compression import Steps, WrittenPage
 from gradmem_core.decode import Sampling
 from service.engine.engine import Deadline, Engine
 from service.engine.work import StepMade
 
 
 class EngineWorker:
-    """A `gradmem_core.compress.Worker` whose work all has one deadline.
+    """A `gradmem_core.compression.Worker` whose work all has one deadline.
 
     Args:
         engine: Does the work.

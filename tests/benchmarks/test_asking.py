@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.asking import Graded, ask_memory, cell
+from benchmarks.accuracy.asking import Graded, ask_memory, cell
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.decode import Sampling
 from gradmem_core.documents import answer_text, read_query
-from gradmem_core.generate import answer_queries
+from gradmem_core.generation import answer_queries
 from tests.pretrained import text_checkpoint
 from training.tasks import Question
 

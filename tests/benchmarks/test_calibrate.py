@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.asking import calibration_error
-from benchmarks.calibrate import Asked, Reply, draw_documents, fit
+from benchmarks.accuracy.asking import calibration_error
+from benchmarks.accuracy.calibrate import Asked, Reply, draw_documents, fit
 from gradmem_core.calibration import Evidence, Logistic
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.asking import ANSWER_TOKENS
-from benchmarks.formats import AskedText, read_texts
+from benchmarks.accuracy.asking import ANSWER_TOKENS
+from benchmarks.accuracy.formats import AskedText, read_texts
 from gradmem_core.checkpoint import find_checkpoint
 from gradmem_core.errors import DataError
 from gradmem_core.tokenizer import Tokenizer
-from training.grading import normalise
+from training.evaluation.grading import normalise
 from training.tasks import Question
 
 TEXTS = list(read_texts().values())

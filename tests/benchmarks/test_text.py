@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import text
-from benchmarks.questions import Text, half_of, windows
-from benchmarks.results import TextResult, load
+from benchmarks.accuracy import text
+from benchmarks.accuracy.questions import Text, half_of, windows
+from benchmarks.text_results import TextResult, load
 from gradmem_core.tokenizer import Tokenizer
 from tests.pretrained import text_checkpoint
 from training.tasks import Question

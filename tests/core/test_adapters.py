@@ -20,9 +20,9 @@ from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
 from gradmem_core.fingerprint import backbone_digest, fingerprint_of
 from gradmem_core.model import MemoryModel
-from gradmem_core.read import read
+from gradmem_core.reading import read
 from gradmem_core.tokenizer import Tokenizer
-from gradmem_core.write import write
+from gradmem_core.writing import write
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]

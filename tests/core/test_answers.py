@@ -16,9 +16,9 @@ from gradmem_core.calibration import Calibration, Evidence, Logistic
 from gradmem_core.checkpoint import Checkpoint, Task
 from gradmem_core.columns import prefill
 from gradmem_core.decode import Decoding, Sampling
-from gradmem_core.generate import answer_queries, generate, query_parts
+from gradmem_core.generation import answer_queries, generate, query_parts
 from gradmem_core.model import MemoryModel
-from gradmem_core.read import read
+from gradmem_core.reading import read
 from gradmem_core.tokenizer import Tokenizer
 
 TinyModel = Callable[..., MemoryModel]
@@ -314,7 +314,7 @@ def test_queries_are_answered_as_one_by_one(
 ) -> None:
     tiny = checkpoint(model, calibration, absent_answer="e\n")
     expected = [asked(model, ReadingRules.of(tiny), row) for row in range(len(QUERIES))]
-    with patch("gradmem_core.generate.ROWS", rows):
+    with patch("gradmem_core.generation.ROWS", rows):
         found = answer_queries(tiny, memories(model), QUERIES, SAMPLING, documents=DOCUMENTS)
     for one, other in zip(found, expected, strict=True):
         check(one, other)

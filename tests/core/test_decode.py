@@ -13,7 +13,7 @@ from gradmem_core import decode
 from gradmem_core.answers import Answer, ReadingRules
 from gradmem_core.columns import prefill
 from gradmem_core.decode import Decoding, Sampling
-from gradmem_core.generate import generate
+from gradmem_core.generation import generate
 from gradmem_core.model import MemoryModel
 
 TinyModel = Callable[..., MemoryModel]

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gradmem_core.model import MemoryModel
-from gradmem_core.read import read
-from gradmem_core.write import reconstruction, write
+from gradmem_core.reading import read
+from gradmem_core.writing import reconstruction, write
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]

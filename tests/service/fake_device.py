@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from gradmem_core.answers import Answer
-from gradmem_core.compress import WrittenPage
+from gradmem_core.compression import WrittenPage
 from gradmem_core.errors import GradMemError
 from service.engine.device import Reading, WriteOutcome, Writing
 from service.engine.scheduler import Job

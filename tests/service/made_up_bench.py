@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
-from gradmem_core.measurement import Machine
-from service.bench.results import (
+from benchmarks.measurement import Machine
+from benchmarks.serving.results import (
     BenchResult,
     ContextRow,
     DeviceSection,

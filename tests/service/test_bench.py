@@ -6,13 +6,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.measurement import save_result
+from benchmarks.report.bars import judged
+from benchmarks.report.serving import page, pictures, queries_to_pay_off, save
+from benchmarks.serving.documents import documents
+from benchmarks.serving.load import Sent, Timed, load, percentile, under_load
+from benchmarks.serving.results import load_result
 from gradmem_core.errors import InputError, OverloadedError
-from gradmem_core.measurement import save_result
-from service.bench.bars import judged
-from service.bench.documents import documents
-from service.bench.load import Sent, Timed, load, percentile, under_load
-from service.bench.report import page, pictures, queries_to_pay_off, save
-from service.bench.results import load_result
 from tests.service.made_up_bench import overload, result
 
 MEASURED = {

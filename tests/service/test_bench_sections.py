@@ -10,22 +10,22 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner, Result
 
+from benchmarks.serving import context, device, loaded, overload
+from benchmarks.serving.context import ANSWER_TOKENS, InPlace, cached, contexts, prefilled, reread
+from benchmarks.serving.device import Products, operations, unrolled_write
+from benchmarks.serving.documents import documents
+from benchmarks.serving.growth import CYCLE, WORKERS, growth
+from benchmarks.serving.http import Clients, HttpTarget
+from benchmarks.serving.inprocess import batch_of, ready_batches, running_engine, step_seconds
+from benchmarks.serving.load import Request, load
+from benchmarks.serving.plan import Plan
+from benchmarks.serving.results import load_result
+from benchmarks.serving.serving import Served
 from gradmem_core.attention import BLOCK, causal_attention
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoint import Checkpoint, save_checkpoint
 from gradmem_core.model import MemoryModel
-from gradmem_core.write import write
-from service.bench import context, device, loaded, overload
-from service.bench.context import ANSWER_TOKENS, InPlace, cached, contexts, prefilled, reread
-from service.bench.device import Products, operations, unrolled_write
-from service.bench.documents import documents
-from service.bench.growth import CYCLE, WORKERS, growth
-from service.bench.http import Clients, HttpTarget
-from service.bench.inprocess import batch_of, ready_batches, running_engine, step_seconds
-from service.bench.load import Request, load
-from service.bench.plan import Plan
-from service.bench.results import load_result
-from service.bench.serving import Served
+from gradmem_core.writing import write
 from service.cli import app
 from service.client import ConnectionFailed, Overloaded, Unavailable
 from service.schemas import Problem

@@ -11,7 +11,7 @@ import torch
 from gradmem_core.answers import Answer, ReadingRules
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.columns import Prefix, prefill
-from gradmem_core.compress import Steps, WrittenPage
+from gradmem_core.compression import Steps, WrittenPage
 from gradmem_core.decode import Sampling
 from gradmem_core.errors import (
     DeadlineError,
@@ -21,9 +21,9 @@ from gradmem_core.errors import (
     NonFiniteLossError,
     OverloadedError,
 )
-from gradmem_core.generate import generate
+from gradmem_core.generation import generate
 from gradmem_core.model import MemoryModel
-from gradmem_core.write import write, write_until_settled
+from gradmem_core.writing import write, write_until_settled
 from service.engine import (
     Admission,
     Engine,

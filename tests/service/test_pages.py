@@ -15,8 +15,8 @@ from gradmem_core.calibration import Calibration, Logistic
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.decode import Sampling
 from gradmem_core.errors import DeadlineError, DeviceError
-from gradmem_core.generate import ROWS, answer_queries
-from gradmem_core.write import write
+from gradmem_core.generation import ROWS, answer_queries
+from gradmem_core.writing import write
 from service.engine import Admission, Engine, Limits, StepMade, TokenChosen, TorchDevice
 from service.engine.device import Reading, WriteOutcome, Writing
 from service.engine.engine import SHARE

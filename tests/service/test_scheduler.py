@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compress import WrittenPage
+from gradmem_core.compression import WrittenPage
 from gradmem_core.decode import Sampling
 from gradmem_core.errors import (
     DeadlineError,

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import service.memories
-from gradmem_core import compress
+from gradmem_core import compression
 from gradmem_core.checkpoint import Checkpoint
 from gradmem_core.documents import read_document
 from service.app import create_app
@@ -506,7 +506,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
     for name in ("read_document", "pack", "unpack", "read_query"):
         watch(service.memories, name)
     for name in ("split_text", "probes_of"):
-        watch(compress, name)
+        watch(compression, name)
     return found
 
 
@@ -609,7 +609,7 @@ def test_what_nobody_foresaw_tells_no_word_either(
     def probes(*_: object, **__: object) -> list[object]:
         raise ValueError("zebra")
 
-    monkeypatch.setattr(compress, "probes_of", probes)
+    monkeypatch.setattr(compression, "probes_of", probes)
     response = http.post("/write", json={"document": text_of(6)}, headers=headers)
     if headers:
         *_, (name, data) = events_of(response.text)

@@ -3,9 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from gradmem_core.config import BlobDtype
-from gradmem_core.measurement import Machine
-from training.results import (
+from benchmarks.measurement import Machine
+from benchmarks.training_results import (
     Accuracy,
     Cell,
     Curve,
@@ -19,6 +18,7 @@ from training.results import (
     TextCell,
     TextResult,
 )
+from gradmem_core.config import BlobDtype
 from training.writers import Training, WriteSteps
 
 HEADER: dict[str, Any] = {

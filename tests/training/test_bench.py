@@ -7,15 +7,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from benchmarks.speed.implementations import IMPLEMENTATIONS, Setting, Step, ordinary
+from benchmarks.speed.training_step import Plan, Shapes, of_checkpoint, of_recipe, step_times
+from benchmarks.training_results import StepTime, load_result
 from gradmem_core.config import AdapterConfig
 from gradmem_core.errors import InputError
 from gradmem_core.model import MemoryModel
 from tests.pretrained import text_checkpoint
-from training.bench import Plan, Shapes, of_checkpoint, of_recipe, step_times
-from training.bench_steps import IMPLEMENTATIONS, Setting, Step, ordinary
 from training.cli import app
 from training.recipe import Recipe
-from training.results import StepTime, load_result
 
 TinyRecipe = Callable[..., Recipe]
 PLAN = Plan(sizes=[1, 2], write_steps=2, rounds=2, threads=1, seed=3)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.accuracy.records import Plan, Shape, measure_records
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint
-from gradmem_core.write import write
-from training.evaluate import evaluate
-from training.measure_records import Plan, Shape, measure_records
+from gradmem_core.writing import write
+from training.evaluation.scores import evaluate
 from training.seeds import stream
 from training.tasks import KeyValueTask, Question, task_by_name
 from training.writers import load_writer

@@ -14,10 +14,10 @@ import torch
 from gradmem_core.errors import DataError, RecipeError
 from tests.training.asked_data import write_asked
 from tests.training.conftest import ProseRecipe, TinyRecipe
-from training.batch import IGNORED, Batch
-from training.feed import POOL, Drawer, Feed, MicroBatch, Order
+from training.loop.batch import IGNORED, Batch
+from training.loop.feed import POOL, Drawer, Feed, MicroBatch, Order
+from training.loop.start import load_subject
 from training.recipe import Recipe
-from training.start import load_subject
 
 CPU = torch.device("cpu")
 
@@ -108,9 +108,9 @@ def test_a_killed_worker_ends_the_run_at_once(tiny_recipe: TinyRecipe) -> None:
 ORPHANS = """
 import sys, time
 from pathlib import Path
-from training.feed import Feed, Order
+from training.loop.feed import Feed, Order
 from training.recipe import load_recipe
-from training.start import load_subject
+from training.loop.start import load_subject
 
 if __name__ == "__main__":
     recipe = load_recipe(Path(sys.argv[1]), ["workers=1"])

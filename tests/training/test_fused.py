@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.fused import Fused, compiled, low_rank_linear
+from training.llama.fused import Fused, compiled, low_rank_linear
 
 FUSED = Fused()
 EPSILON = 1e-2

@@ -10,11 +10,11 @@ from torch import Tensor
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import AdapterConfig, MemoryConfig, Phases
 from gradmem_core.model import MemoryModel
-from training import joined
-from training.batch import IGNORED, Batch
-from training.fused import Fused, compiled
-from training.joined import JoinedModel, can_join
-from training.step import outer_loss
+from training.llama import joined
+from training.llama.fused import Fused, compiled
+from training.llama.joined import JoinedModel, can_join
+from training.loop.batch import IGNORED, Batch
+from training.loop.step import outer_loss
 from training.writers.gradmem import GradMem
 
 VOCABULARY = 37

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gradmem_core.errors import RecipeError
 from tests.training.conftest import TinyRecipe
-from training.feed import Feed
-from training.parallel import Processes, device_of
-from training.trainer import Trainer
+from training.loop.feed import Feed
+from training.loop.parallel import Processes, device_of
+from training.loop.trainer import Trainer
 from training.writers import load_writer
 
 FIELDS = ("batch.contexts=8", "batch.micro_batch=2", "evaluation.every_steps=2")
@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 
-from training.feed import Feed
-from training.parallel import leave
+from training.loop.feed import Feed
+from training.loop.parallel import leave
 from training.recipe import load_recipe
-from training.trainer import Trainer
+from training.loop.trainer import Trainer
 
 recipe, folder, *fields = sys.argv[1:]
 trainer = Trainer(load_recipe(recipe, fields), Path(folder))
@@ -40,15 +40,15 @@ from pathlib import Path
 
 import torch
 
-import training.gradient
-import training.trainer
+import training.loop.gradient
+import training.loop.trainer
 from gradmem_core.errors import NonFiniteLossError
-from training.parallel import leave
+from training.loop.parallel import leave
 from training.recipe import load_recipe
 
 recipe, folder, *fields = sys.argv[1:]
-trainer = training.trainer.Trainer(load_recipe(recipe, fields), Path(folder))
-real = training.gradient.outer_loss
+trainer = training.loop.trainer.Trainer(load_recipe(recipe, fields), Path(folder))
+real = training.loop.gradient.outer_loss
 
 
 def diverges_once(*args, **options):
@@ -57,7 +57,7 @@ def diverges_once(*args, **options):
     return real(*args, **options)
 
 
-training.gradient.outer_loss = diverges_once
+training.loop.gradient.outer_loss = diverges_once
 trainer.fit(until_step=3, quiet=True)
 counted = (trainer.step, trainer.skipped, trainer.tokens)
 torch.save((counted, trainer.model.state_dict()), Path(folder) / f"{trainer.processes.rank}.pt")

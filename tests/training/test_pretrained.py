@@ -7,18 +7,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.accuracy.exact_match import Grid, measure
 from gradmem_core.adapters import is_adapter
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoint import Checkpoint, load_checkpoint, read_manifest
 from gradmem_core.config import AdapterConfig, MemoryConfig
 from gradmem_core.errors import CheckpointError, InputError, RecipeError
-from gradmem_core.read import read
-from gradmem_core.write import write
+from gradmem_core.reading import read
+from gradmem_core.writing import write
 from tests.pretrained import FAMILIES, model_folder, text_folder
-from training.init import Origin, init_checkpoint
-from training.measure import Grid, measure
+from training.checkpoints.pretrained import Origin, init_checkpoint
+from training.loop.trainer import Trainer
 from training.recipe import Recipe, load_recipe
-from training.trainer import Trainer
 from training.writers import load_writer
 from training.writers.files import training_of
 from training.writers.rivals import RIVALS, rival_of

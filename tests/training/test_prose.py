@@ -14,10 +14,10 @@ from gradmem_core.errors import CheckpointError, DeviceError, OutOfMemoryError, 
 from tests.training.conftest import ProseRecipe
 from tests.training.test_trainer import scalars_of
 from training.cli import app
-from training.feed import Feed
+from training.loop.feed import Feed
+from training.loop.step import Outcome, outer_loss
+from training.loop.trainer import Trainer
 from training.recipe import Recipe, load_recipe
-from training.step import Outcome, outer_loss
-from training.trainer import Trainer
 from training.writers import load_writer
 
 STAGES = "schedule=[{until=0.5, write_steps=[0]}, {until=1.0, write_steps=[2]}]"
@@ -145,7 +145,7 @@ def test_a_batch_without_memory_is_tried_in_halves(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return outer_loss(writer, batch, **options)
 
-    monkeypatch.setattr("training.gradient.outer_loss", crowded)
+    monkeypatch.setattr("training.loop.gradient.outer_loss", crowded)
     halved = Trainer(prose_recipe(), tmp_path / "halved").fit(until_step=2, quiet=True)
     assert halved == pytest.approx(whole, rel=1e-4)
     assert max(sizes) > 2
@@ -167,7 +167,7 @@ def test_no_memory_for_one_context_is_told(
     def full(*_: Any, **__: Any) -> Outcome:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("training.gradient.outer_loss", full)
+    monkeypatch.setattr("training.loop.gradient.outer_loss", full)
     with pytest.raises(OutOfMemoryError, match="no memory for one context"):
         Trainer(prose_recipe(), tmp_path).fit(quiet=True)
 
@@ -186,7 +186,7 @@ def test_a_lost_device_is_told_and_the_run_goes_on(
         return outer_loss(*args, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr("training.gradient.outer_loss", lost)
+        patched.setattr("training.loop.gradient.outer_loss", lost)
         with pytest.raises(DeviceError, match=r"unspecified launch failure\).*goes on"):
             trainer.fit(quiet=True)
     again = Trainer(prose_recipe("save_every_seconds=0.001"), tmp_path / "run")

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from benchmarks.accuracy.records import Asked, Plan, Shape, measure_records, parse_shape, score
+from benchmarks.training_results import load_result
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoint import load_checkpoint, save_checkpoint
 from gradmem_core.config import MemoryConfig
@@ -17,8 +19,6 @@ from gradmem_core.errors import InputError
 from gradmem_core.model import MemoryModel
 from gradmem_core.records import ABSENT, fold, parse_records
 from training.cli import app
-from training.measure_records import Asked, Plan, Shape, measure_records, parse_shape, score
-from training.results import load_result
 from training.seeds import stream
 from training.tasks import RecordsTask
 from training.tasks.records import draw_absent_key, draw_records
@@ -178,7 +178,7 @@ def test_what_is_counted(
     shares: tuple[float | None, ...],
 ) -> None:
     monkeypatch.setattr(
-        "training.measure_records._answers",
+        "benchmarks.accuracy.records._answers",
         lambda _checkpoint, _document, keys, _steps: (2, [said(key) for key in keys]),
     )
     asked = [Asked("a: 1\nb: 2\nc: 3\n", {"a": "1", "b": "2", "c": "3"}, ["d"])]

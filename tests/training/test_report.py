@@ -7,17 +7,17 @@ from xml.etree import ElementTree as ET
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.tables import filled, load_all
+from benchmarks.measurement import save_result
+from benchmarks.report import tables
+from benchmarks.report.measured import curves, measured, step_times
+from benchmarks.report.page import NOTHING, checkpoint_tables, report
+from benchmarks.report.places import filled, load_all
+from benchmarks.report.tables_records import by_kind, by_training, failures, records_tables
+from benchmarks.report.tables_text import slopes
+from benchmarks.training_results import Result, ResultFile, load_results
 from gradmem_core.errors import InputError
-from gradmem_core.measurement import save_result
 from tests.training.made_up import accuracy, cell, curve, records, step_time, text
-from training import tables
 from training.cli import app
-from training.measured import curves, measured, step_times
-from training.report import NOTHING, checkpoint_tables, report
-from training.results import Result, ResultFile, load_results
-from training.tables_records import by_kind, by_training, failures, records_tables
-from training.tables_text import slopes
 
 COST = "1,000 contexts, 1 min"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -161,7 +161,7 @@ def test_a_curve_of_records_is_no_curve_of_pairs() -> None:
 def test_page_without_results_says_so_in_every_section() -> None:
     made = report([])
     assert made.page.count(NOTHING) == 16
-    assert made.page.count("\n## ") == 1 + 16  # the first is filled by `benchmarks.tables`
+    assert made.page.count("\n## ") == 1 + 16  # the first is filled by `benchmarks.report.places`
     assert "| --- |" not in made.page
     assert made.pictures == {}
 
@@ -191,7 +191,9 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
 def test_committed_page_is_that_of_the_committed_results() -> None:
     made = report(load_results(DOCS / "results"))
     page = filled(made.page, load_all())
-    assert (DOCS / "RESULTS.md").read_text() == page, "run: gradmem-train report, benchmarks.tables"
+    assert (DOCS / "RESULTS.md").read_text() == page, (
+        "run: gradmem-train report, benchmarks.report.places"
+    )
     committed = {path.name: path.read_bytes() for path in (DOCS / "pictures").glob("*.svg")}
     assert committed == made.pictures, "run: gradmem-train report"
 

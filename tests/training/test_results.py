@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.accuracy.exact_match import Grid, measure
+from benchmarks.curves import read_curve
+from benchmarks.measurement import save_result
+from benchmarks.training_results import Accuracy, Result, load_result, load_results
 from gradmem_core.errors import InputError
-from gradmem_core.measurement import save_result
 from tests.training.conftest import TinyRecipe
 from tests.training.made_up import accuracy, cell, curve, step_time
-from training.measure import Grid, measure
-from training.results import Accuracy, Result, load_result, load_results
-from training.runs import read_curve
-from training.trainer import Trainer
+from training.loop.trainer import Trainer
 
 
 @pytest.mark.parametrize("result", [accuracy(cell(8, "auto")), curve("run"), step_time()])

@@ -8,8 +8,8 @@ import torch
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.errors import OutOfMemoryError
-from training.batch import IGNORED, Batch
-from training.room import READ_VALUES, STEP_VALUES, Room
+from training.loop.batch import IGNORED, Batch
+from training.loop.room import READ_VALUES, STEP_VALUES, Room
 
 SETTINGS = {
     "model_type": "llama",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradmem_core.errors import DataError, RecipeError
-from training.grading import exact_match, f1, normalise
+from training.evaluation.grading import exact_match, f1, normalise
 from training.tasks import Question, task_by_name
 from training.tasks.squad import Asked, read_squad, sentence_of
 

@@ -7,7 +7,7 @@ import torch
 
 from gradmem_core.errors import CheckpointError, RecipeError
 from tests.training.conftest import TinyRecipe
-from training.trainer import Trainer
+from training.loop.trainer import Trainer
 from training.writers import load_writer
 
 

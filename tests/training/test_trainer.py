@@ -18,11 +18,11 @@ from gradmem_core.checkpoint import load_checkpoint
 from gradmem_core.errors import NonFiniteLossError, RecipeError
 from tests.training.conftest import TinyRecipe
 from training.cli import app
-from training.curriculum import Progress
-from training.optim import Muon, build_optimizers, orthogonalised, rate_factor
-from training.state import STATE
-from training.step import Outcome, clipped_alone, outer_loss
-from training.trainer import Trainer
+from training.loop.curriculum import Progress
+from training.loop.optim import Muon, build_optimizers, orthogonalised, rate_factor
+from training.loop.state import STATE
+from training.loop.step import Outcome, clipped_alone, outer_loss
+from training.loop.trainer import Trainer
 from training.writers import load_writer
 
 
@@ -75,7 +75,7 @@ def test_recomputed_steps_train_alike(
         calls += 1
         return real(*args)
 
-    monkeypatch.setattr("gradmem_core.write.recomputed", counted)
+    monkeypatch.setattr("gradmem_core.writing.recomputed", counted)
     again = Trainer(tiny_recipe("recompute=true"), tmp_path / "again")
     assert again.fit(until_step=3, quiet=True) == pytest.approx(losses, rel=1e-5)
     assert calls >= 3 * 2 * 2  # steps, micro-batches in parts of one at least, write steps
@@ -129,7 +129,7 @@ def test_a_diverged_step_is_skipped_and_counted(
             return outcome
         return Outcome(outcome.loss * math.nan, math.nan, math.nan, 0.0)
 
-    monkeypatch.setattr("training.gradient.outer_loss", sometimes)
+    monkeypatch.setattr("training.loop.gradient.outer_loss", sometimes)
     trainer = Trainer(tiny_recipe(), tmp_path)
     losses = trainer.fit(until_step=4, quiet=True)
     assert trainer.skipped == 1
@@ -192,7 +192,7 @@ def test_a_kill_while_saving_leaves_the_last_state(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.state.os.fsync", killed)
+    monkeypatch.setattr("training.loop.state.os.fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         trainer.save()
     assert (tmp_path / STATE).read_bytes() == before

@@ -18,12 +18,12 @@ from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError, InputError
 from gradmem_core.model import MemoryModel
 from tests.training.conftest import TinyRecipe
-from training.batch import Batch, collate, collate_parts
-from training.evaluate import evaluate
+from training.evaluation.scores import evaluate
+from training.loop.batch import Batch, collate, collate_parts
+from training.loop.step import outer_loss
+from training.loop.trainer import Trainer
 from training.seeds import stream
-from training.step import outer_loss
 from training.tasks import KeyValueTask
-from training.trainer import Trainer
 from training.writers import CONFIGS, Limits, Writer, build_writer, load_writer
 from training.writers.armt import Association
 from training.writers.gradmem import FirstOrderGradMem, GradMem

@@ -12,10 +12,10 @@ from gradmem_core.answers import ReadingRules
 from gradmem_core.blob import BlobInfo, PageInfo, pack, tensor_bytes, unpack
 from gradmem_core.config import BlobDtype
 from gradmem_core.decode import Sampling
-from gradmem_core.generate import generate
+from gradmem_core.generation import generate
 from gradmem_core.model import MemoryModel
-from gradmem_core.read import read_hidden
-from gradmem_core.write import write, write_until_settled
+from gradmem_core.reading import read_hidden
+from gradmem_core.writing import write, write_until_settled
 from training.writers.base import State, Writer, WriteSteps
 
 NOTHING_KNOWN = PageInfo(

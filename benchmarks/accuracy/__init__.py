@@ -1,0 +1,1 @@
+"""What memories answer: exact match, refusals, calibration."""

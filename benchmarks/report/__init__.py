@@ -1,0 +1,1 @@
+"""One pipeline from result files to tables, pictures and pages."""

@@ -1,0 +1,1 @@
+"""The service under load, and what its device does with time and memory."""

@@ -1,0 +1,1 @@
+"""Seconds of training steps and of reading, beside straightforward implementations."""

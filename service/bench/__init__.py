@@ -1,1 +1,0 @@
-"""`gradmem bench`: what the service reaches on this machine, and what bounds it."""

@@ -1,0 +1,1 @@
+"""Checkpoints around a training run: made from a pretrained model, described by a card."""

@@ -1,0 +1,62 @@
+"""The model card of a trained checkpoint."""
+
+import platform
+
+from gradmem_core.config import MemoryConfig
+from training.loop.start import Subject
+from training.recipe import Recipe
+from training.writers import Training
+
+GRADMEM = (
+    "A GradMem checkpoint: a document becomes {vectors} vectors by gradient descent, and\n"
+    "queries are answered from the vectors alone. Method: arXiv 2603.13875."
+)
+CLEAN = "no text of it was trained on"
+UNCLEAN = """the weights that the run started from may have been trained on it, so that figures on
+  it choose nothing"""
+BASELINE = "A baseline of GradMem, to be measured beside it: `{writer}`."
+
+
+def model_card(recipe: Recipe, subject: Subject, training: Training) -> str:
+    """Write the card of a run, without figures: `gradmem-train evaluate` measures those.
+
+    Args:
+        recipe: The run's recipe.
+        subject: What it was trained on.
+        training: What it took, with the runs that it started from.
+    """
+    task, form, memory = subject.task, subject.form, subject.memory
+    about = BASELINE.format(writer=recipe.writer)
+    limits = (
+        f"{memory.max_context_tokens} context tokens, {memory.max_query_tokens} query tokens,\n"
+        f"  {memory.max_answer_tokens} answer tokens"
+    )
+    if isinstance(memory, MemoryConfig):
+        about = GRADMEM.format(vectors=memory.memory_tokens)
+        limits += (
+            f"; {memory.write_steps} write steps by default, at most\n  {memory.max_write_steps}"
+        )
+    fewest_steps, most_steps = recipe.extreme_write_steps
+    steps = str(most_steps) if fewest_steps == most_steps else f"{fewest_steps} to {most_steps}"
+    sizes = "sizes " + ", ".join(map(str, training.sizes)) + " with smaller ones mixed in"
+    if recipe.mixture is not None:
+        sources = [name for name, weight in recipe.mixture.sources.items() if weight]
+        sizes = "windows of " + ", ".join(sources)
+    licence = "that of the data and of what it started from" if recipe.start else "that of the data"
+    return f"""# {recipe.name}
+
+{about}
+
+- Task: `{recipe.task}`, trained on {sizes}.
+- For: documents such as {form.card.example_document!r} and queries such as
+  {form.card.example_query!r}.
+- Limits: {limits}.
+- Training: recipe `{recipe.name}`, seed {recipe.seed}, K = {steps},
+  {training.contexts} contexts of {training.tokens} tokens in all, {training.seconds / 60:.0f}
+  minutes with {recipe.threads} threads ({platform.machine()}), counting the runs it started from.
+- Where it fails: documents of another kind, or above size {training.sizes[-1]}, which training
+  never saw; {task.fails}.
+  How often it fails within these bounds, `gradmem-train evaluate` says.
+- Selection split: {CLEAN if training.clean else UNCLEAN}.
+- Licence: {licence}.
+"""

@@ -1,0 +1,1 @@
+"""Llama models joined for training: fewer kernels, with second derivatives written out."""

@@ -1,0 +1,226 @@
+"""Micro-batches, drawn ahead of time in worker processes.
+
+What a micro-batch holds depends on the recipe and its place in the run alone, so that the stream is
+the same for any number of workers. Threads would not do: every Python-side backward pass waits for
+the interpreter's lock that they hold.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from gradmem_core.errors import DataError, GradMemError, RecipeError
+from training.loop.batch import Batch, collate, collate_parts
+from training.loop.start import Subject, load_subject
+from training.recipe import Recipe
+from training.seeds import stream
+from training.tasks import Example
+
+POOL = 8
+"Batches by tokens that are cut from one pool of contexts, so that those of a batch are alike."
+
+MicroBatch = list[Batch]
+"Parts of contexts of similar length."
+
+
+@dataclass(frozen=True)
+class Order:
+    """The place of a micro-batch in a run."""
+
+    attempt: int
+    "Optimizer steps before it, skipped ones among them."
+    index: int
+    "Its index in the step."
+    size: int
+    "Size of its contexts; of no effect in a mixture."
+
+
+class Drawer:
+    """Draws the micro-batches of a recipe.
+
+    Args:
+        recipe: What is trained.
+        subject: Its task, and how texts become tokens.
+    """
+
+    def __init__(self, recipe: Recipe, subject: Subject) -> None:
+        self._recipe = recipe
+        self._task = subject.task
+        self._form = subject.form
+        self._memory_tokens = subject.memory_tokens
+
+    def locate(self, order: Order) -> tuple[Order, int]:
+        """Return what has to be drawn for a micro-batch, and its index therein."""
+        if self._recipe.batch.tokens is None:
+            return order, 0
+        pool, index = divmod(order.attempt * self._recipe.batch.count + order.index, POOL)
+        return Order(pool, 0, 0), index
+
+    def draw(self, drawn: Order) -> list[MicroBatch]:
+        """Draw what `locate` named.
+
+        Raises:
+            DataError: A file cannot be used, or no context is short enough.
+        """
+        if self._recipe.batch.tokens is not None:
+            return [[batch] for batch in self._pool(drawn.attempt)]
+        assert self._recipe.batch.micro_batch is not None
+        examples = [
+            self._example(drawn.size, drawn.attempt, drawn.index, 1 + row)
+            for row in range(self._recipe.batch.micro_batch)
+        ]
+        return [collate_parts(examples, self._form)]
+
+    def _pool(self, number: int) -> list[Batch]:
+        """Draw contexts for POOL batches and put those of similar length together."""
+        rng = stream("train", self._recipe.seed, number)
+        batches = list(self._cut(sorted(self._contexts(number), key=lambda drawn: drawn[0])))
+        chosen = rng.permutation(len(batches))[:POOL]  # what is left over is random too
+        return [collate(batches[place], self._form) for place in chosen]
+
+    def _contexts(self, number: int) -> Iterator[tuple[int, Example]]:
+        """Draw contexts with their tokens, memory included, until they fill POOL batches."""
+        assert self._recipe.batch.tokens is not None
+        assert self._recipe.mixture is not None
+        windows = self._recipe.mixture.windows
+        left, row = POOL * self._recipe.batch.tokens, 0
+        while left > 0 or row < POOL:
+            rng = stream("train", self._recipe.seed, number, 1 + row)
+            example = self._task.sample(
+                rng, size=windows[rng.integers(len(windows))], queries=self._recipe.batch.queries
+            )
+            row += 1
+            tokens = self._memory_tokens + len(self._form.tokenizer.encode(example.context))
+            left -= tokens
+            yield tokens, example
+
+    def _cut(self, contexts: Iterable[tuple[int, Example]]) -> Iterator[list[Example]]:
+        """Cut contexts that grow in length into batches of at most `batch.tokens`, padded."""
+        most = self._recipe.batch.tokens
+        assert most is not None
+        batch: list[Example] = []
+        for tokens, example in contexts:
+            if batch and (len(batch) + 1) * tokens > most:
+                yield batch
+                batch = []
+            batch.append(example)
+        yield batch
+
+    def _example(self, size: int, *place: int) -> Example:
+        return self._task.sample(
+            stream("train", self._recipe.seed, *place),
+            size=size,
+            queries=self._recipe.batch.queries,
+        )
+
+
+def steps_ahead(recipe: Recipe) -> int:
+    """Return how many optimizer steps' contexts are drawn ahead, so that no worker is idle."""
+    if recipe.batch.tokens is None:
+        return 1 + 2 * recipe.workers
+    return -(-POOL * (1 + 2 * recipe.workers) // recipe.batch.count)
+
+
+class Feed:
+    """Hands out micro-batches in any order, and draws those ahead that are expected.
+
+    Args:
+        recipe: What is trained, with the number of workers.
+        subject: Its task, and how texts become tokens.
+    """
+
+    def __init__(self, recipe: Recipe, subject: Subject) -> None:
+        self._drawer = Drawer(recipe, subject)
+        self._draw = lru_cache(maxsize=2)(self._drawer.draw)
+        self._ahead: dict[Order, Future[list[list[dict[str, Any]]]]] = {}
+        self._workers = (
+            ProcessPoolExecutor(
+                recipe.workers,
+                mp_context=multiprocessing.get_context("spawn"),  # a fork would hold locks
+                initializer=_start_worker,
+                initargs=(recipe,),
+            )
+            if recipe.workers
+            else None
+        )
+
+    def expect(self, orders: Iterable[Order]) -> None:
+        """Draw ahead for these places, and forget what was drawn for others.
+
+        Raises:
+            RecipeError: A worker was killed.
+        """
+        if self._workers is None:
+            return
+        wanted = dict.fromkeys(self._drawer.locate(order)[0] for order in orders)
+        for drawn in self._ahead.keys() - wanted.keys():
+            self._ahead.pop(drawn).cancel()
+        with _told_of_kills():
+            for drawn in wanted:
+                if drawn not in self._ahead:
+                    self._ahead[drawn] = self._workers.submit(_draw, drawn)
+
+    def take(self, order: Order, device: torch.device) -> MicroBatch:
+        """Return a micro-batch, on a device.
+
+        Raises:
+            DataError: See `Drawer.draw`.
+            RecipeError: A worker was killed.
+        """
+        drawn, index = self._drawer.locate(order)
+        if drawn not in self._ahead:
+            return [part.to(device) for part in self._draw(drawn)[index]]
+        with _told_of_kills():
+            parts = self._ahead[drawn].result()[index]
+        return [Batch.of_arrays(part).to(device) for part in parts]
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._workers is not None:
+            self._workers.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _told_of_kills() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise RecipeError(
+            "workers: a process that draws contexts was killed, perhaps for want of memory; start"
+            " again with fewer"
+        ) from error
+
+
+_worker: list[Drawer] = []
+"The drawer of a worker process, once it has started."
+
+
+def _start_worker(recipe: Recipe) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _worker.append(Drawer(recipe, load_subject(recipe)))
+
+
+def _end_with_parent() -> None:
+    """Leave when the training process is killed: nothing else would tell."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _draw(drawn: Order) -> list[list[dict[str, Any]]]:
+    """Draw in a worker, as arrays: tensors would share memory with the process that takes them."""
+    try:
+        return [[part.arrays() for part in parts] for parts in _worker[0].draw(drawn)]
+    except GradMemError as error:
+        raise DataError(error.message) from None  # others cannot be sent
