@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, TypeVar
 
 import torch
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -41,9 +41,10 @@ class Strict(BaseModel):
 
 
 class Row(Strict):
-    """A line of a result. A subclass names the measurement whose rows it describes."""
+    """A line of a result. Subclasses stand in `benchmarks.rows`, one for each measurement."""
 
-    measurement: ClassVar[str]
+    measurement: str
+    "Which measurement it is of; it decides the other fields."
 
 
 R = TypeVar("R", bound=Row)
@@ -68,8 +69,9 @@ class Subject(Strict):
     """The checkpoint that was measured."""
 
     checkpoint: str
-    "Its name."
-    fingerprint: str
+    "Its name; of a run without a checkpoint the run's."
+    fingerprint: str | None
+    "Null for a run that is measured while it trains."
     training: Training | None = None
     "How it was trained, where that is known."
 
@@ -77,8 +79,6 @@ class Subject(Strict):
 class Result(Strict):
     """The outcome of one measuring command."""
 
-    measurement: str
-    "Which measurement it is; it decides the fields of the rows."
     command: str
     "Command line that made it."
     commit: str
@@ -92,8 +92,6 @@ class Result(Strict):
     "End of the measurement, UTC."
     subject: Subject | None = None
     "What was measured; null where it is no checkpoint."
-    settings: dict[str, Scalar] = {}
-    "What held for every row."
     notes: tuple[str, ...] = ()
     "What was left out, and why."
     rows: Annotated[tuple[dict[str, Scalar], ...], Field(min_length=1)]
@@ -101,9 +99,10 @@ class Result(Strict):
 
 @dataclass(frozen=True)
 class ResultFile:
-    """A result with the name of its file, without `.json`."""
+    """A result with its file."""
 
     name: str
+    "Path below `benchmarks/results`, without `.json`; for a file elsewhere its own name."
     result: Result
 
 
@@ -126,12 +125,11 @@ class Stopwatch:
         """Describe the measurement that has just ended.
 
         Args:
-            rows: What was measured, all of one kind.
+            rows: What was measured.
             subject: The checkpoint, if any.
             fields: Further fields of the result.
         """
         described = {
-            "measurement": rows[0].measurement,
             "command": self._command,
             "commit": commit_of(Path(__file__).parent),
             "machine": this_machine(),
@@ -157,10 +155,11 @@ def rows_of(kind: type[R], files: Iterable[ResultFile]) -> Iterator[tuple[Result
     Raises:
         InputError: A row lacks a field, or has one of another type; the error names both.
     """
+    measurement = kind.model_fields["measurement"].default
     for file in files:
-        if file.result.measurement != kind.measurement:
-            continue
         for number, row in enumerate(file.result.rows):
+            if row["measurement"] != measurement:
+                continue
             try:
                 yield file, kind.model_validate(row)
             except ValidationError as error:
@@ -175,7 +174,7 @@ def load_result(path: Path) -> ResultFile:
         InputError: It cannot be read or is no result; the error names the file and the field.
     """
     try:
-        return ResultFile(path.stem, Result.model_validate_json(path.read_bytes()))
+        return ResultFile(_name(path), Result.model_validate_json(path.read_bytes()))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -184,14 +183,14 @@ def load_result(path: Path) -> ResultFile:
 
 
 def load_results(folder: Path = RESULTS) -> list[ResultFile]:
-    """Read every `*.json` of a folder, by name.
+    """Read every `*.json` of a folder and of the folders in it, by name.
 
     Raises:
         InputError: The folder is missing, or one of the files is no result.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: name the one with the result files")
-    return [load_result(path) for path in sorted(folder.glob("*.json"))]
+    return [load_result(path) for path in sorted(folder.rglob("*.json"))]
 
 
 def save_result(path: Path, result: Result) -> None:
@@ -234,6 +233,12 @@ def commit_of(folder: Path) -> str:
     tracked = ("status", "--porcelain", "--untracked-files=no", "--")
     changes = _git(folder, *tracked, ":/", ":(top,exclude)benchmarks/results")
     return f"{head}-dirty" if changes else head
+
+
+def _name(path: Path) -> str:
+    whole = path.resolve().with_suffix("")
+    below = whole.is_relative_to(RESULTS)
+    return whole.relative_to(RESULTS).as_posix() if below else whole.name
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
