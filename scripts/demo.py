@@ -25,7 +25,7 @@ from service.schemas import AnswerInfo, MemoryInfo, ModelInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 GRADMEM = Path(sys.executable).with_name("gradmem")
-TEXT = ROOT / "docs" / "texts" / "demo.md"
+TEXT = Path(__file__).with_name("demo.md")
 ENOUGH = 3
 """Questions of the fifteen that have to be answered rightly. It is a smoke test: the bundled
 checkpoint answers 6, and a model that does not have the memory none."""

@@ -37,7 +37,7 @@ from gradmem_core.writing import write
 ANSWER_TOKENS = 5
 "Tokens of every answer: no stop token ends one here."
 PAGES = (1, 2, 4, 8, 16, 32)
-TEXT = Path(__file__).parents[2] / "docs" / "texts" / "demo.md"
+TEXT = Path(__file__).parents[2] / "scripts" / "demo.md"
 
 
 class Timing(Strict):

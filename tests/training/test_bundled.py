@@ -89,7 +89,7 @@ def test_a_story_is_answered() -> None:
 
 
 def test_lists_are_answered_and_absent_keys_refused() -> None:
-    lists = Path(__file__).resolve().parents[2] / "docs" / "lists"
+    lists = Path(__file__).resolve().parents[2] / "benchmarks" / "lists"
     plan = Plan(
         shapes=[Shape(8, 8, 8)],
         pages=[2],

@@ -25,7 +25,7 @@ from training.tasks.records import draw_absent_key, draw_records
 from training.tasks.texts import PRINTABLE, Texts
 
 TASK = RecordsTask()
-LISTS = Path(__file__).resolve().parents[2] / "docs" / "lists"
+LISTS = Path(__file__).resolve().parents[2] / "benchmarks" / "lists"
 
 
 def rng(*place: int) -> np.random.Generator:
