@@ -1,0 +1,115 @@
+"""The frame of every measuring command: options, then rows, then a result with its tables.
+
+A measurement is a function whose parameters are the command's options and which returns a
+`Measurement`. To add one, write such a function, give its rows a class in `benchmarks.rows`, and
+name it in `benchmarks.cli`.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias
+
+import torch
+import typer
+from tqdm import tqdm
+
+from benchmarks.results import (
+    RESULTS,
+    Result,
+    ResultFile,
+    Row,
+    Stopwatch,
+    Subject,
+    save_result,
+    this_machine,
+)
+from gradmem_core.errors import GradMemError, InputError
+from service.client import ClientError
+
+Topic: TypeAlias = Literal[
+    "pairs", "stories", "records", "texts", "questions", "speed", "curves", "serving"
+]
+"Folders of `benchmarks/results`."
+OUTPUT = typer.Option(
+    metavar="NAME",
+    help="Save the result as benchmarks/results/TOPIC/NAME.json, or under an absolute path.",
+)
+JSON = typer.Option("--json", help="Print the result file instead of its tables.")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Rows of one command, measured as they are asked for, and the result's other fields."""
+
+    topic: Topic
+    rows: Iterable[Row]
+    subject: Subject | None = None
+    "The checkpoint that is measured, if any."
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    notes: tuple[str, ...] = ()
+
+
+def command(measure: Callable[..., Measurement]) -> Callable[..., None]:
+    """Make a command of a function that measures.
+
+    It has the function's parameters as options, `--output` and `--json`. The option `seed`, where
+    there is one, becomes the result's seed.
+
+    Args:
+        measure: Begins the measurement. Its errors, and those of its rows, end the command with a
+            line on stderr and status 2; those of a service with status 1.
+    """
+
+    def run(*, output: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
+        stopwatch = Stopwatch(seed=options.get("seed", 0))
+        try:
+            measurement = measure(**options)
+            result = _gather(measurement, stopwatch)
+            if output:
+                save_result(RESULTS / measurement.topic / f"{output}.json", result)
+        except ClientError as error:
+            _fail(error, status=1)
+        except (GradMemError, ArithmeticError) as error:
+            _fail(error, status=2)
+        if as_json:
+            typer.echo(result.model_dump_json(indent=2))
+        else:
+            from benchmarks.report import render
+
+            typer.echo(render([ResultFile(output or "unsaved", result)]))
+
+    own = inspect.signature(measure, eval_str=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        inspect.Parameter(
+            "output", keyword, default=None, annotation=Annotated[str | None, OUTPUT]
+        ),
+        inspect.Parameter("as_json", keyword, default=False, annotation=Annotated[bool, JSON]),
+    ]
+    run.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[*own.parameters.values(), *added], return_annotation=None
+    )
+    run.__doc__ = measure.__doc__
+    return run
+
+
+def _gather(measurement: Measurement, stopwatch: Stopwatch) -> Result:
+    """Measure every row, counting them on a terminal."""
+    rows = list(tqdm(measurement.rows, unit="row", disable=not sys.stderr.isatty()))
+    if not rows:
+        raise InputError("these options leave nothing to measure")
+    machine = this_machine()
+    if measurement.device.type == "cuda":
+        name = torch.cuda.get_device_name(measurement.device)
+        machine = machine.model_copy(update={"device": name})
+    return stopwatch.result(
+        rows, subject=measurement.subject, machine=machine, notes=measurement.notes
+    )
+
+
+def _fail(error: Exception, *, status: int) -> NoReturn:
+    """End the command with an error on one line."""
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    raise typer.Exit(status) from error

@@ -1,0 +1,49 @@
+"""Options that several measuring commands have."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+T = TypeVar("T")
+
+
+def separated(*names: str, parse: Callable[[str], T], help: str, metavar: str = "N,N") -> Any:  # noqa: A002, ANN401 (typer's)
+    """Make an option of values that are separated by commas.
+
+    Args:
+        names: Names of the option; by default its parameter's.
+        parse: Reads a value; what it raises as `ValueError` becomes the message to the user.
+        help: Help text.
+        metavar: How the values are shown in the help.
+    """
+
+    def parse_all(text: str | Sequence[T]) -> Sequence[T]:
+        if not isinstance(text, str):  # the default
+            return text
+        try:
+            return [parse(part.strip()) for part in text.split(",") if part.strip()]
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return typer.Option(*names, parser=parse_all, help=help, metavar=metavar)
+
+
+def positive(text: str) -> int:
+    """Read a number from 1.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a number from 1")
+    return int(text)
+
+
+CheckpointName = Annotated[
+    str, typer.Argument(help="A folder, or the name of a bundled checkpoint.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")]
+Steps = Annotated[Sequence[int], separated(parse=positive, help="Numbers of write steps (K).")]
+Bank = Annotated[Path, typer.Option(help="Folder that keeps memories between commands.")]
