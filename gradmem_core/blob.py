@@ -34,7 +34,7 @@ UNREADABLE = (
 
 
 class ReadBack(BaseModel):
-    """What READ gave back of a page, asked right after WRITE (`gradmem_core/verify.py`)."""
+    """Text that READ gave back of a page, see `gradmem_core/writing/verification.py`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -12,23 +12,23 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from gradmem_core.answers import Answer
 from gradmem_core.blob import Blob, BlobInfo, PageInfo, pack, require_fingerprint, unpack
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compression import MemoryPage, compress
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
-from gradmem_core.decode import Sampling
-from gradmem_core.documents import (
+from gradmem_core.errors import InputError, MemoryChangedError, TooManyPagesError
+from gradmem_core.limits import check_steps
+from gradmem_core.prompt_embeds import as_prompt_embeds
+from gradmem_core.reading.answers import Answer
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import check_queries
+from gradmem_core.texts.documents import (
     Document,
     answer_text,
     check_pages,
     read_document,
     read_query,
 )
-from gradmem_core.errors import InputError, MemoryChangedError, TooManyPagesError
-from gradmem_core.export import as_prompt_embeds
-from gradmem_core.generation import check_queries
-from gradmem_core.writing import check_steps
+from gradmem_core.writing.compression import MemoryPage, compress
 from service.engine import Engine, StepMade, TokenChosen
 from service.engine.worker import EngineWorker
 from service.models import Models

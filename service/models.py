@@ -4,14 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from gradmem_core.checkpoint import (
-    Checkpoint,
-    Task,
-    bundled_names,
-    find_checkpoint,
-    load_checkpoint,
-    read_manifest,
-)
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.checkpoints.manifest import Task, bundled_names, find_checkpoint, read_manifest
 from gradmem_core.errors import CheckpointError, ModelNotFoundError
 from service.schemas import ModelCard
 from service.settings import Precision

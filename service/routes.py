@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import EngineStoppedError, OverloadedError
 from service.models import card_of
 from service.schemas import (

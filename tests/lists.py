@@ -1,8 +1,7 @@
 """What checkpoints for lists of records have in common in tests."""
 
-from gradmem_core.checkpoint import Task
-from gradmem_core.records import ABSENT, QUERY_MARK
-from gradmem_core.tokenizer import Tokenizer
+from gradmem_core.checkpoints.manifest import Task
+from gradmem_core.tokenizer import ABSENT, QUERY_MARK, Tokenizer
 
 PRINTABLE = "".join(map(chr, range(32, 127)))
 RECORDS = Task(

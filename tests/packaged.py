@@ -7,10 +7,11 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.backbones import BACKBONE, ExternalBackbone, Package
-from gradmem_core.checkpoint import Task, save_checkpoint
+from gradmem_core.checkpoints.checkpoint import save_checkpoint
+from gradmem_core.checkpoints.external_backbone import BACKBONE, ExternalBackbone, Package
+from gradmem_core.checkpoints.fingerprint import backbone_digest
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.config import MemoryConfig
-from gradmem_core.fingerprint import backbone_digest
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
 from tests.pretrained import model_folder, write_gguf

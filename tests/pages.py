@@ -1,6 +1,6 @@
 """A small tokenizer and pages of it, for tests of splitting."""
 
-from gradmem_core.paging import TextPage, split_text
+from gradmem_core.texts.paging import TextPage, split_text
 from gradmem_core.tokenizer import Tokenizer
 from tests.pretrained import tokenizer
 

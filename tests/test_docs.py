@@ -14,8 +14,8 @@ from benchmarks.report.serving import page, pictures
 from benchmarks.serving.documents import documents
 from benchmarks.serving.inprocess import batch_of
 from benchmarks.serving.results import load_result
-from gradmem_core.checkpoint import load_checkpoint
-from gradmem_core.writing import write
+from gradmem_core.checkpoints.checkpoint import load_checkpoint
+from gradmem_core.writing.descent import write
 from scripts import gpu_settings, training_cost
 from training.recipe import load_recipe
 

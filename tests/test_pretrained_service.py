@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from benchmarks.training_results import TextResult, load_result
-from gradmem_core.checkpoint import load_checkpoint
-from gradmem_core.columns import prefill
-from gradmem_core.export import as_prompt_embeds
+from gradmem_core.checkpoints.checkpoint import load_checkpoint
+from gradmem_core.prompt_embeds import as_prompt_embeds
+from gradmem_core.reading.cache import prefill
 from service.app import create_app
 from service.cli import app as service_cli
 from service.client import Client, InvalidRequest, NotFound

@@ -19,7 +19,8 @@ from benchmarks.report import tables
 from benchmarks.report.measured import as_written, fixed, measured
 from benchmarks.report.tables_records import records_tables
 from benchmarks.training_results import Accuracy, RecordsResult, load_results
-from gradmem_core.checkpoint import BUNDLED, load_checkpoint
+from gradmem_core.checkpoints.checkpoint import load_checkpoint
+from gradmem_core.checkpoints.manifest import BUNDLED
 from service.client import Client
 from service.schemas import ReadResponse, WriteResult
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradmem_core.checkpoint import BUNDLED, read_manifest
+from gradmem_core.checkpoints.manifest import BUNDLED, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.report.goals import GOALS, Standing
 from benchmarks.report.places import PLACE, filled, load_all
 from benchmarks.text_results import TextResult
-from gradmem_core.checkpoint import find_checkpoint, read_manifest
+from gradmem_core.checkpoints.manifest import find_checkpoint, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "docs/RESULTS.md", "gradmem_core/bundled/prose/README.md"]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gradmem_core.backbones import BACKBONE, CACHE
+from gradmem_core.checkpoints.external_backbone import BACKBONE, CACHE
 from tests.packaged import NAME, VERSION, packaged
 
 GRADMEM = Path(sys.executable).with_name("gradmem")

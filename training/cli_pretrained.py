@@ -7,9 +7,9 @@ import typer
 from pydantic import ValidationError
 
 from gradmem_core.backbone import Backbone
+from gradmem_core.checkpoints.folders import whole_folder
 from gradmem_core.config import AdapterConfig, MemoryConfig, Phases
 from gradmem_core.errors import GradMemError, InputError
-from gradmem_core.files import whole_folder
 from gradmem_core.tokenizer import Tokenizer
 from training.checkpoints.pretrained import Origin, init_checkpoint
 from training.problems import fail

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.text_results import Cell
-from gradmem_core.answers import Answer, ReadingRules
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.columns import prefill_inputs
-from gradmem_core.decode import Decoding, Sampling
-from gradmem_core.documents import answer_text, read_query
-from gradmem_core.generation import answer_queries, finish
-from gradmem_core.reading import read
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.reading.answers import Answer, ReadingRules
+from gradmem_core.reading.cache import prefill_inputs
+from gradmem_core.reading.decoding import Decoding, Sampling
+from gradmem_core.reading.generation import answer_queries, finish
+from gradmem_core.reading.scoring import read
+from gradmem_core.texts.documents import answer_text, read_query
 from training.evaluation.grading import exact_match, f1
 from training.tasks import Question
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.padding import pad_right
-from gradmem_core.writing import gradient_step
+from gradmem_core.writing.descent import gradient_step
 
 BATCH_TOKENS = 512
 "Most tokens that are written together, padding included."

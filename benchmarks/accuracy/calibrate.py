@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from benchmarks.accuracy.asking import ANSWER_TOKENS
 from benchmarks.accuracy.bank import MemoryBank
 from benchmarks.accuracy.questions import Text, joined, read_paragraphs, split_paragraphs
-from gradmem_core.answers import CANDIDATES
 from gradmem_core.blob import stored
-from gradmem_core.calibration import Calibration, Evidence, Logistic
-from gradmem_core.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from gradmem_core.decode import Sampling
-from gradmem_core.documents import answer_text, read_query
-from gradmem_core.generation import answer_queries
+from gradmem_core.checkpoints.calibration import Calibration, Evidence, Logistic
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.checkpoints.manifest import find_checkpoint
+from gradmem_core.reading.answers import CANDIDATES
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import answer_queries
+from gradmem_core.texts.documents import answer_text, read_query
 from training.evaluation.grading import exact_match
 from training.seeds import stream
 from training.tasks import Question

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gradmem_core.paging import TextPage, split_text
+from gradmem_core.texts.paging import TextPage, split_text
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks import Question
 from training.tasks.asked import passage_of

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from benchmarks.measurement import header
 from benchmarks.training_results import TextCell, TextResult
-from gradmem_core.checkpoint import load_checkpoint
+from gradmem_core.checkpoints.checkpoint import load_checkpoint
 from gradmem_core.errors import DataError
+from gradmem_core.limits import check_context
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
-from gradmem_core.writing import check_context, gradient_step, reconstruction
+from gradmem_core.writing.descent import gradient_step, reconstruction
 from training.seeds import stream
 from training.tasks.prose import ProseTask
 from training.writers.files import training_of

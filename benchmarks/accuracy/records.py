@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 from benchmarks.measurement import header
 from benchmarks.training_results import Failure, RecordsCell, RecordsKind, RecordsResult
-from gradmem_core.checkpoint import Checkpoint, load_checkpoint
-from gradmem_core.decode import Sampling
-from gradmem_core.documents import answer_text, read_document, read_query
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.errors import InputError
-from gradmem_core.generation import answer_queries
 from gradmem_core.padding import pad_right
-from gradmem_core.records import parse_records
-from gradmem_core.writing import write
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import answer_queries
+from gradmem_core.texts.documents import answer_text, read_document, read_query
+from gradmem_core.texts.records import parse_records
+from gradmem_core.writing.descent import write
 from training.seeds import stream
 from training.tasks.records import draw_absent_key, draw_records
 from training.writers import load_writer

@@ -27,7 +27,7 @@ from benchmarks.accuracy.records import Asked, Plan, draw_groups, parse_shape
 from benchmarks.measurement import header, save_result, this_command
 from benchmarks.text_results import RESULTS, Cell, TextResult
 from gradmem_core.blob import stored, tensor_bytes
-from gradmem_core.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.config import BlobDtype
 from training.tasks import Question
 

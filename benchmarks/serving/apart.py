@@ -15,7 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from gradmem_core.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -16,9 +16,9 @@ from benchmarks.serving.inprocess import batch_of
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.results import ContextRow
 from gradmem_core.backbone import Backbone, Cache, KeysAndValues
-from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.model import MemoryModel
-from gradmem_core.writing import write
+from gradmem_core.writing.descent import write
 
 LENGTHS = (4, 8, 16, 32, 64, 96)
 "Pairs of a document."

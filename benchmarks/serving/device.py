@@ -25,12 +25,12 @@ from benchmarks.serving.results import (
     Unrolled,
 )
 from benchmarks.speed.unrolled import unrolled_steps
-from gradmem_core.answers import ReadingRules
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.decode import Sampling
-from gradmem_core.generation import generate
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.model import MemoryModel
-from gradmem_core.writing import write
+from gradmem_core.reading.answers import ReadingRules
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import generate
+from gradmem_core.writing.descent import write
 
 STEPS = 5
 PAIRS = 16

@@ -15,11 +15,11 @@ from benchmarks.measurement import alternate
 from benchmarks.serving.documents import Document
 from benchmarks.serving.load import Request, percentile, under_load
 from benchmarks.serving.results import Load, Via
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compression import WrittenPage
-from gradmem_core.decode import Sampling
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.padding import pad_right
-from gradmem_core.writing import write
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.writing.compression import WrittenPage
+from gradmem_core.writing.descent import write
 from service.app import create_app
 from service.engine import Engine
 from service.settings import Settings

@@ -23,7 +23,7 @@ from benchmarks.serving.overload import overload
 from benchmarks.serving.plan import LOADED, Plan, Section
 from benchmarks.serving.results import BenchResult
 from benchmarks.serving.serving import Served, served
-from gradmem_core.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.errors import InputError
 from service.client import Client
 from service.engine.threads import leave_cores_to_the_engine

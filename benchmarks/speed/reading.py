@@ -24,15 +24,15 @@ from benchmarks.measurement import (
     this_command,
 )
 from benchmarks.text_results import RESULTS
-from gradmem_core.answers import ReadingRules
-from gradmem_core.checkpoint import Checkpoint, load_checkpoint
-from gradmem_core.columns import Prefix, prefill, prefill_inputs
-from gradmem_core.decode import Decoding, Sampling
-from gradmem_core.documents import Page, read_query, text_page
-from gradmem_core.generation import answer_queries, finish
-from gradmem_core.paging import split_text
-from gradmem_core.verify import probes_of
-from gradmem_core.writing import write
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.reading.answers import ReadingRules
+from gradmem_core.reading.cache import Prefix, prefill, prefill_inputs
+from gradmem_core.reading.decoding import Decoding, Sampling
+from gradmem_core.reading.generation import answer_queries, finish
+from gradmem_core.texts.documents import Page, read_query, text_page
+from gradmem_core.texts.paging import split_text
+from gradmem_core.writing.descent import write
+from gradmem_core.writing.verification import probes_of
 
 ANSWER_TOKENS = 5
 "Tokens of every answer: no stop token ends one here."

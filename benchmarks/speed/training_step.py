@@ -29,7 +29,7 @@ from benchmarks.measurement import (
 from benchmarks.speed.implementations import IMPLEMENTATIONS, Implementation, Setting, Step, able
 from benchmarks.training_results import StepTime, StepTimeRow
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import load_checkpoint
+from gradmem_core.checkpoints.checkpoint import load_checkpoint
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import GradMemError, InputError, RecipeError
 from gradmem_core.model import MemoryModel

@@ -13,14 +13,15 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from gradmem_core.answers import Answer, ReadingRules
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.columns import Prefix, prefill
-from gradmem_core.compression import WrittenPage
-from gradmem_core.decode import Decoding
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import NonFiniteLossError
 from gradmem_core.padding import pad_right
-from gradmem_core.writing import AutomaticStop, gradient_step, reconstruction
+from gradmem_core.reading.answers import Answer, ReadingRules
+from gradmem_core.reading.cache import Prefix, prefill
+from gradmem_core.reading.decoding import Decoding
+from gradmem_core.writing.compression import WrittenPage
+from gradmem_core.writing.descent import gradient_step, reconstruction
+from gradmem_core.writing.stopping import AutomaticStop
 from service.engine.work import PageId, ReadWork, TokenChosen, WriteWork
 
 SMALL_MODEL = 2**24

@@ -13,17 +13,17 @@ from typing import TypeAlias, cast
 
 from torch import Tensor
 
-from gradmem_core.answers import Answer
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compression import Steps, WrittenPage
-from gradmem_core.decode import Sampling
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import (
     DeadlineError,
     EngineStoppedError,
     GradMemError,
     OverloadedError,
 )
-from gradmem_core.generation import query_parts
+from gradmem_core.reading.answers import Answer
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import query_parts
+from gradmem_core.writing.compression import Steps, WrittenPage
 from service.engine.device import Device
 from service.engine.scheduler import Job, Limits, Scheduler, log_place
 from service.engine.threads import use_threads

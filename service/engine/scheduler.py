@@ -16,14 +16,14 @@ from typing import TypeVar
 
 import torch
 
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compression import WrittenPage
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import (
     DeadlineError,
     DeviceError,
     GradMemError,
     OutOfMemoryError,
 )
+from gradmem_core.writing.compression import WrittenPage
 from service.engine.device import Device, Reading, Writing
 from service.engine.work import Event, ReadWork, Result, StepMade, Work, WriteWork
 from service.log import place_of

@@ -6,10 +6,10 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from gradmem_core.answers import Answer
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compression import Steps, WrittenPage
-from gradmem_core.decode import Sampling
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.reading.answers import Answer
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.writing.compression import Steps, WrittenPage
 
 PageId: TypeAlias = tuple[str, str]
 "Ids of a memory and of one of its pages."

@@ -6,16 +6,16 @@ from functools import partial
 
 from torch import Tensor
 
-from gradmem_core.answers import Answer
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compression import Steps, WrittenPage
-from gradmem_core.decode import Sampling
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.reading.answers import Answer
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.writing.compression import Steps, WrittenPage
 from service.engine.engine import Deadline, Engine
 from service.engine.work import StepMade
 
 
 class EngineWorker:
-    """A `gradmem_core.compression.Worker` whose work all has one deadline.
+    """A `gradmem_core.writing.compression.Worker` whose work all has one deadline.
 
     Args:
         engine: Does the work.

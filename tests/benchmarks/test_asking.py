@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from benchmarks.accuracy.asking import Graded, ask_memory, cell
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.decode import Sampling
-from gradmem_core.documents import answer_text, read_query
-from gradmem_core.generation import answer_queries
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import answer_queries
+from gradmem_core.texts.documents import answer_text, read_query
 from tests.pretrained import text_checkpoint
 from training.tasks import Question
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.accuracy.asking import calibration_error
 from benchmarks.accuracy.calibrate import Asked, Reply, draw_documents, fit
-from gradmem_core.calibration import Evidence, Logistic
+from gradmem_core.checkpoints.calibration import Evidence, Logistic
 
 
 def asked(rng: np.random.Generator, pages: int) -> Asked:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.accuracy.asking import ANSWER_TOKENS
 from benchmarks.accuracy.formats import AskedText, read_texts
-from gradmem_core.checkpoint import find_checkpoint
+from gradmem_core.checkpoints.manifest import find_checkpoint
 from gradmem_core.errors import DataError
 from gradmem_core.tokenizer import Tokenizer
 from training.evaluation.grading import normalise

@@ -15,14 +15,15 @@ from transformers import AutoModelForCausalLM
 
 from gradmem_core.adapters import is_adapter, merge_adapter
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import Task, load_checkpoint, save_checkpoint
+from gradmem_core.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from gradmem_core.checkpoints.fingerprint import backbone_digest, fingerprint_of
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
-from gradmem_core.fingerprint import backbone_digest, fingerprint_of
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read
+from gradmem_core.reading.scoring import read
 from gradmem_core.tokenizer import Tokenizer
-from gradmem_core.writing import write
+from gradmem_core.writing.descent import write
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradmem_core import decode, preselect
-from gradmem_core.answers import Answer, ReadingRules, answering_page
-from gradmem_core.calibration import Calibration, Evidence, Logistic
-from gradmem_core.checkpoint import Checkpoint, Task
-from gradmem_core.columns import prefill
-from gradmem_core.decode import Decoding, Sampling
-from gradmem_core.generation import answer_queries, generate, query_parts
+from gradmem_core.checkpoints.calibration import Calibration, Evidence, Logistic
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read
+from gradmem_core.reading.answers import Answer, ReadingRules, answering_page
+from gradmem_core.reading.cache import prefill
+from gradmem_core.reading.decoding import Decoding, Sampling
+from gradmem_core.reading.generation import answer_queries, generate, query_parts
+from gradmem_core.reading.scoring import read
 from gradmem_core.tokenizer import Tokenizer
 
 TinyModel = Callable[..., MemoryModel]
@@ -111,7 +111,7 @@ def teacher_forced(model: MemoryModel, page: int, query: list[int], answer: Answ
 
 @pytest.mark.parametrize("scored", [1, 2, 64])
 def test_evidence_is_what_teacher_forcing_finds(model: MemoryModel, scored: int) -> None:
-    with patch.object(preselect, "SCORED", scored):
+    with patch("gradmem_core.reading.preselection.SCORED", scored):
         for row, query in enumerate(QUERIES):
             for page, answer in enumerate(page_by_page(model, CALIBRATED, row)):
                 assert answer.evidence is not None
@@ -196,7 +196,7 @@ def test_only_the_likeliest_pages_are_read_on(
     assert len(decoding) == PAGES * len(QUERIES)
     begun: list[tuple[int, int]] = []
     steps = 0
-    with patch.object(preselect, "TOKENS", tokens):
+    with patch("gradmem_core.reading.preselection.TOKENS", tokens):
         while not begun:
             begun = [(one.query, one.page) for one in decoding.step()]
             steps += 1
@@ -235,7 +235,10 @@ def test_answers_do_not_depend_on_who_joins_when(
 ) -> None:
     """Query `row` joins before step `arrivals[row]`; the one numbered `gone` leaves at a step."""
     expected = [asked(model, rules, row) for row in range(len(QUERIES))]
-    with patch.object(decode, "MOST_PADDING", padding), patch.object(preselect, "TOKENS", tokens):
+    with (
+        patch("gradmem_core.reading.decoding.MOST_PADDING", padding),
+        patch("gradmem_core.reading.preselection.TOKENS", tokens),
+    ):
         found = joined_at(model, rules, arrivals, {gone: leaves})
     assert found.keys() | {gone} == set(range(len(QUERIES))) | {gone}
     assert gone not in found or leaves > arrivals[gone]
@@ -314,7 +317,7 @@ def test_queries_are_answered_as_one_by_one(
 ) -> None:
     tiny = checkpoint(model, calibration, absent_answer="e\n")
     expected = [asked(model, ReadingRules.of(tiny), row) for row in range(len(QUERIES))]
-    with patch("gradmem_core.generation.ROWS", rows):
+    with patch("gradmem_core.reading.generation.ROWS", rows):
         found = answer_queries(tiny, memories(model), QUERIES, SAMPLING, documents=DOCUMENTS)
     for one, other in zip(found, expected, strict=True):
         check(one, other)

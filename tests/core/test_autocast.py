@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read
-from gradmem_core.writing import write
+from gradmem_core.reading.scoring import read
+from gradmem_core.writing.descent import write
 
 IDS = torch.randint(0, 32, (3, 20), generator=torch.Generator().manual_seed(0))
 LENGTHS = torch.tensor([20, 13, 7])

@@ -19,13 +19,22 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from gradmem_core.backbones import BACKBONE, CACHE, ExternalBackbone, Package, cache_folder
-from gradmem_core.checkpoint import load_checkpoint, read_manifest
+from gradmem_core.checkpoints.checkpoint import load_checkpoint
+from gradmem_core.checkpoints.external_backbone import (
+    BACKBONE,
+    CACHE,
+    ExternalBackbone,
+    Package,
+    cache_folder,
+)
+from gradmem_core.checkpoints.manifest import read_manifest
 from gradmem_core.errors import CheckpointError
 from tests.packaged import NAME, VERSION, Packaged, install, packaged
 from tests.pretrained import model_folder, write_gguf
 
-LOAD = "from gradmem_core.checkpoint import load_checkpoint; load_checkpoint(sys.argv[1])"
+LOAD = (
+    "from gradmem_core.checkpoints.checkpoint import load_checkpoint; load_checkpoint(sys.argv[1])"
+)
 SHORT_FILES = "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
 
 

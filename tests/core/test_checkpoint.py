@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gradmem_core import checkpoint as checkpoints
-from gradmem_core.checkpoint import Checkpoint, Task, load_checkpoint, save_checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from gradmem_core.checkpoints.fingerprint import LIMITS, backbone_digest, fingerprint_of
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
-from gradmem_core.fingerprint import LIMITS, backbone_digest, fingerprint_of
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read
+from gradmem_core.reading.scoring import read
 from gradmem_core.tokenizer import Tokenizer
-from gradmem_core.writing import write
+from gradmem_core.writing.descent import write
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]
@@ -357,7 +357,7 @@ def test_a_stop_token_outside_the_vocabulary_is_refused(own: Path) -> None:
 def test_an_unknown_name_lists_the_bundled_ones(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "BUNDLED", folder.parent)
+    monkeypatch.setattr("gradmem_core.checkpoints.manifest.BUNDLED", folder.parent)
     assert load_checkpoint("tiny").name == "tiny"
     with pytest.raises(CheckpointError, match=r"'nothing'.*\(tiny\)"):
         load_checkpoint("nothing")

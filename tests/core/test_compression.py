@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradmem_core.answers import Answer
 from gradmem_core.blob import stored
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compression import MemoryPage, Steps, WrittenPage, compress
-from gradmem_core.decode import Sampling
-from gradmem_core.documents import Page, read_document
-from gradmem_core.generation import answer_queries
-from gradmem_core.verify import probes_of
-from gradmem_core.writing import write
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.reading.answers import Answer
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import answer_queries
+from gradmem_core.texts.documents import Page, read_document
+from gradmem_core.writing.compression import MemoryPage, Steps, WrittenPage, compress
+from gradmem_core.writing.descent import write
+from gradmem_core.writing.verification import probes_of
 from tests.pretrained import text_checkpoint
 
 TEXT = "\n".join(f"Key number {word}: value {word}" for word in ("one", "two", "three", "four"))

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradmem_core import decode
-from gradmem_core.answers import Answer, ReadingRules
-from gradmem_core.columns import prefill
-from gradmem_core.decode import Decoding, Sampling
-from gradmem_core.generation import generate
 from gradmem_core.model import MemoryModel
+from gradmem_core.reading.answers import Answer, ReadingRules
+from gradmem_core.reading.cache import prefill
+from gradmem_core.reading.decoding import Decoding, Sampling
+from gradmem_core.reading.generation import generate
 
 TinyModel = Callable[..., MemoryModel]
 
@@ -54,7 +53,7 @@ def test_answers_do_not_depend_on_who_joins_when(
 
     Without padding queries take a pass of their own, with much they share one with the others.
     """
-    with patch.object(decode, "MOST_PADDING", padding):
+    with patch("gradmem_core.reading.decoding.MOST_PADDING", padding):
         check_answers(model, arrivals, gone)
 
 

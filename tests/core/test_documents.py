@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradmem_core.answers import Answer, ReadingRules, answering_page
-from gradmem_core.checkpoint import Checkpoint, Task
-from gradmem_core.documents import answer_text, read_document, read_query
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.errors import (
     ContextTooLongError,
     EmptyContextError,
@@ -20,7 +19,9 @@ from gradmem_core.errors import (
     UnknownCharactersError,
 )
 from gradmem_core.model import MemoryModel
-from gradmem_core.records import ABSENT, QUERY_MARK
+from gradmem_core.reading.answers import Answer, ReadingRules, answering_page
+from gradmem_core.texts.documents import answer_text, read_document, read_query
+from gradmem_core.tokenizer import ABSENT, QUERY_MARK
 from tests.core.conftest import CONFIG
 from tests.lists import RECORDS, TOKENIZER
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read
-from gradmem_core.writing import reconstruction, write
+from gradmem_core.reading.scoring import read
+from gradmem_core.writing.descent import reconstruction, write
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]

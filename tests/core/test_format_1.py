@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gradmem_core.adapters import is_adapter
-from gradmem_core.checkpoint import Task, load_checkpoint, read_manifest, save_checkpoint
+from gradmem_core.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from gradmem_core.checkpoints.fingerprint import backbone_digest, fingerprint_of
+from gradmem_core.checkpoints.manifest import Task, read_manifest
 from gradmem_core.errors import CheckpointError
-from gradmem_core.fingerprint import backbone_digest, fingerprint_of
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read
+from gradmem_core.reading.scoring import read
 from gradmem_core.tokenizer import Tokenizer
-from gradmem_core.writing import write
+from gradmem_core.writing.descent import write
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradmem_core.answers import Answer, ReadingRules
-from gradmem_core.decode import Sampling
 from gradmem_core.errors import EmptyQueryError, GenerationError, QueryTooLongError
-from gradmem_core.generation import generate
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read
+from gradmem_core.reading.answers import Answer, ReadingRules
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import generate
+from gradmem_core.reading.scoring import read
 
 TinyModel = Callable[..., MemoryModel]
 

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read
-from gradmem_core.writing import Written, reconstruction, write
+from gradmem_core.reading.scoring import read
+from gradmem_core.writing.descent import Written, reconstruction, write
 
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradmem_core.outline import (
+from gradmem_core.texts.outline import (
     BLOCK,
     INDENTED,
     LEAD_IN,

@@ -10,7 +10,7 @@ from gradmem_core.errors import (
     UnknownCharactersError,
     WordTooLongError,
 )
-from gradmem_core.paging import split_text
+from gradmem_core.texts.paging import split_text
 from gradmem_core.tokenizer import Tokenizer
 from tests.pages import FAMILY, split, texts, tokens
 

@@ -9,8 +9,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from gradmem_core.errors import EmptyContextError, TooManyPagesError, WordTooLongError
-from gradmem_core.outline import find_pieces
-from gradmem_core.paging import EVENNESS, TextPage, split_text
+from gradmem_core.texts.outline import find_pieces
+from gradmem_core.texts.paging import EVENNESS, TextPage, split_text
 from gradmem_core.tokenizer import Tokenizer
 from tests.pages import FAMILY, TOKENIZER, split, tokens, without_space
 

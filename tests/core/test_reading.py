@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read
+from gradmem_core.reading.scoring import read
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]

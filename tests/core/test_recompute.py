@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read
-from gradmem_core.writing import write
+from gradmem_core.reading.scoring import read
+from gradmem_core.writing.descent import write
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]

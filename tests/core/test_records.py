@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradmem_core.errors import NoRecordError, UnknownCharactersError
-from gradmem_core.records import Record, canonical_query, fold, parse_records
+from gradmem_core.texts.records import Record, canonical_query, fold, parse_records
 from tests.lists import PRINTABLE
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from gradmem_core.model import MemoryModel
-from gradmem_core.writing import AutomaticStop, reconstruction, write, write_until_settled
+from gradmem_core.writing.descent import reconstruction, write
+from gradmem_core.writing.stopping import AutomaticStop, write_until_settled
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]

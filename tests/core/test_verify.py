@@ -2,8 +2,8 @@
 
 import pytest
 
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.verify import CONTINUED, MOST_PROBES, grade, probes_of
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.writing.verification import CONTINUED, MOST_PROBES, grade, probes_of
 from tests.pretrained import text_checkpoint
 
 PROSE = (

@@ -16,8 +16,8 @@ from gradmem_core.errors import (
     WriteStepsError,
 )
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read
-from gradmem_core.writing import Written, write
+from gradmem_core.reading.scoring import read
+from gradmem_core.writing.descent import Written, write
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]

@@ -12,7 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import Checkpoint, Task, load_checkpoint, save_checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gradmem_core.answers import Answer
-from gradmem_core.compression import WrittenPage
 from gradmem_core.errors import GradMemError
+from gradmem_core.reading.answers import Answer
+from gradmem_core.writing.compression import WrittenPage
 from service.engine.device import Reading, WriteOutcome, Writing
 from service.engine.scheduler import Job
 from service.engine.work import Event, Result, TokenChosen, Work, WriteWork

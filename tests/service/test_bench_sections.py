@@ -23,9 +23,9 @@ from benchmarks.serving.results import load_result
 from benchmarks.serving.serving import Served
 from gradmem_core.attention import BLOCK, causal_attention
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import Checkpoint, save_checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from gradmem_core.model import MemoryModel
-from gradmem_core.writing import write
+from gradmem_core.writing.descent import write
 from service.cli import app
 from service.client import ConnectionFailed, Overloaded, Unavailable
 from service.schemas import Problem

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from gradmem_core.checkpoint import bundled_names
+from gradmem_core.checkpoints.manifest import bundled_names
 from service.cli import app
 from service.client import Client
 from service.schemas import MemoryInfo

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from gradmem_core.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from service.app import create_app
 from service.client import (
     AsyncClient,

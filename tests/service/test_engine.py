@@ -8,11 +8,7 @@ import anyio
 import pytest
 import torch
 
-from gradmem_core.answers import Answer, ReadingRules
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.columns import Prefix, prefill
-from gradmem_core.compression import Steps, WrittenPage
-from gradmem_core.decode import Sampling
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import (
     DeadlineError,
     DeviceError,
@@ -21,9 +17,14 @@ from gradmem_core.errors import (
     NonFiniteLossError,
     OverloadedError,
 )
-from gradmem_core.generation import generate
 from gradmem_core.model import MemoryModel
-from gradmem_core.writing import write, write_until_settled
+from gradmem_core.reading.answers import Answer, ReadingRules
+from gradmem_core.reading.cache import Prefix, prefill
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import generate
+from gradmem_core.writing.compression import Steps, WrittenPage
+from gradmem_core.writing.descent import write
+from gradmem_core.writing.stopping import write_until_settled
 from service.engine import (
     Admission,
     Engine,

@@ -20,12 +20,11 @@ from typer.testing import CliRunner
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.blob import BlobInfo, PageInfo, pack
-from gradmem_core.calibration import Calibration, Logistic
-from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.checkpoints.calibration import Calibration, Logistic
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
-from gradmem_core.records import ABSENT, QUERY_MARK
-from gradmem_core.tokenizer import Tokenizer
+from gradmem_core.tokenizer import ABSENT, QUERY_MARK, Tokenizer
 from service.app import create_app
 from service.cli import app
 from service.client import AsyncClient, Client

@@ -12,13 +12,13 @@ import httpx
 import pytest
 import torch
 
-from gradmem_core.answers import ReadingRules
 from gradmem_core.blob import stored
-from gradmem_core.checkpoint import Checkpoint, load_checkpoint
-from gradmem_core.decode import Sampling
-from gradmem_core.generation import generate
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.reading.answers import ReadingRules
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import generate
 from gradmem_core.tokenizer import Tokenizer
-from gradmem_core.writing import write
+from gradmem_core.writing.descent import write
 from service.app import create_app
 from service.models import Models
 from service.settings import Settings

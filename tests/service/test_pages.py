@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradmem_core.answers import CANDIDATES, Answer
-from gradmem_core.calibration import Calibration, Logistic
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.decode import Sampling
+from gradmem_core.checkpoints.calibration import Calibration, Logistic
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import DeadlineError, DeviceError
-from gradmem_core.generation import ROWS, answer_queries
-from gradmem_core.writing import write
+from gradmem_core.reading.answers import CANDIDATES, Answer
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import ROWS, answer_queries
+from gradmem_core.writing.descent import write
 from service.engine import Admission, Engine, Limits, StepMade, TokenChosen, TorchDevice
 from service.engine.device import Reading, WriteOutcome, Writing
 from service.engine.engine import SHARE

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.records import ABSENT
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.tokenizer import ABSENT
 from service.app import create_app
 from service.models import Models
 from service.settings import Settings

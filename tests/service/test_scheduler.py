@@ -8,15 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.compression import WrittenPage
-from gradmem_core.decode import Sampling
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import (
     DeadlineError,
     DeviceError,
     EngineStoppedError,
     OutOfMemoryError,
 )
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.writing.compression import WrittenPage
 from service.engine.scheduler import BURST, FATAL, PATIENCE, Limits, Scheduler
 from service.engine.work import ReadWork, Work, WriteWork
 from service.telemetry import Telemetry

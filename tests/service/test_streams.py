@@ -11,7 +11,7 @@ import httpx
 import pytest
 import torch
 
-from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from service.app import create_app
 from service.engine import Admission, Engine, Limits, TorchDevice
 from service.engine.device import WriteOutcome, Writing

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 import service.memories
-from gradmem_core import compression
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.documents import read_document
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.texts.documents import read_document
+from gradmem_core.writing import compression
 from service.app import create_app
 from service.engine import Admission, Engine, Limits, TokenChosen, TorchDevice
 from service.engine.device import Reading, WriteOutcome, Writing

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.accuracy.records import Plan, Shape, measure_records
-from gradmem_core.checkpoint import Checkpoint, load_checkpoint
-from gradmem_core.writing import write
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.writing.descent import write
 from training.evaluation.scores import evaluate
 from training.seeds import stream
 from training.tasks import KeyValueTask, Question, task_by_name

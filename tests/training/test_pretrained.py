@@ -10,11 +10,12 @@ from transformers import AutoModelForCausalLM
 from benchmarks.accuracy.exact_match import Grid, measure
 from gradmem_core.adapters import is_adapter
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import Checkpoint, load_checkpoint, read_manifest
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from gradmem_core.checkpoints.manifest import read_manifest
 from gradmem_core.config import AdapterConfig, MemoryConfig
 from gradmem_core.errors import CheckpointError, InputError, RecipeError
-from gradmem_core.reading import read
-from gradmem_core.writing import write
+from gradmem_core.reading.scoring import read
+from gradmem_core.writing.descent import write
 from tests.pretrained import FAMILIES, model_folder, text_folder
 from training.checkpoints.pretrained import Origin, init_checkpoint
 from training.loop.trainer import Trainer

@@ -9,7 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gradmem_core.checkpoint import load_checkpoint, read_manifest
+from gradmem_core.checkpoints.checkpoint import load_checkpoint
+from gradmem_core.checkpoints.manifest import read_manifest
 from gradmem_core.errors import CheckpointError, DeviceError, OutOfMemoryError, RecipeError
 from tests.training.conftest import ProseRecipe
 from tests.training.test_trainer import scalars_of

@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 from benchmarks.accuracy.records import Asked, Plan, Shape, measure_records, parse_shape, score
 from benchmarks.training_results import load_result
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import load_checkpoint, save_checkpoint
+from gradmem_core.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from gradmem_core.config import MemoryConfig
-from gradmem_core.documents import read_document, read_query
 from gradmem_core.errors import InputError
 from gradmem_core.model import MemoryModel
-from gradmem_core.records import ABSENT, fold, parse_records
+from gradmem_core.texts.documents import read_document, read_query
+from gradmem_core.texts.records import fold, parse_records
+from gradmem_core.tokenizer import ABSENT
 from training.cli import app
 from training.seeds import stream
 from training.tasks import RecordsTask

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-import gradmem_core.recompute
-from gradmem_core.checkpoint import load_checkpoint
+import gradmem_core.writing.recomputation
+from gradmem_core.checkpoints.checkpoint import load_checkpoint
 from gradmem_core.errors import NonFiniteLossError, RecipeError
 from tests.training.conftest import TinyRecipe
 from training.cli import app
@@ -68,14 +68,14 @@ def test_recomputed_steps_train_alike(
 ) -> None:
     losses = Trainer(tiny_recipe(), tmp_path / "kept").fit(until_step=3, quiet=True)
     calls = 0
-    real = gradmem_core.recompute.recomputed
+    real = gradmem_core.writing.recomputation.recomputed
 
     def counted(*args: Any) -> tuple[Tensor, Tensor]:
         nonlocal calls
         calls += 1
         return real(*args)
 
-    monkeypatch.setattr("gradmem_core.writing.recomputed", counted)
+    monkeypatch.setattr("gradmem_core.writing.descent.recomputed", counted)
     again = Trainer(tiny_recipe("recompute=true"), tmp_path / "again")
     assert again.fit(until_step=3, quiet=True) == pytest.approx(losses, rel=1e-5)
     assert calls >= 3 * 2 * 2  # steps, micro-batches in parts of one at least, write steps

@@ -6,17 +6,16 @@ from pathlib import Path
 import torch
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoint import (
+from gradmem_core.checkpoints.checkpoint import (
     backbone_folder,
     check_template,
-    find_checkpoint,
     load_checkpoint,
-    read_manifest,
     save_checkpoint,
 )
+from gradmem_core.checkpoints.fingerprint import backbone_digest
+from gradmem_core.checkpoints.manifest import find_checkpoint, read_manifest
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
-from gradmem_core.fingerprint import backbone_digest
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks import card_by_name

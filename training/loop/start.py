@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.backbones import ExternalBackbone
-from gradmem_core.checkpoint import find_checkpoint, read_manifest, verified_backbone
+from gradmem_core.checkpoints.checkpoint import verified_backbone
+from gradmem_core.checkpoints.external_backbone import ExternalBackbone
+from gradmem_core.checkpoints.manifest import find_checkpoint, read_manifest
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import RecipeError
 from gradmem_core.model import MemoryModel

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from gradmem_core.checkpoints.folders import remove_scratch
 from gradmem_core.errors import DeviceError, NonFiniteLossError, RecipeError
-from gradmem_core.files import remove_scratch
 from training.checkpoints.card import model_card
 from training.evaluation.scores import evaluate
 from training.loop.curriculum import Progress

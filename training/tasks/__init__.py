@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from gradmem_core.checkpoint import Task
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.errors import RecipeError
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks.asked import AskedPassages

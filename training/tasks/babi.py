@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradmem_core.checkpoint import Task
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.errors import DataError, RecipeError
 from gradmem_core.tokenizer import Tokenizer
 from training.seeds import Split

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gradmem_core.checkpoint import Task
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.tokenizer import QUERY, Tokenizer
 from training.seeds import Split, stream
 

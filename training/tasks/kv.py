@@ -8,7 +8,7 @@ import string
 
 import numpy as np
 
-from gradmem_core.checkpoint import Task
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.errors import InputError
 from gradmem_core.tokenizer import Tokenizer
 from training.seeds import Split

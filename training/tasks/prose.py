@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradmem_core.checkpoint import Task
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.errors import DataError
 from training.seeds import Split
 from training.tasks.base import Example, Question

@@ -1,7 +1,7 @@
 """Lists of records: which value belongs to a key, or that the key is not there.
 
 A document is lines of a key, a tab and a value; a query is a key; keys are in lower case (see
-`gradmem_core/records.py`, which brings people's lists into this form). Sizes are characters.
+`gradmem_core/texts/records.py`, which brings people's lists into this form). Sizes are characters.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ from itertools import count
 
 import numpy as np
 
-from gradmem_core.checkpoint import Task
-from gradmem_core.records import ABSENT, QUERY_MARK, Record, canonical_query, fold
-from gradmem_core.tokenizer import Tokenizer
+from gradmem_core.checkpoints.manifest import Task
+from gradmem_core.texts.records import Record, canonical_query, fold
+from gradmem_core.tokenizer import ABSENT, QUERY_MARK, Tokenizer
 from training.seeds import Split
 from training.tasks.base import Example, Question, TrainingTask
 from training.tasks.texts import PRINTABLE, Texts

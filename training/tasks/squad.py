@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from gradmem_core.checkpoint import Task
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.errors import DataError
 from training.problems import problem_of
 from training.seeds import Split

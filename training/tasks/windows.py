@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from gradmem_core.checkpoint import Task
+from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.errors import DataError
 from gradmem_core.tokenizer import Tokenizer
 from training.seeds import Split

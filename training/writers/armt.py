@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.reading import read_hidden
+from gradmem_core.reading.scoring import read_hidden
 from training.writers.base import State, Writer, WriteSteps
 from training.writers.rmt import RmtConfig, RmtModel, around, forward_passes
 

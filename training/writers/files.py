@@ -16,16 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.backbones import ExternalBackbone
-from gradmem_core.checkpoint import (
-    Task,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from gradmem_core.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from gradmem_core.checkpoints.external_backbone import ExternalBackbone
+from gradmem_core.checkpoints.fingerprint import backbone_digest
+from gradmem_core.checkpoints.folders import whole_folder
+from gradmem_core.checkpoints.manifest import Task, find_checkpoint
 from gradmem_core.errors import CheckpointError
-from gradmem_core.files import whole_folder
-from gradmem_core.fingerprint import backbone_digest
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks import TextFormat
 from training.writers.base import Writer

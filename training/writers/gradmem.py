@@ -8,14 +8,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gradmem_core.answers import ReadingRules
 from gradmem_core.blob import BlobInfo, PageInfo, pack, tensor_bytes, unpack
 from gradmem_core.config import BlobDtype
-from gradmem_core.decode import Sampling
-from gradmem_core.generation import generate
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading import read_hidden
-from gradmem_core.writing import write, write_until_settled
+from gradmem_core.reading.answers import ReadingRules
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import generate
+from gradmem_core.reading.scoring import read_hidden
+from gradmem_core.writing.descent import write
+from gradmem_core.writing.stopping import write_until_settled
 from training.writers.base import State, Writer, WriteSteps
 
 NOTHING_KNOWN = PageInfo(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradmem_core.backbone import Backbone
 from gradmem_core.errors import InputError
 from gradmem_core.model import identity
-from gradmem_core.reading import read_hidden
+from gradmem_core.reading.scoring import read_hidden
 from training.writers.base import Limits, State, Writer, WriteSteps
 
 

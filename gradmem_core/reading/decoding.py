@@ -15,12 +15,12 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from gradmem_core.answers import Answer, ReadingRules, answering_page
-from gradmem_core.calibration import Evidence
-from gradmem_core.columns import Columns, Prefix
+from gradmem_core.checkpoints.calibration import Evidence
 from gradmem_core.errors import GenerationError
 from gradmem_core.model import MemoryModel
-from gradmem_core.preselect import Candidate, Preselection, logits_after
+from gradmem_core.reading.answers import Answer, ReadingRules, answering_page
+from gradmem_core.reading.cache import Columns, Prefix
+from gradmem_core.reading.preselection import Candidate, Preselection, logits_after
 
 MOST_PADDING = 32
 "Most padding that tokens under way get beside queries; beyond it those take a pass of their own."

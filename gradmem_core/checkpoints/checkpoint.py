@@ -6,80 +6,34 @@ write side, `adapter/` an adapter as peft stores it, `README.md` the model card.
 `docs/FORMATS.md` has the fields.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gradmem_core import adapters
 from gradmem_core.backbone import Backbone
-from gradmem_core.backbones import ExternalBackbone, external_folder
-from gradmem_core.calibration import Calibration
+from gradmem_core.checkpoints.calibration import Calibration
+from gradmem_core.checkpoints.external_backbone import ExternalBackbone, external_folder
+from gradmem_core.checkpoints.fingerprint import backbone_digest, fingerprint_of
+from gradmem_core.checkpoints.folders import whole_folder
+from gradmem_core.checkpoints.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    Task,
+    find_checkpoint,
+    read_manifest,
+)
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError, DeviceError, UnknownCharactersError
-from gradmem_core.files import whole_folder
-from gradmem_core.fingerprint import backbone_digest, fingerprint_of
 from gradmem_core.model import MemoryModel
-from gradmem_core.records import ABSENT, QUERY_MARK
-from gradmem_core.tokenizer import QUERY, Tokenizer
-
-FORMAT_VERSION = 2
-BUNDLED = Path(__file__).parent / "bundled"
-
-
-class Task(BaseModel):
-    """What a checkpoint was trained to answer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    "The training task."
-    purpose: str = ""
-    "What the checkpoint is for, and what not, in a sentence or two; empty where nobody has said."
-    stop_tokens: list[str] = Field(min_length=1)
-    "Tokens that end an answer; they are not part of it."
-    query_template: str = QUERY
-    """What the model gets for a query, which stands in place of `{query}`; the tokenizer's special
-    tokens count as such in it, and never in a query."""
-    absent_answer: str | None = None
-    """The answer to a query that the text does not answer, with the tokens that end it; None where
-    the checkpoint was not trained to give one."""
-    continuation_prompt: str | None = None
-    """What stands before some words of the text that READ is to continue; None where the checkpoint
-    was not trained to do so."""
-    document_format: Literal["text", "records"] = "text"
-    """What a document is: any text of the vocabulary, or a list of records (lines of key and value,
-    see `gradmem_core/records.py`), whose queries are keys."""
-    example_document: str
-    "A document as the checkpoint expects it."
-    example_query: str
-    "A query of that document."
-    example_answer: str
-    "The right answer to it."
-
-
-class Manifest(BaseModel):
-    """The contents of `gradmem.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format_version: int
-    name: str
-    fingerprint: str
-    memory: MemoryConfig
-    task: Task
-    calibration: Calibration | None = None
-    "What confidence is made of; None for the mean probability of an answer's tokens."
-    backbone: ExternalBackbone | None = None
+from gradmem_core.tokenizer import ABSENT, QUERY, QUERY_MARK, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -288,59 +242,6 @@ def backbone_folder(checkpoint: Path, manifest: Manifest) -> Path:
     return external_folder(checkpoint, manifest.backbone)
 
 
-def find_checkpoint(reference: str | Path) -> Path:
-    """The folder of a checkpoint given by path or by the name of a bundled one.
-
-    Raises:
-        CheckpointError: There is no such checkpoint.
-    """
-    for folder in (Path(reference), BUNDLED / reference):
-        if (folder / "gradmem.json").is_file():
-            return folder
-    bundled = ", ".join(bundled_names()) or "none"
-    raise CheckpointError(
-        f"there is no checkpoint {str(reference)!r}: give a folder with a gradmem.json, or a"
-        f" bundled name ({bundled})"
-    )
-
-
-def bundled_names() -> list[str]:
-    """Names of the checkpoints that the package holds."""
-    return sorted(path.parent.name for path in BUNDLED.glob("*/gradmem.json"))
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check `gradmem.json`.
-
-    Raises:
-        CheckpointError: It is missing, damaged, or of a later format.
-    """
-    try:
-        fields = json.loads((folder / "gradmem.json").read_text())
-        version = fields.get("format_version")
-        if version == 1:
-            fields = _of_version_1(fields)
-        elif version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{folder} has format version {version}; this GradMem reads 1 to {FORMAT_VERSION}"
-            )
-        return Manifest.model_validate(fields)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        detail = _first_problem(error) if isinstance(error, ValidationError) else repr(error)
-        raise CheckpointError(f"gradmem.json of {folder} cannot be read: {detail}") from error
-
-
-def _of_version_1(fields: dict[str, Any]) -> dict[str, Any]:
-    """Say what format 1, whose only adapters were on at WRITE, says in terms of format 2."""
-    memory = dict(fields["memory"])
-    rank = memory.pop("write_lora_rank", None)
-    adapter = None if rank is None else {"rank": rank, "phases": "write"}
-    task = dict(fields["task"])
-    if task.get("document_format") == "records":
-        task["absent_answer"] = ABSENT
-    return {**fields, "memory": memory | {"adapter": adapter}, "task": task}
-
-
 def _load_model(
     folder: Path, backbone: Backbone, config: MemoryConfig, *, merge: bool
 ) -> MemoryModel:
@@ -358,11 +259,6 @@ def _load_model(
             tensors = _take_adapter(backbone, tensors, folder)
     _load_write_side(model, tensors, folder)
     return model
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
 
 
 def _placed(model: MemoryModel, device: str) -> MemoryModel:

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 
 from gradmem_core.backbone import Backbone
+from gradmem_core.checkpoints.fingerprint import backbone_digest
+from gradmem_core.checkpoints.folders import remove_scratch, whole_folder
 from gradmem_core.errors import CheckpointError
-from gradmem_core.files import remove_scratch, whole_folder
-from gradmem_core.fingerprint import backbone_digest
 
 CACHE = "GRADMEM_CACHE"
 "Environment variable: the folder of imported backbones."

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from gradmem_core.calibration import Calibration, Evidence
-from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.checkpoints.calibration import Calibration, Evidence
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.tokenizer import Tokenizer
 
 CANDIDATES = 4

@@ -4,13 +4,13 @@ from collections.abc import Hashable, Iterator, Sequence
 
 from torch import Tensor
 
-from gradmem_core.answers import Answer, ReadingRules
-from gradmem_core.checkpoint import Checkpoint
-from gradmem_core.columns import prefill
-from gradmem_core.config import MemoryConfig
-from gradmem_core.decode import Decoding, Sampling
-from gradmem_core.errors import EmptyQueryError, GenerationError, QueryTooLongError
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.errors import GenerationError
+from gradmem_core.limits import check_query
 from gradmem_core.model import MemoryModel
+from gradmem_core.reading.answers import Answer, ReadingRules
+from gradmem_core.reading.cache import prefill
+from gradmem_core.reading.decoding import Decoding, Sampling
 
 ROWS = 64
 "Most answers, one for each page of a query, that a part of a memory's queries makes."
@@ -106,23 +106,6 @@ def finish(decoding: Decoding, numbers: Sequence[int]) -> list[Answer]:
     while len(decoding):
         answers |= {one.query: one.answer for one in decoding.step() if one.answer}
     return [answers[number] for number in numbers]
-
-
-def check_query(config: MemoryConfig, tokens: int) -> None:
-    """Refuse a query that is empty or beyond the checkpoint's limit.
-
-    Raises:
-        EmptyQueryError: There is no token.
-        QueryTooLongError: There are more than `max_query_tokens`.
-    """
-    if tokens < 1:
-        raise EmptyQueryError("the query has no token; send at least one")
-    if tokens > config.max_query_tokens:
-        raise QueryTooLongError(
-            f"the query has {tokens} tokens and this checkpoint takes at most"
-            f" {config.max_query_tokens}",
-            limit=config.max_query_tokens,
-        )
 
 
 def check_queries(

@@ -5,11 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradmem_core.errors import NoRecordError, UnknownCharactersError
-
-QUERY_MARK = "\x05"
-"ASCII's enquiry: begins a query."
-ABSENT = "\x15"
-"ASCII's negative acknowledge: the answer about a key that is not in memory."
+from gradmem_core.tokenizer import QUERY_MARK
 
 TAB, COLON_SPACE, SPACED_EQUALS, EQUALS, COLON, COMMA = SEPARATORS = [
     re.compile(pattern) for pattern in (r"\t", r":\s+", r"\s=\s+", r"=", r":", r",\s*")

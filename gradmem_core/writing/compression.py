@@ -10,15 +10,15 @@ from typing import Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
-from gradmem_core.answers import Answer
 from gradmem_core.blob import ReadBack, stored
-from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
-from gradmem_core.decode import Sampling
-from gradmem_core.documents import Page, text_page
 from gradmem_core.errors import TooManyPagesError, WordTooLongError
-from gradmem_core.paging import split_text
-from gradmem_core.verify import WEAK, grade, probes_of
+from gradmem_core.reading.answers import Answer
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.texts.documents import Page, text_page
+from gradmem_core.texts.paging import split_text
+from gradmem_core.writing.verification import WEAK, grade, probes_of
 
 Steps: TypeAlias = int | Literal["auto"]
 "A number of gradient steps, or as many as still help."

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradmem_core.answers import ReadingRules
 from gradmem_core.backbone import Backbone
-from gradmem_core.calibration import Evidence
-from gradmem_core.columns import Columns, Prefix
+from gradmem_core.checkpoints.calibration import Evidence
 from gradmem_core.model import MemoryModel
 from gradmem_core.padding import pad_right
+from gradmem_core.reading.answers import ReadingRules
+from gradmem_core.reading.cache import Columns, Prefix
 
 TOKENS = 256
 "Most tokens of queries that are run at a time, padding included; one query may pass it."

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from gradmem_core.answers import Answer
-from gradmem_core.checkpoint import Checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import EmptyQueryError, RecordTooLongError, TooManyPagesError
-from gradmem_core.generation import check_query
-from gradmem_core.paging import TextPage, split_text
-from gradmem_core.records import Record, canonical_query, fold, parse_records
+from gradmem_core.limits import check_context, check_query
+from gradmem_core.reading.answers import Answer
+from gradmem_core.texts.paging import TextPage, split_text
+from gradmem_core.texts.records import Record, canonical_query, fold, parse_records
 from gradmem_core.tokenizer import Tokenizer
-from gradmem_core.writing import check_context
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def read_document(checkpoint: Checkpoint, text: str, *, max_pages: int) -> Docum
     """Bring a document into the form that a checkpoint was trained on.
 
     A list of records is split into pages by whole records, about equally long; a text where people
-    would split it (`gradmem_core/paging.py`), or not at all where the checkpoint has no
+    would split it (`gradmem_core/texts/paging.py`), or not at all where the checkpoint has no
     `page_tokens`.
 
     Args:

@@ -1,11 +1,11 @@
 """A text into pages of a few tokens, cut where people would cut it.
 
-`gradmem_core.outline` takes the text apart into pieces (sentences, or whole lines where those are
-shorter) and says how bad a cut before each of them is: nearly nothing before a heading, little at a
-blank line, more at the end of a line, half a page between sentences, a page between words, and so
-much after a heading that it never is the last line of a page. A piece that no page has room for is
-cut between words, and a word that none has room for at Unicode's word boundaries (UAX 29) outside
-of grapheme clusters; what then is still too long is refused.
+`gradmem_core.texts.outline` takes the text apart into pieces (sentences, or whole lines where those
+are shorter) and says how bad a cut before each of them is: nearly nothing before a heading, little
+at a blank line, more at the end of a line, half a page between sentences, a page between words, and
+so much after a heading that it never is the last line of a page. A piece that no page has room for
+is cut between words, and a word that none has room for at Unicode's word boundaries (UAX 29)
+outside of grapheme clusters; what then is still too long is refused.
 
 Of all ways to share the pieces among pages the one is taken that costs least, where a page costs
 
@@ -35,7 +35,7 @@ from gradmem_core.errors import (
     UnknownCharactersError,
     WordTooLongError,
 )
-from gradmem_core.outline import CHARACTERS, ORPHAN, WORDS, Piece, find_pieces
+from gradmem_core.texts.outline import CHARACTERS, ORPHAN, WORDS, Piece, find_pieces
 from gradmem_core.tokenizer import Tokenizer, check_surrogates
 
 EVENNESS = 0.5

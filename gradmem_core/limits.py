@@ -1,0 +1,58 @@
+"""Limits of a checkpoint, checked before any work is done."""
+
+from gradmem_core.config import MemoryConfig
+from gradmem_core.errors import (
+    ContextTooLongError,
+    EmptyContextError,
+    EmptyQueryError,
+    QueryTooLongError,
+    WriteStepsError,
+)
+
+
+def check_context(config: MemoryConfig, tokens: int) -> None:
+    """Refuse a context that is empty or beyond the checkpoint's limit.
+
+    Raises:
+        EmptyContextError: There is no token.
+        ContextTooLongError: There are more than `max_context_tokens`.
+    """
+    if tokens < 1:
+        raise EmptyContextError("the document has no token; send at least one")
+    if tokens > config.max_context_tokens:
+        raise ContextTooLongError(
+            f"the document has {tokens} tokens and this checkpoint takes at most"
+            f" {config.max_context_tokens}; send a shorter document or split it",
+            limit=config.max_context_tokens,
+        )
+
+
+def check_steps(config: MemoryConfig, steps: int) -> None:
+    """Refuse a number of write steps out of range.
+
+    Raises:
+        WriteStepsError: `steps` is below 1 or above `max_write_steps`.
+    """
+    if not 1 <= steps <= config.max_write_steps:
+        raise WriteStepsError(
+            f"{steps} write steps were asked for and this checkpoint takes 1 to"
+            f" {config.max_write_steps}",
+            limit=config.max_write_steps,
+        )
+
+
+def check_query(config: MemoryConfig, tokens: int) -> None:
+    """Refuse a query that is empty or beyond the checkpoint's limit.
+
+    Raises:
+        EmptyQueryError: There is no token.
+        QueryTooLongError: There are more than `max_query_tokens`.
+    """
+    if tokens < 1:
+        raise EmptyQueryError("the query has no token; send at least one")
+    if tokens > config.max_query_tokens:
+        raise QueryTooLongError(
+            f"the query has {tokens} tokens and this checkpoint takes at most"
+            f" {config.max_query_tokens}",
+            limit=config.max_query_tokens,
+        )

@@ -1,0 +1,1 @@
+"""READ: queries are answered from memories."""

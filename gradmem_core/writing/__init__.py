@@ -1,0 +1,1 @@
+"""WRITE: pages become memories by gradient descent."""
