@@ -110,9 +110,10 @@ def libraries(modules: Sequence[Module]) -> Iterator[str]:
 def model_classes(modules: Sequence[Module]) -> Iterator[str]:
     """Only the backbone imports transformers' model classes, and tokenizer.py its tokenizers."""
     for module in modules:
-        if module.room not in PRODUCT or module.path.name == "backbone.py":
+        own = (module.room, module.path.name)
+        if module.room not in PRODUCT or own == ("gradmem_core", "backbone.py"):
             continue
-        reads_tokenizers = module.path.name == "tokenizer.py"
+        reads_tokenizers = own == ("gradmem_core", "tokenizer.py")
         for imported, name in module.imports:
             if _reaches(imported, name, "transformers") and not (
                 reads_tokenizers and name and "Tokenizer" in name
