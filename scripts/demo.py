@@ -1,8 +1,8 @@
-"""Start the service, write a text, ask it questions in words, compare sizes, stop.
+"""Start the service, write a text, ask it questions, compare sizes, stop.
 
-Without arguments it is a text of our own with questions whose answers are known: the exit status is
-0 only where some of them are right, which a broken service does not reach. With a file, that is
-written and the questions after it are asked. Run it by `scripts/demo`, which sets up `.venv` first.
+Without arguments the text is scripts/demo.md, whose answers are known; the exit status is 0 only if
+some of them are right, which a broken service does not achieve. Otherwise it takes a file and the
+questions to ask about it. Run it with `scripts/demo`, which sets up `.venv` first.
 """
 
 import argparse
@@ -26,27 +26,27 @@ from service.schemas import AnswerInfo, MemoryInfo, ModelInfo
 ROOT = Path(__file__).resolve().parents[1]
 GRADMEM = Path(sys.executable).with_name("gradmem")
 TEXT = Path(__file__).with_name("demo.md")
-ENOUGH = 3
-"""Questions of the fifteen that have to be answered rightly. It is a smoke test: the bundled
-checkpoint answers 6, and a model that does not have the memory none."""
+MIN_RIGHT = 3
+"""Answers out of fifteen that must be right. This is a smoke test: the bundled checkpoint gets 6 of
+them, and a model without the memory none."""
 READY_SECONDS = 900
-"Longest that the service may take to start, the import of the model included."
+"Longest time for the service to start, including the import of the model."
 STOP_SECONDS = 20
 TIMEOUT_SECONDS = 600
 
 Outcome: TypeAlias = Literal["right", "refused", "wrong"]
-"`refused`: nothing was said where the text has an answer."
+"`refused`: no answer, although the text has one."
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and every answer that counts as right; none where the text does not say."""
+    """A question and every answer that counts as right; none if the text has no answer."""
 
     text: str
     right: tuple[str, ...] = ()
 
 
-# Written together with the text, before anything was asked, and left alone since.
+# Written together with the text before the first of them was asked, and never changed since.
 QUESTIONS = [
     Question("Who founded the paper mill at Velhagen?", ("Ilka Brandvold",)),
     Question("In what year was the mill founded?", ("1893", "in 1893")),
@@ -74,7 +74,7 @@ QUESTIONS = [
 
 
 def main() -> int:
-    """Run the demonstration; returns the exit status."""
+    """Run the demo and return the exit status."""
     options = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -89,99 +89,102 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path, default=TEXT, help="a text of yours, UTF-8")
-    parser.add_argument("questions", nargs="*", help="what to ask of it, in words")
+    parser.add_argument("file", nargs="?", type=Path, default=TEXT, help="your own text, UTF-8")
+    parser.add_argument("questions", nargs="*", help="questions about it")
     parser.add_argument("--checkpoint", default="prose", help="a folder or a bundled name")
     options = parser.parse_args()
     if options.file != TEXT and not options.questions:
-        parser.error(f'ask it something: scripts/demo {options.file} "Who ...?" "When ...?"')
+        parser.error(f'no question: scripts/demo {options.file} "Who ...?" "When ...?"')
     return options
 
 
 def _demonstrate(options: argparse.Namespace, folder: Path) -> int:
     text = options.file.read_text(encoding="utf-8")
-    own = bool(options.questions)
-    asked = options.questions or [question.text for question in QUESTIONS]
+    questions = options.questions or [question.text for question in QUESTIONS]
     print(f"Starting the service with the checkpoint {options.checkpoint} ...", flush=True)
     with _service(options.checkpoint, folder) as client:
         print(f"Writing {options.file} ...", flush=True)
         memory = client.write(text)
-        print(f"Asking {len(asked)} questions; the service no longer has the text ...", flush=True)
-        answers = client.read_many(memory.memory_id, asked)
+        print(
+            f"Asking {len(questions)} questions; the service no longer has the text ...", flush=True
+        )
+        answers = client.read_many(memory.memory_id, questions)
         model = client.models()[0]
-    outcomes = [] if own else list(map(_outcome, QUESTIONS, answers))
+    outcomes = [] if options.questions else list(map(_outcome, QUESTIONS, answers))
     _print_answers(answers, outcomes)
     _print_read_back(memory)
     _print_sizes(text, memory, model)
-    return 0 if own or _outcomes_of(outcomes, stated=True).count("right") >= ENOUGH else 1
+    right = _select(outcomes, answerable=True).count("right")
+    return 0 if options.questions or right >= MIN_RIGHT else 1
 
 
 def _outcome(question: Question, answer: AnswerInfo) -> Outcome:
-    """Compare an answer with those that are right."""
+    """Compare an answer with the right ones."""
     if answer.answer is None:
         return "refused" if question.right else "right"
-    return "right" if _plain(answer.answer) in map(_plain, question.right) else "wrong"
+    return "right" if _normalize(answer.answer) in map(_normalize, question.right) else "wrong"
 
 
-def _plain(text: str) -> str:
-    """A text without case, punctuation and articles, as SQuAD's evaluation compares."""
+def _normalize(text: str) -> str:
+    """Drop case, punctuation and articles, as the evaluation of SQuAD does."""
     words = re.sub(r"[^\w\s-]", "", text.lower()).split()
     return " ".join(word for word in words if word not in {"a", "an", "the"})
 
 
 def _print_answers(answers: Sequence[AnswerInfo], outcomes: Sequence[Outcome]) -> None:
-    """Print what was asked and said, and how much of it is right where that is known."""
+    """Print every question with its answer, and the score if the right answers are known."""
     expected = ["; ".join(question.right[:1]) or "(not in the text)" for question in QUESTIONS]
     print()
     for number, answer in enumerate(answers):
         mark = f"{outcomes[number]:8}" if outcomes else ""
         print(f"{mark}{answer.query}")
-        said = answer.answer if answer.answer is not None else f"({answer.reason})"
-        wanted = f"   expected: {expected[number]}" if outcomes else ""
-        print(f"{'':8}{said}   confidence {answer.confidence:.2f}{wanted}")
+        text = answer.answer if answer.answer is not None else f"({answer.reason})"
+        comparison = f"   expected: {expected[number]}" if outcomes else ""
+        print(f"{'':8}{text}   confidence {answer.confidence:.2f}{comparison}")
     if outcomes:
         _print_score(outcomes)
 
 
 def _print_score(outcomes: Sequence[Outcome]) -> None:
-    there = _outcomes_of(outcomes, stated=True)
-    absent = _outcomes_of(outcomes, stated=False)
+    answerable = _select(outcomes, answerable=True)
+    others = _select(outcomes, answerable=False)
     print(
-        f"\n{there.count('right')} of {len(there)} answers are right, {there.count('wrong')} wrong,"
-        f" {there.count('refused')} refused; {absent.count('right')} of {len(absent)} questions"
-        " that the text does not answer were refused."
+        f"\n{answerable.count('right')} of {len(answerable)} answers are right,"
+        f" {answerable.count('wrong')} wrong, {answerable.count('refused')} refused;"
+        f" {others.count('right')} of {len(others)} questions that the text does not answer were"
+        " refused."
     )
 
 
-def _outcomes_of(outcomes: Sequence[Outcome], *, stated: bool) -> list[Outcome]:
-    """Those of questions that the text answers, or of those that it does not."""
+def _select(outcomes: Sequence[Outcome], *, answerable: bool) -> list[Outcome]:
+    """Return the outcomes of the questions that the text answers, or of the others."""
     pairs = zip(outcomes, QUESTIONS, strict=True)
-    return [one for one, question in pairs if bool(question.right) == stated]
+    return [outcome for outcome, question in pairs if bool(question.right) == answerable]
 
 
 def _print_read_back(memory: MemoryInfo) -> None:
-    """Say what the service itself found of the memory when it was written."""
+    """Print how much of the text the service read back when it wrote the memory."""
     if memory.read_back is None:
         return
     lines = sorted(
         {line for page in memory.pages if page.read_back for line in page.read_back.weak_lines}
     )
-    weak = f"; less than half of lines {', '.join(map(str, lines))}" if lines else ""
+    weak = f"; less than half in lines {', '.join(map(str, lines))}" if lines else ""
     print(f"Read back right after WRITE: {memory.read_back:.0%} of the words{weak}.")
 
 
 def _print_sizes(text: str, memory: MemoryInfo, model: ModelInfo) -> None:
-    """Print bytes of text, memory and KV cache, the cache in 16 bits as it is usually kept."""
-    size = len(text.encode())
+    """Print the bytes of text, memory and KV cache, the cache in 16 bits as usual."""
+    text_bytes = len(text.encode())
     cache = memory.tokens * model.cache_bytes_per_token // 2
     pages = f"{len(memory.pages)} page" + "s" * (len(memory.pages) > 1)
     print(f"\n{'bytes':>45} {'of text':>11} {'of KV cache':>11}")
-    for name, one in (
-        ("text, UTF-8", size),
+    for name, size in (
+        ("text, UTF-8", text_bytes),
         (f"memory, {memory.dtype}, {pages}, as stored", memory.bytes),
         ("KV cache of the pages, 16 bits", cache),
     ):
-        print(f"{name:35} {one:9,d} {_ratio(one, size)} {_ratio(one, cache)}")
+        print(f"{name:35} {size:9,d} {_ratio(size, text_bytes)} {_ratio(size, cache)}")
     print("The text is the smallest: a memory saves the prefill and the cache, not the disk.")
 
 
@@ -192,14 +195,14 @@ def _ratio(size: int, other: int) -> str:
 
 @contextmanager
 def _service(checkpoint: str, folder: Path) -> Iterator[Client]:
-    """A service of our own on a free port of loopback, ready; stopped in any case."""
+    """Run a service on a free loopback port; it is ready on entry and stopped on exit."""
     url = f"http://127.0.0.1:{_free_port()}"
     command = [str(GRADMEM), "serve", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
     environment = os.environ | {
         "GRADMEM_STORE_URL": f"sqlite:///{folder / 'demo.db'}",
         "GRADMEM_LOG_LEVEL": "warning",
     }
-    # Its standard error is ours: the first time a model is imported, with a progress bar.
+    # It shares our standard error: the first start shows a progress bar while it imports a model.
     process = subprocess.Popen([*command, "--checkpoint", checkpoint], env=environment)
     try:
         with Client(url, timeout_seconds=TIMEOUT_SECONDS) as client:
