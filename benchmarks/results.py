@@ -22,7 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import InputError
-from training.problems import problem_of
+from training.problems import describe_problem
 from training.writers import Training
 
 RESULTS = Path(__file__).parent / "results"
@@ -163,7 +163,7 @@ def rows_of(kind: type[R], files: Iterable[ResultFile]) -> Iterator[tuple[Result
             try:
                 yield file, kind.model_validate(row)
             except ValidationError as error:
-                problems = "; ".join(problem_of(entry) for entry in error.errors())
+                problems = "; ".join(describe_problem(entry) for entry in error.errors())
                 raise InputError(f"{file.name}: rows.{number}: {problems}") from error
 
 
@@ -178,7 +178,7 @@ def load_result(path: Path) -> ResultFile:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        problems = "; ".join(problem_of(entry) for entry in error.errors())
+        problems = "; ".join(describe_problem(entry) for entry in error.errors())
         raise InputError(f"{path} is no result file: {problems}") from error
 
 

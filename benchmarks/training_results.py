@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from benchmarks.measurement import Count, Header, Strict
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import InputError
-from training.problems import problem_of
+from training.problems import describe_problem
 from training.writers import Training, WriteSteps
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -253,7 +253,7 @@ def load_result(path: Path) -> ResultFile:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        problems = "; ".join(problem_of(entry) for entry in error.errors())
+        problems = "; ".join(describe_problem(entry) for entry in error.errors())
         raise InputError(f"{path} is no result file: {problems}") from error
 
 

@@ -11,9 +11,9 @@ from training.loop.parallel import leave
 from training.loop.start import load_subject
 from training.loop.trainer import Trainer
 from training.problems import fail
-from training.recipe import load_recipe
+from training.recipes.loading import load_recipe
 from training.seeds import stream
-from training.tasks import task_by_name
+from training.tasks import build_task
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,7 +76,7 @@ def sample(
         if recipe is not None:
             source = load_subject(load_recipe(recipe, override or [])).task
         else:
-            source = task_by_name(task or "", data)
+            source = build_task(task or "", data)
         for number in range(count):
             drawn = source.sample(stream("train", seed, number), size=size, queries=queries)
             typer.echo(drawn.context)

@@ -1,12 +1,9 @@
-"""A training run as a file.
+"""The settings of a training run.
 
-A recipe is TOML with the tables below; any field can be overridden on the command line by its
-dotted name, and `extends` names another recipe whose fields it has where it says nothing itself.
-Lengths are in tokens, sizes in the task's own unit (pairs for `kv`).
+Lengths are in tokens, sizes in the task's own unit (pairs for `kv`). `training.recipes.loading`
+reads them from TOML files.
 """
 
-import tomllib
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,23 +19,22 @@ from pydantic import (
 
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import RecipeError
-from training.problems import problem_of
-from training.writers.base import Limits
+from training.problems import describe_problem
+from training.writers.base import LengthLimits
 from training.writers.build import CONFIGS
 from training.writers.gradmem import FirstOrderGradMem, GradMem
 
-RECIPES = Path(__file__).parent / "recipes"
 SHORTEST_STAGE = 1.0
 "Seconds that a stage of write steps lasts at least."
 
 
-class Table(BaseModel):
+class RecipeTable(BaseModel):
     """A table of a recipe: unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Stage(Table):
+class Stage(RecipeTable):
     """One step of the curriculum."""
 
     size: int = Field(ge=1)
@@ -47,8 +43,8 @@ class Stage(Table):
     "Exact match at this size (moving average over training batches) that starts the next stage."
 
 
-class Curriculum(Table):
-    """Which context sizes are trained, and when they grow."""
+class Curriculum(RecipeTable):
+    """The context sizes that are trained, and when they grow."""
 
     stages: list[Stage] = Field(min_length=1)
     "From small to large; the last one lasts until the end."
@@ -58,17 +54,17 @@ class Curriculum(Table):
     "Micro-batches of the stage's size that the exact match's moving average looks back over."
 
 
-class WriteStage(Table):
+class WriteStage(RecipeTable):
     """Write steps that are trained until a share of the budget is spent."""
 
     until: float = Field(gt=0, le=1)
     "Share of the budget at which the stage ends."
     write_steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    """Numbers of write steps (K), of which each micro-batch draws one; one that stands there twice
-    is drawn twice as often. At 0 READ has the text itself in place of a memory."""
+    """Numbers of write steps (K), of which each micro-batch draws one; a number that is listed
+    twice is drawn twice as often. At 0, READ has the text itself in place of a memory."""
 
 
-class Mixture(Table):
+class Mixture(RecipeTable):
     """Sources of passages whose windows are the contexts of the task `prose`."""
 
     sources: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
@@ -86,7 +82,7 @@ class Mixture(Table):
         return self
 
 
-class BatchSize(Table):
+class BatchSize(RecipeTable):
     """The size of an optimizer step: a number of contexts, or of tokens."""
 
     contexts: int | None = Field(default=None, ge=1)
@@ -121,7 +117,7 @@ class BatchSize(Table):
         return self.contexts // self.micro_batch
 
 
-class Optimizer(Table):
+class Optimizer(RecipeTable):
     """The outer loop's optimizer."""
 
     name: Literal["adamw", "muon"]
@@ -152,7 +148,7 @@ class Optimizer(Table):
     chaotic do not drown the others; none by default."""
 
 
-class Evaluation(Table):
+class Evaluation(RecipeTable):
     """Measurement on the selection split during the run."""
 
     every_steps: int = Field(default=250, ge=1)
@@ -169,7 +165,7 @@ class Evaluation(Table):
     "Numbers of write steps (K)."
 
     def is_due(self, step: int, seconds: float) -> bool:
-        """Say whether to evaluate after a step.
+        """Return whether to evaluate after a step.
 
         Args:
             step: Number of the step, from 1.
@@ -180,7 +176,7 @@ class Evaluation(Table):
         return step % self.every_steps == 0
 
 
-class Recipe(Table):
+class Recipe(RecipeTable):
     """One training run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
@@ -190,7 +186,7 @@ class Recipe(Table):
     data: Path | None = None
     "Where the task's files are, for one that reads files."
     writer: str = "gradmem"
-    "What writes: `gradmem`, or one of its baselines in `training/writers`."
+    "The writer: `gradmem`, or one of its baselines in `training/writers`."
     seed: int = Field(ge=0)
     "Seed of the weights and the data."
     budget_tokens: int | None = Field(default=None, ge=1)
@@ -217,28 +213,28 @@ class Recipe(Table):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     "Where the model is trained; `auto` takes a GPU where there is one."
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Dtype of the transformer's matrix products; weights, memories and their updates
-    are float32 always. `tf32` is float32 whose products a GPU rounds to TF32; so it does with what
-    `bfloat16` leaves in float32."""
+    """Dtype of the transformer's matrix products; weights, memories and their updates are always
+    float32. A GPU rounds float32 products to TF32 with `tf32`, and with `bfloat16` those that
+    remain float32."""
     start: str | None = None
-    """A checkpoint folder, or the name of a bundled one, whose weights the run starts from; what it
-    lacks (a new option of the memory) starts as in a fresh model."""
+    """A checkpoint folder, or the name of a bundled one, whose weights the run starts from. Weights
+    that it lacks (of a new option of the memory) start as in a fresh model."""
     fresh: bool = False
-    """Take of `start` its backbone, its tokenizer and what a memory is, and nothing that it has
-    learned: M0 and the write side start anew."""
+    """Take the backbone, the tokenizer and the memory's settings of `start`, but nothing that it
+    has learned: M0 and the write side start anew."""
     start_share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the weights that the run started from in those that are evaluated and exported, the
-    trained ones being the rest: what the run teaches is added with less of what they could do
-    lost (Wortsman et al., 2022, arXiv 2109.01903)."""
+    """Share of the weights that the run started from in the mean that is evaluated and exported;
+    such a mean forgets less of what the start could do (Wortsman et al., 2022, arXiv
+    2109.01903)."""
     stored: Literal["float32", "bfloat16"] = "float32"
     "Dtype of adapters in the checkpoint."
     train: Literal["all", "write-side"] = "all"
-    "What is trained: everything, or all but the backbone; `write-side` is GradMem's only."
+    "The parameters to train: all, or those outside the backbone (`write-side`; GradMem's only)."
     backbone: dict[str, Any] | None = None
     """Settings of the transformers model, with `model_type`; the vocabulary is the task's. Without
-    them the model is the one of `start`, with its tokenizer and its memory."""
-    memory: SerializeAsAny[MemoryConfig | Limits] | None = None
-    "What a memory is: the fields of the writer's configuration, and no other's."
+    them the model, its tokenizer and its memory are those of `start`."""
+    memory: SerializeAsAny[MemoryConfig | LengthLimits] | None = None
+    "The memory: fields of the writer's own configuration."
     curriculum: Curriculum | None = None
     "For contexts of growing sizes; a mixture has none."
     mixture: Mixture | None = None
@@ -259,31 +255,21 @@ class Recipe(Table):
         try:
             return {**fields, "memory": config.model_validate(fields["memory"])}
         except ValidationError as error:
-            problems = "; ".join(f"memory.{problem_of(entry)}" for entry in error.errors())
+            problems = "; ".join(f"memory.{describe_problem(entry)}" for entry in error.errors())
             allowed = ", ".join(config.model_fields)
             raise ValueError(f"{problems} ({kind} takes {allowed})") from error
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Recipe":
+    def _check(self) -> "Recipe":
         self._check_model()
         self._check_data()
         self._check_budget()
-        gradient = self.writer in (GradMem.kind, FirstOrderGradMem.kind)
-        if self.write_loss_weight and not gradient:
-            raise ValueError(
-                f"write_loss_weight: {self.writer} has no reconstruction loss; leave it out"
-            )
-        if self.recompute and self.writer != "gradmem":
-            raise ValueError(f"recompute: {self.writer} keeps no graph of steps; leave it out")
-        if self.train == "write-side" and not gradient:
-            raise ValueError(f"train: {self.writer} has no write side; leave it out")
+        self._check_writer()
         if self.memory is not None:
             try:
                 self.check_steps(getattr(self.memory, "max_write_steps", 1))
             except RecipeError as error:
                 raise ValueError(str(error)) from error
-        if self.schedule and not gradient:
-            raise ValueError(f"schedule: {self.writer} takes no write steps; leave it out")
         return self
 
     @property
@@ -299,6 +285,13 @@ class Recipe(Table):
         """The fewest and the most write steps that are trained."""
         steps = [k for stage in self.schedule for k in stage.write_steps]
         return min(steps or [self.train_write_steps]), max(steps or [self.train_write_steps])
+
+    def spent(self, tokens: int, seconds: float) -> float:
+        """Return the share of the budget that is spent: of tokens or seconds, the larger one."""
+        return max(
+            tokens / self.budget_tokens if self.budget_tokens else 0.0,
+            seconds / self.budget_seconds if self.budget_seconds else 0.0,
+        )
 
     def _check_data(self) -> None:
         if (self.curriculum is None) == (self.mixture is None):
@@ -322,6 +315,20 @@ class Recipe(Table):
                 f"budget_seconds: the schedule's shortest stage would last {shortest:.2f} seconds,"
                 f" and a stage takes at least {SHORTEST_STAGE}; give more time or fewer stages"
             )
+
+    def _check_writer(self) -> None:
+        """Refuse options that the writer does not have."""
+        gradient = self.writer in (GradMem.kind, FirstOrderGradMem.kind)
+        if self.write_loss_weight and not gradient:
+            raise ValueError(
+                f"write_loss_weight: {self.writer} has no reconstruction loss; leave it out"
+            )
+        if self.recompute and self.writer != GradMem.kind:
+            raise ValueError(f"recompute: {self.writer} keeps no graph of steps; leave it out")
+        if self.train == "write-side" and not gradient:
+            raise ValueError(f"train: {self.writer} has no write side; leave it out")
+        if self.schedule and not gradient:
+            raise ValueError(f"schedule: {self.writer} takes no write steps; leave it out")
 
     def _check_model(self) -> None:
         if self.fresh and (self.start is None or self.backbone is not None):
@@ -352,71 +359,3 @@ class Recipe(Table):
         ):
             if not 1 <= min(steps) <= max(steps) <= most:
                 raise RecipeError(f"{name} must be from 1 to memory.max_write_steps, {most}")
-
-
-def load_recipe(reference: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        reference: A TOML file, or the name of a recipe that the package holds.
-        overrides: `dotted.field=value`, the value as in TOML (a bare word is a string).
-
-    Raises:
-        RecipeError: No such recipe, or a field that is unknown, of a wrong type or out of range.
-    """
-    path = _find(reference)
-    fields = _read(path, extended=())
-    for override in overrides:
-        _override(fields, override)
-    try:
-        return Recipe.model_validate(fields)
-    except ValidationError as error:
-        problems = "; ".join(problem_of(entry) for entry in error.errors())
-        raise RecipeError(f"{path}: {problems}") from error
-
-
-def _find(reference: str | Path) -> Path:
-    path = Path(reference)
-    return path if path.is_file() else RECIPES / f"{reference}.toml"
-
-
-def _read(path: Path, *, extended: tuple[Path, ...]) -> dict[str, Any]:
-    """Read a file's fields over those of the recipe that it extends, if any."""
-    if path in extended:
-        raise RecipeError(f"{path}: extends itself")
-    try:
-        fields = tomllib.loads(path.read_text())
-    except OSError as error:
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise RecipeError(f"no recipe {path.stem!r}: give a file or one of {known}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path} is not TOML: {error}") from error
-    base = fields.pop("extends", None)
-    if base is None:
-        return fields
-    return _merged(_read(_find(base), extended=(*extended, path)), fields)
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return fields with changes: tables field by field, all else as a whole."""
-    merged = dict(base)
-    for name, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _merged(merged[name], value) if both else value
-    return merged
-
-
-def _override(fields: dict[str, Any], override: str) -> None:
-    name, separator, text = override.partition("=")
-    if not separator or not name:
-        raise RecipeError(f"{override!r} is not of the form field=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *tables, field = name.split(".")
-    for table in tables:
-        fields = fields.setdefault(table, {})
-        if not isinstance(fields, dict):
-            raise RecipeError(f"{override!r}: {table} is not a table")
-    fields[field] = value

@@ -7,8 +7,9 @@ import pytest
 
 from gradmem_core.config import AdapterConfig
 from tests.pretrained import text_checkpoint
-from tests.training.asked_data import write_asked
-from training.recipe import Recipe, load_recipe
+from tests.training.squad_files import write_squad_files
+from training.recipe import Recipe
+from training.recipes.loading import load_recipe
 
 TINY = """
 name = "tiny"
@@ -103,7 +104,7 @@ def fields(tmp_path: Path) -> list[str]:
         memory_projection=True,
         token_weights=True,
     )
-    write_asked(tmp_path / "data" / "homes")
+    write_squad_files(tmp_path / "data" / "homes")
     return [f"start={tmp_path / 'text'}", f"data={tmp_path / 'data'}", *FIELDS]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gradmem_core.errors import DataError, RecipeError
-from tests.training.asked_data import write_asked
+from tests.training.squad_files import write_squad_files
 from tests.training.conftest import ProseRecipe, TinyRecipe
 from training.loop.batch import IGNORED, Batch
 from training.loop.feed import POOL, Drawer, Feed, MicroBatch, Order
@@ -109,7 +109,7 @@ ORPHANS = """
 import sys, time
 from pathlib import Path
 from training.loop.feed import Feed, Order
-from training.recipe import load_recipe
+from training.recipes.loading import load_recipe
 from training.loop.start import load_subject
 
 if __name__ == "__main__":
@@ -154,7 +154,7 @@ def test_a_pool_is_drawn_once_for_all_its_batches(
 
 
 def test_the_data_folder_is_needed(tmp_path: Path, prose_recipe: ProseRecipe) -> None:
-    write_asked(tmp_path / "elsewhere" / "homes")
+    write_squad_files(tmp_path / "elsewhere" / "homes")
     recipe = prose_recipe(f"data={tmp_path / 'elsewhere'}")
     assert taken(recipe, [Order(0, 0, 0)])
     with pytest.raises(RecipeError, match="no folder 'homes'"):

@@ -24,7 +24,7 @@ import torch
 
 from training.loop.feed import Feed
 from training.loop.parallel import leave
-from training.recipe import load_recipe
+from training.recipes.loading import load_recipe
 from training.loop.trainer import Trainer
 
 recipe, folder, *fields = sys.argv[1:]
@@ -44,7 +44,7 @@ import training.loop.gradient
 import training.loop.trainer
 from gradmem_core.errors import NonFiniteLossError
 from training.loop.parallel import leave
-from training.recipe import load_recipe
+from training.recipes.loading import load_recipe
 
 recipe, folder, *fields = sys.argv[1:]
 trainer = training.loop.trainer.Trainer(load_recipe(recipe, fields), Path(folder))

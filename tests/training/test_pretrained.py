@@ -19,10 +19,11 @@ from gradmem_core.writing.descent import write
 from tests.pretrained import FAMILIES, model_folder, text_folder
 from training.checkpoints.pretrained import Origin, init_checkpoint
 from training.loop.trainer import Trainer
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe
+from training.recipes.loading import load_recipe
 from training.writers import load_writer
-from training.writers.files import training_of
-from training.writers.rivals import RIVALS, rival_of
+from training.writers.baselines import BASELINES, build_baseline
+from training.writers.files import load_training
 
 CONFIG = MemoryConfig(
     memory_tokens=3,
@@ -187,7 +188,7 @@ def test_a_write_side_is_taken_over_to_another_task(tmp_path: Path) -> None:
     expected = load_checkpoint(trained).model.state_dict()
     for name, tensor in taken.model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-    assert training_of(tmp_path / "next") == training_of(trained)
+    assert load_training(tmp_path / "next") == load_training(trained)
 
 
 @pytest.mark.parametrize(
@@ -254,10 +255,10 @@ def test_the_first_blocks_make_a_model_of_their_own(tmp_path: Path) -> None:
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, whole.state_dict()[name])
     with pytest.raises(CheckpointError, match="4 layers"):
-        whole.first_layers(4)
+        whole.copy_first_layers(4)
 
 
-@pytest.mark.parametrize("rival", [None, *RIVALS])
+@pytest.mark.parametrize("rival", [None, *BASELINES])
 def test_rivals_are_measured_on_the_same_backbone(tmp_path: Path, rival: str | None) -> None:
     made(tmp_path)
     text_folder(tmp_path / "data")
@@ -279,19 +280,19 @@ def test_rivals_are_measured_on_the_same_backbone(tmp_path: Path, rival: str | N
 def test_keeping_the_first_tokens_is_reading_them_alone(tmp_path: Path) -> None:
     made(tmp_path)
     writer = load_writer(tmp_path / "start").writer
-    first = rival_of("first-tokens", writer)
-    whole = rival_of("full-context", writer)
+    first = build_baseline("first-tokens", writer)
+    whole = build_baseline("full-context", writer)
     asked = IDS[:, None]
     kept = first.read(first.write(IDS, LENGTHS, 1, train=False), asked)
     alone = whole.read(whole.write(IDS[:, :3], LENGTHS.clamp(max=3), 1, train=False), asked)
     torch.testing.assert_close(kept, alone)
-    none = rival_of("no-context", writer)
+    none = build_baseline("no-context", writer)
     nothing = none.read(none.write(IDS, LENGTHS, 1, train=False), asked)
     plain = writer.model.backbone
     assert isinstance(plain, Backbone)
     torch.testing.assert_close(nothing[:, 0], plain.logits(plain.hidden(plain.embed(IDS))))
     with pytest.raises(InputError, match="rival"):
-        rival_of("half", writer)
+        build_baseline("half", writer)
 
 
 # What cannot be used
@@ -354,7 +355,7 @@ def test_chat_templates_keep_their_special_tokens_to_themselves(tmp_path: Path) 
     checkpoint = load_checkpoint(tmp_path / "start")
     template = checkpoint.task.query_template
     assert template == "<|user|>{query}<|endoftext|><|assistant|>"
-    user, end, assistant = checkpoint.tokenizer.ids_of(
+    user, end, assistant = checkpoint.tokenizer.require_ids(
         ["<|user|>", "<|endoftext|>", "<|assistant|>"]
     )
     ids = checkpoint.tokenizer.encode_query("a<|endoftext|>b", template)

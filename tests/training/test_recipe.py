@@ -6,12 +6,14 @@ import pytest
 
 from gradmem_core.errors import RecipeError
 from tests.training.conftest import TinyRecipe
-from training.recipe import RECIPES, load_recipe
+from training.recipes.loading import load_phases, load_recipe, recipe_names
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
-def test_bundled_recipes_load(name: str) -> None:
-    assert load_recipe(name).name == name
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads(name: str) -> None:
+    *_, last = load_phases(name)
+    assert last.recipe == load_recipe(name)
+    assert last.recipe.name == name
 
 
 def test_overrides_replace_fields_of_any_depth(tiny_recipe: TinyRecipe) -> None:
@@ -70,8 +72,8 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     broken.write_text("name = ")
     with pytest.raises(RecipeError, match="is not TOML"):
         load_recipe(broken)
-    with pytest.raises(RecipeError, match="kv-16"):
-        load_recipe("no-such-recipe")
+    with pytest.raises(RecipeError, match=r"no recipe 'bases'.*kv-16, .*kv-8\.adamw"):
+        load_recipe("bases")
 
 
 def test_a_recipe_extends_another(tiny_file: Path, tmp_path: Path) -> None:
@@ -89,3 +91,82 @@ def test_a_recipe_extends_another(tiny_file: Path, tmp_path: Path) -> None:
     longer.write_text('extends = "nothing"')
     with pytest.raises(RecipeError, match="no recipe 'nothing'"):
         load_recipe(longer)
+    longer.write_text(f'extends = ["{tiny_file}", "bases/gradmem"]')
+    recipe = load_recipe(longer)
+    assert recipe.name == "longer"
+    assert recipe.memory == base.memory.model_copy(  # type: ignore[union-attr]
+        update={"memory_tokens": 8, "write_steps": 5}
+    )
+
+
+PHASES = """
+[[phases]]
+name = "begin"
+budget_tokens = 100
+seed = 7
+
+[[phases]]
+name = "end"
+budget_seconds = 3
+optimizer.learning_rate = 0.5
+"""
+
+
+def test_phases_are_overrides_and_start_from_the_one_before(tiny_file: Path) -> None:
+    tiny_file.write_text(tiny_file.read_text() + PHASES)
+    begin, end = load_phases(tiny_file, ["threads=2", "start=kv-16", "name=run"])
+    assert (begin.folder, end.folder) == ("begin", ".")
+    assert (begin.recipe.name, end.recipe.name) == ("run-begin", "run")
+    assert (begin.recipe.start, end.recipe.start) == ("kv-16", "runs/run/begin/checkpoint")
+    assert (begin.recipe.seed, end.recipe.seed) == (7, 3)
+    assert (begin.recipe.threads, end.recipe.threads) == (2, 2)
+    assert (begin.recipe.budget_tokens, begin.recipe.budget_seconds) == (100, None)
+    assert (end.recipe.budget_tokens, end.recipe.budget_seconds) == (None, 3)
+    assert (begin.recipe.optimizer.learning_rate, end.recipe.optimizer.learning_rate) == (1e-3, 0.5)
+    everywhere = load_phases(tiny_file, ["seed=9", "optimizer.learning_rate=0.1"])
+    assert [phase.recipe.seed for phase in everywhere] == [9, 9]
+    assert [phase.recipe.optimizer.learning_rate for phase in everywhere] == [0.1, 0.1]
+
+
+def test_a_phase_is_a_recipe_by_itself(tmp_path: Path) -> None:
+    phases = load_phases("records")
+    assert [load_recipe(f"records:{name}") for name in ("short", "long", "pages")] == [
+        phase.recipe for phase in phases
+    ]
+    derived = tmp_path / "derived.toml"
+    derived.write_text('extends = "records:long"\nstart = "records"')
+    (phase,) = load_phases(derived)
+    expected = phases[1].recipe.model_copy(update={"name": "derived", "start": "records"})
+    assert phase.recipe == expected
+    with pytest.raises(RecipeError, match="records has no phase 'longer'; it has short, long"):
+        load_recipe("records:longer")
+    with pytest.raises(RecipeError, match="kv-8 has no phases"):
+        load_recipe("kv-8:short")
+
+
+@pytest.mark.parametrize(
+    ("phase", "problem"),
+    [
+        ('name = "end"', "phase 'end': give budget_tokens"),
+        ("budget_tokens = 9", "has a name"),
+        ('name = "../end"\nbudget_tokens = 9', "has a name"),
+        ('name = "begin"\nbudget_tokens = 9', "phase 'begin': the name is taken"),
+        ('name = "checkpoint"\nbudget_tokens = 9', "the name is taken"),
+        ('name = "end"\nbudget_tokens = 9\nstart = "kv-8"', "phase 'end': start holds for all"),
+        ('name = "end"\nbudget_tokens = 9\nwriter = "rmt"', "phase 'end': writer holds for all"),
+        ('name = "end"\nbudget_tokens = 9\nphases = []', "phase 'end': phases holds for all"),
+        ('name = "end"\nbudget_tokens = 9\nsede = 1', "phase 'end': sede"),
+        ('name = "end"\nbudget_tokens = 0', "phase 'end': budget_tokens"),
+    ],
+)
+def test_a_phase_that_cannot_be_is_refused(tiny_file: Path, phase: str, problem: str) -> None:
+    begin = PHASES.partition('[[phases]]\nname = "end"')[0]
+    tiny_file.write_text(f"{tiny_file.read_text()}{begin}[[phases]]\n{phase}\n")
+    with pytest.raises(RecipeError, match=problem):
+        load_phases(tiny_file)
+
+
+def test_phases_are_tables(tiny_file: Path) -> None:
+    for phases in ("[]", "3", "[3]"):
+        with pytest.raises(RecipeError, match="phases: "):
+            load_phases(tiny_file, [f"phases={phases}"])

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.errors import DataError
-from training.problems import problem_of
+from training.problems import describe_problem
 from training.seeds import Split
 from training.tasks.base import Example, Question
 from training.tasks.files import FileTask, Item, PretrainedTask, held_out, text_of
@@ -32,7 +32,7 @@ FILES: dict[bool, tuple[str, ...]] = {
 "The files of the test split, and of the others; the first that is there is read."
 
 
-class Asked(BaseModel):
+class SquadQuestion(BaseModel):
     """A question about a paragraph."""
 
     context: str = Field(min_length=1)
@@ -76,7 +76,7 @@ class SquadTask(FileTask, PretrainedTask):
         ]
         asked: dict[str, list[Question]] = defaultdict(list)
         for one in found:
-            context = one.context if self.name == "squad" else sentence_of(one)
+            context = one.context if self.name == "squad" else find_sentence(one)
             first, *others = one.answers
             asked[context].append(Question(one.question, f" {first}\n", first, tuple(others)))
         return [[Item(len(context.split()), Example(context, qs)) for context, qs in asked.items()]]
@@ -93,7 +93,7 @@ class SquadTask(FileTask, PretrainedTask):
         )
 
 
-def read_squad(path: Path) -> Iterator[Asked]:
+def read_squad(path: Path) -> Iterator[SquadQuestion]:
     """The questions of a file.
 
     Raises:
@@ -110,7 +110,7 @@ def read_squad(path: Path) -> Iterator[Asked]:
         yield _checked(entry, f"{path}, question {number}")
 
 
-def sentence_of(one: Asked) -> str:
+def find_sentence(one: SquadQuestion) -> str:
     """The sentence of a paragraph that holds the first answer; more where the answer spans them."""
     place = one.context.index(one.answers[0])
     end = place + len(one.answers[0])
@@ -158,11 +158,11 @@ def _flattened(data: Any, path: Path) -> Iterator[dict[str, Any]]:  # noqa: ANN4
         raise DataError(f"{path} is not of SQuAD's form: {error!r} is missing") from error
 
 
-def _checked(entry: Any, place: str) -> Asked:  # noqa: ANN401
+def _checked(entry: Any, place: str) -> SquadQuestion:  # noqa: ANN401
     try:
-        one = Asked.model_validate(entry)
+        one = SquadQuestion.model_validate(entry)
     except ValidationError as error:
-        raise DataError(f"{place}: {problem_of(error.errors()[0])}") from error
+        raise DataError(f"{place}: {describe_problem(error.errors()[0])}") from error
     absent = [number for number, answer in enumerate(one.answers, 1) if answer not in one.context]
     if absent:
         raise DataError(f"{place}: answer {absent[0]} is not in the context")

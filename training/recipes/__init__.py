@@ -1,0 +1,1 @@
+"""Training runs as TOML files, and what reads them."""
