@@ -65,10 +65,10 @@ def add_adapter(model: nn.Module, rank: int, *, seed: int) -> None:
         inject_adapter_in_model(config, model, adapter_name=NAME)
     for parameter in model.parameters():  # peft freezes what it adds to
         parameter.requires_grad_(trained.get(parameter, True))
-    switch(model, on=False)
+    switch_adapter(model, on=False)
 
 
-def switch(model: nn.Module, *, on: bool) -> None:
+def switch_adapter(model: nn.Module, *, on: bool) -> None:
     """Turn a model's adapter on or off."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -81,7 +81,7 @@ def switch(model: nn.Module, *, on: bool) -> None:
                 parameter.requires_grad_(flag)
 
 
-def parts_of(layer: nn.Module) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+def unwrap_layer(layer: nn.Module) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """The weight of a layer, and A `(r, i)` and B `(o, r)` of its adapter where it has one."""
     if not hasattr(layer, "base_layer"):
         return cast("Tensor", layer.weight), None
@@ -94,7 +94,7 @@ def is_adapter(name: str) -> bool:
     return PART in name
 
 
-def without_adapter(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_adapter(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A model's tensors as they are named without an adapter."""
     return {
         name.replace(WRAPPED, "."): tensor for name, tensor in state.items() if not is_adapter(name)
@@ -147,10 +147,10 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
         for layer, *pair in _pairs(folder)
         for part, tensor in zip("AB", pair, strict=True)
     }
-    take_adapter(model, tensors, folder)
+    set_adapter(model, tensors, folder)
 
 
-def take_adapter(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+def set_adapter(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
     """Set the adapter of a model, named as inside the model.
 
     Args:

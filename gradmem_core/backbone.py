@@ -36,8 +36,8 @@ from gradmem_core.adapters import (
     load_adapter,
     merge_adapter,
     save_adapter,
-    switch,
-    without_adapter,
+    strip_adapter,
+    switch_adapter,
 )
 from gradmem_core.attention import causal_attention
 from gradmem_core.config import AdapterConfig
@@ -138,7 +138,7 @@ class Backbone(nn.Module):
         return cls(model)
 
     @classmethod
-    def pretrained(cls, folder: Path) -> "Backbone":
+    def from_pretrained(cls, folder: Path) -> "Backbone":
         """Load a model that others trained (see `from_folder`).
 
         Raises:
@@ -179,10 +179,10 @@ class Backbone(nn.Module):
         """Write a plain Hugging Face model folder, without an adapter."""
         with _without_progress_bar():
             self.causal_lm.save_pretrained(
-                folder, state_dict=without_adapter(self.causal_lm.state_dict())
+                folder, state_dict=strip_adapter(self.causal_lm.state_dict())
             )
 
-    def first_layers(self, count: int) -> "Backbone":
+    def copy_first_layers(self, count: int) -> "Backbone":
         """A copy of the first blocks, with the embeddings, the last norm and the head.
 
         Raises:
@@ -207,7 +207,7 @@ class Backbone(nn.Module):
         """Put an adapter on the linear layers, on in the phases that it is for."""
         add_adapter(self.causal_lm, config.rank, seed=seed)
         self.adapter = config
-        switch(self.causal_lm, on=config.phases != "write")
+        switch_adapter(self.causal_lm, on=config.phases != "write")
 
     def load_adapter(self, folder: Path) -> None:
         """Read a stored adapter into the one that `add_adapter` put there.
@@ -236,14 +236,14 @@ class Backbone(nn.Module):
             yield
             return
         on = self.adapter.phases == "write"
-        switch(self.causal_lm, on=on)
+        switch_adapter(self.causal_lm, on=on)
         try:
             yield
         finally:
-            switch(self.causal_lm, on=not on)
+            switch_adapter(self.causal_lm, on=not on)
 
     @contextmanager
-    def recomputed_blocks(self) -> Iterator[None]:
+    def gradient_checkpointing(self) -> Iterator[None]:
         """Keep of each block what enters it, and compute it again for the gradient.
 
         For passes that are differentiated once: less memory for more time, the same gradient.
@@ -351,7 +351,7 @@ class Backbone(nn.Module):
         return cache
 
     @staticmethod
-    def cached(cache: Cache) -> KeysAndValues:
+    def unpack_cache(cache: Cache) -> KeysAndValues:
         """What a cache holds."""
         layers = cast("list[DynamicLayer]", cache.layers)
         return [(cast("Tensor", layer.keys), cast("Tensor", layer.values)) for layer in layers]

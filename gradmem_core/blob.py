@@ -158,7 +158,7 @@ def unpack(data: bytes) -> Blob:
     return Blob(memory, metadata["dtype"], info)  # type: ignore[arg-type]  # _decoded checked it
 
 
-def tensor_bytes(memory: Tensor, dtype: BlobDtype) -> int:
+def count_tensor_bytes(memory: Tensor, dtype: BlobDtype) -> int:
     """Bytes that a memory's tensors take in a blob, without what is known of it.
 
     Args:
@@ -171,7 +171,7 @@ def tensor_bytes(memory: Tensor, dtype: BlobDtype) -> int:
     return sum(tensor.nbytes for tensor in _encoded(memory, dtype).values())
 
 
-def require_fingerprint(blob: Blob, expected: str) -> None:
+def check_fingerprint(blob: Blob, expected: str) -> None:
     """Refuse a memory that another checkpoint wrote.
 
     Raises:
@@ -204,7 +204,7 @@ def _of_version_2(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, "pages": pages}
 
 
-def stored(memory: Tensor, dtype: BlobDtype) -> Tensor:
+def quantize(memory: Tensor, dtype: BlobDtype) -> Tensor:
     """Return a memory `(p, m, d)` as it comes back from a blob, float32.
 
     Raises:

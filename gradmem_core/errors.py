@@ -118,7 +118,7 @@ class UnknownCharactersError(InputError):
         self.positions = positions
 
     @classmethod
-    def found(cls, text: str, places: list[int], fault: str) -> "UnknownCharactersError":
+    def at_places(cls, text: str, places: list[int], fault: str) -> "UnknownCharactersError":
         """The error for a text.
 
         Args:

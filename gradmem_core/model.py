@@ -41,7 +41,7 @@ class MemoryModel(nn.Module):
         self.write_head = _head_like(backbone) if config.write_head else None
         if config.adapter is not None and not merged:
             backbone.add_adapter(config.adapter, seed=seed)
-        self.memory_projection = identity(backbone.width) if config.memory_projection else None
+        self.memory_projection = make_identity(backbone.width) if config.memory_projection else None
         self.token_weight = _zeros(backbone.width) if config.token_weights else None
         self.log_inner_learning_rate = (
             nn.Parameter(torch.full(shape, math.log(config.inner_learning_rate)))
@@ -49,7 +49,7 @@ class MemoryModel(nn.Module):
             else None
         )
 
-    def over(self, backbone: Backbone) -> "MemoryModel":
+    def with_backbone(self, backbone: Backbone) -> "MemoryModel":
         """The same memory and write side, the very parameters, over another backbone.
 
         Args:
@@ -122,7 +122,7 @@ def _zeros(width: int) -> nn.Linear:
     return linear
 
 
-def identity(width: int) -> nn.Linear:
+def make_identity(width: int) -> nn.Linear:
     """A linear map with a bias that changes nothing at the start."""
     projection = nn.Linear(width, width)
     nn.init.eye_(projection.weight)

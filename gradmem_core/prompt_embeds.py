@@ -11,7 +11,7 @@ PROMPT_EMBEDS = "prompt_embeds"
 
 
 @torch.no_grad()
-def as_prompt_embeds(model: MemoryModel, memory: Tensor) -> bytes:
+def export_prompt_embeds(model: MemoryModel, memory: Tensor) -> bytes:
     """A memory `(m, d)` as it enters the backbone, projection applied.
 
     A causal language model that reads it, followed by the embeddings of a query's tokens, says what

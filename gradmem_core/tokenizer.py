@@ -43,7 +43,7 @@ class Tokenizer:
         self._specials = re.compile(f"({'|'.join(map(re.escape, fast.all_special_tokens))})")
 
     @classmethod
-    def of_characters(cls, characters: str) -> "Tokenizer":
+    def from_characters(cls, characters: str) -> "Tokenizer":
         """A tokenizer of single characters, whose ids follow padding and unknown in order."""
         vocabulary = {token: i for i, token in enumerate([PAD, UNKNOWN, *characters])}
         fast = FastTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -52,7 +52,7 @@ class Tokenizer:
         return cls(_wrapped(fast))
 
     @classmethod
-    def of_words(cls, words: Sequence[str]) -> "Tokenizer":
+    def from_words(cls, words: Sequence[str]) -> "Tokenizer":
         """A tokenizer of lower-case words and punctuation, after padding and unknown in order."""
         vocabulary = {token: i for i, token in enumerate([PAD, UNKNOWN, *words])}
         fast = FastTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -103,7 +103,7 @@ class Tokenizer:
         pad = self._fast.pad_token_id
         return 0 if pad is None else int(pad)
 
-    def fewest_tokens(self, text: str) -> int:
+    def count_fewest_tokens(self, text: str) -> int:
         """The fewest tokens that the text can have, without the cost of finding them."""
         return -(-len(text) // self._longest)
 
@@ -119,7 +119,7 @@ class Tokenizer:
         self._check_known(text, encoding)
         return list(encoding.ids)
 
-    def token_ends(self, text: str) -> list[int]:
+    def find_token_ends(self, text: str) -> list[int]:
         """Where each token of a text ends: the offset after its last character.
 
         A character of several tokens is counted once for each of them. Other threads run meanwhile.
@@ -137,7 +137,7 @@ class Tokenizer:
         if self._unknown is not None and self._unknown in encoding.ids:
             spans = zip(encoding.ids, encoding.offsets, strict=True)
             places = [start for id_, (start, _) in spans if id_ == self._unknown]
-            raise UnknownCharactersError.found(text, places, OUTSIDE)
+            raise UnknownCharactersError.at_places(text, places, OUTSIDE)
 
     def encode_query(self, query: str, template: str) -> list[int]:
         """Token ids of a query in a template.
@@ -152,7 +152,7 @@ class Tokenizer:
         ids: list[int] = []
         for part in self._specials.split(template):
             if self._specials.fullmatch(part):
-                ids += self.ids_of([part])
+                ids += self.require_ids([part])
             else:
                 ids += self.encode(part.replace(QUERY, query))
         return ids
@@ -166,7 +166,7 @@ class Tokenizer:
         text = self._fast.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         return str(text)
 
-    def token_ending(self, text: str) -> str:
+    def find_last_token(self, text: str) -> str:
         """The last token of a text, as the vocabulary spells it."""
         return str(self._fast.convert_ids_to_tokens(self.encode(text)[-1]))
 
@@ -174,7 +174,7 @@ class Tokenizer:
         """The text of token ids."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
-    def ids_of(self, tokens: Iterable[str]) -> list[int]:
+    def require_ids(self, tokens: Iterable[str]) -> list[int]:
         """The ids of single tokens.
 
         Raises:
@@ -194,7 +194,7 @@ def check_surrogates(text: str) -> None:
         UnknownCharactersError: There are some; the error names where the first ones stand.
     """
     if halves := [match.start() for match in SURROGATE.finditer(text)]:
-        raise UnknownCharactersError.found(text, halves, OUTSIDE)
+        raise UnknownCharactersError.at_places(text, halves, OUTSIDE)
 
 
 def _wrapped(fast: FastTokenizer) -> PreTrainedTokenizerFast:

@@ -12,21 +12,21 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from gradmem_core.blob import Blob, BlobInfo, PageInfo, pack, require_fingerprint, unpack
+from gradmem_core.blob import Blob, BlobInfo, PageInfo, check_fingerprint, pack, unpack
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import InputError, MemoryChangedError, TooManyPagesError
 from gradmem_core.limits import check_steps
-from gradmem_core.prompt_embeds import as_prompt_embeds
+from gradmem_core.prompt_embeds import export_prompt_embeds
 from gradmem_core.reading.answers import Answer
 from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import check_queries
 from gradmem_core.texts.documents import (
     Document,
-    answer_text,
     check_pages,
-    read_document,
-    read_query,
+    decode_answer,
+    prepare_document,
+    prepare_query,
 )
 from gradmem_core.writing.compression import MemoryPage, compress
 from service.engine import Engine, StepMade, TokenChosen
@@ -184,7 +184,7 @@ class Memories:
         stored = await self._store.get(memory_id)
         checkpoint, blob = await _called(len(stored.blob), self._opened, stored)
         memory = blob.memory[page_place(blob, page_id)]  # (m, d)
-        return await asyncio.to_thread(as_prompt_embeds, checkpoint.model, memory)
+        return await asyncio.to_thread(export_prompt_embeds, checkpoint.model, memory)
 
     async def delete(self, memory_id: str) -> None:
         """Delete a memory for good.
@@ -218,9 +218,9 @@ class Memories:
         await asyncio.gather(self._store.ping(), *(self._check_model(model) for model in models))
 
     async def _check_model(self, checkpoint: Checkpoint) -> None:
-        page = read_document(checkpoint, checkpoint.task.example_document, max_pages=1).pages[0]
+        page = prepare_document(checkpoint, checkpoint.task.example_document, max_pages=1).pages[0]
         (written,) = await self._engine.write_pages(checkpoint, [page.ids], 1)
-        query = read_query(checkpoint, checkpoint.task.example_query)
+        query = prepare_query(checkpoint, checkpoint.task.example_query)
         sampling = Sampling(max_new_tokens=1)
         await self._engine.read_pages(checkpoint, written.memory[None], None, [query], [sampling])
 
@@ -245,14 +245,14 @@ class Memories:
         """A memory, and the checkpoint of that name, or of its own, which has to be its writer."""
         blob = unpack(stored.blob)
         checkpoint = self._models.get(model or stored.model)
-        require_fingerprint(blob, checkpoint.fingerprint)
+        check_fingerprint(blob, checkpoint.fingerprint)
         return checkpoint, blob
 
     async def _parsed(self, checkpoint: Checkpoint, text: str, there: int) -> Document:
         """A document's pages, beside those that are there; parsing may take seconds."""
         room = max(0, self._max_pages - there)
         try:
-            return await asyncio.to_thread(read_document, checkpoint, text, max_pages=room)
+            return await asyncio.to_thread(prepare_document, checkpoint, text, max_pages=room)
         except TooManyPagesError as error:
             if not there:
                 raise
@@ -323,7 +323,7 @@ def _checked(
     request: ReadRequest, checkpoint: Checkpoint
 ) -> tuple[list[list[int]], list[Sampling]]:
     """The queries of a request as the checkpoint takes them, with their settings."""
-    queries = [read_query(checkpoint, text) for text in request.asked()]
+    queries = [prepare_query(checkpoint, text) for text in request.asked()]
     sampling = _sampling(request, checkpoint, len(queries))
     check_queries(checkpoint.model, queries, sampling)
     return queries, sampling
@@ -400,7 +400,7 @@ def _least_confidence(request: ReadRequest, checkpoint: Checkpoint) -> float:
 def _answer_info(
     checkpoint: Checkpoint, query: str, answer: Answer, page_id: str, least: float
 ) -> AnswerInfo:
-    text = answer_text(checkpoint, answer)
+    text = decode_answer(checkpoint, answer)
     reason: Reason | None = None
     if text is None:
         reason = "not stated"

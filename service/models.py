@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from gradmem_core.checkpoints.manifest import Task, bundled_names, find_checkpoint, read_manifest
+from gradmem_core.checkpoints.manifest import Task, find_checkpoint, list_bundled, read_manifest
 from gradmem_core.errors import CheckpointError, ModelNotFoundError
 from service.schemas import ModelCard
 from service.settings import Precision
@@ -81,5 +81,5 @@ def bundled_cards() -> list[ModelCard]:
     Raises:
         CheckpointError: One of them is damaged.
     """
-    manifests = [read_manifest(find_checkpoint(name)) for name in bundled_names()]
+    manifests = [read_manifest(find_checkpoint(name)) for name in list_bundled()]
     return [card_of(manifest.name, manifest.task) for manifest in manifests]

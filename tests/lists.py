@@ -12,4 +12,4 @@ RECORDS = Task(
     example_query="a",
     example_answer="1",
 )
-TOKENIZER = Tokenizer.of_characters(PRINTABLE + "\t\n" + QUERY_MARK + ABSENT)
+TOKENIZER = Tokenizer.from_characters(PRINTABLE + "\t\n" + QUERY_MARK + ABSENT)

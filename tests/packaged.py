@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoints.checkpoint import save_checkpoint
 from gradmem_core.checkpoints.external_backbone import BACKBONE, ExternalBackbone, Package
-from gradmem_core.checkpoints.fingerprint import backbone_digest
+from gradmem_core.checkpoints.fingerprint import digest_backbone
 from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
@@ -77,7 +77,7 @@ def packaged(folder: Path) -> Packaged:
             title="Tiny",
             size_bytes=200_000,
         ),
-        sha256=backbone_digest(folder / "imported"),
+        sha256=digest_backbone(folder / "imported"),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(BACKBONE, str(folder / "imported"))

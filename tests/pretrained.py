@@ -125,7 +125,7 @@ def text_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
     read = Tokenizer.from_folder(folder / "model")
     task = Task(
         name="prose",
-        stop_tokens=[read.token_ending("\n")],
+        stop_tokens=[read.find_last_token("\n")],
         query_template="\nQuestion: {query}\nAnswer:",
         absent_answer=" not stated\n",
         continuation_prompt="\nText:",

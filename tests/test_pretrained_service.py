@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from benchmarks.training_results import TextResult, load_result
 from gradmem_core.checkpoints.checkpoint import load_checkpoint
-from gradmem_core.prompt_embeds import as_prompt_embeds
+from gradmem_core.prompt_embeds import export_prompt_embeds
 from gradmem_core.reading.cache import prefill
 from service.app import create_app
 from service.cli import app as service_cli
@@ -129,12 +129,12 @@ def test_what_is_exported_has_the_projection_applied(tmp_path: Path) -> None:
     assert model.memory_projection is not None
     torch.nn.init.normal_(model.memory_projection.weight)
     memory = torch.randn(4, 16)
-    embeds = load(as_prompt_embeds(model, memory))["prompt_embeds"]
+    embeds = load(export_prompt_embeds(model, memory))["prompt_embeds"]
     assert not torch.allclose(embeds, memory)
     cache = model.backbone.new_cache()
     model.backbone.hidden(embeds[None], cache=cache)
     (prefix,) = prefill(model, memory[None])
-    for (keys, _), (ours, _) in zip(prefix.layers, model.backbone.cached(cache), strict=True):
+    for (keys, _), (ours, _) in zip(prefix.layers, model.backbone.unpack_cache(cache), strict=True):
         torch.testing.assert_close(keys, ours[0])
 
 

@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoints.folders import whole_folder
+from gradmem_core.checkpoints.folders import atomic_folder
 from gradmem_core.config import AdapterConfig, MemoryConfig, Phases
 from gradmem_core.errors import GradMemError, InputError
 from gradmem_core.tokenizer import Tokenizer
@@ -101,7 +101,7 @@ def import_gguf(
     """Convert a GGUF file into an ordinary Hugging Face folder, in float32."""
     try:
         backbone, tokenizer = Backbone.from_gguf(file), Tokenizer.from_gguf(file)
-        with whole_folder(output) as made:
+        with atomic_folder(output) as made:
             backbone.save(made)
             tokenizer.save(made)
     except GradMemError as error:

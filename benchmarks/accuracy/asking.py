@@ -17,9 +17,9 @@ from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.answers import Answer, ReadingRules
 from gradmem_core.reading.cache import prefill_inputs
 from gradmem_core.reading.decoding import Decoding, Sampling
-from gradmem_core.reading.generation import answer_queries, finish
+from gradmem_core.reading.generation import answer_queries, finish_answers
 from gradmem_core.reading.scoring import read
-from gradmem_core.texts.documents import answer_text, read_query
+from gradmem_core.texts.documents import decode_answer, prepare_query
 from training.evaluation.grading import exact_match, f1
 from training.tasks import Question
 
@@ -72,7 +72,7 @@ def ask_memory(
     forced: bool = False,
 ) -> list[Graded]:
     """Ask a memory of pages `(p, m, d)`; `forced` is for memories of one page."""
-    queries = [read_query(checkpoint, question.query) for question in questions]
+    queries = [prepare_query(checkpoint, question.query) for question in questions]
     answers = answer_queries(checkpoint, memory, queries, _sampling(queries))
     marks = [
         _is_forced(checkpoint, checkpoint.model.prefix(memory), query, question)
@@ -91,8 +91,8 @@ def ask_vectors(
     checkpoint: Checkpoint, vectors: Tensor, questions: Sequence[Question]
 ) -> list[Graded]:
     """Ask the backbone with vectors `(S, d)` in place of a memory, teacher-forced too."""
-    queries = [read_query(checkpoint, question.query) for question in questions]
-    decoding = Decoding(checkpoint.model, ReadingRules.of(checkpoint))
+    queries = [prepare_query(checkpoint, question.query) for question in questions]
+    decoding = Decoding(checkpoint.model, ReadingRules.from_checkpoint(checkpoint))
     (prefix,) = prefill_inputs(checkpoint.model.backbone, vectors[None])
     numbers = decoding.join([[prefix]] * len(queries), queries, _sampling(queries))
     return [
@@ -104,7 +104,7 @@ def ask_vectors(
             0.0,
         )
         for answer, query, question in zip(
-            finish(decoding, numbers), queries, questions, strict=True
+            finish_answers(decoding, numbers), queries, questions, strict=True
         )
     ]
 
@@ -175,7 +175,7 @@ def _graded(
     forced: bool | None,
     min_confidence: float,
 ) -> Graded:
-    said = answer_text(checkpoint, answer)
+    said = decode_answer(checkpoint, answer)
     if said is None:
         return Graded(True, False, False, 0.0, answer.confidence, forced)
     return Graded(

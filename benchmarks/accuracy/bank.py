@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.padding import pad_right
-from gradmem_core.writing.descent import gradient_step
+from gradmem_core.writing.descent import take_gradient_step
 
 BATCH_TOKENS = 512
 "Most tokens that are written together, padding included."
@@ -66,7 +66,7 @@ class MemoryBank:
         memory = start.expand(len(pages), -1, -1)
         kept: list[dict[str, Tensor]] = [{} for _ in pages]
         for step in range(1, max(steps) + 1):
-            memory, _ = gradient_step(model, memory, ids, lengths)
+            memory, _ = take_gradient_step(model, memory, ids, lengths)
             if step in steps:
                 for row, found in enumerate(kept):
                     found[str(step)] = memory[row].cpu().clone()

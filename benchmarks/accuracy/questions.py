@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from training.tasks.asked import passage_of
+from training.tasks.windows import Window
+
 from gradmem_core.texts.paging import TextPage, split_text
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks import Question
-from training.tasks.asked import passage_of
 from training.tasks.squad import Asked, read_squad, sentence_of
-from training.tasks.windows import Window
 
 Half = Literal["choices", "report"]
 

@@ -16,7 +16,7 @@ from gradmem_core.errors import DataError
 from gradmem_core.limits import check_context
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
-from gradmem_core.writing.descent import gradient_step, reconstruction
+from gradmem_core.writing.descent import score_reconstruction, take_gradient_step
 from training.seeds import stream
 from training.tasks.prose import ProseTask
 from training.writers.files import training_of
@@ -64,7 +64,7 @@ def measure_text(reference: str, plan: TextPlan, *, seed: int, command: str) -> 
     for tokens in plan.tokens:
         ids = _pieces(task, tokenizer, tokens=tokens, count=plan.pieces, seed=seed)
         for steps, memory in _memories(model, ids, plan):
-            loss, recall = reconstruction(model, memory, ids, _lengths(ids))
+            loss, recall = score_reconstruction(model, memory, ids, _lengths(ids))
             said = _continued(model, memory, query, tokens)
             cells.append(
                 TextCell(
@@ -108,7 +108,7 @@ def _memories(model: MemoryModel, ids: Tensor, plan: TextPlan) -> Iterator[tuple
     memory = model.initial_memory.detach().repeat(len(ids), 1, 1).requires_grad_()
     adam = torch.optim.Adam([memory], lr=ADAM_RATE)
     for step in range(1, max(plan.write_steps) + 1):
-        following, _ = gradient_step(model, memory, ids, _lengths(ids))
+        following, _ = take_gradient_step(model, memory, ids, _lengths(ids))
         if plan.inner == "adam":
             memory.grad = (memory - following).detach() / model.inner_learning_rate()
             adam.step()

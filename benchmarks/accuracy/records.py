@@ -20,7 +20,7 @@ from gradmem_core.errors import InputError
 from gradmem_core.padding import pad_right
 from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import answer_queries
-from gradmem_core.texts.documents import answer_text, read_document, read_query
+from gradmem_core.texts.documents import decode_answer, prepare_document, prepare_query
 from gradmem_core.texts.records import parse_records
 from gradmem_core.writing.descent import write
 from training.seeds import stream
@@ -239,7 +239,7 @@ def _answers(
 ) -> tuple[int, list[str | None]]:
     """How many pages a document took, and what its memory says of each key."""
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    pages = [page.ids for page in read_document(checkpoint, document, max_pages=ANY_PAGES).pages]
+    pages = [page.ids for page in prepare_document(checkpoint, document, max_pages=ANY_PAGES).pages]
     memory = torch.cat(
         [
             write(
@@ -256,7 +256,7 @@ def _answers(
             )
         ]
     )  # (p, m, d)
-    queries = [read_query(checkpoint, key) for key in keys]
+    queries = [prepare_query(checkpoint, key) for key in keys]
     sampling = [Sampling(max_new_tokens=model.config.max_answer_tokens)] * len(queries)
     answers = answer_queries(checkpoint, memory, queries, sampling)
-    return len(pages), [answer_text(checkpoint, answer) for answer in answers]
+    return len(pages), [decode_answer(checkpoint, answer) for answer in answers]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradmem_core.adapters import parts_of
+from gradmem_core.adapters import unwrap_layer
 from gradmem_core.model import MemoryModel
 from training.loop.batch import IGNORED, Batch
 
@@ -89,7 +89,7 @@ class PlainStep:
         }
 
     def _stacked(self, name: str) -> Tensor:
-        parts = [parts_of(layer.get_submodule(name)) for layer in self._model.backbone.layers]
+        parts = [unwrap_layer(layer.get_submodule(name)) for layer in self._model.backbone.layers]
         weights = torch.stack([weight for weight, _ in parts]).to(self._dtype)
         downs, ups = ([pair[i] for _, pair in parts if pair] for i in (0, 1))
         if not downs:
@@ -99,7 +99,7 @@ class PlainStep:
     def _layers(self, leaves: dict[str, Tensor]) -> list[Layer]:
         norms = (
             [
-                parts_of(layer.get_submodule(name))[0].to(self._dtype)
+                unwrap_layer(layer.get_submodule(name))[0].to(self._dtype)
                 for layer in self._model.backbone.layers
             ]
             for name in ("input_layernorm", "post_attention_layernorm")

@@ -20,9 +20,9 @@ from torch import Tensor
 from gradmem_core import adapters
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoints.calibration import Calibration
-from gradmem_core.checkpoints.external_backbone import ExternalBackbone, external_folder
-from gradmem_core.checkpoints.fingerprint import backbone_digest, fingerprint_of
-from gradmem_core.checkpoints.folders import whole_folder
+from gradmem_core.checkpoints.external_backbone import ExternalBackbone, find_external_backbone
+from gradmem_core.checkpoints.fingerprint import compute_fingerprint, digest_backbone
+from gradmem_core.checkpoints.folders import atomic_folder
 from gradmem_core.checkpoints.manifest import (
     FORMAT_VERSION,
     Manifest,
@@ -68,7 +68,7 @@ class Checkpoint:
         """The token that says that a key is not in memory; None where answers are texts."""
         if self.task.document_format == "text":
             return None
-        return self.tokenizer.ids_of([ABSENT])[0]
+        return self.tokenizer.require_ids([ABSENT])[0]
 
 
 def save_checkpoint(
@@ -111,7 +111,7 @@ def save_checkpoint(
             f"{name!r} cannot be saved: its adapter was merged into the backbone's weights; load it"
             " with merge=False"
         )
-    with whole_folder(folder) as made:
+    with atomic_folder(folder) as made:
         tokenizer.save(made)
         tensors = {
             key: value.detach().contiguous()
@@ -126,14 +126,14 @@ def save_checkpoint(
         if external is None:
             model.backbone.save(backbone)
         else:
-            backbone = external_folder(folder, external)
+            backbone = find_external_backbone(folder, external)
             if external.package is not None:  # its weights are imported, see ExternalBackbone
                 (made / "backbone").mkdir()
                 shutil.copy(backbone / "config.json", made / "backbone")
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=name,
-            fingerprint=fingerprint_of(made, _digest(backbone, external), model.config),
+            fingerprint=compute_fingerprint(made, _digest(backbone, external), model.config),
             memory=model.config,
             task=task,
             calibration=calibration,
@@ -150,12 +150,12 @@ def _named(folder: Path, external: str | ExternalBackbone | None) -> ExternalBac
     if not isinstance(external, str):
         return external
     path = (folder / external).resolve()  # `folder` need not exist yet
-    return ExternalBackbone(path=external, sha256=backbone_digest(path))
+    return ExternalBackbone(path=external, sha256=digest_backbone(path))
 
 
 def _digest(backbone: Path, external: ExternalBackbone | None) -> str:
     """Return a backbone's digest; a named one was compared with its own when it was found."""
-    return backbone_digest(backbone) if external is None else external.sha256
+    return digest_backbone(backbone) if external is None else external.sha256
 
 
 def check_template(tokenizer: Tokenizer, template: str, config: MemoryConfig) -> None:
@@ -198,31 +198,31 @@ def load_checkpoint(
     """
     folder = find_checkpoint(reference)
     manifest = read_manifest(folder)
-    backbone = verified_backbone(folder, manifest)
+    backbone = verify_backbone(folder, manifest)
     model = _load_model(folder, Backbone.from_folder(backbone), manifest.memory, merge=merge)
     tokenizer = Tokenizer.from_folder(folder)
     check_template(tokenizer, manifest.task.query_template, manifest.memory)
     if manifest.task.document_format == "records":
-        tokenizer.ids_of([QUERY_MARK, ABSENT])  # refuses a tokenizer without them
+        tokenizer.require_ids([QUERY_MARK, ABSENT])  # refuses a tokenizer without them
     return Checkpoint(
         name=manifest.name,
         fingerprint=manifest.fingerprint,
         model=_placed(model.requires_grad_(False).eval(), device),
         tokenizer=tokenizer,
         task=manifest.task,
-        stop_ids=tokenizer.ids_of(manifest.task.stop_tokens),
+        stop_ids=tokenizer.require_ids(manifest.task.stop_tokens),
         calibration=manifest.calibration,
     )
 
 
-def verified_backbone(checkpoint: Path, manifest: Manifest) -> Path:
+def verify_backbone(checkpoint: Path, manifest: Manifest) -> Path:
     """Return the model folder of a checkpoint folder whose contents are those of its fingerprint.
 
     Raises:
-        CheckpointError: They are others, a file is missing or damaged, or see `backbone_folder`.
+        CheckpointError: They are others, a file is missing or damaged, or see `find_backbone`.
     """
-    backbone = backbone_folder(checkpoint, manifest)
-    found = fingerprint_of(checkpoint, _digest(backbone, manifest.backbone), manifest.memory)
+    backbone = find_backbone(checkpoint, manifest)
+    found = compute_fingerprint(checkpoint, _digest(backbone, manifest.backbone), manifest.memory)
     if found != manifest.fingerprint:
         raise CheckpointError(
             f"the contents of {checkpoint} have fingerprint {found}, its gradmem.json says"
@@ -231,7 +231,7 @@ def verified_backbone(checkpoint: Path, manifest: Manifest) -> Path:
     return backbone
 
 
-def backbone_folder(checkpoint: Path, manifest: Manifest) -> Path:
+def find_backbone(checkpoint: Path, manifest: Manifest) -> Path:
     """Return the model folder of a checkpoint folder: its own, or the one that it names.
 
     Raises:
@@ -239,7 +239,7 @@ def backbone_folder(checkpoint: Path, manifest: Manifest) -> Path:
     """
     if manifest.backbone is None:
         return checkpoint / "backbone"
-    return external_folder(checkpoint, manifest.backbone)
+    return find_external_backbone(checkpoint, manifest.backbone)
 
 
 def _load_model(
@@ -286,7 +286,7 @@ def _take_adapter(
         name.removeprefix(prefix).replace(old, f".{adapters.NAME}.weight"): tensor
         for name, tensor in taken.items()
     }
-    adapters.take_adapter(backbone.causal_lm, renamed, folder)
+    adapters.set_adapter(backbone.causal_lm, renamed, folder)
     return {name: tensor for name, tensor in tensors.items() if name not in taken}
 
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoints.fingerprint import backbone_digest
-from gradmem_core.checkpoints.folders import remove_scratch, whole_folder
+from gradmem_core.checkpoints.fingerprint import digest_backbone
+from gradmem_core.checkpoints.folders import atomic_folder, remove_scratch
 from gradmem_core.errors import CheckpointError
 
 CACHE = "GRADMEM_CACHE"
@@ -65,14 +65,14 @@ class ExternalBackbone(BaseModel):
             raise ValueError("give either path or package")
         return self
 
-    def seen_from(self, checkpoint: Path) -> "ExternalBackbone":
+    def make_absolute(self, checkpoint: Path) -> "ExternalBackbone":
         """Return the same entry for a checkpoint that stands elsewhere than `checkpoint`."""
         if self.path is None:
             return self
         return self.model_copy(update={"path": str((checkpoint / self.path).resolve())})
 
 
-def external_folder(checkpoint: Path, external: ExternalBackbone) -> Path:
+def find_external_backbone(checkpoint: Path, external: ExternalBackbone) -> Path:
     """Return the model folder that a checkpoint names, importing a package where need be.
 
     Args:
@@ -92,7 +92,7 @@ def external_folder(checkpoint: Path, external: ExternalBackbone) -> Path:
     return _imported(checkpoint, external.package, external.sha256)
 
 
-def cache_folder() -> Path:
+def find_cache_folder() -> Path:
     """Return the folder of imported backbones: GRADMEM_CACHE, or `gradmem` in the user's cache."""
     if given := os.environ.get(CACHE):
         return Path(given)
@@ -101,7 +101,7 @@ def cache_folder() -> Path:
 
 def _checked(folder: Path, sha256: str, advice: str = "") -> Path:
     try:
-        found = backbone_digest(folder)
+        found = digest_backbone(folder)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{advice}") from error
     if found != sha256:
@@ -113,7 +113,7 @@ def _checked(folder: Path, sha256: str, advice: str = "") -> Path:
 
 def _imported(checkpoint: Path, package: Package, sha256: str) -> Path:
     """Return the cached folder of a package's model; the first call makes it."""
-    folder = cache_folder() / "backbones" / sha256
+    folder = find_cache_folder() / "backbones" / sha256
     if not folder.exists():  # where it does, the cache may be read-only
         file = _installed(package)
         try:
@@ -138,10 +138,10 @@ def _import(checkpoint: Path, package: Package, file: Path, folder: Path, sha256
         f"Importing {package.title} into {folder.parent} ({package.size_bytes >> 20} MiB, once).",
         file=sys.stderr,
     )
-    with whole_folder(folder) as made:
+    with atomic_folder(folder) as made:
         Backbone.from_gguf(file).save(made)
         shutil.copy(checkpoint / "backbone" / "config.json", made / "config.json")
-        if backbone_digest(made) != sha256:
+        if digest_backbone(made) != sha256:
             raise CheckpointError(
                 f"{file} does not give the weights that the checkpoint was trained with; take the"
                 " releases of gguf and transformers in this GradMem's constraints.txt"

@@ -32,12 +32,12 @@ UNBOUND = {"base_model_name_or_path", "peft_version", "revision", "inference_mod
 "Fields of an adapter's configuration that change without the adapter changing."
 
 
-def fingerprint_of(folder: Path, backbone_sha256: str, config: MemoryConfig) -> str:
+def compute_fingerprint(folder: Path, backbone_sha256: str, config: MemoryConfig) -> str:
     """Compute the fingerprint: of every tensor, and every setting that a memory depends on.
 
     Args:
         folder: The checkpoint, with its tokenizer and `gradmem.safetensors`.
-        backbone_sha256: The backbone's digest, see `backbone_digest`.
+        backbone_sha256: The backbone's digest, see `digest_backbone`.
         config: The memory's configuration; its limits do not count.
 
     Raises:
@@ -62,7 +62,7 @@ def fingerprint_of(folder: Path, backbone_sha256: str, config: MemoryConfig) -> 
     return digest.hexdigest()
 
 
-def backbone_digest(folder: Path) -> str:
+def digest_backbone(folder: Path) -> str:
     """SHA-256 of a model folder's configuration and tensors.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """Give a scratch folder to fill, and put it in `folder`'s place when that is done.
 
     Args:
@@ -27,7 +27,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_scratch(folder: Path) -> None:
-    """Remove what killed processes left of `whole_folder`; nobody may be filling one meanwhile."""
+    """Remove what killed processes left of `atomic_folder`; nobody may be filling one meanwhile."""
     for scratch in folder.parent.glob(f"{_prefix(folder)}*"):
         shutil.rmtree(scratch, ignore_errors=True)
 

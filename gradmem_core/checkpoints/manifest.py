@@ -71,14 +71,14 @@ def find_checkpoint(reference: str | Path) -> Path:
     for folder in (Path(reference), BUNDLED / reference):
         if (folder / "gradmem.json").is_file():
             return folder
-    bundled = ", ".join(bundled_names()) or "none"
+    bundled = ", ".join(list_bundled()) or "none"
     raise CheckpointError(
         f"there is no checkpoint {str(reference)!r}: give a folder with a gradmem.json, or a"
         f" bundled name ({bundled})"
     )
 
 
-def bundled_names() -> list[str]:
+def list_bundled() -> list[str]:
     """Names of the checkpoints that the package holds."""
     return sorted(path.parent.name for path in BUNDLED.glob("*/gradmem.json"))
 

@@ -51,7 +51,7 @@ class ReadingRules:
     "Most pages that generate an answer to a query; all of them without a calibration."
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> "ReadingRules":
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> "ReadingRules":
         """The rules of a checkpoint."""
         stop_ids, calibration = frozenset(checkpoint.stop_ids), checkpoint.calibration
         token, text = checkpoint.absent_id, checkpoint.task.absent_answer
@@ -102,7 +102,7 @@ class ReadingRules:
         return Answer(said, confidence, "stop" if stopped else "length", absent, page, evidence)
 
 
-def answering_page(answers: Sequence[Answer], documents: Sequence[Hashable]) -> int:
+def choose_page(answers: Sequence[Answer], documents: Sequence[Hashable]) -> int:
     """Which page's answer to a query counts.
 
     Of the pages that have an answer the most confident one. What is asked for is in one page of a

@@ -44,14 +44,14 @@ def prefill_inputs(backbone: Backbone, inputs: Tensor) -> list[Prefix]:
     """Compute the keys and values of what enters the backbone, `(B, m, d)`."""
     cache = backbone.new_cache()
     backbone.hidden(inputs, cache=cache)
-    layers = backbone.cached(cache)
+    layers = backbone.unpack_cache(cache)
     return [
         Prefix([(keys[row].clone(), values[row].clone()) for keys, values in layers])
         for row in range(len(inputs))
     ]
 
 
-class Columns:
+class BatchCache:
     """The key-value cache of `N` rows. A row has not every column: `seen` says which."""
 
     def __init__(self, model: MemoryModel, prefixes: Sequence[Prefix]) -> None:
@@ -96,12 +96,14 @@ class Columns:
         self.cache.batch_select_indices(rows)
         self.seen, self.next_position = self.seen[rows], self.next_position[rows]
 
-    def join(self, other: "Columns") -> None:
+    def join(self, other: "BatchCache") -> None:
         """Take over the rows of another batch, behind one's own."""
         self._close_gaps()
         columns = max(self.seen.shape[1], other.seen.shape[1])
         backbone = self.model.backbone
-        pairs = zip(backbone.cached(self.cache), backbone.cached(other.cache), strict=True)
+        pairs = zip(
+            backbone.unpack_cache(self.cache), backbone.unpack_cache(other.cache), strict=True
+        )
         self.cache = backbone.new_cache(
             [
                 (_stacked(mine[0], theirs[0], columns), _stacked(mine[1], theirs[1], columns))
@@ -123,7 +125,7 @@ class Columns:
         self.cache = self.model.backbone.new_cache(
             [
                 (keys.take_along_dim(index, dim=2), values.take_along_dim(index, dim=2))
-                for keys, values in self.model.backbone.cached(self.cache)
+                for keys, values in self.model.backbone.unpack_cache(self.cache)
             ]
         )
         self.seen = self.seen.gather(1, order)

@@ -18,9 +18,9 @@ from torch import Tensor
 from gradmem_core.checkpoints.calibration import Evidence
 from gradmem_core.errors import GenerationError
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading.answers import Answer, ReadingRules, answering_page
-from gradmem_core.reading.cache import Columns, Prefix
-from gradmem_core.reading.preselection import Candidate, Preselection, logits_after
+from gradmem_core.reading.answers import Answer, ReadingRules, choose_page
+from gradmem_core.reading.cache import BatchCache, Prefix
+from gradmem_core.reading.preselection import Candidate, Preselection, compute_next_logits
 
 MOST_PADDING = 32
 "Most padding that tokens under way get beside queries; beyond it those take a pass of their own."
@@ -54,7 +54,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class GeneratedToken:
     """The next token of one page's answer to a query."""
 
     query: int
@@ -83,7 +83,7 @@ class _Query:
     def answer(self) -> Answer:
         """The answer of the page that counts."""
         answers = sorted(self.answers, key=lambda one: one.page)
-        return answers[answering_page(answers, [self.documents[one.page] for one in answers])]
+        return answers[choose_page(answers, [self.documents[one.page] for one in answers])]
 
 
 @dataclass(eq=False)
@@ -126,7 +126,7 @@ class Decoding:
         self._queries: dict[int, _Query] = {}
         "Those in a first pass, by their numbers."
         self._numbers = count()
-        self._columns: Columns
+        self._columns: BatchCache
 
     def __len__(self) -> int:
         """Answers in the making, and pages that may make one still."""
@@ -175,7 +175,7 @@ class Decoding:
         return [query.number for query in joining]
 
     @torch.no_grad()
-    def step(self) -> list[Chosen]:
+    def step(self) -> list[GeneratedToken]:
         """Choose the next token of every answer; those that it ends leave.
 
         With a calibration it first goes on with a first pass, and chooses nothing where no answer
@@ -186,7 +186,7 @@ class Decoding:
         if not self._rows:
             return []
         tokens, scores = self._choose(self._next_logits())
-        chosen: list[Chosen] = []
+        chosen: list[GeneratedToken] = []
         left: list[int] = []
         for place, (row, token, score) in enumerate(
             zip(self._rows, tokens.tolist(), scores.tolist(), strict=True)
@@ -196,7 +196,7 @@ class Decoding:
             row.scores.append(score)
             ended = self._is_ended(row)
             answer = self._finish(row) if ended else None
-            chosen.append(Chosen(row.query.number, row.page, token, answer))
+            chosen.append(GeneratedToken(row.query.number, row.page, token, answer))
             if not ended:
                 left.append(place)
         self._keep(left)
@@ -243,9 +243,9 @@ class Decoding:
         query.waiting -= 1
         return None if query.waiting else query.answer()
 
-    def _begun(self, rows: list[_Row], prefixes: Sequence[Prefix]) -> Columns:
+    def _begun(self, rows: list[_Row], prefixes: Sequence[Prefix]) -> BatchCache:
         """Rows whose queries the next step runs, but where others would be padded too much."""
-        columns = Columns(self._model, prefixes)
+        columns = BatchCache(self._model, prefixes)
         longest = max(len(row.unread) for row in rows)
         if len(self._rows) * (longest - 1) > MOST_PADDING and longest > 1:
             columns.read([row.unread[:-1] for row in rows])
@@ -271,7 +271,7 @@ class Decoding:
         for number in {of.query for of, _ in chosen}:
             del self._queries[number]
 
-    def _take_in(self, rows: list[_Row], columns: Columns) -> None:
+    def _take_in(self, rows: list[_Row], columns: BatchCache) -> None:
         for row in rows:
             row.query.waiting += 1
         if self._rows:
@@ -288,7 +288,7 @@ class Decoding:
         else:
             tokens = [row.unread for row in self._rows]
             hidden = self._columns.read(tokens)  # (N, T, d)
-            logits = logits_after(self._model.backbone, hidden, tokens)
+            logits = compute_next_logits(self._model.backbone, hidden, tokens)
             for place, first in known.items():
                 logits[place] = first
         for place in known:

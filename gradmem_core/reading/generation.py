@@ -44,16 +44,16 @@ def answer_queries(
     check_queries(checkpoint.model, queries, sampling)
     pages = prefill(checkpoint.model, memory)
     known = [None] * len(pages) if documents is None else documents
-    decoding = Decoding(checkpoint.model, ReadingRules.of(checkpoint))
+    decoding = Decoding(checkpoint.model, ReadingRules.from_checkpoint(checkpoint))
     answers: list[Answer] = []
-    for part in query_parts(len(queries), pages=len(pages)):
+    for part in split_queries(len(queries), pages=len(pages)):
         asked = queries[part]
         numbers = decoding.join([pages] * len(asked), asked, sampling[part], [known] * len(asked))
-        answers += finish(decoding, numbers)
+        answers += finish_answers(decoding, numbers)
     return answers
 
 
-def query_parts(queries: int, *, pages: int) -> Iterator[slice]:
+def split_queries(queries: int, *, pages: int) -> Iterator[slice]:
     """Parts of a memory's queries that are read together: of `ROWS` answers at most, or one query.
 
     Args:
@@ -97,10 +97,10 @@ def generate(
     prefixes = prefill(model, memory)
     decoding = Decoding(model, rules)
     numbers = decoding.join([[prefixes[row]] for row in memory_index], queries, sampling)
-    return finish(decoding, numbers)
+    return finish_answers(decoding, numbers)
 
 
-def finish(decoding: Decoding, numbers: Sequence[int]) -> list[Answer]:
+def finish_answers(decoding: Decoding, numbers: Sequence[int]) -> list[Answer]:
     """Step until every query is answered; return the answers of `numbers`, in their order."""
     answers: dict[int, Answer] = {}
     while len(decoding):

@@ -15,7 +15,7 @@ from gradmem_core.checkpoints.calibration import Evidence
 from gradmem_core.model import MemoryModel
 from gradmem_core.padding import pad_right
 from gradmem_core.reading.answers import ReadingRules
-from gradmem_core.reading.cache import Columns, Prefix
+from gradmem_core.reading.cache import BatchCache, Prefix
 
 TOKENS = 256
 "Most tokens of queries that are run at a time, padding included; one query may pass it."
@@ -39,7 +39,7 @@ class Candidate:
 
 
 @dataclass(eq=False)
-class Scored:
+class ScoredCandidate:
     """A candidate whose query was run."""
 
     candidate: Candidate
@@ -67,9 +67,9 @@ class Preselection:
         self._model = model
         self._rules = rules
         self._waiting = list(candidates)
-        self.kept: list[Scored] = []
+        self.kept: list[ScoredCandidate] = []
         "In the order of the candidates."
-        self.columns: Columns | None = None
+        self.columns: BatchCache | None = None
         "Their rows; None where there are none."
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class Preselection:
         """Run the next part."""
         size = self._part()
         part, left = self._waiting[:size], self._waiting[size:]
-        columns = Columns(self._model, [one.prefix for one in part])
+        columns = BatchCache(self._model, [one.prefix for one in part])
         scored = self._run(part, columns)
         if self.columns is None:
             self.columns = columns
@@ -111,7 +111,7 @@ class Preselection:
                 return count
         return len(self._waiting)
 
-    def _run(self, part: Sequence[Candidate], columns: Columns) -> list[Scored]:
+    def _run(self, part: Sequence[Candidate], columns: BatchCache) -> list[ScoredCandidate]:
         """Run queries to their end, and note what that shows."""
         assert self._rules.calibration is not None
         backbone = self._model.backbone
@@ -119,8 +119,8 @@ class Preselection:
         hidden = columns.read(tokens)  # (N, T, d)
         queries = [0.0] * len(part)
         if self._rules.weighs_queries:
-            queries = query_scores(backbone, hidden, tokens)
-        logits = logits_after(backbone, hidden, tokens)  # (N, V)
+            queries = score_queries(backbone, hidden, tokens)
+        logits = compute_next_logits(backbone, hidden, tokens)  # (N, V)
         absent = [0.0] * len(part)
         if self._rules.absent_start is not None:
             absent = logits.log_softmax(dim=-1)[:, self._rules.absent_start].tolist()
@@ -129,7 +129,7 @@ class Preselection:
             evidence = Evidence(queries[place], absent[place])
             score = self._rules.calibration.page.score(evidence, pages=one.pages)
             # A copy: a view would keep the whole part's logits.
-            scored.append(Scored(one, evidence, score, logits[place].clone()))
+            scored.append(ScoredCandidate(one, evidence, score, logits[place].clone()))
         return scored
 
     def _best(self) -> list[int]:
@@ -150,7 +150,9 @@ class Preselection:
             self.columns = None
 
 
-def logits_after(backbone: Backbone, hidden: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+def compute_next_logits(
+    backbone: Backbone, hidden: Tensor, tokens: Sequence[Sequence[int]]
+) -> Tensor:
     """Logits of what follows the last token of each row.
 
     Args:
@@ -166,7 +168,7 @@ def logits_after(backbone: Backbone, hidden: Tensor, tokens: Sequence[Sequence[i
     return backbone.logits(ends).float()
 
 
-def query_scores(
+def score_queries(
     backbone: Backbone, hidden: Tensor, tokens: Sequence[Sequence[int]]
 ) -> list[float]:
     """Mean log-probability of each query's tokens but the first, 0 where there is no other.

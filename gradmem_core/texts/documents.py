@@ -8,7 +8,7 @@ from gradmem_core.errors import EmptyQueryError, RecordTooLongError, TooManyPage
 from gradmem_core.limits import check_context, check_query
 from gradmem_core.reading.answers import Answer
 from gradmem_core.texts.paging import TextPage, split_text
-from gradmem_core.texts.records import Record, canonical_query, fold, parse_records
+from gradmem_core.texts.records import Record, fold_key, format_key_query, parse_records
 from gradmem_core.tokenizer import Tokenizer
 
 
@@ -39,7 +39,7 @@ class Document:
     "Numbers of the lines, from 1, that are no record."
 
 
-def read_document(checkpoint: Checkpoint, text: str, *, max_pages: int) -> Document:
+def prepare_document(checkpoint: Checkpoint, text: str, *, max_pages: int) -> Document:
     """Bring a document into the form that a checkpoint was trained on.
 
     A list of records is split into pages by whole records, about equally long; a text where people
@@ -67,7 +67,7 @@ def read_document(checkpoint: Checkpoint, text: str, *, max_pages: int) -> Docum
         return Document([text_page(page) for page in found])
     if checkpoint.task.document_format == "text":
         # A text that cannot fit is refused before its tokens are counted, which takes time.
-        check_context(config, tokenizer.fewest_tokens(text))
+        check_context(config, tokenizer.count_fewest_tokens(text))
         ids = tokenizer.encode(text)
         check_context(config, len(ids))
         return Document([Page(ids, text=text, lines=tuple(range(1, text.count("\n") + 2)))])
@@ -75,7 +75,7 @@ def read_document(checkpoint: Checkpoint, text: str, *, max_pages: int) -> Docum
     most = _page_limit(config)
     # Again before tokens are counted.
     check_pages(
-        sum(tokenizer.fewest_tokens(one.line) for one in records.records) // most, max_pages
+        sum(tokenizer.count_fewest_tokens(one.line) for one in records.records) // most, max_pages
     )
     pages = _pages([_record_ids(config, tokenizer, one) for one in records.records], most=most)
     check_pages(len(pages), max_pages)
@@ -103,7 +103,7 @@ def check_pages(pages: int, most: int) -> None:
         )
 
 
-def read_query(checkpoint: Checkpoint, text: str) -> list[int]:
+def prepare_query(checkpoint: Checkpoint, text: str) -> list[int]:
     """The tokens of a query as the checkpoint takes it.
 
     Raises:
@@ -113,17 +113,17 @@ def read_query(checkpoint: Checkpoint, text: str) -> list[int]:
     """
     config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
     is_key = checkpoint.task.document_format == "records"
-    if not (fold(text) if is_key else text.strip()):
+    if not (fold_key(text) if is_key else text.strip()):
         raise EmptyQueryError(f"the query is empty; send a {'key' if is_key else 'question'}")
     if is_key:
-        text = canonical_query(text)
-    check_query(config, tokenizer.fewest_tokens(text))
+        text = format_key_query(text)
+    check_query(config, tokenizer.count_fewest_tokens(text))
     ids = tokenizer.encode_query(text, checkpoint.task.query_template)
     check_query(config, len(ids))
     return ids
 
 
-def answer_text(checkpoint: Checkpoint, answer: Answer) -> str | None:
+def decode_answer(checkpoint: Checkpoint, answer: Answer) -> str | None:
     """What an answer says; None where it says that the memory has no answer."""
     if answer.absent:
         return None
@@ -137,7 +137,7 @@ def _record_ids(config: MemoryConfig, tokenizer: Tokenizer, record: Record) -> l
         RecordTooLongError: Its key makes no query, or its value no answer, of the allowed length.
     """
     ids = tokenizer.encode(record.line)
-    key, value = tokenizer.encode(canonical_query(record.key)), tokenizer.encode(record.value)
+    key, value = tokenizer.encode(format_key_query(record.key)), tokenizer.encode(record.value)
     parts = (
         ("key", len(key) - 2, config.max_query_tokens - 2),  # without marks
         ("value", len(value), config.max_answer_tokens - 1),  # the stop token is the last

@@ -96,7 +96,7 @@ def split_text(
     if not words:
         raise EmptyContextError("the document is empty; send a text")
     # Before tokens are counted, which takes time, and again before pages are sought.
-    fewest = tokenizer.fewest_tokens(words)
+    fewest = tokenizer.count_fewest_tokens(words)
     _check_pages(-(-fewest // page_tokens), max_pages, page_tokens)
     ends = _token_ends(tokenizer, plain, text)
     # Half of them: a page's first word may have fewer tokens than it has after a space.
@@ -142,7 +142,7 @@ def _check_pages(pages: int, most: int, page_tokens: int) -> None:
 def _token_ends(tokenizer: Tokenizer, plain: str, text: str) -> list[int]:
     """Where the tokens of a text end, in order."""
     try:
-        return sorted(tokenizer.token_ends(plain))
+        return sorted(tokenizer.find_token_ends(plain))
     except UnknownCharactersError:
         tokenizer.encode(text)  # so that positions are those of the document as it was sent
         raise
@@ -305,7 +305,7 @@ class _Splitter:
         if self._bytes(start, end) < self._limit:
             return True  # no tokenizer has more tokens than bytes, and one for the beginning
         # Not `encode`: this may be a megabyte of spaces, and others wait for the lock.
-        return len(self._tokenizer.token_ends(self._text[start:end])) <= self._limit
+        return len(self._tokenizer.find_token_ends(self._text[start:end])) <= self._limit
 
     def _bytes(self, start: int, end: int) -> int:
         return len(self._text[start:end].encode())

@@ -25,7 +25,7 @@ class Record:
     """A key and its value."""
 
     key: str
-    "As `fold` leaves it."
+    "As `fold_key` leaves it."
     value: str
     "Without spaces at its ends or tabs inside."
     number: int = 0
@@ -49,19 +49,19 @@ class RecordList:
     "Numbers of the lines, from 1, that are no record and not empty."
 
 
-def fold(key: str) -> str:
+def fold_key(key: str) -> str:
     """A key without what a query is forgiven: case, outer spaces, runs of them, a colon behind."""
     return " ".join(key.split()).rstrip(": ").lower()
 
 
-def canonical_query(key: str) -> str:
+def format_key_query(key: str) -> str:
     """The query for a key.
 
     Raises:
         UnknownCharactersError: The key holds something else than printable ASCII.
     """
-    refuse_foreign(key)
-    return f"{QUERY_MARK}{fold(key)}\t"
+    check_ascii(key)
+    return f"{QUERY_MARK}{fold_key(key)}\t"
 
 
 def parse_records(document: str) -> RecordList:
@@ -75,7 +75,7 @@ def parse_records(document: str) -> RecordList:
             line ends.
         NoRecordError: There is no record in it.
     """
-    refuse_foreign(document)
+    check_ascii(document)
     lines = re.split(r"\r\n?|\n", document)
     order = _separators_of(lines)
     records: dict[str, Record] = {}
@@ -88,7 +88,7 @@ def parse_records(document: str) -> RecordList:
                 skipped.append(number)
             continue
         written, value = found
-        key = fold(written)
+        key = fold_key(written)
         if records.pop(key, None):
             duplicates[key] = written
         records[key] = Record(key, value, number)
@@ -100,7 +100,7 @@ def parse_records(document: str) -> RecordList:
     return RecordList(list(records.values()), list(duplicates.values()), skipped)
 
 
-def refuse_foreign(text: str) -> None:
+def check_ascii(text: str) -> None:
     """Refuse what no list of records may hold.
 
     Raises:
@@ -109,7 +109,7 @@ def refuse_foreign(text: str) -> None:
     """
     places = [match.start() for match in FOREIGN.finditer(text)]
     if places:
-        raise UnknownCharactersError.found(text, places, "not printable ASCII")
+        raise UnknownCharactersError.at_places(text, places, "not printable ASCII")
 
 
 def _separators_of(lines: Sequence[str]) -> list[re.Pattern[str]]:
@@ -138,4 +138,4 @@ def _split(line: str, separator: re.Pattern[str]) -> tuple[str, str] | None:
     if match is None:
         return None
     key, value = line[: match.start()].strip(), line[match.end() :].replace("\t", " ").strip()
-    return (key, value) if fold(key) and value else None
+    return (key, value) if fold_key(key) and value else None

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
-from gradmem_core.blob import ReadBack, stored
+from gradmem_core.blob import ReadBack, quantize
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import TooManyPagesError, WordTooLongError
@@ -18,7 +18,7 @@ from gradmem_core.reading.answers import Answer
 from gradmem_core.reading.decoding import Sampling
 from gradmem_core.texts.documents import Page, text_page
 from gradmem_core.texts.paging import split_text
-from gradmem_core.writing.verification import WEAK, grade, probes_of
+from gradmem_core.writing.verification import WEAK, grade, make_probes
 
 Steps: TypeAlias = int | Literal["auto"]
 "A number of gradient steps, or as many as still help."
@@ -153,11 +153,11 @@ async def _read_page_back(
 ) -> MemoryPage:
     page = one.page
     assert page.text is not None
-    probes = await asyncio.to_thread(probes_of, checkpoint, page.text, lines=page.lines)
+    probes = await asyncio.to_thread(make_probes, checkpoint, page.text, lines=page.lines)
     if not probes:
         return replace(one, read_back=ReadBack(words=0, right=0))
     answers = await worker.read_pages(
-        stored(one.written.memory[None], dtype),
+        quantize(one.written.memory[None], dtype),
         [probe.ids for probe in probes],
         [Sampling(probe.most_tokens) for probe in probes],
     )

@@ -17,11 +17,11 @@ from gradmem_core.errors import (
 )
 from gradmem_core.limits import check_context, check_steps
 from gradmem_core.model import MemoryModel
-from gradmem_core.writing.recomputation import recomputed
+from gradmem_core.writing.recomputation import take_recomputed_step
 
 
 @dataclass(frozen=True)
-class Written:
+class WriteResult:
     """What WRITE returns."""
 
     memory: Tensor
@@ -42,7 +42,7 @@ def write(
     second_order: bool = True,
     recompute: bool = False,
     measure: bool = True,
-) -> Written:
+) -> WriteResult:
     """Compress contexts into memories. Changes nothing in the model.
 
     Args:
@@ -81,7 +81,7 @@ def write(
     step = partial(_step, model, context_ids=context_ids, shares=shares, second_order=second_order)
     take = partial(step, create_graph=create_graph)
     if create_graph and recompute:
-        take = partial(recomputed, step, list(model.parameters()))
+        take = partial(take_recomputed_step, step, list(model.parameters()))
     with torch.enable_grad():
         for _ in range(steps):
             if not create_graph:
@@ -92,14 +92,14 @@ def write(
         memory = memory.detach()
     accuracy = None
     if measure:
-        final, accuracy = reconstruction(model, memory, context_ids, lengths)
+        final, accuracy = score_reconstruction(model, memory, context_ids, lengths)
         losses.append(final)
-    written = Written(memory, torch.stack(losses, dim=1), accuracy)
+    written = WriteResult(memory, torch.stack(losses, dim=1), accuracy)
     check_finite(written)
     return written
 
 
-def gradient_step(
+def take_gradient_step(
     model: MemoryModel, memory: Tensor, context_ids: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
     """One step of WRITE, keeping nothing of it: what a scheduler does between other work.
@@ -126,7 +126,7 @@ def gradient_step(
 
 
 @torch.no_grad()
-def reconstruction(
+def score_reconstruction(
     model: MemoryModel, memory: Tensor, context_ids: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
     """How well memories hold their contexts.
@@ -205,7 +205,7 @@ def _clipped(config: MemoryConfig, gradient: Tensor) -> Tensor:
     return gradient * (limit / norm.clamp(min=limit))
 
 
-def check_finite(written: Written) -> None:
+def check_finite(written: WriteResult) -> None:
     """Refuse losses and memories that are not finite.
 
     Raises:

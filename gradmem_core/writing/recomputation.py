@@ -22,7 +22,7 @@ class Step(Protocol):
         """The next memory `(B, m, d)` and the loss at this one `(B,)`, with their graph or not."""
 
 
-def recomputed(
+def take_recomputed_step(
     step: Step, parameters: Iterable[Tensor], memory: Tensor, embedded: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Take a step of which only `memory` is kept until its results are differentiated.

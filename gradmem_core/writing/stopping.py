@@ -8,7 +8,13 @@ from torch import Tensor
 
 from gradmem_core.limits import check_steps
 from gradmem_core.model import MemoryModel
-from gradmem_core.writing.descent import Written, check_finite, gradient_step, reconstruction, write
+from gradmem_core.writing.descent import (
+    WriteResult,
+    check_finite,
+    score_reconstruction,
+    take_gradient_step,
+    write,
+)
 
 SETTLED = 0.02
 "Share of its first loss by which a step must lower a sample's loss for an automatic stop to go on."
@@ -41,7 +47,7 @@ class AutomaticStop(Generic[Reached]):
         self.steps = 0
         "Steps that were made."
 
-    def follow(self, loss: float, reached: Reached) -> bool:
+    def update(self, loss: float, reached: Reached) -> bool:
         """Take in a step: whether another is worth making.
 
         Args:
@@ -57,7 +63,7 @@ class AutomaticStop(Generic[Reached]):
 
 
 @dataclass(frozen=True)
-class Settled:
+class SettledResult:
     """What WRITE with an automatic stop returns."""
 
     memory: Tensor
@@ -75,7 +81,7 @@ def write_until_settled(
     max_steps: int,
     *,
     tolerance: float = SETTLED,
-) -> Settled:
+) -> SettledResult:
     """Compress contexts with as many steps as still help.
 
     A sample stops on its own when a step lowered its loss by less than `tolerance` of the loss that
@@ -99,18 +105,18 @@ def write_until_settled(
     before, after = first.losses.T.tolist()
     stops = [AutomaticStop[Tensor](loss, max_steps, tolerance=tolerance) for loss in before]
     memory = first.memory.clone()
-    going = [i for i, stop in enumerate(stops) if stop.follow(after[i], first.memory[i])]
+    going = [i for i, stop in enumerate(stops) if stop.update(after[i], first.memory[i])]
     while going:
         part = (context_ids[going], lengths[going])
-        moved, _ = gradient_step(model, memory[going], *part)
-        losses, _ = reconstruction(model, moved, *part)
+        moved, _ = take_gradient_step(model, memory[going], *part)
+        losses, _ = score_reconstruction(model, moved, *part)
         memory[going] = moved
         reached = zip(going, losses.tolist(), moved, strict=True)
-        going = [i for i, loss, of_sample in reached if stops[i].follow(loss, of_sample)]
-    settled = Settled(
+        going = [i for i, loss, of_sample in reached if stops[i].update(loss, of_sample)]
+    settled = SettledResult(
         torch.stack([stop.best for stop in stops]),
         first.losses.new_tensor([stop.loss for stop in stops]),
         lengths.new_tensor([stop.steps for stop in stops]),
     )
-    check_finite(Written(settled.memory, settled.losses[:, None], None))
+    check_finite(WriteResult(settled.memory, settled.losses[:, None], None))
     return settled

@@ -41,7 +41,7 @@ class Probe:
     "Line of the document, from 1."
 
 
-def probes_of(checkpoint: Checkpoint, text: str, *, lines: Sequence[int]) -> list[Probe]:
+def make_probes(checkpoint: Checkpoint, text: str, *, lines: Sequence[int]) -> list[Probe]:
     """List what READ can be asked of a page to see whether it holds it.
 
     Args:

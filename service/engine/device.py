@@ -20,7 +20,7 @@ from gradmem_core.reading.answers import Answer, ReadingRules
 from gradmem_core.reading.cache import Prefix, prefill
 from gradmem_core.reading.decoding import Decoding
 from gradmem_core.writing.compression import WrittenPage
-from gradmem_core.writing.descent import gradient_step, reconstruction
+from gradmem_core.writing.descent import score_reconstruction, take_gradient_step
 from gradmem_core.writing.stopping import AutomaticStop
 from service.engine.work import PageId, ReadWork, TokenChosen, WriteWork
 
@@ -115,13 +115,13 @@ class TorchDevice:
         ids = pad_right(contexts, pad_id, device=start.device)  # (B, T)
         lengths = torch.tensor([len(context) for context in contexts], device=start.device)
         memory = torch.stack([start if w.memory is None else w.memory for w in writes])
-        following, before = gradient_step(model, memory, ids, lengths)
+        following, before = take_gradient_step(model, memory, ids, lengths)
         measured = [i for i, writing in enumerate(writes) if _is_measured(writing)]
         after = torch.full_like(before, torch.nan)
         accuracy = torch.zeros_like(before)
         if measured:
             rows = torch.tensor(measured, device=start.device)
-            after[rows], accuracy[rows] = reconstruction(
+            after[rows], accuracy[rows] = score_reconstruction(
                 model, following[rows], ids[rows, : int(lengths[rows].max())], lengths[rows]
             )
         finite = before.isfinite() & following.isfinite().all(dim=(1, 2))
@@ -136,7 +136,7 @@ class TorchDevice:
     def begin(self, reads: Sequence[Reading]) -> None:
         """Let requests join the decoding batch (see `Device`)."""
         checkpoint = reads[0].checkpoint
-        fresh = Decoding(checkpoint.model, ReadingRules.of(checkpoint))
+        fresh = Decoding(checkpoint.model, ReadingRules.from_checkpoint(checkpoint))
         with _threads_of_reads(checkpoint):
             self._join(self._decoding.get(checkpoint.name, fresh), reads)
         self._decoding.setdefault(checkpoint.name, fresh)
@@ -159,7 +159,7 @@ class TorchDevice:
     def read(self, reads: Sequence[Reading]) -> None:
         """Answer requests apart from the decoding batch (see `Device`)."""
         checkpoint = reads[0].checkpoint
-        decoding = Decoding(checkpoint.model, ReadingRules.of(checkpoint))
+        decoding = Decoding(checkpoint.model, ReadingRules.from_checkpoint(checkpoint))
         with _threads_of_reads(checkpoint):
             self._join(decoding, reads)
             while len(decoding):
@@ -286,7 +286,7 @@ def _moved(
     if writing.stop is None:
         most = writing.checkpoint.model.config.max_write_steps
         writing.stop = AutomaticStop(before, most)
-    if not writing.stop.follow(after, made):
+    if not writing.stop.update(after, made):
         return writing.stop.best
     writing.memory = memory
     writing.losses.append(before)

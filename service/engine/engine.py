@@ -22,7 +22,7 @@ from gradmem_core.errors import (
 )
 from gradmem_core.reading.answers import Answer
 from gradmem_core.reading.decoding import Sampling
-from gradmem_core.reading.generation import query_parts
+from gradmem_core.reading.generation import split_queries
 from gradmem_core.writing.compression import Steps, WrittenPage
 from service.engine.device import Device
 from service.engine.scheduler import Job, Limits, Scheduler, log_place
@@ -220,7 +220,7 @@ class Engine:
                 ReadWork(checkpoint, memory, queries[part], sampling[part], known, page_ids),
                 _told_tokens(listener, part.start),
             )
-            for part in query_parts(len(queries), pages=len(memory))
+            for part in split_queries(len(queries), pages=len(memory))
         ]
         answers = cast("list[list[Answer]]", await self._do(jobs, deadline))
         return [answer for of_job in answers for answer in of_job]

@@ -9,7 +9,7 @@ from benchmarks.accuracy.asking import Graded, ask_memory, cell
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import answer_queries
-from gradmem_core.texts.documents import answer_text, read_query
+from gradmem_core.texts.documents import decode_answer, prepare_query
 from tests.pretrained import text_checkpoint
 from training.tasks import Question
 
@@ -93,8 +93,8 @@ def test_not_stated_is_a_refusal_without_a_calibration(checkpoint: Checkpoint) -
 def first_answer(checkpoint: Checkpoint) -> str:
     """Return what an empty memory says."""
     memory = torch.zeros_like(checkpoint.model.initial_memory)[None]
-    query = read_query(checkpoint, ASKED)
+    query = prepare_query(checkpoint, ASKED)
     (answer,) = answer_queries(checkpoint, memory, [query], [Sampling(24)])
-    said = answer_text(checkpoint, answer)
+    said = decode_answer(checkpoint, answer)
     assert said
     return said

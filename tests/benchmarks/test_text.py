@@ -82,7 +82,7 @@ def test_windows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_window_grows_on_both_sides_in_turn() -> None:
-    tokenizer = Tokenizer.of_characters("".join(map(chr, range(32, 127))))
+    tokenizer = Tokenizer.from_characters("".join(map(chr, range(32, 127))))
     text = "One. Two. Three is 3. Four. Five."
     asked = Text(text, (Question("?", " 3\n", "3"), Question("??", " is 3\n", "is 3")))
     grown = {most: windows([asked], tokenizer, most)[0].text for most in (12, 19, 20, 24, 30, 33)}

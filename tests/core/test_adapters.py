@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from gradmem_core.adapters import is_adapter, merge_adapter
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from gradmem_core.checkpoints.fingerprint import backbone_digest, fingerprint_of
+from gradmem_core.checkpoints.fingerprint import compute_fingerprint, digest_backbone
 from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
@@ -28,7 +28,7 @@ from gradmem_core.writing.descent import write
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]
 
-TOKENIZER = Tokenizer.of_characters("abcdefghijklmnopqrstu!")
+TOKENIZER = Tokenizer.from_characters("abcdefghijklmnopqrstu!")
 TASK = Task(
     name="kv", stop_tokens=["!"], example_document="ab!", example_query="a", example_answer="b"
 )
@@ -82,7 +82,7 @@ def nudge(tensors: dict[str, Tensor], name: str) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    return fingerprint_of(folder, backbone_digest(folder / "backbone"), config_of(folder))
+    return compute_fingerprint(folder, digest_backbone(folder / "backbone"), config_of(folder))
 
 
 def seal(folder: Path) -> None:

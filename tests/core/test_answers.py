@@ -14,10 +14,10 @@ from gradmem_core.checkpoints.calibration import Calibration, Evidence, Logistic
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading.answers import Answer, ReadingRules, answering_page
+from gradmem_core.reading.answers import Answer, ReadingRules, choose_page
 from gradmem_core.reading.cache import prefill
 from gradmem_core.reading.decoding import Decoding, Sampling
-from gradmem_core.reading.generation import answer_queries, generate, query_parts
+from gradmem_core.reading.generation import answer_queries, generate, split_queries
 from gradmem_core.reading.scoring import read
 from gradmem_core.tokenizer import Tokenizer
 
@@ -157,7 +157,7 @@ def test_the_page_that_counts_answers(model: MemoryModel) -> None:
     chosen = set()
     for row in range(len(QUERIES)):
         alone = page_by_page(model, PLAIN, row)
-        page = answering_page(alone, DOCUMENTS)
+        page = choose_page(alone, DOCUMENTS)
         found = asked(model, PLAIN, row)
         check(found, replace(alone[page], page=page))
         chosen.add(page)
@@ -171,7 +171,7 @@ def test_all_pages_are_read_where_all_are_candidates(model: MemoryModel) -> None
             with_pages(answer, page)
             for page, answer in enumerate(page_by_page(model, CALIBRATED, row))
         ]
-        expected = alone[answering_page(alone, DOCUMENTS)]
+        expected = alone[choose_page(alone, DOCUMENTS)]
         for more in (rules, replace(rules, candidates=PAGES + 3)):
             check(asked(model, more, row), expected)
 
@@ -275,7 +275,7 @@ def joined_at(
 
 
 def checkpoint(model: MemoryModel, calibration: Calibration | None, **task: str) -> Checkpoint:
-    tokenizer = Tokenizer.of_characters("abcdefghijklmnop \n.!?<")  # 24 tokens, as the model
+    tokenizer = Tokenizer.from_characters("abcdefghijklmnop \n.!?<")  # 24 tokens, as the model
     return Checkpoint(
         name="tiny",
         fingerprint="f" * 64,
@@ -289,14 +289,14 @@ def checkpoint(model: MemoryModel, calibration: Calibration | None, **task: str)
             example_answer="c",
             **task,  # type: ignore[arg-type]
         ),
-        stop_ids=tokenizer.ids_of(["\n"]),
+        stop_ids=tokenizer.require_ids(["\n"]),
         calibration=calibration,
     )
 
 
 def test_an_absent_answer_is_known_by_its_text(model: MemoryModel) -> None:
     tiny = checkpoint(model, CALIBRATION, absent_answer=" no deal\n")
-    rules = ReadingRules.of(tiny)
+    rules = ReadingRules.from_checkpoint(tiny)
     encode = tiny.tokenizer.encode
     assert rules.absent_start == encode(" ")[0]
     assert rules.stop_ids == {encode("\n")[0]}
@@ -306,7 +306,7 @@ def test_an_absent_answer_is_known_by_its_text(model: MemoryModel) -> None:
 
 
 def test_a_checkpoint_without_one_never_says_so(model: MemoryModel) -> None:
-    rules = ReadingRules.of(checkpoint(model, None))
+    rules = ReadingRules.from_checkpoint(checkpoint(model, None))
     assert (rules.absent_start, rules.says_absent([]), rules.weighs_queries) == (None, False, False)
 
 
@@ -316,7 +316,9 @@ def test_queries_are_answered_as_one_by_one(
     model: MemoryModel, calibration: Calibration | None, rows: int
 ) -> None:
     tiny = checkpoint(model, calibration, absent_answer="e\n")
-    expected = [asked(model, ReadingRules.of(tiny), row) for row in range(len(QUERIES))]
+    expected = [
+        asked(model, ReadingRules.from_checkpoint(tiny), row) for row in range(len(QUERIES))
+    ]
     with patch("gradmem_core.reading.generation.ROWS", rows):
         found = answer_queries(tiny, memories(model), QUERIES, SAMPLING, documents=DOCUMENTS)
     for one, other in zip(found, expected, strict=True):
@@ -325,8 +327,8 @@ def test_queries_are_answered_as_one_by_one(
 
 @pytest.mark.parametrize(("queries", "pages", "size"), [(1, 1, 1), (200, 1, 64), (9, 20, 3)])
 def test_parts_cover_all_queries(queries: int, pages: int, size: int) -> None:
-    parts = list(query_parts(queries, pages=pages))
+    parts = list(split_queries(queries, pages=pages))
     places = [place for part in parts for place in range(queries)[part]]
     assert places == list(range(queries))
     assert max(len(range(queries)[part]) for part in parts) == size
-    assert len(list(query_parts(3, pages=1000))) == 3
+    assert len(list(split_queries(3, pages=1000))) == 3

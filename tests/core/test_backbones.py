@@ -25,7 +25,7 @@ from gradmem_core.checkpoints.external_backbone import (
     CACHE,
     ExternalBackbone,
     Package,
-    cache_folder,
+    find_cache_folder,
 )
 from gradmem_core.checkpoints.manifest import read_manifest
 from gradmem_core.errors import CheckpointError
@@ -305,11 +305,11 @@ def test_the_cache_is_where_the_environment_says(
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in (CACHE, "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert cache_folder() == tmp_path / ".cache" / "gradmem"
+    assert find_cache_folder() == tmp_path / ".cache" / "gradmem"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "gradmem"
+    assert find_cache_folder() == tmp_path / "xdg" / "gradmem"
     monkeypatch.setenv(CACHE, str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
+    assert find_cache_folder() == tmp_path / "own"
 
 
 def test_a_manifest_names_one_place(tiny: Packaged) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from gradmem_core.blob import Blob, BlobInfo, PageInfo, pack, require_fingerprint, unpack
+from gradmem_core.blob import Blob, BlobInfo, PageInfo, check_fingerprint, pack, unpack
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import BlobError, FingerprintMismatchError
 
@@ -117,9 +117,9 @@ def test_a_memory_with_a_gradient_can_be_packed() -> None:
 
 def test_another_fingerprint_is_refused_and_both_are_named() -> None:
     blob = Blob(MEMORY, "float32", INFO)
-    require_fingerprint(blob, "f" * 64)
+    check_fingerprint(blob, "f" * 64)
     with pytest.raises(FingerprintMismatchError) as caught:
-        require_fingerprint(blob, "e" * 64)
+        check_fingerprint(blob, "e" * 64)
     assert (caught.value.found, caught.value.expected) == ("f" * 64, "e" * 64)
     assert "f" * 64 in caught.value.message
     assert "e" * 64 in caught.value.message

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from gradmem_core.checkpoints.fingerprint import LIMITS, backbone_digest, fingerprint_of
+from gradmem_core.checkpoints.fingerprint import LIMITS, compute_fingerprint, digest_backbone
 from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
@@ -27,7 +27,7 @@ from gradmem_core.writing.descent import write
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]
 
-TOKENIZER = Tokenizer.of_characters("abcdefghijklmnopqrstu!")
+TOKENIZER = Tokenizer.from_characters("abcdefghijklmnopqrstu!")
 TASK = Task(
     name="kv", stop_tokens=["!"], example_document="ab!", example_query="a", example_answer="b"
 )
@@ -83,7 +83,7 @@ def sealed(folder: Path) -> str:
     """Write the fingerprint of what is there now, as if it had been trained so."""
     fields = json.loads((folder / "gradmem.json").read_text())
     config = MemoryConfig(**fields["memory"])
-    fingerprint = fingerprint_of(folder, backbone_digest(folder / "backbone"), config)
+    fingerprint = compute_fingerprint(folder, digest_backbone(folder / "backbone"), config)
     change_json(folder / "gradmem.json", fingerprint=fingerprint)
     return fingerprint
 
@@ -181,7 +181,7 @@ def test_limits_are_not_part_of_the_fingerprint(
 ) -> None:
     expected = json.loads((folder / "gradmem.json").read_text())["fingerprint"]
     config = MemoryConfig(**(tiny_model(**EVERYTHING).config.model_dump() | limits))
-    assert fingerprint_of(folder, backbone_digest(folder / "backbone"), config) == expected
+    assert compute_fingerprint(folder, digest_backbone(folder / "backbone"), config) == expected
 
 
 @settings(max_examples=30)
@@ -196,7 +196,7 @@ def test_numbers_that_change_a_memory_change_the_fingerprint(
     after = before.model_copy(update={field: value})
     same = getattr(before, field) == value
     prints = {
-        fingerprint_of(folder, backbone_digest(folder / "backbone"), config)
+        compute_fingerprint(folder, digest_backbone(folder / "backbone"), config)
         for config in (before, after)
     }
     assert len(prints) == (1 if same else 2)
@@ -209,7 +209,7 @@ def test_switches_change_the_fingerprint(folder: Path, tiny_model: TinyModel, fi
     before = tiny_model().config
     after = before.model_copy(update={field: not getattr(before, field)})
     prints = {
-        fingerprint_of(folder, backbone_digest(folder / "backbone"), config)
+        compute_fingerprint(folder, digest_backbone(folder / "backbone"), config)
         for config in (before, after)
     }
     assert len(prints) == 2

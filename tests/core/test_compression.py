@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradmem_core.blob import stored
+from gradmem_core.blob import quantize
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.answers import Answer
 from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import answer_queries
-from gradmem_core.texts.documents import Page, read_document
+from gradmem_core.texts.documents import Page, prepare_document
 from gradmem_core.writing.compression import MemoryPage, Steps, WrittenPage, compress
 from gradmem_core.writing.descent import write
-from gradmem_core.writing.verification import probes_of
+from gradmem_core.writing.verification import make_probes
 from tests.pretrained import text_checkpoint
 
 TEXT = "\n".join(f"Key number {word}: value {word}" for word in ("one", "two", "three", "four"))
@@ -92,7 +92,7 @@ class InProcess:
 
 def compressed(checkpoint: Checkpoint, worker: Scripted, **changes: object) -> list[MemoryPage]:
     """The pages that TEXT becomes."""
-    pages = read_document(checkpoint, TEXT, max_pages=8).pages
+    pages = prepare_document(checkpoint, TEXT, max_pages=8).pages
     options: dict[str, object] = {"dtype": "float32", "verify": True, "max_pages": 8, **changes}
     return asyncio.run(compress(worker, checkpoint, pages, 2, **options))  # type: ignore[arg-type]
 
@@ -147,10 +147,10 @@ def test_in_process_writes_and_reads_as_the_core_does(checkpoint: Checkpoint) ->
     alone = write(checkpoint.model, ids, torch.tensor([ids.shape[1]]), 2, create_graph=False)
     assert torch.equal(made[0].written.memory, alone.memory[0])
     assert made[0].written.losses == alone.losses[0].tolist()
-    probes = probes_of(checkpoint, TEXT, lines=pages[0].lines)
+    probes = make_probes(checkpoint, TEXT, lines=pages[0].lines)
     answers = answer_queries(
         checkpoint,
-        stored(alone.memory, "int8"),
+        quantize(alone.memory, "int8"),
         [probe.ids for probe in probes],
         [Sampling(probe.most_tokens) for probe in probes],
     )
@@ -160,7 +160,7 @@ def test_in_process_writes_and_reads_as_the_core_does(checkpoint: Checkpoint) ->
 
 
 def test_a_weak_page_that_cannot_be_split_is_kept(checkpoint: Checkpoint) -> None:
-    pages = read_document(checkpoint, "Key: " + "x" * 100, max_pages=8).pages
+    pages = prepare_document(checkpoint, "Key: " + "x" * 100, max_pages=8).pages
     made = asyncio.run(
         compress(
             InProcess(checkpoint), checkpoint, pages, 2, dtype="float32", verify=True, max_pages=8

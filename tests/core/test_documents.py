@@ -19,8 +19,8 @@ from gradmem_core.errors import (
     UnknownCharactersError,
 )
 from gradmem_core.model import MemoryModel
-from gradmem_core.reading.answers import Answer, ReadingRules, answering_page
-from gradmem_core.texts.documents import answer_text, read_document, read_query
+from gradmem_core.reading.answers import Answer, ReadingRules, choose_page
+from gradmem_core.texts.documents import decode_answer, prepare_document, prepare_query
 from gradmem_core.tokenizer import ABSENT, QUERY_MARK
 from tests.core.conftest import CONFIG
 from tests.lists import RECORDS, TOKENIZER
@@ -41,7 +41,7 @@ def checkpoint_for(model: TinyModel, task: Task, *, most: int = MOST, **config: 
         model=model(**(CONFIG | limits | config)),
         tokenizer=TOKENIZER,
         task=task,
-        stop_ids=TOKENIZER.ids_of(["\n"]),
+        stop_ids=TOKENIZER.require_ids(["\n"]),
     )
 
 
@@ -56,12 +56,12 @@ def texts(tiny_model: TinyModel) -> Checkpoint:
 
 
 def pages(checkpoint: Checkpoint, document: str, most: int = 100) -> list[str]:
-    found = read_document(checkpoint, document, max_pages=most).pages
+    found = prepare_document(checkpoint, document, max_pages=most).pages
     return [checkpoint.tokenizer.decode(page.ids) for page in found]
 
 
 def test_a_short_list_is_one_page_in_the_canonical_form(lists: Checkpoint) -> None:
-    document = read_document(lists, "Door code: 4711#\nhello\nBob=x\nbob: y", max_pages=1)
+    document = prepare_document(lists, "Door code: 4711#\nhello\nBob=x\nbob: y", max_pages=1)
     assert [lists.tokenizer.decode(page.ids) for page in document.pages] == [
         "door code\t4711#\nbob\ty\n"
     ]
@@ -84,7 +84,7 @@ def test_pages_are_whole_records_in_order_within_the_limit(
     made = pages(lists, document)
     assert "".join(made) == "".join(f"{key}\t{value}\n" for key, value in entries.items())
     assert all(page.endswith("\n") and len(page) <= MOST for page in made)
-    found = read_document(lists, document, max_pages=100).pages
+    found = prepare_document(lists, document, max_pages=100).pages
     assert [page.records for page in found] == [page.count("\n") for page in made]
 
 
@@ -150,7 +150,7 @@ def test_a_record_is_measured_without_what_it_is_written_with(lists: Checkpoint)
 
 
 def test_of_lines_that_are_left_out_none_is_too_long(lists: Checkpoint) -> None:
-    document = read_document(lists, "word " * 100 + f"\nk: {'v' * 99}\nk: 1", max_pages=1)
+    document = prepare_document(lists, "word " * 100 + f"\nk: {'v' * 99}\nk: 1", max_pages=1)
     assert (document.duplicate_keys, document.skipped_lines) == (["k"], [1])
     assert document.pages[0].records == 1
 
@@ -165,7 +165,7 @@ def test_what_no_list_may_hold_is_refused(lists: Checkpoint) -> None:
 
 def test_a_text_is_one_page_as_it_stands(texts: Checkpoint) -> None:
     assert pages(texts, "Any: Text\n") == ["Any: Text\n"]
-    assert read_document(texts, "x", max_pages=1).pages[0].records is None
+    assert prepare_document(texts, "x", max_pages=1).pages[0].records is None
     with pytest.raises(EmptyContextError):
         pages(texts, "")
     with pytest.raises(ContextTooLongError):
@@ -174,43 +174,43 @@ def test_a_text_is_one_page_as_it_stands(texts: Checkpoint) -> None:
 
 def test_queries(lists: Checkpoint, texts: Checkpoint) -> None:
     decode = lists.tokenizer.decode
-    assert decode(read_query(lists, " Door Code: ")) == "\x05door code\t"
-    assert decode(read_query(texts, " Door Code: ")) == " Door Code: "
-    assert len(read_query(lists, "k" * KEY)) == KEY + 2
+    assert decode(prepare_query(lists, " Door Code: ")) == "\x05door code\t"
+    assert decode(prepare_query(texts, " Door Code: ")) == " Door Code: "
+    assert len(prepare_query(lists, "k" * KEY)) == KEY + 2
     for empty in ("", " ", ":", "\t"):
         with pytest.raises(EmptyQueryError):
-            read_query(lists, empty)
+            prepare_query(lists, empty)
     for checkpoint, most in ((lists, KEY), (texts, KEY + 2)):
         with pytest.raises(QueryTooLongError):
-            read_query(checkpoint, "k" * (most + 1))
+            prepare_query(checkpoint, "k" * (most + 1))
 
 
 def test_a_foreign_character_of_a_query_is_named_where_it_stands(lists: Checkpoint) -> None:
     with pytest.raises(UnknownCharactersError) as caught:
-        read_query(lists, "  d\u00e9\x05")
+        prepare_query(lists, "  d\u00e9\x05")
     assert caught.value.positions == [3, 4]
 
 
 def test_a_query_is_measured_without_what_it_is_forgiven(lists: Checkpoint) -> None:
-    ids = read_query(lists, "  " + "K" * KEY + " : ")
+    ids = prepare_query(lists, "  " + "K" * KEY + " : ")
     assert lists.tokenizer.decode(ids) == f"{QUERY_MARK}{'k' * KEY}\t"
     with pytest.raises(QueryTooLongError) as caught:
-        read_query(lists, "sEcReT" * 2)
+        prepare_query(lists, "sEcReT" * 2)
     assert "secret" not in caught.value.message.lower()
 
 
 def said(checkpoint: Checkpoint, text: str, confidence: float) -> Answer:
     tokens = checkpoint.tokenizer.encode(text)
-    absent = ReadingRules.of(checkpoint).says_absent(tokens)
+    absent = ReadingRules.from_checkpoint(checkpoint).says_absent(tokens)
     return Answer(tokens, confidence, "stop", absent)
 
 
 def test_an_answer_is_a_text_or_nothing(lists: Checkpoint, texts: Checkpoint) -> None:
-    assert answer_text(lists, said(lists, "4711#", 1.0)) == "4711#"
-    assert answer_text(lists, said(lists, "", 1.0)) == ""
-    assert answer_text(lists, said(lists, ABSENT, 1.0)) is None
-    assert answer_text(lists, said(lists, f"47{ABSENT}", 1.0)) is None
-    assert answer_text(texts, said(texts, ABSENT, 1.0)) == ABSENT
+    assert decode_answer(lists, said(lists, "4711#", 1.0)) == "4711#"
+    assert decode_answer(lists, said(lists, "", 1.0)) == ""
+    assert decode_answer(lists, said(lists, ABSENT, 1.0)) is None
+    assert decode_answer(lists, said(lists, f"47{ABSENT}", 1.0)) is None
+    assert decode_answer(texts, said(texts, ABSENT, 1.0)) == ABSENT
 
 
 @pytest.mark.parametrize(
@@ -232,4 +232,4 @@ def test_which_page_answers(
     lists: Checkpoint, answers: list[tuple[str, float]], documents: str, page: int
 ) -> None:
     given = [said(lists, *one) for one in answers]
-    assert answering_page(given, list(documents)) == page
+    assert choose_page(given, list(documents)) == page

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradmem_core.adapters import is_adapter
 from gradmem_core.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from gradmem_core.checkpoints.fingerprint import backbone_digest, fingerprint_of
+from gradmem_core.checkpoints.fingerprint import compute_fingerprint, digest_backbone
 from gradmem_core.checkpoints.manifest import Task, read_manifest
 from gradmem_core.errors import CheckpointError
 from gradmem_core.model import MemoryModel
@@ -41,7 +41,7 @@ def write_format_1(folder: Path, model: MemoryModel, rank: int | None) -> str:
         folder,
         name="old",
         model=model,
-        tokenizer=Tokenizer.of_characters("abcdefghijklmnopqrstu!"),
+        tokenizer=Tokenizer.from_characters("abcdefghijklmnopqrstu!"),
         task=Task(**TASK),
         card="# Old\n",
     )
@@ -85,7 +85,7 @@ def fingerprint_of_format_1(folder: Path, memory: dict[str, Any]) -> str:
     for name, tensor in sorted(load_file(folder / "gradmem.safetensors").items()):
         digest.update(f"{name} torch.float32 {list(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
-    digest.update(backbone_digest(folder / "backbone").encode())
+    digest.update(digest_backbone(folder / "backbone").encode())
     return digest.hexdigest()
 
 
@@ -157,7 +157,9 @@ def test_adapters_that_do_not_fit_are_refused(
     with pytest.raises(CheckpointError, match="fingerprint"):
         load_checkpoint(folder)
     memory = read_manifest(folder).memory
-    fields["fingerprint"] = fingerprint_of(folder, backbone_digest(folder / "backbone"), memory)
+    fields["fingerprint"] = compute_fingerprint(
+        folder, digest_backbone(folder / "backbone"), memory
+    )
     (folder / "gradmem.json").write_text(json.dumps(fields))
     with pytest.raises(CheckpointError, match=r"is not one of|differ in"):
         load_checkpoint(folder)

@@ -19,7 +19,7 @@ from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.scoring import read
-from gradmem_core.writing.descent import Written, reconstruction, write
+from gradmem_core.writing.descent import WriteResult, score_reconstruction, write
 
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
@@ -74,11 +74,11 @@ class Case:
         model.load_state_dict(parameters(self.tensors), strict=True)
         return model
 
-    def write(self) -> Written:
+    def write(self) -> WriteResult:
         steps = self.config["K"]
         return write(self.model, self.contexts, self.lengths, steps, create_graph=True)
 
-    def outer_loss(self, written: Written, logits: Tensor) -> Tensor:
+    def outer_loss(self, written: WriteResult, logits: Tensor) -> Tensor:
         labels = self.tensors["in.labels"]
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten())
         if self.config["add_inner_loss_to_outer"]:
@@ -116,7 +116,7 @@ def test_memory_and_write_losses(case: Case) -> None:
     assert relative_error(written.memory, case.tensors["out.mem"]) < OUTPUT_TOLERANCE
     golden = case.tensors["out.write_loss_per_sample"].T
     assert relative_error(written.losses, golden) < OUTPUT_TOLERANCE
-    final, _ = reconstruction(case.model, written.memory, case.contexts, case.lengths)
+    final, _ = score_reconstruction(case.model, written.memory, case.contexts, case.lengths)
     assert relative_error(final, golden[:, -1]) < OUTPUT_TOLERANCE
 
 

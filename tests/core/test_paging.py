@@ -185,12 +185,12 @@ def test_unknown_characters_are_named_by_their_places_in_the_document() -> None:
         split("a\r\n\ud800", 96)
     assert halves.value.positions == [3]
     with pytest.raises(UnknownCharactersError) as unknown:
-        split_text(Tokenizer.of_characters("ab \r\n"), "a\r\nb ä", page_tokens=9, max_pages=9)
+        split_text(Tokenizer.from_characters("ab \r\n"), "a\r\nb ä", page_tokens=9, max_pages=9)
     assert unknown.value.positions == [5]
 
 
 def test_a_tokenizer_of_characters_has_pages_too() -> None:
-    characters = Tokenizer.of_characters("Aabc. \n")
+    characters = Tokenizer.from_characters("Aabc. \n")
     pages = split_text(characters, "abc abc. Aa\n\nbbb cc", page_tokens=8, max_pages=9)
     assert [page.text for page in pages] == ["abc abc.", "Aa", "bbb cc"]
 

@@ -137,7 +137,7 @@ def test_line_ends_make_no_difference(text: str, page_tokens: int) -> None:
     assert pages_or_word(text.replace("\n", "\r"), page_tokens, carry=True) == pages
 
 
-LETTERS = Tokenizer.of_characters("ABCab.# \n")
+LETTERS = Tokenizer.from_characters("ABCab.# \n")
 
 
 @given(

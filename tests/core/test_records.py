@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradmem_core.errors import NoRecordError, UnknownCharactersError
-from gradmem_core.texts.records import Record, canonical_query, fold, parse_records
+from gradmem_core.texts.records import Record, fold_key, format_key_query, parse_records
 from tests.lists import PRINTABLE
 
 
@@ -85,7 +85,7 @@ def test_what_is_not_printable_ascii_is_refused_with_its_place(character: str) -
     assert caught.value.positions == [8]
     assert "a: 1" not in caught.value.message
     with pytest.raises(UnknownCharactersError):
-        canonical_query(character)
+        format_key_query(character)
 
 
 def test_only_the_first_foreign_characters_are_named() -> None:
@@ -98,7 +98,7 @@ def test_only_the_first_foreign_characters_are_named() -> None:
 
 def test_line_ends_and_tabs_are_no_foreign_characters() -> None:
     assert pairs("\r\n\ta\t1\r\n\rb\t2") == [("b", "2")]
-    assert canonical_query("\ta\r\n") == "\x05a\t"
+    assert format_key_query("\ta\r\n") == "\x05a\t"
 
 
 @pytest.mark.parametrize("blank", [" ", "\t"])
@@ -112,7 +112,7 @@ def test_a_long_run_of_blanks_takes_no_time(blank: str, end: str) -> None:
 
 def test_a_query_is_forgiven_case_spaces_and_a_colon() -> None:
     forms = ["Door Code", " door  code ", "DOOR\tCODE:", "door code :", "\ndoor code\n"]
-    assert {canonical_query(form) for form in forms} == {"\x05door code\t"}
+    assert {format_key_query(form) for form in forms} == {"\x05door code\t"}
 
 
 def test_a_record_is_a_line() -> None:
@@ -123,7 +123,7 @@ WORDS = st.text(string.ascii_letters + string.digits + "#@/._-()'", min_size=1, 
 
 
 @given(
-    entries=st.dictionaries(WORDS.map(fold).filter(bool), WORDS, min_size=1, max_size=8),
+    entries=st.dictionaries(WORDS.map(fold_key).filter(bool), WORDS, min_size=1, max_size=8),
     separator=st.sampled_from([": ", " = ", "=", ":", ", ", ",", "\t"]),
     end=st.sampled_from(["\n", "\r\n"]),
 )
@@ -136,8 +136,8 @@ def test_what_was_written_is_found(entries: dict[str, str], separator: str, end:
 
 @given(st.text(PRINTABLE, max_size=20), st.sampled_from(["", " ", "  ", "\t"]))
 def test_what_is_forgiven_makes_no_other_query(key: str, blank: str) -> None:
-    forms = (key, fold(key), key.upper(), key + ":", f"{blank}{key}{blank}:{blank}")
-    assert {canonical_query(form) for form in forms} == {canonical_query(key)}
+    forms = (key, fold_key(key), key.upper(), key + ":", f"{blank}{key}{blank}:{blank}")
+    assert {format_key_query(form) for form in forms} == {format_key_query(key)}
 
 
 @given(st.text(PRINTABLE + "\n:=,\t", max_size=80))
@@ -160,7 +160,7 @@ def test_any_printable_text_is_a_list_or_refused(document: str) -> None:
     lines = len(document.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
     assert 1 <= len(found.records) <= lines
     for record in found.records:
-        assert record.key == fold(record.key) != ""
+        assert record.key == fold_key(record.key) != ""
         assert record.value == record.value.strip() != ""
         assert not set(record.value + record.key) & set("\t\n\r")
 

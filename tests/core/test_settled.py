@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradmem_core.model import MemoryModel
-from gradmem_core.writing.descent import reconstruction, write
+from gradmem_core.writing.descent import score_reconstruction, write
 from gradmem_core.writing.stopping import AutomaticStop, write_until_settled
 
 TinyModel = Callable[..., MemoryModel]
@@ -64,7 +64,7 @@ def test_a_step_that_raises_the_loss_is_taken_back(
     assert (path[:, 1:] > path[:, :-1]).any()
     for row, taken in enumerate(settled.steps.tolist()):
         torch.testing.assert_close(settled.losses[row], path[row, :taken].min())
-    loss, _ = reconstruction(model, settled.memory, ids, LENGTHS)
+    loss, _ = score_reconstruction(model, settled.memory, ids, LENGTHS)
     torch.testing.assert_close(settled.losses, loss)
 
 
@@ -81,6 +81,6 @@ def test_a_step_that_raises_the_loss_is_taken_back(
 def test_when_steps_end_and_which_is_kept(losses: list[float], made: int, best: int) -> None:
     stop = AutomaticStop[int](4.0, 4, tolerance=0.1)
     for step, loss in enumerate(losses, start=1):
-        if not stop.follow(loss, step):
+        if not stop.update(loss, step):
             break
     assert (stop.steps, stop.best, stop.loss) == (made, best, losses[best - 1])

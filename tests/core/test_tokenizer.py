@@ -11,7 +11,7 @@ from gradmem_core.tokenizer import Tokenizer
 from tests.pretrained import tokenizer
 
 CHARACTERS = "abcXYZ019!?:| \n\tä😀"
-TOKENIZER = Tokenizer.of_characters(CHARACTERS)
+TOKENIZER = Tokenizer.from_characters(CHARACTERS)
 KNOWN_TEXT = st.text(alphabet=CHARACTERS)
 
 
@@ -53,7 +53,7 @@ def test_the_name_of_a_special_token_in_a_text_is_only_text(text: str) -> None:
     with pytest.raises(UnknownCharactersError) as caught:
         TOKENIZER.encode(text)
     assert caught.value.positions[0] == 1
-    covering = Tokenizer.of_characters("ab<>padunk")
+    covering = Tokenizer.from_characters("ab<>padunk")
     assert covering.decode(covering.encode(text)) == text
 
 
@@ -68,9 +68,9 @@ def test_ids_follow_padding_and_unknown_in_order() -> None:
 
 
 def test_ids_of_single_tokens() -> None:
-    assert TOKENIZER.ids_of(["c", "a"]) == [4, 2]
+    assert TOKENIZER.require_ids(["c", "a"]) == [4, 2]
     with pytest.raises(CheckpointError, match="no token 'q'"):
-        TOKENIZER.ids_of(["a", "q"])
+        TOKENIZER.require_ids(["a", "q"])
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
@@ -98,11 +98,11 @@ def test_a_missing_or_damaged_file_is_refused(tmp_path: Path, name: str) -> None
 
 
 def test_token_ends_cover_the_text() -> None:
-    assert TOKENIZER.token_ends("ab 😀") == [1, 2, 3, 4]
+    assert TOKENIZER.find_token_ends("ab 😀") == [1, 2, 3, 4]
     bytewise = Tokenizer(tokenizer())
-    assert bytewise.token_ends("你a") == [1, 1, 1, 2]  # three bytes, each a token
+    assert bytewise.find_token_ends("你a") == [1, 1, 1, 2]  # three bytes, each a token
     text = "The river runs through Tromsø. 😀"
-    ends = bytewise.token_ends(text)
+    ends = bytewise.find_token_ends(text)
     assert ends == sorted(ends)
     assert (len(ends), ends[-1]) == (len(bytewise.encode(text)), len(text))
 
@@ -113,7 +113,7 @@ def test_what_encode_refuses_token_ends_refuses(text: str) -> None:
         expected = len(TOKENIZER.encode(text))
     except UnknownCharactersError as error:
         with pytest.raises(UnknownCharactersError) as caught:
-            TOKENIZER.token_ends(text)
+            TOKENIZER.find_token_ends(text)
         assert caught.value.positions == error.positions  # noqa: PT017
     else:
-        assert len(TOKENIZER.token_ends(text)) == expected
+        assert len(TOKENIZER.find_token_ends(text)) == expected

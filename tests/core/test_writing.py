@@ -17,7 +17,7 @@ from gradmem_core.errors import (
 )
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.scoring import read
-from gradmem_core.writing.descent import Written, write
+from gradmem_core.writing.descent import WriteResult, write
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]
@@ -44,7 +44,9 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
     return float((value - expected).norm() / expected.norm())
 
 
-def write_lengths(model: MemoryModel, contexts: Tensor, *, steps: int = 3, **how: Any) -> Written:
+def write_lengths(
+    model: MemoryModel, contexts: Tensor, *, steps: int = 3, **how: Any
+) -> WriteResult:
     settings = {"create_graph": False} | how
     return write(model, contexts, LENGTHS, steps, **settings)
 

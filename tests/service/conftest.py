@@ -33,7 +33,7 @@ TASK = Task(
 
 MOST_PAGES = 5
 "Of a memory of the service for lists."
-SYMBOLS = Tokenizer.of_characters(string.ascii_letters + string.digits + "!?:|")
+SYMBOLS = Tokenizer.from_characters(string.ascii_letters + string.digits + "!?:|")
 
 
 def save_tiny(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from gradmem_core.checkpoints.manifest import bundled_names
+from gradmem_core.checkpoints.manifest import list_bundled
 from service.cli import app
 from service.client import Client
 from service.schemas import MemoryInfo
@@ -250,7 +250,7 @@ def test_bundled_models_are_named_without_a_service() -> None:
     assert "\nprose: Any text, asked in words." in said
     assert "\nrecords: Lists of `key: value` lines" in said
     cards = json.loads(gradmem.output("models", "--bundled", "--json"))["models"]
-    assert [card["name"] for card in cards] == bundled_names()
+    assert [card["name"] for card in cards] == list_bundled()
     assert all(card["purpose"] for card in cards)
     assert_refused(gradmem("models"), status=1, says="cannot reach the service")
 

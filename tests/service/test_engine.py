@@ -117,7 +117,7 @@ def read_alone(work: ReadWork) -> list[Answer]:
             [query],
             [0],
             [sampling],
-            rules=ReadingRules.of(work.checkpoint),
+            rules=ReadingRules.from_checkpoint(work.checkpoint),
         )[0]
         for query, sampling in zip(work.queries, work.sampling, strict=True)
     ]

@@ -49,7 +49,7 @@ Stored = Callable[..., list[str]]
 
 @pytest.fixture(scope="module")
 def teller() -> Checkpoint:
-    tokenizer = Tokenizer.of_characters(string.ascii_letters + " \t\n" + QUERY_MARK + ABSENT)
+    tokenizer = Tokenizer.from_characters(string.ascii_letters + " \t\n" + QUERY_MARK + ABSENT)
     settings = {
         "model_type": "llama",
         "vocab_size": len(tokenizer),
@@ -61,7 +61,7 @@ def teller() -> Checkpoint:
     }
     backbone = Backbone.from_config(settings, seed=0)
     weights = dict(backbone.causal_lm.named_parameters())
-    absent, found = tokenizer.ids_of([ABSENT, "x"])
+    absent, found = tokenizer.require_ids([ABSENT, "x"])
     with torch.no_grad():
         for name, weight in weights.items():
             weight.fill_(1.0 if "norm" in name else 0.0)
@@ -86,7 +86,7 @@ def teller() -> Checkpoint:
         model=MemoryModel(backbone, config, seed=0).requires_grad_(False).eval(),
         tokenizer=tokenizer,
         task=RECORDS,
-        stop_ids=tokenizer.ids_of(["\n"]),
+        stop_ids=tokenizer.require_ids(["\n"]),
     )
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import torch
 
-from gradmem_core.blob import stored
+from gradmem_core.blob import quantize
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.reading.answers import ReadingRules
 from gradmem_core.reading.decoding import Sampling
@@ -78,11 +78,11 @@ def test_answers_are_those_of_the_core(http: httpx.Client, tiny: Checkpoint) -> 
     memory = write(tiny.model, ids, torch.tensor([ids.shape[1]]), 2, create_graph=False).memory
     expected = generate(
         tiny.model,
-        stored(memory, "int8"),
+        quantize(memory, "int8"),
         [tiny.tokenizer.encode(query) for query in QUERIES],
         [0] * 3,
         [Sampling(8)] * 3,
-        rules=ReadingRules.of(tiny),
+        rules=ReadingRules.from_checkpoint(tiny),
     )
     memory_id = written(http)["memory_id"]
     response = http.post("/read", json={"memory_id": memory_id, "queries": QUERIES})

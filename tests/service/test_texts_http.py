@@ -20,7 +20,7 @@ import torch
 
 import service.memories
 from gradmem_core.checkpoints.checkpoint import Checkpoint
-from gradmem_core.texts.documents import read_document
+from gradmem_core.texts.documents import prepare_document
 from gradmem_core.writing import compression
 from service.app import create_app
 from service.engine import Admission, Engine, Limits, TokenChosen, TorchDevice
@@ -247,7 +247,7 @@ def test_an_answer_says_why_it_is_none(http: httpx.Client) -> None:
 def test_pages_carry_the_numbers_of_their_lines(http: httpx.Client, text: Checkpoint) -> None:
     document = text_of(6)
     memory = written(http, document, verify=False)
-    pages = read_document(text, document, max_pages=MOST_PAGES).pages
+    pages = prepare_document(text, document, max_pages=MOST_PAGES).pages
     assert len(pages) > 1
     assert [page["tokens"] for page in memory["pages"]] == [len(page.ids) for page in pages]
     lines = [(page["first_line"], page["last_line"]) for page in memory["pages"]]
@@ -321,8 +321,8 @@ def test_a_document_takes_fewer_pages_where_there_is_room_for_fewer(
 ) -> None:
     section = "# Town\n\n" + "The tower by the river stands near the old market. " * 4
     document = "\n\n".join([section] * 5)  # rather a page each than a section torn
-    pages = read_document(text, document, max_pages=MOST_PAGES).pages
-    fewest = read_document(text, document, max_pages=len(pages) - 1).pages
+    pages = prepare_document(text, document, max_pages=MOST_PAGES).pages
+    fewest = prepare_document(text, document, max_pages=len(pages) - 1).pages
     id_ = written(http, "Rain. " * 11, verify=False)["memory_id"]
     while (there := len(http.get(f"/memories/{id_}").json()["pages"])) < MOST_PAGES - len(fewest):
         written(http, "Rain.", append_to=id_, steps=1, verify=False)
@@ -353,7 +353,7 @@ def test_a_page_of_a_text_can_be_deleted(http: httpx.Client) -> None:
 
 def test_a_stream_counts_halves_on_after_the_pages(http: httpx.Client, text: Checkpoint) -> None:
     document = text_of(6)
-    pages = len(read_document(text, document, max_pages=MOST_PAGES).pages)
+    pages = len(prepare_document(text, document, max_pages=MOST_PAGES).pages)
     response = http.post("/write", json={"document": document}, headers=EVENTS)
     *told, (name, result) = events_of(response.text)
     assert name == "result"

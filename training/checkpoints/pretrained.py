@@ -7,12 +7,12 @@ import torch
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoints.checkpoint import (
-    backbone_folder,
     check_template,
+    find_backbone,
     load_checkpoint,
     save_checkpoint,
 )
-from gradmem_core.checkpoints.fingerprint import backbone_digest
+from gradmem_core.checkpoints.fingerprint import digest_backbone
 from gradmem_core.checkpoints.manifest import find_checkpoint, read_manifest
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
@@ -88,22 +88,22 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
             raise CheckpointError(f"the tokenizer in {origin.backbone} has no chat template")
         template = tokenizer.chat_template
     check_template(tokenizer, template, config)
-    backbone = Backbone.pretrained(origin.backbone)
+    backbone = Backbone.from_pretrained(origin.backbone)
     if len(tokenizer) > backbone.vocabulary_size:
         raise CheckpointError(
             f"the tokenizer in {origin.backbone} has {len(tokenizer)} tokens and the model"
             f" {backbone.vocabulary_size}: they do not belong together"
         )
     if origin.layers is not None:
-        backbone = backbone.first_layers(origin.layers)
+        backbone = backbone.copy_first_layers(origin.layers)
     model = MemoryModel(backbone, config, seed=seed)
     if origin.write_side is None:
         start_from_tokens(model, seed=seed)
     else:
-        _take_write_side(model, origin.write_side, backbone_digest(origin.backbone))
+        _take_write_side(model, origin.write_side, digest_backbone(origin.backbone))
     fields = {
         "query_template": template,
-        "stop_tokens": [tokenizer.token_ending(text) for text in card.stop_tokens],
+        "stop_tokens": [tokenizer.find_last_token(text) for text in card.stop_tokens],
     }
     external = not origin.inside and origin.layers is None
     # What is trained from here counts what came before.
@@ -149,7 +149,7 @@ def _take_write_side(model: MemoryModel, reference: Path, digest: str) -> None:
         digest: Of the model's backbone.
     """
     folder = find_checkpoint(reference)
-    if backbone_digest(backbone_folder(folder, read_manifest(folder))) != digest:
+    if digest_backbone(find_backbone(folder, read_manifest(folder))) != digest:
         raise CheckpointError(
             f"the write side of {reference} was trained on another backbone; give one that was"
             " trained on this one, frozen"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from gradmem_core.adapters import parts_of
+from gradmem_core.adapters import unwrap_layer
 from gradmem_core.attention import causal_attention
 from gradmem_core.backbone import Backbone, Cache
 from gradmem_core.model import MemoryModel
@@ -89,7 +89,7 @@ class JoinedModel:
             low_rank = device.type == "cpu"
         fused = fused or Fused(suited(device))
         self._backbone = JoinedBackbone(model.backbone, dtype, low_rank=low_rank, fused=fused)
-        self.view = model.over(self._backbone)
+        self.view = model.with_backbone(self._backbone)
         self.refresh()
 
     def refresh(self) -> None:
@@ -176,11 +176,13 @@ class Matrix(nn.Module):
         low_rank: bool,
     ) -> None:
         super().__init__()
-        parts = [[parts_of(layer.get_submodule(name)) for name in names] for layer in layers]
+        parts = [[unwrap_layer(layer.get_submodule(name)) for name in names] for layer in layers]
         self._parts = [len(weight) for weight, _ in parts[0]]
         self._weights = [[weight for weight, _ in layer] for layer in parts]
         self._factors = [[factors for _, factors in layer if factors] for layer in parts]
-        self._norms = [parts_of(layer.get_submodule(norm))[0] for layer in layers] if norm else None
+        self._norms = (
+            [unwrap_layer(layer.get_submodule(norm))[0] for layer in layers] if norm else None
+        )
         self._adapted = adapted and any(self._factors)
         self._frozen: Tensor | None = None
         if self._adapted:
@@ -288,7 +290,7 @@ class JoinedBackbone(Backbone):
             self._at_write = False
 
     @contextmanager
-    def recomputed_blocks(self) -> Iterator[None]:
+    def gradient_checkpointing(self) -> Iterator[None]:
         """Keep of each block what enters it, and compute it again for the gradient."""
         self._recompute = True
         try:
@@ -383,7 +385,7 @@ class JoinedBackbone(Backbone):
 
     @property
     def _last_norm(self) -> Tensor:
-        return parts_of(cast("nn.Module", self.causal_lm.base_model.norm))[0]
+        return unwrap_layer(cast("nn.Module", self.causal_lm.base_model.norm))[0]
 
 
 def _shared(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

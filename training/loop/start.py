@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoints.checkpoint import verified_backbone
+from gradmem_core.checkpoints.checkpoint import verify_backbone
 from gradmem_core.checkpoints.external_backbone import ExternalBackbone
 from gradmem_core.checkpoints.manifest import find_checkpoint, read_manifest
 from gradmem_core.config import MemoryConfig
@@ -118,9 +118,9 @@ def _checkpoint(recipe: Recipe) -> Start:
     folder = find_checkpoint(reference)
     manifest, external = read_manifest(folder), None
     if recipe.train == "write-side" and manifest.backbone is not None:
-        external = manifest.backbone.seen_from(folder)
+        external = manifest.backbone.make_absolute(folder)
     if recipe.fresh:
-        backbone = Backbone.from_folder(verified_backbone(folder, manifest))
+        backbone = Backbone.from_folder(verify_backbone(folder, manifest))
         model = MemoryModel(backbone, manifest.memory, seed=recipe.seed)
         start_from_tokens(model, seed=recipe.seed)
         return Start(WRITERS[recipe.writer](model), None, external)

@@ -99,7 +99,7 @@ class BabiTask(FileTask):
 
     def tokenizer(self) -> Tokenizer:
         """One token for each word and punctuation mark, in lower case."""
-        return Tokenizer.of_words(self.vocabulary)
+        return Tokenizer.from_words(self.vocabulary)
 
     def card(self) -> Task:
         """A full stop ends an answer."""

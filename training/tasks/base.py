@@ -50,7 +50,7 @@ class TextFormat:
     @property
     def stop_ids(self) -> list[int]:
         """The tokens that end an answer."""
-        return self.tokenizer.ids_of(self.card.stop_tokens)
+        return self.tokenizer.require_ids(self.card.stop_tokens)
 
 
 class TrainingTask(ABC):

@@ -27,7 +27,7 @@ class KeyValueTask(TrainingTask):
 
     def tokenizer(self) -> Tokenizer:
         """One token for each of the 62 symbols and the 4 marks."""
-        return Tokenizer.of_characters(SYMBOLS + MARKS)
+        return Tokenizer.from_characters(SYMBOLS + MARKS)
 
     def sample(
         self,

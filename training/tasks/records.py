@@ -12,7 +12,7 @@ from itertools import count
 import numpy as np
 
 from gradmem_core.checkpoints.manifest import Task
-from gradmem_core.texts.records import Record, canonical_query, fold
+from gradmem_core.texts.records import Record, fold_key, format_key_query
 from gradmem_core.tokenizer import ABSENT, QUERY_MARK, Tokenizer
 from training.seeds import Split
 from training.tasks.base import Example, Question, TrainingTask
@@ -42,7 +42,7 @@ class RecordsTask(TrainingTask):
 
     def tokenizer(self) -> Tokenizer:
         """One token for each printable ASCII character and for each mark."""
-        return Tokenizer.of_characters(PRINTABLE + "\t\n" + QUERY_MARK + ABSENT)
+        return Tokenizer.from_characters(PRINTABLE + "\t\n" + QUERY_MARK + ABSENT)
 
     def sample(
         self,
@@ -116,7 +116,7 @@ def draw_records(
     left = characters
     misses = 0
     while most is None or len(records) < most:
-        key, value = fold(keys.draw()), values.draw()
+        key, value = fold_key(keys.draw()), values.draw()
         if not key or key in records:
             misses += 1
             if misses > MISSES:
@@ -139,7 +139,7 @@ def _example(rng: np.random.Generator, drawn: Drawn, *, queries: int) -> Example
         key, answer = record.key, record.value
         if rng.random() < ABSENT_SHARE:
             key, answer = draw_absent_key(rng, key, drawn.records, alike=drawn.keys), ABSENT
-        questions.append(Question(canonical_query(key), f"{answer}\n", answer))
+        questions.append(Question(format_key_query(key), f"{answer}\n", answer))
     return Example(drawn.document, questions)
 
 
@@ -210,7 +210,7 @@ def draw_absent_key(
             key = alike.draw()
         else:
             key = _any_text(rng)[: max(len(near), SHORT)]
-        key = fold(key)
+        key = fold_key(key)
         if key and key not in known:
             return key
     raise AssertionError("there is always another text")

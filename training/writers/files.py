@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from gradmem_core.checkpoints.external_backbone import ExternalBackbone
-from gradmem_core.checkpoints.fingerprint import backbone_digest
-from gradmem_core.checkpoints.folders import whole_folder
+from gradmem_core.checkpoints.fingerprint import digest_backbone
+from gradmem_core.checkpoints.folders import atomic_folder
 from gradmem_core.checkpoints.manifest import Task, find_checkpoint
 from gradmem_core.errors import CheckpointError
 from gradmem_core.tokenizer import Tokenizer
@@ -116,7 +116,7 @@ def save_writer(
     memory = writer.config.model_dump(mode="json")
     task = form.card.model_dump(mode="json")
     described = {"name": name, "writer": writer.kind, "task": task, "memory": memory}
-    with whole_folder(folder) as made:
+    with atomic_folder(folder) as made:
         form.tokenizer.save(made)
         backbone.save(made / "backbone")
         save_file(tensors, made / TENSORS)
@@ -197,5 +197,5 @@ def _fingerprint(folder: Path) -> str:
     """SHA-256 of a baseline's settings and tensors."""
     digest = hashlib.sha256((folder / WRITER).read_bytes())
     digest.update((folder / TENSORS).read_bytes())
-    digest.update(backbone_digest(folder / "backbone").encode())
+    digest.update(digest_backbone(folder / "backbone").encode())
     return digest.hexdigest()

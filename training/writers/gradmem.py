@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gradmem_core.blob import BlobInfo, PageInfo, pack, tensor_bytes, unpack
+from gradmem_core.blob import BlobInfo, PageInfo, count_tensor_bytes, pack, unpack
 from gradmem_core.config import BlobDtype
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.answers import ReadingRules
@@ -71,12 +71,12 @@ class GradMem(Writer):
         (memory,) = state.tensors
         info = BlobInfo(fingerprint="", pages=(NOTHING_KNOWN,) * len(memory))
         kept = unpack(pack(memory, info, dtype=dtype)).memory.to(memory.device)
-        return replace(state, tensors=(kept,), stored_bytes=tensor_bytes(memory[:1], dtype))
+        return replace(state, tensors=(kept,), stored_bytes=count_tensor_bytes(memory[:1], dtype))
 
     def hidden(self, state: State, query_ids: Tensor) -> Tensor:
         """Run queries through the backbone (see `Writer.hidden`)."""
         (memory,) = state.tensors
-        with self.model.backbone.recomputed_blocks() if self.recompute else nullcontext():
+        with self.model.backbone.gradient_checkpointing() if self.recompute else nullcontext():
             return read_hidden(self.model, memory, query_ids)[:, :, 1:]
 
     def answer(

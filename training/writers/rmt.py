@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.errors import InputError
-from gradmem_core.model import identity
+from gradmem_core.model import make_identity
 from gradmem_core.reading.scoring import read_hidden
 from training.writers.base import Limits, State, Writer, WriteSteps
 
@@ -47,8 +47,8 @@ class RmtModel(nn.Module):
         scale = float(backbone.output_weight.detach().std())
         shape = (config.memory_tokens, backbone.width)
         self.initial_memory = nn.Parameter(scale * torch.randn(shape, generator=generator))
-        self.write_projection = identity(backbone.width)
-        self.read_projection = identity(backbone.width)
+        self.write_projection = make_identity(backbone.width)
+        self.read_projection = make_identity(backbone.width)
 
     def prefix(self, memory: Tensor) -> Tensor:
         """What enters the backbone at READ: `(B, m, d)` → `(B, m, d)`."""
