@@ -1,1 +1,5 @@
 """One pipeline from result files to tables, pictures and pages."""
+
+from benchmarks.report.tables import render
+
+__all__ = ["render"]

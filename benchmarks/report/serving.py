@@ -1,369 +1,222 @@
-"""docs/PERFORMANCE.md and its pictures, made of results of `gradmem bench` and nothing else."""
+"""Tables of docs/PERFORMANCE.md: the service, its device, and READ beside a KV cache."""
 
-import statistics
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
-from benchmarks.report.bars import first_footprint, held_up, judged
-from benchmarks.report.svg import bar_chart
-from benchmarks.serving.results import (
-    BenchResult,
-    ContextRow,
-    DeviceSection,
-    GrowthSection,
+from pandas import DataFrame, Series, concat
+
+from benchmarks.report.frames import frame
+from benchmarks.report.markdown import code, mebibytes, milliseconds, table
+from benchmarks.results import ResultFile
+from benchmarks.rows import (
+    BreakEven,
+    Efficiency,
+    Footprint,
     Load,
-    OverloadSection,
-    ReadSection,
-    WriteSection,
+    Operation,
+    Overload,
+    PeakMemory,
+    ReadByLength,
+    Unrolled,
 )
-from gradmem_core.errors import InputError
 
-PICTURES = "performance"
-"Folder of the pictures, beside the page."
-HEAD = """# Performance
-
-Made by `scripts/performance.py` from results of `gradmem bench`: no figure here was typed. Times
-are medians over the runs, ratios are medians over the runs of the ratio within a run.
-"""
-Row = Sequence[str]
-Item = TypeVar("Item")
-Key = TypeVar("Key")
+WARM = 1000
+"Requests after which the service's memory counts as warmed up."
+Files = Sequence[ResultFile]
 
 
-def page(results: Sequence[BenchResult], *, bounds: str = "") -> str:
-    """The page, Markdown.
-
-    Args:
-        results: Where every figure comes from, each with sections of its own.
-        bounds: What bounds the figures, in words, for those who have looked into it.
-    """
-    parts = [HEAD, "\n".join(map(_about, results)), _bars(results)]
-    if bounds:
-        parts.append(_section("What bounds them", bounds.strip()))
-    for result in results:
-        if result.write:
-            parts.append(_write(result.write))
-        if result.read:
-            parts.append(_read(result.read))
-        if result.context:
-            parts.append(_context(result.context))
-        if result.device:
-            parts.append(_device(result.device))
-        if result.overload:
-            parts.append(_overload(result.overload))
-        if result.growth:
-            parts.append(_growth(result.growth))
-    return "\n".join(parts)
+def render(files: Files) -> str:
+    """Return every table of the service's measurements (Markdown); empty where there are none."""
+    tables = [(title, of_files(files)) for title, of_files in TABLES.items()]
+    return "\n\n".join(f"**{title}**\n\n{text}" for title, text in tables if text)
 
 
-def pictures(results: Sequence[BenchResult]) -> dict[str, str]:
-    """SVG by file name, of the sections that were measured."""
-    found: dict[str, str] = {}
-    for result in results:
-        if result.write:
-            found["write.svg"] = _throughputs("WRITE: requests a second", result.write.runs)
-        if result.read:
-            found["read.svg"] = _throughputs("READ: requests a second", result.read.runs)
-        if result.device:
-            operations = [
-                (one.name, one.seconds, f"{_ms(one.seconds)} ms") for one in result.device.profile
-            ]
-            found["profile.svg"] = bar_chart("One WRITE batch: time by operation", operations)
-    return found
+def write_load(files: Files) -> str:
+    """Compare WRITE through HTTP, in-process and in ready batches."""
+    return _load(files, "write")
 
 
-def save(output: Path, results: Sequence[BenchResult], *, bounds: str = "") -> None:
-    """Write the page to `output` and the pictures into `PICTURES` beside it.
+def read_load(files: Files) -> str:
+    """Compare READ through HTTP and in-process."""
+    return _load(files, "read")
+
+
+def loads(files: Files, operation: str) -> DataFrame:
+    """Return the medians over the runs of an operation, by way and concurrency."""
+    rows = frame(Load, files)
+    rows = rows[rows.operation == operation]
+    groups = rows.groupby(["concurrency", "via"])
+    found = groups[["throughput", "p50", "p99"]].median().join(groups.failed.sum())
+    return found.reset_index()
+
+
+def mixed_load(files: Files) -> str:
+    """Compare READ alone with READ beside writers that keep the device busy."""
+    rows = frame(Load, files)
+    rows = rows[rows.gradient_step.notna()]
+    if rows.empty:
+        return ""
+    values = ["p50", "p99", "throughput", "gradient_step"]
+    found = rows.groupby(["operation", "via"])[values].median()
+    alone, beside = found.loc["read alone"], found.loc["read beside writers"]
+    columns = {
+        "through": alone.index.to_series(),
+        "p50 alone (ms)": alone.p50.map(milliseconds),
+        "p99 alone (ms)": alone.p99.map(milliseconds),
+        "p50 beside writers (ms)": beside.p50.map(milliseconds),
+        "p99 beside writers (ms)": beside.p99.map(milliseconds),
+        "a gradient step (ms)": alone.gradient_step.map(milliseconds),
+        "p99 beside / (alone + step)": delays(rows).groupby("via").median(),
+        "WRITE/s meanwhile": found.loc["writers beside read"].throughput,
+    }
+    return table(DataFrame(columns))
+
+
+def delays(rows: DataFrame) -> "Series[float]":
+    """Return READ's p99 beside writers in multiples of that alone and a gradient step, by run.
 
     Args:
-        output: The page's file.
-        results: Where every figure comes from.
-        bounds: See `page`.
-
-    Raises:
-        InputError: Something cannot be written.
+        rows: Those of `Load` that have a gradient step.
     """
-    folder = output.parent / PICTURES
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in pictures(results).items():
-            (folder / name).write_text(picture, encoding="utf-8")
-        output.write_text(page(results, bounds=bounds), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror}") from error
+    p99 = rows.pivot_table(index=["via", "run"], columns="operation", values="p99")
+    step = rows.groupby(["via", "run"]).gradient_step.first()
+    return p99["read beside writers"] / (p99["read alone"] + step)
 
 
-def _about(result: BenchResult) -> str:
-    machine = result.machine
-    lines = [
-        f"- Command: `{result.command}`",
-        f"- Machine: {machine.cpu}, {machine.cores} cores, {machine.threads} threads, torch"
-        f" {machine.torch}",
-        f"- Checkpoint: {result.checkpoint} (`{result.fingerprint[:12]}`), commit {result.commit}",
-        f"- {result.date:%Y-%m-%d}, {result.seconds / 60:.0f} minutes, seed {result.seed}",
-        *(f"- Left out: {note}" for note in result.notes),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _bars(results: Sequence[BenchResult]) -> str:
-    rows = [
-        (
-            one.bar.name,
-            f"{one.measured:.3g}",
-            f"{one.bar.side} {one.bar.limit:g}",
-            "reached" if one.reached else "**not reached**",
-        )
-        for result in results
-        for one in judged(result)
-    ]
-    return _section("Bars", "", table(("figure", "measured", "bar", ""), rows))
-
-
-def _write(section: WriteSection) -> str:
-    about = (
-        f"Documents of {section.pairs} pairs, K = {section.steps}. Ready batches are tensors handed"
-        " to `gradmem_core.writing`, without engine and service; their latency is that of a batch."
-    )
-    return _section("WRITE", about, _loads(section.runs), "write.svg")
-
-
-def _read(section: ReadSection) -> str:
-    about = f"One query a request, from memories of {section.pairs}-pair documents."
-    mixed = [one for run in section.mixed for one in run]
-    rows = [
-        (
-            via,
-            _ms(_median(of_one, lambda one: one.idle.p50)),
-            _ms(_median(of_one, lambda one: one.idle.p99)),
-            _ms(_median(of_one, lambda one: one.saturated.p50)),
-            _ms(_median(of_one, lambda one: one.saturated.p99)),
-            _ms(_median(of_one, lambda one: one.step)),
-            f"{_median(of_one, held_up):.2f}",
-            f"{_median(of_one, lambda one: one.writes.throughput):.1f}",
-        )
-        for via, of_one in _grouped(mixed, lambda one: one.via)
-    ]
-    head = (
-        "through",
-        "p50 idle (ms)",
-        "p99 idle (ms)",
-        "p50 beside writers (ms)",
-        "p99 beside writers (ms)",
-        "a gradient step (ms)",
-        "p99 beside / (idle + step)",
-        "WRITE/s meanwhile",
-    )
-    return _section(
-        "READ",
-        about,
-        _loads(section.runs),
-        "read.svg",
-        f"{mixed[0].idle.concurrency} readers alone, and beside {mixed[0].writes.concurrency}"
-        f" writers (K = {section.steps}) that keep the device busy:",
-        table(head, rows),
-    )
-
-
-def _loads(runs: Sequence[Sequence[Load]]) -> str:
-    loads = [one for run in runs for one in run]
-    rows = [
-        (
-            via,
-            str(concurrency),
-            f"{_median(of_one, lambda one: one.throughput):.1f}",
-            _ms(_median(of_one, lambda one: one.p50)),
-            _ms(_median(of_one, lambda one: one.p99)),
-            _failures(of_one),
-        )
-        for (via, concurrency), of_one in _grouped(loads, lambda one: (one.via, one.concurrency))
-    ]
-    head = ("through", "concurrency", "requests/s", "p50 (ms)", "p99 (ms)", "failed")
-    return table(head, rows)
-
-
-def _failures(loads: Iterable[Load]) -> str:
-    """How many requests failed in all runs, by kind."""
-    found: Counter[str] = Counter()
-    for one in loads:
-        found.update(one.failures)
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "0"
-
-
-def _context(rows: Sequence[ContextRow]) -> str:
-    about = (
-        "Milliseconds for one document or query, on the device alone. `from KV cache` is the same"
-        " backbone with the document's keys and values kept, `from text` runs the document again."
-        " WRITE pays off from the query on from which WRITE and all READs took less time than the"
-        " other way."
-    )
-    cells = []
-    for (pairs, batch), of_one in _grouped(rows, lambda one: (one.pairs, one.batch)):
-        write = _median(of_one, lambda one: one.write)
-        read = _median(of_one, lambda one: one.read)
-        prefill = _median(of_one, lambda one: one.prefill)
-        cached = _median(of_one, lambda one: one.cached)
-        reread = _median(of_one, lambda one: one.reread)
-        first = of_one[0]
-        cells.append(
-            (
-                f"{pairs} ({first.tokens})",
-                str(batch),
-                *(_ms(seconds) for seconds in (write, read, prefill, cached, reread)),
-                *(f"{x:,}" for x in (first.memory_bytes, first.cache_bytes, first.text_bytes)),
-                queries_to_pay_off(write - prefill, cached - read),
-                queries_to_pay_off(write, reread - read),
+def break_even(files: Files) -> str:
+    """Compare READ after WRITE with a KV cache and with the text, in time and bytes."""
+    rows = frame(BreakEven, files)
+    times = ["write", "read", "prefill", "cached", "reread"]
+    sizes = ["memory_bytes", "cache_bytes", "text_bytes"]
+    found = rows.groupby(["tokens", "batch"])[[*times, *sizes]].median().reset_index()
+    columns = {
+        "tokens": found.tokens,
+        "at once": found.batch,
+        "WRITE": found.write.map(milliseconds),
+        "READ": found.read.map(milliseconds),
+        "prefill": found.prefill.map(milliseconds),
+        "from KV cache": found.cached.map(milliseconds),
+        "from text": found.reread.map(milliseconds),
+        "memory bytes": found.memory_bytes,
+        "KV cache bytes": found.cache_bytes,
+        "text bytes": found.text_bytes,
+        "pays off against KV cache": [
+            queries_to_pay_off(spent, saved)
+            for spent, saved in zip(
+                found.write - found.prefill, found.cached - found.read, strict=True
             )
-        )
-    head = (
-        "pairs (tokens)",
-        "at once",
-        "WRITE",
-        "READ",
-        "prefill",
-        "from KV cache",
-        "from text",
-        "memory bytes",
-        "KV cache bytes",
-        "text bytes",
-        "pays off against KV cache",
-        "pays off against text",
-    )
-    return _section("READ after WRITE against full context", about, table(head, cells))
+        ],
+        "pays off against text": [
+            queries_to_pay_off(spent, saved)
+            for spent, saved in zip(found.write, found.reread - found.read, strict=True)
+        ],
+    }
+    return table(DataFrame(columns))
 
 
 def queries_to_pay_off(spent: float, saved: float) -> str:
-    """Queries until what is saved by each makes up for what was spent; `never` if nothing is."""
+    """Return the queries until their savings make up for the cost; `never` if they save nothing."""
     if spent <= 0 <= saved:
         return "1"
-    if saved <= 0:
-        return "never"
-    return f"{spent / saved:,.0f}"
+    return "never" if saved <= 0 else f"{spent / saved:,.0f}"
 
 
-def _device(section: DeviceSection) -> str:
-    first = section.efficiency[0]
-    efficiency = table(
-        ("", "GFLOP", "seconds", "GFLOP/s"),
-        [
-            (
-                f"WRITE, {first.batch} documents of {first.pairs} pairs, K = {first.steps}",
-                *_rate(first.write_flop, _median(section.efficiency, lambda one: one.write)),
-            ),
-            (
-                "plain sgemm of the layers' shapes",
-                *_rate(first.gemm_flop, _median(section.efficiency, lambda one: one.gemm)),
-            ),
-        ],
-    )
-    unrolled = table(
-        ("pairs", "batch", "K", "serving (s)", "unrolled (s)", "serving (MiB)", "unrolled (MiB)"),
-        [
-            (
-                *(str(number) for number in (one.pairs, one.batch, one.steps)),
-                f"{statistics.median(one.serving):.3f}",
-                f"{statistics.median(one.unrolled):.3f}",
-                _mib(one.serving_bytes),
-                _mib(one.unrolled_bytes),
-            )
-            for one in section.unrolled
-        ],
-    )
-    steps = sorted({one.steps for one in section.peaks})
-    peaks = table(
-        ("documents at once", *(f"K = {count}" for count in steps)),
-        [
-            (str(batch), *(_mib(one.bytes) for one in sorted(of_one, key=lambda one: one.steps)))
-            for batch, of_one in _grouped(section.peaks, lambda one: one.batch)
-        ],
-    )
-    return _section(
-        "The device",
-        "Floating-point operations done, as torch counts the matrix products:",
-        efficiency,
-        "Serving WRITE beside WRITE that keeps the graph of its steps, on unfused attention:",
-        unrolled,
-        f"Peak memory of WRITE beyond the model (MiB), {section.peaks[0].pairs} pairs:",
-        peaks,
-        "Where the time of one WRITE batch goes:",
-        "profile.svg",
-    )
+def efficiency(files: Files) -> str:
+    """Compare the floating-point operations a second of WRITE with those of plain products."""
+    rows = frame(Efficiency, files)
+    if rows.empty:
+        return ""
+    first = rows.iloc[0]
+    write = f"WRITE, {first.batch} documents of {first.pairs} pairs, K = {first.steps}"
+    flop = Series({write: first.write_flop, "plain sgemm of the layers' shapes": first.gemm_flop})
+    seconds = Series({flop.index[0]: rows.write.median(), flop.index[1]: rows.gemm.median()})
+    columns = {
+        "work": flop.index,
+        "GFLOP": (flop / 1e9).map("{:.1f}".format),
+        "seconds": seconds.map("{:.4f}".format),
+        "GFLOP/s": (flop / seconds / 1e9).map("{:.1f}".format),
+    }
+    return table(DataFrame(columns))
 
 
-def _overload(section: OverloadSection) -> str:
-    about = (
-        f"{section.offered:.0f} WRITE requests a second for {section.seconds:.0f} s, at a capacity"
-        f" of {section.capacity:.1f} a second (concurrency {section.before.concurrency}, mean of"
-        f" {section.before.throughput:.1f} before and {section.after.throughput:.1f} after);"
-        " whoever is still waiting."
-    )
-    latency = [
-        _ms(seconds) if seconds is not None else "" for seconds in (section.p50, section.p99)
-    ]
-    row = [section.sent, section.succeeded, section.refused, section.failed, section.unanswered]
-    head = ("sent", "succeeded", "refused (429)", "failed", "unanswered")
-    return _section(
-        "Overload",
-        about,
-        table(
-            (*head, "goodput (1/s)", "p50 (ms)", "p99 (ms)"),
-            [(*(f"{number:,}" for number in row), f"{section.goodput:.1f}", *latency)],
-        ),
-    )
+def unrolled(files: Files) -> str:
+    """Compare serving WRITE with WRITE that keeps the graph of its steps."""
+    rows = frame(Unrolled, files)
+    values = ["serving", "unrolled", "serving_bytes", "unrolled_bytes"]
+    found = rows.groupby(["pairs", "batch", "steps"])[values].median().reset_index()
+    for name in ("serving", "unrolled"):
+        found[f"{name} (s)"] = found.pop(name).map("{:.3f}".format)
+        found[f"{name} (MiB)"] = found.pop(f"{name}_bytes").map(mebibytes)
+    return table(found)
 
 
-def _growth(section: GrowthSection) -> str:
-    first, last = first_footprint(section.footprints), section.footprints[-1]
-    rows = [(f"{one.requests:,}", _mib(one.bytes)) for one in (first, last)]
-    about = f"Resident memory of the service's process; {section.failed} requests failed."
-    return _section("Memory over many requests", about, table(("requests", "MiB"), rows))
+def peak_memory(files: Files) -> str:
+    """Show the memory that WRITE needs, by batch and write steps."""
+    rows = frame(PeakMemory, files)
+    found = rows.pivot_table(index=["pairs", "batch"], columns="steps", values="bytes")
+    found = found.map(mebibytes).rename(columns="K = {}".format)
+    return table(found.reset_index())
 
 
-def _throughputs(title: str, runs: Sequence[Sequence[Load]]) -> str:
-    loads = [one for run in runs for one in run]
-    rows = []
-    for (via, concurrency), of_one in _grouped(loads, lambda one: (one.via, one.concurrency)):
-        speed = _median(of_one, lambda one: one.throughput)
-        rows.append((f"{via}, concurrency {concurrency}", speed, f"{speed:.1f}"))
-    return bar_chart(title, rows)
+def read_by_length(files: Files) -> str:
+    """Compare READ from the memories of a short and of a long document."""
+    rows = frame(ReadByLength, files)
+    found = rows.groupby(["short_pairs", "long_pairs"])[["short", "long"]].median()
+    return table(found.map(milliseconds).add_suffix(" (ms)").reset_index())
 
 
-def _section(title: str, *parts: str) -> str:
-    shown = [
-        f"![{title}]({PICTURES}/{part})" if part.endswith(".svg") else part
-        for part in parts
-        if part
-    ]
-    return "\n\n".join([f"## {title}", *shown]) + "\n"
+def operations(files: Files) -> str:
+    """Show where the time of one WRITE batch goes."""
+    rows = frame(Operation, files)
+    rows["name"] = rows["name"].map(code)
+    rows["milliseconds"] = rows.seconds
+    return table(rows[["name", "calls", "milliseconds"]])
 
 
-def table(head: Row, rows: Iterable[Row]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def overload(files: Files) -> str:
+    """Show what the service does with more requests than it can take."""
+    rows = frame(Overload, files)
+    rows["capacity (1/s)"] = capacity(rows).map("{:.1f}".format)
+    rows["offered (1/s)"] = rows.offered.map("{:.1f}".format)
+    counts = ["sent", "succeeded", "refused", "failed", "unanswered", "goodput", "p50", "p99"]
+    return table(rows[["capacity (1/s)", "offered (1/s)", *counts]])
 
 
-def _grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> list[tuple[Key, list[Item]]]:
-    """Items of one key together, in the order in which the keys came first."""
-    found: dict[Key, list[Item]] = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return list(found.items())
+def capacity(rows: DataFrame) -> "Series[float]":
+    """Return requests a second of a closed loop, the mean of before and after an overload."""
+    return (rows.before + rows.after) / 2
 
 
-def _median(items: Iterable[Item], of: Callable[[Item], float]) -> float:
-    return statistics.median(of(one) for one in items)
+def footprint(files: Files) -> str:
+    """Show the service's memory once warm and after all requests."""
+    rows = frame(Footprint, files)
+    ends = concat([warm(rows).head(1), rows.tail(1)]).drop_duplicates()
+    ends["MiB"] = ends.bytes.map(mebibytes)
+    return table(ends[["requests", "failed", "MiB"]])
 
 
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.2f}" if seconds < 0.1 else f"{1000 * seconds:,.0f}"
+def warm(rows: DataFrame) -> DataFrame:
+    """Return the footprints after `WARM` requests; the last where there were fewer."""
+    found = rows[rows.requests >= WARM]
+    return rows.tail(1) if found.empty else found
 
 
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.1f}"
+def _load(files: Files, operation: str) -> str:
+    found = loads(files, operation)
+    found.insert(0, "through", found.pop("via"))
+    return table(found)
 
 
-def _rate(flop: int, seconds: float) -> tuple[str, str, str]:
-    return f"{flop / 1e9:.1f}", f"{seconds:.4f}", f"{flop / seconds / 1e9:.1f}"
+TABLES: dict[str, Callable[[Files], str]] = {
+    "WRITE": write_load,
+    "READ": read_load,
+    "READ beside writers": mixed_load,
+    "READ after WRITE, a KV cache and the text (milliseconds)": break_even,
+    "Floating-point operations": efficiency,
+    "Serving and unrolled WRITE": unrolled,
+    "Peak memory of WRITE (MiB)": peak_memory,
+    "READ by length": read_by_length,
+    "Operations of a WRITE batch": operations,
+    "Overload": overload,
+    "Memory over many requests": footprint,
+}
+"Titles and tables."

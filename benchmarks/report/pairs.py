@@ -1,0 +1,207 @@
+"""Tables of docs/RESULTS.md about exact match on pairs, and what it cost."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+from pandas import DataFrame
+
+from benchmarks.report.frames import FAMILY, as_written, at_trained_size, bases, frame, pairs
+from benchmarks.report.markdown import code, percent, plain, table
+from benchmarks.report.published import PUBLISHED, SIZES
+from benchmarks.results import ResultFile
+from benchmarks.rows import CurvePoint
+from training.tasks import KeyValueTask
+
+STEPS = (1, 2, 5)
+"Write steps of the published GradMem figures."
+SHOWN = (1, 2, 3, 4, 5, 6, 8, 10, 20, "auto")
+"Write steps that are shown side by side."
+LADDER = (4, 8, 16, 32, 48, 64, 96)
+SPREAD_SIZE = 8
+"Size at which several training seeds are compared."
+THRESHOLDS = (0.5, 0.9, 0.99)
+"Exact match whose cost is reported."
+SYMBOLS = 62
+VALUE_SYMBOLS = 2
+BITS_PER_VALUE = VALUE_SYMBOLS * math.log2(SYMBOLS)
+"Information of a value: two symbols out of letters and digits."
+Files = Sequence[ResultFile]
+
+
+def exact_match(files: Files, checkpoint: str | None = None) -> str:
+    """Return exact match by size and write steps, a table for each checkpoint and blob."""
+    rows = pairs(files)
+    rows = rows if checkpoint is None else rows[rows.checkpoint == checkpoint]
+    if checkpoint is not None:
+        rows = as_written(rows[rows.k.notna()])
+    by = ["checkpoint", "trained_seed", "fingerprint"] + ["blob"] * (checkpoint is None)
+    texts = [(key, _grid(group)) for key, group in rows.groupby(by, dropna=False)]
+    if len(texts) == 1:
+        return texts[0][1]
+    return "\n\n".join(f"`{key[0]}`, stored as {key[-1]}\n\n{text}" for key, text in texts)
+
+
+def ladder(files: Files) -> str:
+    """Compare the best GradMem checkpoint at each size with what was published."""
+    rows = as_written(pairs(files))
+    ours = rows[(rows.writer == "gradmem") & rows["size"].isin(LADDER)]
+    if ours.empty:
+        return ""
+    published = {r.write_steps: r.exact_match for r in PUBLISHED if r.writer == "gradmem"}
+    columns = {f"published, K = {k}": _published(published[k]) for k in STEPS}
+    for head, some in ((f"K ≤ {max(STEPS)}", ours[ours.k <= max(STEPS)]), ("any K", ours)):
+        order = ["exact_match", "steps_taken", "checkpoint"]
+        ranked = some.sort_values(order, ascending=[False, True, True])
+        best = ranked.drop_duplicates("size").set_index("size")
+        columns[f"ours, {head}"] = best.exact_match.map(percent)
+        columns[f"by, {head}"] = best.checkpoint.map(code) + ", K = " + _steps(best)
+    return table(DataFrame(columns, index=list(LADDER)).rename_axis("size").reset_index())
+
+
+def baselines(files: Files) -> str:
+    """Compare writers at the published sizes: what was published, and ours.
+
+    A row of ours is a recipe, the mean over its training seeds, at that published K which is best
+    at the size that it was trained for.
+    """
+    rows = bases(as_written(pairs(files)))
+    rows = rows[rows.k.isin(STEPS)]
+    if rows.empty:
+        return ""
+    ranks = at_trained_size(rows).pivot_table(index=FAMILY, columns="k", values="exact_match")
+    best = ranks.idxmax(axis=1).rename("best")
+    rows = rows.join(best, on=FAMILY)
+    rows = rows[(rows.k == rows.best) & rows["size"].isin(SIZES)]
+    by = [*FAMILY, "write_steps"]
+    about = rows.groupby(by).agg(
+        seeds=("trained_seed", "nunique"),
+        trained_contexts=("trained_contexts", "mean"),
+        state_floats=("state_floats", "max"),
+    )
+    means = rows.pivot_table(index=by, columns="size", values="exact_match")
+    ours = about.round().join(means.map(percent, na_action="ignore")).reset_index()
+    ours["source"] = ours.trained_recipe.map(code)
+    published = [
+        {"writer": row.writer, "write_steps": row.write_steps, "source": "published"}
+        | {"state_floats": row.state_floats}
+        | {size: f"{share:.1f}" for size, share in row.exact_match.items()}
+        for row in PUBLISHED
+    ]
+    lines = DataFrame([*published, *ours.to_dict("records")])
+    heads = ["writer", "write_steps", "source", "seeds", "trained_contexts", "state_floats"]
+    return table(lines[[*heads, *SIZES]].rename(columns={size: f"{size} pairs" for size in SIZES}))
+
+
+def seeds(files: Files) -> str:
+    """Return mean and range over training seeds, at one size."""
+    rows = as_written(pairs(files))
+    rows = rows[rows["size"] == SPREAD_SIZE]
+    groups = rows.groupby([*FAMILY, "write_steps"]).exact_match
+    found = groups.agg(seeds="count", mean="mean", lowest="min", highest="max")
+    found = found[found.seeds > 1]
+    shares = ["mean", "lowest", "highest"]
+    found[shares] = found[shares].map(percent)
+    return table(found.reset_index())
+
+
+def write_steps(files: Files) -> str:
+    """Return exact match by write steps of recipes at the size of their training and beyond.
+
+    Of several training seeds it is the first; behind the automatic stop stands its mean K.
+    """
+    rows = bases(as_written(pairs(files)))
+    rows = rows[(rows.writer == "gradmem") & rows.write_steps.isin(SHOWN)]
+    rows = rows[rows.trained_seed == rows.groupby("trained_recipe").trained_seed.transform("min")]
+    least = at_trained_size(rows).groupby("fingerprint")["size"].first().rename("least")
+    rows = rows.join(least, on="fingerprint")
+    return _grid(rows[rows["size"] >= rows.least], "checkpoint")
+
+
+def ablations(files: Files) -> str:
+    """Compare recipes called `BASE.OPTION` with `BASE`; in brackets the change in points."""
+    rows = as_written(pairs(files)).dropna(subset=["trained_recipe", "k"])
+    rows = rows[rows["size"] >= SPREAD_SIZE]
+    if rows.empty:
+        return ""
+    rows["base"] = rows.trained_recipe.str.split(".").str[0]
+    recipes = rows.groupby("base").trained_recipe.transform("nunique")
+    by = ["size", "base", "trained_recipe"]
+    means = rows[recipes > 1].pivot_table(index=by, columns="k", values="exact_match")
+    is_base = means.index.get_level_values("base") == means.index.get_level_values(by[-1])
+    base = means[is_base].droplevel(2).reindex(means.index.droplevel(2))
+    changes = means - base.to_numpy()
+    texts = (100 * changes).map(" ({:+.1f})".format)
+    texts[is_base] = ""
+    found = (means.map(percent) + texts)[changes.notna()]
+    found = found.dropna(how="all").rename(columns="K = {:.0f}".format)
+    return table(found.reset_index().drop(columns="base"))
+
+
+def bits(files: Files) -> str:
+    """Return the information that each checkpoint stores with each kind of blob, at its most."""
+    rows = pairs(files)
+    rows["bits stored"] = rows["size"] * rows.exact_match * BITS_PER_VALUE
+    rows["bits per float"] = (rows["bits stored"] / rows.state_floats).map("{:.3f}".format)
+    rows["bits per byte"] = (rows["bits stored"] / rows.state_bytes).map("{:.3f}".format)
+    rows = rows[rows.blob.isin(["float32", "float16", "int8"])]
+    ranked = rows.sort_values(["bits stored", "steps_taken"], ascending=[False, True])
+    best = ranked.drop_duplicates(["fingerprint", "blob"])
+    best = best.sort_values(["checkpoint", "state_bytes", "blob"], ascending=[True, False, True])
+    best["bits stored"] = best["bits stored"].map("{:.1f}".format)
+    columns = ["checkpoint", "blob", "size", "write_steps", "exact_match", "bits stored"]
+    return table(best[[*columns, "state_bytes", "bits per float", "bits per byte"]])
+
+
+def cost(files: Files) -> str:
+    """Return what training took until an evaluation first reached a threshold, if ever.
+
+    A row is a recipe at the largest size and K that it evaluated, the median over its seeds.
+    """
+    rows = frame(CurvePoint, files)
+    rows = rows[rows.task == KeyValueTask.name].sort_values("contexts")
+    by = ["trained_writer", "trained_recipe"]
+    for column in ("size", "write_steps"):
+        rows = rows[rows[column] == rows.groupby(by)[column].transform("max")]
+    lines = [
+        points.iloc[0][[*by, "size", "write_steps"]].to_dict()
+        | {"seeds": points.trained_seed.nunique()}
+        | {f"≥ {threshold:.0%}": _reached(points, threshold) for threshold in THRESHOLDS}
+        | {"highest": percent(points.exact_match.max())}
+        for _, points in rows.groupby(by)
+    ]
+    return table(DataFrame(lines))
+
+
+def _grid(rows: DataFrame, *by: str) -> str:
+    """Return exact match, a line for each size and a column for each K."""
+    rows = rows.assign(cell=rows.exact_match.map(percent))
+    stopped = rows.steps_taken.map(" ({:.1f})".format).where(rows.k.isna(), "")
+    rows["cell"] += stopped
+    found = rows.pivot(index=[*by, "size"], columns="write_steps", values="cell")
+    steps = sorted(found.columns, key=lambda k: math.inf if k == "auto" else k)
+    found = found[steps].rename(columns=lambda k: k if k == "auto" else f"K = {k}")
+    contexts = (
+        rows.groupby([*by, "size"])
+        .contexts.unique()
+        .map(lambda counts: " / ".join(map(str, sorted(counts))))
+    )
+    found.insert(0, "contexts", contexts)
+    return table(found.reset_index())
+
+
+def _reached(points: DataFrame, threshold: float) -> str:
+    """Return contexts and minutes of the first evaluation as good, or of all that were not."""
+    firsts = points[points.exact_match >= threshold].drop_duplicates("trained_seed")
+    middle = points.trained_seed.nunique() // 2
+    never = middle >= len(firsts)
+    point = points.iloc[-1] if never else firsts.iloc[middle]
+    return f"{'> ' * never}{point.contexts:,} ({point.seconds / 60:.0f} min)"
+
+
+def _published(shares: dict[int, float]) -> "pd.Series[str]":
+    return pd.Series(shares).map("{:.1f}".format)
+
+
+def _steps(rows: DataFrame) -> "pd.Series[str]":
+    return rows.write_steps.map(plain)

@@ -1,0 +1,152 @@
+"""Tables of docs/RESULTS.md about texts: questions, records, stories, and what memories hold."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from pandas import DataFrame
+
+from benchmarks.report.frames import frame
+from benchmarks.report.markdown import code, percent, table
+from benchmarks.report.published import LANGUAGE
+from benchmarks.results import ResultFile
+from benchmarks.rows import (
+    ExactMatch,
+    Questions,
+    ReadingTime,
+    Reconstruction,
+    Records,
+    RecordsFailure,
+    TrainingLoss,
+    TrainingStep,
+)
+from training.tasks import GENERATED
+
+RECORDS = {
+    "shape": "records x longest key + longest value",
+    "pages": "pages asked for",
+    "list": "list",
+}
+"Kinds of documents, with the head of the column for their names."
+QUESTIONS = [
+    *("condition", "write_steps", "page_tokens", "blob", "bytes_per_page", "texts", "pages"),
+    *("questions", "exact_match", "f1", "forced", "false_rejection_rate"),
+    *("absent", "rejection_recall", "calibration_error"),
+]
+"Columns of the tables of questions, in their order."
+SERVED_STEPS = 5
+"Write steps (K) of `records` as it is served."
+WRITTEN = {"gradient": "the checkpoint's steps", "adam": "Adam, 0.02"}
+Files = Sequence[ResultFile]
+
+
+def questions(files: Files, checkpoint: str | None = None, section: str | None = None) -> str:
+    """Return answers to questions in words, a table for each set of texts and questions."""
+    rows = _of(frame(Questions, files), checkpoint=checkpoint, section=section)
+    rows["absent"] = rows.absent.where(rows.absent > 0)
+    rows.loc[rows.absent.isna(), ["false_rejection_rate", "calibration_error"]] = None
+    named = ["checkpoint"] * (checkpoint is None)
+    groups = rows.groupby(["section", "data"], sort=False)[[*named, *QUESTIONS]]
+    return "\n\n".join(f"**{name}**: {data}\n\n{table(g)}" for (name, data), g in groups)
+
+
+def reading_time(files: Files, checkpoint: str | None = None) -> str:
+    """Return the time of each work on a page of text, beside the page's own KV cache."""
+    rows = _of(frame(ReadingTime, files), checkpoint=checkpoint)
+    rows["milliseconds"] = rows.seconds
+    shown = ["checkpoint"] * (checkpoint is None) + ["page_tokens", "work", "milliseconds", "ratio"]
+    return table(rows[shown])
+
+
+def records(files: Files, kind: str, checkpoint: str | None = None) -> str:
+    """Return answers for records on documents of one kind."""
+    rows = _of(frame(Records, files), kind=kind, checkpoint=checkpoint)
+    rows["characters a page"] = (rows.characters / rows.pages).round()
+    rows["pages in all"] = rows.pages
+    shares = ["exact_match", "false_rejection_rate", "rejection_recall", "rejection_precision"]
+    counts = ["documents", "records", "pages in all", "characters a page"]
+    shown = rows[["checkpoint", "name", "write_steps", *counts, *shares]]
+    return table(shown.rename(columns={"name": RECORDS.get(kind, kind)}))
+
+
+def records_failures(files: Files, checkpoint: str | None = None) -> str:
+    """Return the first wrong answers on each real list, at the largest K that was measured."""
+    rows = _of(frame(RecordsFailure, files), kind="list", checkpoint=checkpoint)
+    rows = rows[rows.write_steps == rows.groupby("checkpoint").write_steps.transform("max")]
+    for name in ("key", "expected", "answer"):
+        rows[name] = rows[name].map(code, na_action="ignore").fillna("not in memory")
+    return table(rows[["checkpoint", "name", "write_steps", "key", "expected", "answer"]])
+
+
+def records_training(files: Files) -> str:
+    """Return exact match and rejection recall on each shape by what training had taken."""
+    rows = _of(frame(Records, files), kind="shape").dropna(subset="trained_recipe")
+    if rows.empty:
+        return ""
+    rows = rows[rows.write_steps == SERVED_STEPS]
+    rows["cell"] = rows.exact_match.map(percent) + " / " + rows.rejection_recall.map(percent)
+    rows["minutes"] = (rows.trained_seconds / 60).round()
+    by = ["trained_contexts", "minutes", "checkpoint", "trained_write_steps"]
+    return table(
+        rows.pivot_table(index=by, columns="name", values="cell", aggfunc="last").reset_index()
+    )
+
+
+def stories(files: Files) -> str:
+    """Compare exact match on stories and prose, each writer's best, with what was published."""
+    rows = frame(ExactMatch, files)
+    best = rows.pivot_table(index="task", columns="writer", values="exact_match", aggfunc="max")
+    columns = {}
+    for writer in ("gradmem", "rmt", "full-context"):
+        known = {task: figures[writer] for task, figures in LANGUAGE.items() if writer in figures}
+        if writer in best:
+            columns[writer] = best[writer].map(percent, na_action="ignore")
+        columns[f"{writer}, published"] = pd.Series(known).map("{:.1f}".format)
+    found = DataFrame(columns, index=sorted(LANGUAGE)).rename_axis("task")
+    return "" if rows.empty else table(found.reset_index())
+
+
+def answers(files: Files, task: str | None = None) -> str:
+    """Return exact match and F1 on a task of stories or prose, by writer and K."""
+    rows = _of(frame(ExactMatch, files), task=task)
+    rows = rows[rows.f1.notna()]
+    rows["questions"] = rows.contexts * rows.queries
+    shown = ["task", "writer", "checkpoint", "write_steps", "questions", "state_floats"]
+    return table(rows[[*shown, "trained_contexts", "exact_match", "f1"]])
+
+
+def reconstruction(files: Files) -> str:
+    """Return tokens recovered greedily, and in brackets teacher-forced, by write steps."""
+    rows = frame(Reconstruction, files)
+    rows["cell"] = [
+        f"{100 * a:.0f} ({100 * b:.0f})" for a, b in zip(rows.recovered, rows.recall, strict=True)
+    ]
+    rows["written by"] = rows.optimizer.map(WRITTEN)
+    rows["decoded after"] = rows["query"].map(code, na_action="ignore").fillna("the memory")
+    by = ["checkpoint", "memory_tokens", "tokens", "texts", "written by", "decoded after"]
+    found = rows.pivot_table(index=by, columns="write_steps", values="cell", aggfunc="last")
+    return table(found.rename(columns="K = {}".format).reset_index())
+
+
+def training_loss(files: Files) -> str:
+    """Return how the loss of READ fell in training on stories and prose."""
+    rows = frame(TrainingLoss, files)
+    rows = rows[~rows.task.isin(GENERATED)]
+    rows["minutes"] = (rows.trained_seconds / 60).round()
+    by = ["run", "trained_writer", "task", "trained_write_steps", "trained_contexts", "minutes"]
+    rows["part_of"] = "part " + rows.part.astype(str) + " of " + rows.parts.astype(str)
+    found = rows.pivot_table(index=by, columns="part_of", values="loss").map("{:.3f}".format)
+    return table(found.reset_index())
+
+
+def training_step(files: Files) -> str:
+    """Return contexts a second of a training step, by implementation."""
+    rows = frame(TrainingStep, files)
+    shown = ["implementation", "dtype", "size", "write_steps", "threads", "contexts_per_second"]
+    return table(rows[[*shown, "relative", "peak_memory_bytes"]])
+
+
+def _of(rows: DataFrame, **values: str | None) -> DataFrame:
+    """Keep the rows that have these values in these columns; of None every row."""
+    for column, value in values.items():
+        rows = rows if value is None else rows[rows[column] == value]
+    return rows.copy()
