@@ -5,9 +5,11 @@ from collections.abc import Iterator
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from benchmarks.cli import app as gradmem_bench
 from service.cli import app as gradmem
 from training.cli import app as gradmem_train
 
+PROGRAMS = {"gradmem": gradmem, "gradmem-train": gradmem_train, "gradmem-bench": gradmem_bench}
 WIDTH = 80
 HEAD = """# Command line
 
@@ -22,29 +24,31 @@ SECTION = """
 """
 
 
-def reference() -> str:
-    """The page."""
-    programs = {"gradmem": gradmem, "gradmem-train": gradmem_train}
-    sections = [section for name, app in programs.items() for section in sections_of(name, app)]
+def render_reference() -> str:
+    """Return the page."""
+    sections = [
+        section
+        for name, app in PROGRAMS.items()
+        for section in render_sections(name, typer.main.get_command(app))
+    ]
     return HEAD + "".join(sections)
 
 
-def sections_of(program: str, app: typer.Typer) -> Iterator[str]:
-    """The help of a program, and of each of its commands."""
-    group = typer.main.get_command(app)
-    assert isinstance(group, TyperGroup)
-    yield section_of(program, group)
-    for name, command in group.commands.items():
-        assert isinstance(command, TyperCommand)
-        yield section_of(f"{program} {name}", command)
+def render_sections(name: str, command: object) -> Iterator[str]:
+    """Yield the help of a command and of each command below it."""
+    assert isinstance(command, TyperCommand | TyperGroup)
+    yield SECTION.format(name=name, help=read_help(name, command))
+    if isinstance(command, TyperGroup):
+        for word, below in command.commands.items():
+            yield from render_sections(f"{name} {word}", below)
 
 
-def section_of(name: str, command: TyperCommand | TyperGroup) -> str:
-    """The help of one command, without the boxes that Rich draws as wide as the terminal."""
+def read_help(name: str, command: TyperCommand | TyperGroup) -> str:
+    """Return a command's help without the boxes that Rich draws as wide as the terminal."""
     command.rich_markup_mode = None
     context = command.context_class(command, info_name=name, terminal_width=WIDTH)
-    return SECTION.format(name=name, help=command.get_help(context))
+    return command.get_help(context)
 
 
 if __name__ == "__main__":
-    print(reference(), end="")
+    print(render_reference(), end="")
