@@ -7,7 +7,8 @@ name it in `benchmarks.cli`.
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias
 
@@ -15,6 +16,7 @@ import torch
 import typer
 from tqdm import tqdm
 
+from benchmarks.report import render
 from benchmarks.results import (
     RESULTS,
     Result,
@@ -58,26 +60,19 @@ def command(measure: Callable[..., Measurement]) -> Callable[..., None]:
     there is one, becomes the result's seed.
 
     Args:
-        measure: Begins the measurement. Its errors, and those of its rows, end the command with a
-            line on stderr and status 2; those of a service with status 1.
+        measure: Begins the measurement.
     """
 
     def run(*, output: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
         stopwatch = Stopwatch(seed=options.get("seed", 0))
-        try:
+        with reported_errors():
             measurement = measure(**options)
             result = _gather(measurement, stopwatch)
             if output:
                 save_result(RESULTS / measurement.topic / f"{output}.json", result)
-        except ClientError as error:
-            _fail(error, status=1)
-        except (GradMemError, ArithmeticError) as error:
-            _fail(error, status=2)
         if as_json:
             typer.echo(result.model_dump_json(indent=2))
         else:
-            from benchmarks.report import render
-
             typer.echo(render([ResultFile(output or "unsaved", result)]))
 
     own = inspect.signature(measure, eval_str=True)
@@ -95,6 +90,17 @@ def command(measure: Callable[..., Measurement]) -> Callable[..., None]:
     return run
 
 
+@contextmanager
+def reported_errors() -> Iterator[None]:
+    """End the command with an error's line on stderr: status 1 for a service's, 2 for others."""
+    try:
+        yield
+    except ClientError as error:
+        _fail(error, status=1)
+    except (GradMemError, ArithmeticError) as error:
+        _fail(error, status=2)
+
+
 def _gather(measurement: Measurement, stopwatch: Stopwatch) -> Result:
     """Measure every row, counting them on a terminal."""
     rows = list(tqdm(measurement.rows, unit="row", disable=not sys.stderr.isatty()))
@@ -110,6 +116,5 @@ def _gather(measurement: Measurement, stopwatch: Stopwatch) -> Result:
 
 
 def _fail(error: Exception, *, status: int) -> NoReturn:
-    """End the command with an error on one line."""
     typer.echo(f"error: {' '.join(str(error).split())}", err=True)
     raise typer.Exit(status) from error

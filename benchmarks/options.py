@@ -9,25 +9,34 @@ import typer
 T = TypeVar("T")
 
 
-def separated(*names: str, parse: Callable[[str], T], help: str, metavar: str = "N,N") -> Any:  # noqa: A002, ANN401 (typer's)
-    """Make an option of values that are separated by commas.
+def parsed(*names: str, parse: Callable[[str], T], help: str, metavar: str) -> Any:  # noqa: A002, ANN401 (typer's)
+    """Make an option of a value that is read from text.
 
     Args:
         names: Names of the option; by default its parameter's.
-        parse: Reads a value; what it raises as `ValueError` becomes the message to the user.
+        parse: Reads the value; what it raises as `ValueError` becomes the message to the user.
         help: Help text.
-        metavar: How the values are shown in the help.
+        metavar: How the value is shown in the help.
     """
 
-    def parse_all(text: str | Sequence[T]) -> Sequence[T]:
-        if not isinstance(text, str):  # the default
-            return text
+    def read(value: str | T) -> T:
+        if not isinstance(value, str):  # the default
+            return value
         try:
-            return [parse(part.strip()) for part in text.split(",") if part.strip()]
+            return parse(value)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
 
-    return typer.Option(*names, parser=parse_all, help=help, metavar=metavar)
+    return typer.Option(*names, parser=read, help=help, metavar=metavar)
+
+
+def separated(*names: str, parse: Callable[[str], T], help: str, metavar: str = "N,N") -> Any:  # noqa: A002, ANN401
+    """Make an option of values that are separated by commas (see `parsed`)."""
+
+    def parse_all(text: str) -> Sequence[T]:
+        return [parse(part.strip()) for part in text.split(",") if part.strip()]
+
+    return parsed(*names, parse=parse_all, help=help, metavar=metavar)
 
 
 def positive(text: str) -> int:
