@@ -1,7 +1,7 @@
-"""A memory as bytes: one safetensors string with the tensor and what is known of it.
+"""Memory blobs: a memory and its description as one safetensors byte string.
 
-A blob is as secret as its document: it answers questions about it. The fields are described in
-`docs/FORMATS.md`.
+A blob is as confidential as its document, since it answers questions about it. `docs/FORMATS.md`
+describes the fields.
 """
 
 import json
@@ -20,6 +20,10 @@ from gradmem_core.errors import BlobError, FingerprintMismatchError
 
 FORMAT_VERSION = 3
 INT8_LARGEST = 127
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+"Scale of a vector of zeros or of elements near the smallest normal float32."
+LARGEST_SCALE = torch.finfo(torch.float32).max * (1 - 2**-23) / INT8_LARGEST
+"Just below the largest float32 divided by INT8_LARGEST, so that decoding does not overflow."
 UNREADABLE = (
     SafetensorError,
     ValidationError,
@@ -30,90 +34,91 @@ UNREADABLE = (
     IndexError,
     RecursionError,
 )
-"What the libraries raise on bytes that are no memory; the last on JSON nested without end."
+"Errors of the libraries on bytes that are not a memory; RecursionError on deeply nested JSON."
 
 
 class ReadBack(BaseModel):
-    """Text that READ gave back of a page, see `gradmem_core/writing/verification.py`."""
+    """The words of a page that READ recalls right after WRITE (`gradmem_core/writing`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     words: int = Field(ge=0)
-    "Words of the text that READ was asked for; 0 where the page was too short to ask."
+    "Words of the page that READ was asked for; 0 where the page is too short for a question."
     right: int = Field(ge=0)
-    "Those that it said in their places."
+    "Words that READ gave in the right places."
     weak_lines: tuple[int, ...] = ()
-    "Lines of the document, from 1, of which less than half came back."
+    "Lines of the document, from 1, of which READ recalled less than half."
 
     @property
     def share(self) -> float | None:
-        """The share that came back, 0 to 1; None where nothing was asked."""
+        """Share of the words that READ recalled, 0 to 1; None where it was asked for none."""
         return self.right / self.words if self.words else None
 
 
 class PageInfo(BaseModel):
-    """What is known of a page: the vectors of one WRITE."""
+    """The description of a page: the vectors of one WRITE."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     page_id: str = Field(pattern=r"^[0-9a-f]{16}$")
-    "Its name within the memory."
+    "Identifier of the page within the memory."
     write_steps: int = Field(ge=1)
     "Gradient steps made (K)."
     tokens: int = Field(ge=1)
-    "Tokens of what was written."
+    "Tokens of the page."
     records: int | None = Field(default=None, ge=1)
-    "Records among them; None for a text."
+    "Records on the page; None for a text."
     document_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    "SHA-256 of the UTF-8 bytes of the document that the page is of."
+    "SHA-256 of the UTF-8 bytes of the page's document."
     losses: tuple[float, ...]
     "Reconstruction loss before each step and after the last, nats per token."
     write_accuracy: float = Field(ge=0, le=1)
-    """Share of the page's tokens that WRITE predicts from the memory and the tokens before them,
-    which is not what READ can say."""
+    """Share of the page's tokens that are predicted correctly from the memory and the true tokens
+    before them. It says little about READ, which gets no true tokens."""
     first_line: int | None = Field(default=None, ge=1)
-    "First line of the document that is on the page, from 1; None where lines were not counted."
+    "Line of the document, from 1, on which the page starts; None where lines were not counted."
     last_line: int | None = Field(default=None, ge=1)
-    "Last line."
+    "Line of the document on which the page ends."
     read_back: ReadBack | None = None
-    "What READ gave back of it; None where it was not asked."
+    "Result of reading the page back; None where it was not read back."
     created_at: datetime
-    "When it was written, UTC."
+    "Time of the WRITE, UTC."
 
 
 class BlobInfo(BaseModel):
-    """What is known of a memory."""
+    """The description of a memory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fingerprint: str
     "Fingerprint of the checkpoint that wrote it."
     pages: tuple[PageInfo, ...] = Field(min_length=1)
-    "In the order in which they were written."
+    "Pages in the order in which they were written."
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A memory with what is known of it."""
+    """A memory with its description."""
 
     memory: Tensor
     "Float32 `(p, m, d)`: `p` pages of `m` vectors."
     dtype: BlobDtype
-    "How the bytes hold the elements."
+    "Type of the elements in the bytes."
     info: BlobInfo
 
 
 def pack(memory: Tensor, info: BlobInfo, *, dtype: BlobDtype = "float32") -> bytes:
-    """Make the bytes of a memory.
+    """Serialize a memory.
 
     Args:
         memory: Finite, `(p, m, d)`.
-        info: What is known of it, with an entry for each page.
+        info: Its description, with an entry for each page.
         dtype: `float32` keeps every bit, `float16` halves the bytes, `int8` quarters them with one
             scale for each vector.
 
     Raises:
-        BlobError: The memory is not finite, too large for float16, or of another number of pages.
+        BlobError: The memory is not finite, is too large for float16, or has another number of
+            pages than `info`.
     """
     memory = memory.detach().to("cpu", torch.float32).contiguous()
     if not memory.isfinite().all():
@@ -126,49 +131,49 @@ def pack(memory: Tensor, info: BlobInfo, *, dtype: BlobDtype = "float32") -> byt
         "shape": json.dumps(list(memory.shape)),
         "info": info.model_dump_json(),
     }
-    return save(_encoded(memory, dtype), metadata)
+    return save(_encode(memory, dtype), metadata)
 
 
 def unpack(data: bytes) -> Blob:
-    """Read a memory from its bytes.
+    """Deserialize a memory.
 
     Raises:
-        BlobError: The bytes are not a memory, are damaged, or are of a later format.
+        BlobError: The bytes are not a memory, are damaged, or have a later format version.
     """
     try:
-        metadata = _metadata(data)
+        metadata = _read_metadata(data)
         version, tensors = metadata["format_version"], load(data)
         shape, fields = json.loads(metadata["shape"]), json.loads(metadata["info"])
         if version == "1":
-            tensors, shape, fields = _as_one_page(tensors, shape, fields)
+            tensors, shape, fields = _migrate_version_1(tensors, shape, fields)
         if version in ("1", "2"):
-            fields = _of_version_2(fields)
+            fields = _migrate_version_2(fields)
         elif version != str(FORMAT_VERSION):
             raise BlobError(
                 f"the memory has format version {version}; this GradMem reads 1 to {FORMAT_VERSION}"
             )
-        memory = _decoded(tensors, metadata["dtype"])
+        memory = _decode(tensors, metadata["dtype"])
         if list(memory.shape) != shape or not memory.isfinite().all():
-            raise BlobError("the memory's tensor does not fit its description")
+            raise BlobError("the tensor of the memory does not match its description")
         info = BlobInfo.model_validate_json(json.dumps(fields))
         if len(memory) != len(info.pages):
-            raise BlobError("the memory's pages are not those of its description")
+            raise BlobError(f"the memory has {len(memory)} pages and describes {len(info.pages)}")
     except UNREADABLE as error:
         raise BlobError(f"the bytes are not a memory blob: {type(error).__name__}") from error
-    return Blob(memory, metadata["dtype"], info)  # type: ignore[arg-type]  # _decoded checked it
+    return Blob(memory, metadata["dtype"], info)  # type: ignore[arg-type]  # _decode checked it
 
 
 def count_tensor_bytes(memory: Tensor, dtype: BlobDtype) -> int:
-    """Bytes that a memory's tensors take in a blob, without what is known of it.
+    """Count the bytes of a memory's tensors in a blob, without its description.
 
     Args:
         memory: Finite, `(p, m, d)`.
-        dtype: As for `pack`.
+        dtype: Type of the elements, see `pack`.
 
     Raises:
         BlobError: The memory is too large for float16.
     """
-    return sum(tensor.nbytes for tensor in _encoded(memory, dtype).values())
+    return sum(tensor.nbytes for tensor in _encode(memory, dtype).values())
 
 
 def check_fingerprint(blob: Blob, expected: str) -> None:
@@ -177,27 +182,27 @@ def check_fingerprint(blob: Blob, expected: str) -> None:
     Raises:
         FingerprintMismatchError: The fingerprints differ; the error names both.
     """
-    found = blob.info.fingerprint
-    if found != expected:
+    actual = blob.info.fingerprint
+    if actual != expected:
         raise FingerprintMismatchError(
-            f"the memory was written by checkpoint {found} and cannot be read by {expected};"
+            f"the memory was written by checkpoint {actual} and cannot be read by {expected};"
             " write the document again",
             expected=expected,
-            found=found,
+            actual=actual,
         )
 
 
-def _as_one_page(
+def _migrate_version_1(
     tensors: dict[str, Tensor], shape: list[int], fields: dict[str, Any]
 ) -> tuple[dict[str, Tensor], list[int], dict[str, Any]]:
-    """Say what format 1, which knew no pages, says in terms of format 2."""
+    """Convert format 1, in which a memory has no pages, to format 2."""
     page = {**fields, "page_id": "0" * 16}
     info = {"fingerprint": page.pop("fingerprint"), "pages": [page]}
     return {name: tensor[None] for name, tensor in tensors.items()}, [1, *shape], info
 
 
-def _of_version_2(fields: dict[str, Any]) -> dict[str, Any]:
-    """Say what format 2, whose `recall` was WRITE's accuracy, says in terms of format 3."""
+def _migrate_version_2(fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert format 2, in which `write_accuracy` is called `recall`, to format 3."""
     pages = [dict(page) for page in fields["pages"]]
     for page in pages:
         page["write_accuracy"] = page.pop("recall")
@@ -205,45 +210,46 @@ def _of_version_2(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def quantize(memory: Tensor, dtype: BlobDtype) -> Tensor:
-    """Return a memory `(p, m, d)` as it comes back from a blob, float32.
+    """Return a memory `(p, m, d)` as a blob returns it, float32.
 
     Raises:
-        BlobError: It is too large for float16.
+        BlobError: The memory is too large for float16.
     """
-    return _decoded(_encoded(memory.detach().float().cpu(), dtype), dtype)
+    return _decode(_encode(memory.detach().float().cpu(), dtype), dtype)
 
 
-def _encoded(memory: Tensor, dtype: BlobDtype) -> dict[str, Tensor]:
+def _encode(memory: Tensor, dtype: BlobDtype) -> dict[str, Tensor]:
     if dtype == "int8":
-        scales = memory.abs().amax(dim=2, keepdim=True) / INT8_LARGEST  # (p, m, 1)
-        steps = memory / scales.clamp(min=torch.finfo(torch.float32).tiny)
-        return {"memory": steps.round().clamp(-INT8_LARGEST, INT8_LARGEST).char(), "scales": scales}
+        peaks = memory.abs().amax(dim=2, keepdim=True)  # (p, m, 1)
+        scales = (peaks / INT8_LARGEST).clamp(SMALLEST_SCALE, LARGEST_SCALE)
+        levels = (memory / scales).round().clamp(-INT8_LARGEST, INT8_LARGEST)
+        return {"memory": levels.char(), "scales": scales}
     if dtype == "float16":
         half = memory.half()
         if not half.isfinite().all():
-            raise BlobError("the memory has elements beyond float16's range; store it as float32")
+            raise BlobError("the memory has elements outside float16's range; store it as float32")
         return {"memory": half}
     return {"memory": memory}
 
 
-def _decoded(tensors: dict[str, Tensor], dtype: str) -> Tensor:
+def _decode(tensors: dict[str, Tensor], dtype: str) -> Tensor:
     expected = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
     memory = tensors["memory"]
     if memory.dtype != expected[dtype] or memory.ndim != 3:
-        raise BlobError(f"the memory's tensor is {memory.dtype}, its description says {dtype}")
+        raise BlobError(f"the tensor of the memory is {memory.dtype}, its description says {dtype}")
     if dtype != "int8":
         return memory.float()
     scales = tensors["scales"]
     if scales.shape != (*memory.shape[:2], 1) or scales.dtype != torch.float32:
-        raise BlobError("the memory's scales do not fit its tensor")
+        raise BlobError("the scales of the memory do not match its tensor")
     return memory.float() * scales
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors string, which its library reads from files only."""
+def _read_metadata(data: bytes) -> dict[str, str]:
+    """Read the metadata of a safetensors string, which the library reads from files only."""
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > len(data) - 8:
-        raise BlobError("the bytes are not a memory blob: they are cut short")
+        raise BlobError("the bytes are not a memory blob: they are truncated")
     header = json.loads(data[8 : 8 + size])
     metadata: dict[str, str] = header["__metadata__"]
     return metadata

@@ -190,13 +190,13 @@ class FingerprintMismatchError(GradMemError):
     Args:
         message: See the base class; it names both fingerprints.
         expected: Fingerprint of the checkpoint asked to read.
-        found: Fingerprint inside the blob.
+        actual: Fingerprint in the blob.
     """
 
-    def __init__(self, message: str, *, expected: str, found: str) -> None:
+    def __init__(self, message: str, *, expected: str, actual: str) -> None:
         super().__init__(message)
         self.expected = expected
-        self.found = found
+        self.actual = actual
 
 
 class CheckpointError(GradMemError):

@@ -1,5 +1,6 @@
 """Options and fixtures of all tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,10 @@ from hypothesis import settings
 
 from tests.redis_server import RedisServer
 
-settings.register_profile("gradmem", deadline=None)  # a busy machine is no failure
-settings.load_profile("gradmem")
+# No deadline: a busy machine is no failure. CI draws the same examples in every run.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,30 +1,35 @@
-"""The table from errors to HTTP is whole."""
+"""Problems and responses of every exception."""
+
+import logging
 
 import pytest
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
 from gradmem_core.errors import (
     ContextTooLongError,
+    DeviceError,
     FingerprintMismatchError,
     GradMemError,
     NonFiniteLossError,
     OverloadedError,
     UnknownCharactersError,
 )
-from service.errors import INTERNAL, KINDS, problem_of, response_of
+from service.errors import PROBLEM_TYPES, BodyTooLargeError, problem_of, response_of
 
 
-def tree(root: type[GradMemError]) -> list[type[GradMemError]]:
-    return [root, *(leaf for child in root.__subclasses__() for leaf in tree(child))]
+def subtree(root: type[GradMemError]) -> list[type[GradMemError]]:
+    return [root, *(leaf for child in root.__subclasses__() for leaf in subtree(child))]
 
 
-@pytest.mark.parametrize("kind", tree(GradMemError), ids=lambda kind: kind.__name__)
-def test_every_error_has_a_row(kind: type[GradMemError]) -> None:
-    assert kind in KINDS
+@pytest.mark.parametrize("error", subtree(GradMemError), ids=lambda error: error.__name__)
+def test_every_error_has_a_row(error: type[GradMemError]) -> None:
+    assert error in PROBLEM_TYPES
 
 
-def test_rows_have_names_of_their_own() -> None:
-    names = [kind.type for kind in KINDS.values()]
-    assert len(names) == len(set(names))
+def test_problem_types_have_unique_names() -> None:
+    names = [problem_type.uri for problem_type in set(PROBLEM_TYPES.values())]
+    assert len(names) == len(set(names)) == len(PROBLEM_TYPES) - 1  # unforeseen is internal too
     assert all(name.startswith("urn:gradmem:problem:") for name in names)
 
 
@@ -33,25 +38,70 @@ def test_rows_have_names_of_their_own() -> None:
     [
         (ContextTooLongError("long", limit=64), {"limit": 64}),
         (UnknownCharactersError("odd", positions=[3, 6]), {"positions": [3, 6]}),
-        (FingerprintMismatchError("other", expected="a", found="b"), {}),
+        (FingerprintMismatchError("other", expected="a", actual="b"), {}),
         (NonFiniteLossError("diverged", samples=[0]), {}),
     ],
 )
-def test_a_problem_says_what_the_error_says(error: GradMemError, extra: dict[str, object]) -> None:
-    kind = KINDS[type(error)]
+def test_a_problem_describes_its_error(error: GradMemError, extra: dict[str, object]) -> None:
+    problem_type = PROBLEM_TYPES[type(error)]
     assert problem_of(error).model_dump(exclude_none=True) == {
-        "type": kind.type,
-        "title": kind.title,
-        "status": kind.status,
+        "type": problem_type.uri,
+        "title": problem_type.title,
+        "status": problem_type.status,
         "detail": error.message,
         **extra,
     }
 
 
-def test_whoever_is_turned_away_learns_when_to_return() -> None:
-    response = response_of(problem_of(OverloadedError("full")))
+def test_an_invalid_request_names_its_first_fields() -> None:
+    entries = [
+        {"loc": ("body", f"field\ud800{i}"), "msg": "missing", "type": "x"} for i in range(99)
+    ]
+    problem = problem_of(RequestValidationError(entries))
+    assert (problem.status, problem.type) == (422, "urn:gradmem:problem:invalid-request")
+    assert problem.detail == "body.field?0: missing"
+    assert problem.errors is not None
+    assert len(problem.errors) == 20
+    assert problem.errors[1] == {"field": "body.field?1", "message": "missing"}
+
+
+def test_a_body_too_large_names_size_limit_and_setting() -> None:
+    problem = problem_of(BodyTooLargeError(size=99, limit=64))
+    assert (problem.status, problem.limit) == (413, 64)
+    for part in ("99 bytes", "at most 64", "GRADMEM_MAX_BODY_BYTES"):
+        assert part in problem.detail
+
+
+def test_errors_of_the_framework_keep_their_headers() -> None:
+    response = response_of(HTTPException(405, headers={"Allow": "POST"}))
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert b'"type":"about:blank"' in response.body
+
+
+def test_an_unforeseen_error_is_logged_and_answered_without_its_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    problem = problem_of(KeyError("a secret"))
+    assert (problem.status, problem.type) == (500, "urn:gradmem:problem:internal")
+    assert "a request failed with KeyError" in caplog.text
+    assert "secret" not in caplog.text + problem.detail
+
+
+def test_a_failure_of_the_service_is_logged_with_the_class_of_its_cause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    error = DeviceError("failed")
+    error.__cause__ = RuntimeError("a secret")
+    problem_of(error)
+    problem_of(ContextTooLongError("long"))
+    [record] = caplog.records
+    assert record.getMessage() == "urn:gradmem:problem:device (cause: RuntimeError)"
+
+
+def test_a_refusal_for_load_says_when_to_retry() -> None:
+    response = response_of(OverloadedError("full"))
     assert response.status_code == 429
     assert response.headers["retry-after"] == "1"
     assert response.media_type == "application/problem+json"
-    assert "retry-after" not in response_of(problem_of(ContextTooLongError("long"))).headers
-    assert INTERNAL.status == 500
+    assert "retry-after" not in response_of(ContextTooLongError("long")).headers
