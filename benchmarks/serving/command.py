@@ -1,30 +1,184 @@
-"""The command line of `gradmem bench`."""
+"""`gradmem-bench serving`: put a service under load, and look at what its device does."""
 
+import asyncio
 import signal
 import sys
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
 from typing import Annotated
 
+import torch
 import typer
 
-from gradmem_core.errors import GradMemError, InputError
-from service.client import ClientError
+from benchmarks.command import Measurement
+from benchmarks.options import Seed, separated
+from benchmarks.results import Row, subject_of
+from benchmarks.serving.break_even import measure_break_even
+from benchmarks.serving.device import measure_device
+from benchmarks.serving.growth import measure_growth
+from benchmarks.serving.overload import measure_overload
+from benchmarks.serving.process import RunningService, run_service
+from benchmarks.serving.throughput import Throughput
+from benchmarks.serving.ways import EngineWay, HttpWay, run_in
+from gradmem_core.checkpoints.checkpoint import load_checkpoint
+from gradmem_core.errors import InputError
+from service.client import Client
+from service.engine.threads import leave_cores_to_the_engine
+from service.settings import Settings
 
-FAILED = 1
-REFUSED = 2
+SECTIONS = ("write", "read", "break-even", "device", "overload", "growth")
 
 
-def bench(
+def parse_section(text: str) -> str:
+    """Read the name of a section.
+
+    Raises:
+        ValueError: There is no such section.
+    """
+    if text not in SECTIONS:
+        raise ValueError(f"{text!r} is not one of {', '.join(SECTIONS)}")
+    return text
+
+
+@dataclass
+class ServingRun:
+    """The options of a run, and what it has measured so far."""
+
+    url: str | None
+    checkpoint: str
+    only: Sequence[str]
+    seconds: float
+    overload_seconds: float
+    requests: int
+    runs: int
+    seed: int
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    async def measure(self, settings: Settings, threads: int) -> None:
+        """Measure every section.
+
+        Args:
+            settings: The service's.
+            threads: CPU threads of whatever computes.
+        """
+        with _start_process(threads) as elsewhere:
+            if self._begins("break-even"):
+                rows, notes = await run_in(
+                    elsewhere, measure_break_even, self.checkpoint, runs=self.runs, seed=self.seed
+                )
+                self.rows += rows
+                self.notes += notes
+            if self._begins("device"):
+                self.rows += await run_in(
+                    elsewhere, measure_device, self.checkpoint, runs=self.runs, seed=self.seed
+                )
+            if {"write", "read", "overload", "growth"} & set(self.only):
+                with self._service(settings) as service:
+                    async with aclosing(HttpWay(service.url, elsewhere)) as http:
+                        inside = settings.model_copy(
+                            update={"threads": threads, "store_url": settings.store_url + ".engine"}
+                        )
+                        await self._measure_load(http, inside, elsewhere)
+                        await self._measure_service(http, service)
+
+    async def _measure_load(self, http: HttpWay, settings: Settings, elsewhere: Executor) -> None:
+        """Measure the service beside its engine in this process."""
+        if not {"write", "read"} & set(self.only):
+            return
+        async with EngineWay.start(settings) as engine:
+            throughput = Throughput(
+                ways=(http, engine),
+                elsewhere=elsewhere,
+                checkpoint=self.checkpoint,
+                seconds=self.seconds,
+                runs=self.runs,
+                seed=self.seed,
+            )
+            if self._begins("write"):
+                self.rows += await throughput.measure_writes()
+            if self._begins("read"):
+                self.rows += await throughput.measure_reads()
+
+    async def _measure_service(self, http: HttpWay, service: RunningService) -> None:
+        """Measure the service alone."""
+        if self._begins("overload"):
+            self.rows.append(
+                await measure_overload(
+                    http,
+                    seconds=self.seconds,
+                    overload_seconds=self.overload_seconds,
+                    seed=self.seed,
+                )
+            )
+        if self._begins("growth"):
+            footprints = await measure_growth(
+                http, service.resident_bytes, requests=self.requests, seed=self.seed
+            )
+            self.rows += footprints
+            if not footprints:
+                self.notes.append("growth: the memory of the service's process cannot be seen")
+
+    @contextmanager
+    def _service(self, settings: Settings) -> Iterator[RunningService]:
+        """Give the service that is running, or one that runs as long as the body.
+
+        Raises:
+            InputError: It is of another checkpoint.
+        """
+        if self.url is None:
+            with run_service(settings) as service:
+                yield service
+            return
+        ours = load_checkpoint(self.checkpoint)
+        with Client(self.url) as client:
+            theirs = client.models()[0]
+        if theirs.fingerprint != ours.fingerprint:
+            raise InputError(
+                f"the service's first model is {theirs.name} of another fingerprint than"
+                f" {ours.name}: name its checkpoint, or ratios would compare different models"
+            )
+        yield RunningService(self.url, pid=None)
+
+    def _begins(self, section: str) -> bool:
+        """Tell whether a section is wanted, and the user that it begins."""
+        if section in self.only:
+            typer.echo(section, err=True)
+        return section in self.only
+
+
+def _start_process(threads: int) -> ProcessPoolExecutor:
+    """Start a process that does one thing at a time.
+
+    Two threads of a process that both compute have more OpenMP threads between them than there are
+    cores. libgomp then lets them sleep where they otherwise spin for each other, and two cores are
+    no faster than one. So the process that runs the engine computes nothing but what the engine
+    does.
+    """
+    return ProcessPoolExecutor(
+        1,
+        mp_context=get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(threads,),
+    )
+
+
+def measure_serving(
     url: Annotated[
         str | None,
         typer.Option(metavar="URL", help="A running service; one is started by default."),
     ] = None,
     checkpoint: Annotated[
-        str, typer.Option(metavar="NAME", help="A folder or a bundled name.")
+        str, typer.Option(metavar="NAME", help="A folder, or the name of a bundled checkpoint.")
     ] = "kv-32",
     only: Annotated[
-        str, typer.Option(metavar="SECTIONS", help="What to measure, separated by commas.")
-    ] = "write,read,context,device,overload,growth",
+        Sequence[str],
+        separated(parse=parse_section, metavar="SECTIONS", help="Sections to measure."),
+    ] = SECTIONS,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Length of one load measurement, in seconds.")
     ] = 10,
@@ -34,53 +188,21 @@ def bench(
     requests: Annotated[
         int, typer.Option(min=1, help="Requests of the growth measurement.")
     ] = 100_000,
-    runs: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of documents and arrivals.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Result file to write.")
-    ] = None,
-) -> None:
-    """Measure the service and print the figures, as Markdown.
+    runs: Annotated[int, typer.Option(min=1, help="Number of times each is measured.")] = 3,
+    seed: Seed = 1,
+) -> Measurement:
+    """Measure the service under load, and what its device does with time and memory.
 
     Through HTTP the service runs in a process of its own; in-process figures, those of the device
     and ratios between them are of this machine, which should have nothing else to do.
     """
-    from benchmarks.measurement import (  # torch takes seconds that only this needs
-        save_result,
-        this_command,
-    )
-    from benchmarks.report.serving import page
-    from benchmarks.serving.plan import SECTIONS, Plan
-    from benchmarks.serving.run import run
-
     # What is running then stops by itself: the service that was started for the benchmark, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        names = [name.strip() for name in only.split(",")]
-        unknown = ", ".join(name for name in names if name not in SECTIONS)
-        if unknown:
-            raise InputError(f"--only: {unknown}: take some of {', '.join(SECTIONS)}")
-        plan = Plan(
-            checkpoint=checkpoint,
-            url=url,
-            sections=[name for name in SECTIONS if name in names],
-            seconds=seconds,
-            overload_seconds=overload_seconds,
-            requests=requests,
-            runs=runs,
-            seed=seed,
-        )
-        result = run(plan, command=this_command(), tell=lambda name: typer.echo(name, err=True))
-        if json_file:
-            save_result(json_file, result)
-    except ClientError as error:
-        _fail(error, FAILED)
-    except (GradMemError, ArithmeticError) as error:
-        _fail(error, REFUSED)
-    else:
-        typer.echo(page([result]), nl=False)
-
-
-def _fail(error: Exception, status: int) -> None:
-    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-    raise typer.Exit(status) from error
+    threads = leave_cores_to_the_engine(Settings().threads)
+    subject = subject_of(load_checkpoint(checkpoint))
+    run = ServingRun(url, checkpoint, only, seconds, overload_seconds, requests, runs, seed)
+    with tempfile.TemporaryDirectory(prefix="gradmem-bench-") as folder:
+        settings = Settings(checkpoints=[checkpoint], store_url=f"sqlite:///{folder}/service.db")
+        asyncio.run(run.measure(settings, threads))
+    torch.set_num_threads(threads)  # which the result names
+    return Measurement(topic="serving", rows=run.rows, subject=subject, notes=tuple(run.notes))

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,20 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measurement import Work, alternate, peak_bytes
-from benchmarks.serving.documents import documents
-from benchmarks.serving.inprocess import Batch, batch_of
-from benchmarks.serving.plan import Plan
-from benchmarks.serving.results import (
-    DeviceSection,
-    Efficiency,
-    Operation,
-    Peak,
-    ReadTime,
-    Unrolled,
-)
+from benchmarks.results import Row
+from benchmarks.rows import Efficiency, Operation, PeakMemory, ReadByLength, Unrolled
+from benchmarks.serving.documents import draw_documents, tokenize
 from benchmarks.speed.unrolled import unrolled_steps
-from gradmem_core.checkpoints.checkpoint import Checkpoint
+from benchmarks.timing import Work, alternate, peak_bytes
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.answers import ReadingRules
 from gradmem_core.reading.decoding import Sampling
@@ -33,8 +26,7 @@ from gradmem_core.reading.generation import generate
 from gradmem_core.writing.descent import write
 
 STEPS = 5
-PAIRS = 16
-BATCH = 32
+PAIRS, BATCH = 16, 32
 LONG_PAIRS, LONG_BATCH = 96, 8
 SHORT_PAIRS = 4
 PEAKS = tuple((batch, steps) for batch in (1, 8, 32) for steps in (1, 5, 10))
@@ -50,31 +42,40 @@ MICROSECONDS = 1e6
 TOLERANCE = 1e-4
 "Largest distance between the unrolled memories and ours after a step, relative."
 
+Batch = tuple[Tensor, Tensor]
+"Token ids `(B, T)`, padded on the right, and lengths `(B,)`."
 
-def device(checkpoint: Checkpoint, plan: Plan) -> DeviceSection:
-    """Measure everything that needs no service.
+
+def measure_device(name: str, *, runs: int, seed: int) -> list[Row]:
+    """Measure the work of the device alone, without a service.
+
+    Args:
+        name: Checkpoint, a folder or a bundled name.
+        runs: Number of times that each work is timed.
+        seed: Seed of the documents.
 
     Raises:
         ArithmeticError: The unrolled WRITE makes other memories.
     """
-    checkpoint = _without_limits(checkpoint)
+    checkpoint = without_limits(load_checkpoint(name))
     model = checkpoint.model
-    usual = _batch(checkpoint, PAIRS, BATCH, plan)
-    long = _batch(checkpoint, LONG_PAIRS, LONG_BATCH, plan)
-    return DeviceSection(
-        efficiency=_efficiency(model, usual, plan.runs),
-        unrolled=(
-            _unrolled(model, usual, PAIRS, plan.runs),
-            _unrolled(model, long, LONG_PAIRS, plan.runs),
-        ),
-        peaks=tuple(_peak(checkpoint, batch, steps, plan) for batch, steps in PEAKS),
-        read_times=_read_times(checkpoint, plan),
-        profile=operations(_writing(model, usual, STEPS)),
-    )
+
+    def batch_of(pairs: int, count: int) -> Batch:
+        return tokenize(checkpoint, draw_documents(count, pairs=pairs, seed=seed))
+
+    usual = batch_of(PAIRS, BATCH)
+    return [
+        *_measure_efficiency(model, usual, runs),
+        *_measure_unrolled(model, usual, PAIRS, runs),
+        *_measure_unrolled(model, batch_of(LONG_PAIRS, LONG_BATCH), LONG_PAIRS, runs),
+        *(_measure_peak(model, batch_of(PAIRS, batch), steps) for batch, steps in PEAKS),
+        *_measure_reads(checkpoint, runs, seed),
+        *profile_operations(partial(_write, model, usual, STEPS)),
+    ]
 
 
-def _without_limits(checkpoint: Checkpoint) -> Checkpoint:
-    """The same weights for documents and steps beyond training: time, not accuracy, is measured."""
+def without_limits(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the same weights for longer documents and more steps; accuracy is not measured."""
     model = MemoryModel(checkpoint.model.backbone, checkpoint.model.config, seed=0)
     model.load_state_dict(checkpoint.model.state_dict())
     model.config = model.config.model_copy(
@@ -83,29 +84,21 @@ def _without_limits(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, model=model.requires_grad_(False).eval())
 
 
-def _batch(checkpoint: Checkpoint, pairs: int, count: int, plan: Plan) -> Batch:
-    return batch_of(checkpoint, documents(count, pairs=pairs, seed=plan.seed))
+def _write(model: MemoryModel, batch: Batch, steps: int) -> Tensor:
+    """Write memories as the service does it, `(B, m, d)`."""
+    return write(model, *batch, steps, create_graph=False).memory
 
 
-def _writing(model: MemoryModel, batch: Batch, steps: int) -> Work:
-    """WRITE as the service does it."""
-    return lambda: write(model, batch.ids, batch.lengths, steps, create_graph=False)
-
-
-def _peak(checkpoint: Checkpoint, batch: int, steps: int, plan: Plan) -> Peak:
-    writing = _writing(checkpoint.model, _batch(checkpoint, PAIRS, batch, plan), steps)
-    return Peak(batch=batch, pairs=PAIRS, steps=steps, bytes=peak_bytes(writing))
-
-
-def _efficiency(model: MemoryModel, batch: Batch, runs: int) -> tuple[Efficiency, ...]:
-    writing = _writing(model, batch, STEPS)
-    count, tokens = batch.ids.shape
-    products = Products(model, rows=count * (model.config.memory_tokens + tokens))
+def _measure_efficiency(model: MemoryModel, batch: Batch, runs: int) -> list[Efficiency]:
+    writing = partial(_write, model, batch, STEPS)
+    count, tokens = batch[0].shape
+    products = LayerProducts(model, vectors=count * (model.config.memory_tokens + tokens))
     with FlopCounterMode(display=False) as counter:
         writing()
-    taken = alternate({"write": writing, "gemm": products}, runs)
-    return tuple(
+    seconds = alternate({"write": writing, "gemm": products}, runs)
+    return [
         Efficiency(
+            run=run,
             batch=count,
             pairs=PAIRS,
             steps=STEPS,
@@ -114,19 +107,19 @@ def _efficiency(model: MemoryModel, batch: Batch, runs: int) -> tuple[Efficiency
             gemm_flop=products.flop,
             gemm=plain,
         )
-        for ours, plain in zip(taken["write"], taken["gemm"], strict=True)
-    )
+        for run, (ours, plain) in _numbered(seconds)
+    ]
 
 
-class Products:
+class LayerProducts:
     """The matrix products of one forward pass through the layers, and nothing else.
 
     Args:
-        model: Whose linear maps.
-        rows: Vectors that go through them: positions of all documents of a batch.
+        model: Has the layers.
+        vectors: Vectors that go through them: positions of all documents of a batch.
     """
 
-    def __init__(self, model: MemoryModel, *, rows: int) -> None:
+    def __init__(self, model: MemoryModel, *, vectors: int) -> None:
         weights = [
             module.weight.detach()
             for layer in model.backbone.layers
@@ -134,9 +127,10 @@ class Products:
             if isinstance(module, nn.Linear)
         ]
         self._operands = [
-            (torch.ones(rows, w.shape[1]), w.T, torch.empty(rows, w.shape[0])) for w in weights
+            (torch.ones(vectors, w.shape[1]), w.T, torch.empty(vectors, w.shape[0]))
+            for w in weights
         ]
-        self.flop = sum(2 * rows * w.numel() for w in weights)
+        self.flop = sum(2 * vectors * w.numel() for w in weights)
 
     def __call__(self) -> None:
         """Compute them."""
@@ -144,97 +138,112 @@ class Products:
             torch.mm(inputs, weight, out=out)
 
 
-def _unrolled(model: MemoryModel, batch: Batch, pairs: int, runs: int) -> Unrolled:
-    serving = _writing(model, batch, STEPS)
-    _check_same(model, batch)
+def _measure_unrolled(model: MemoryModel, batch: Batch, pairs: int, runs: int) -> list[Unrolled]:
+    check_unrolled(model, batch)
+    works = {
+        "serving": partial(_write, model, batch, STEPS),
+        "unrolled": partial(write_unrolled, model, batch, STEPS),
+    }
+    seconds = alternate(works, runs)
+    peaks = {name: peak_bytes(work) for name, work in works.items()}
+    return [
+        Unrolled(
+            run=run,
+            batch=len(batch[0]),
+            pairs=pairs,
+            steps=STEPS,
+            serving=serving,
+            unrolled=unrolled,
+            serving_bytes=peaks["serving"],
+            unrolled_bytes=peaks["unrolled"],
+        )
+        for run, (serving, unrolled) in _numbered(seconds)
+    ]
 
-    def unrolled() -> None:
-        unrolled_write(model, batch, STEPS)
 
-    taken = alternate({"serving": serving, "unrolled": unrolled}, runs)
-    return Unrolled(
-        batch=len(batch.ids),
-        pairs=pairs,
-        steps=STEPS,
-        serving=tuple(taken["serving"]),
-        unrolled=tuple(taken["unrolled"]),
-        serving_bytes=peak_bytes(serving),
-        unrolled_bytes=peak_bytes(unrolled),
-    )
+def check_unrolled(model: MemoryModel, batch: Batch) -> None:
+    """Hold one unrolled step against ours; more would amplify the rounding (docs/LOG.md).
 
-
-def _check_same(model: MemoryModel, batch: Batch) -> None:
-    """Hold one unrolled step against ours; more would amplify the rounding (docs/LOG.md)."""
-    expected = write(model, batch.ids, batch.lengths, 1, create_graph=False).memory
-    found = unrolled_write(model, batch, 1).detach()
-    error = float((found - expected).norm() / expected.norm())
+    Raises:
+        ArithmeticError: The memories differ.
+    """
+    ours, unrolled = _write(model, batch, 1), write_unrolled(model, batch, 1).detach()
+    error = float((unrolled - ours).norm() / ours.norm())
     if not error < TOLERANCE:
         raise ArithmeticError(f"the unrolled WRITE makes other memories: {error:.1e} apart")
 
 
-def unrolled_write(model: MemoryModel, batch: Batch, steps: int) -> Tensor:
-    """WRITE as one would first write it: every step's graph is kept, attention is unfused.
+def write_unrolled(model: MemoryModel, batch: Batch, steps: int) -> Tensor:
+    """Write as one would first do it: every step's graph is kept, attention is unfused.
 
     Returns:
         The memories `(B, m, d)`, with their graph.
     """
-    start = model.initial_memory.expand(len(batch.ids), -1, -1).clone().requires_grad_()
-    memory, _ = unrolled_steps(model, start, batch.ids, batch.lengths, steps)
+    ids, lengths = batch
+    start = model.initial_memory.expand(len(ids), -1, -1).clone().requires_grad_()
+    memory, _ = unrolled_steps(model, start, ids, lengths, steps)
     size = model.config.memory_tokens
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad():  # the score, which serving reports
-        inputs = torch.cat([model.prefix(memory), model.backbone.embed(batch.ids)], dim=1)
+        inputs = torch.cat([model.prefix(memory), model.backbone.embed(ids)], dim=1)
         hidden = model.backbone.hidden(inputs)
-        F.cross_entropy(model.write_logits(hidden[:, size - 1 : -1]).mT, batch.ids)
+        F.cross_entropy(model.write_logits(hidden[:, size - 1 : -1]).mT, ids)
     return memory
 
 
-def _read_times(checkpoint: Checkpoint, plan: Plan) -> tuple[ReadTime, ...]:
-    works = {str(pairs): _reading(checkpoint, pairs, plan) for pairs in (SHORT_PAIRS, LONG_PAIRS)}
-    taken = alternate({name: _repeated(work) for name, work in works.items()}, plan.runs)
-    return tuple(
-        ReadTime(
+def _measure_peak(model: MemoryModel, batch: Batch, steps: int) -> PeakMemory:
+    peak = peak_bytes(partial(_write, model, batch, steps))
+    return PeakMemory(batch=len(batch[0]), pairs=PAIRS, steps=steps, bytes=peak)
+
+
+def _measure_reads(checkpoint: Checkpoint, runs: int, seed: int) -> list[ReadByLength]:
+    short, long = (_reading(checkpoint, pairs, seed) for pairs in (SHORT_PAIRS, LONG_PAIRS))
+    return [
+        ReadByLength(
+            run=run,
             short_pairs=SHORT_PAIRS,
-            short=short / REPEATS,
+            short=of_short / REPEATS,
             long_pairs=LONG_PAIRS,
-            long=long / REPEATS,
+            long=of_long / REPEATS,
         )
-        for short, long in zip(taken[str(SHORT_PAIRS)], taken[str(LONG_PAIRS)], strict=True)
-    )
+        for run, (of_short, of_long) in _numbered(alternate({"short": short, "long": long}, runs))
+    ]
 
 
-def _repeated(work: Work) -> Work:
-    def repeated() -> None:
-        for _ in range(REPEATS):
-            work()
-
-    return repeated
-
-
-def _reading(checkpoint: Checkpoint, pairs: int, plan: Plan) -> Work:
-    """READ of one query as the service does it."""
-    (document,) = documents(1, pairs=pairs, seed=plan.seed)
-    batch = batch_of(checkpoint, [document])
-    memory = write(checkpoint.model, batch.ids, batch.lengths, STEPS, create_graph=False).memory
-    query = checkpoint.tokenizer.encode(document.queries[0])
+def _reading(checkpoint: Checkpoint, pairs: int, seed: int) -> Work:
+    """Return `REPEATS` READs of one query, as the service does it."""
+    documents = draw_documents(1, pairs=pairs, seed=seed)
+    memory = _write(checkpoint.model, tokenize(checkpoint, documents), STEPS)
+    query = checkpoint.tokenizer.encode(documents[0].questions[0].query)
     sampling = Sampling(max_new_tokens=ANSWER_TOKENS)
-    # Without stop tokens: a wrong answer would otherwise be of another length.
-    return lambda: generate(
-        checkpoint.model, memory, [query], [0], [sampling], rules=ReadingRules()
-    )
+    rules = ReadingRules()  # no stop tokens: a wrong answer would otherwise be of another length
+
+    def read() -> None:
+        for _ in range(REPEATS):
+            generate(checkpoint.model, memory, [query], [0], [sampling], rules=rules)
+
+    return read
 
 
-def operations(work: Work) -> tuple[Operation, ...]:
-    """Where a work's time goes, by the operations that torch calls by name."""
+def _numbered(seconds: dict[str, list[float]]) -> enumerate[tuple[float, ...]]:
+    """Number the runs from 1, each with the seconds of all works."""
+    return enumerate(zip(*seconds.values(), strict=True), start=1)
+
+
+def profile_operations(work: Work) -> list[Operation]:
+    """Return where a work's time goes, by the operations that torch calls by name."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         work()
-    found = sorted(profiled.key_averages(), key=lambda one: one.self_cpu_time_total, reverse=True)
-    rows = [_operation(one.key, [one]) for one in found[:OPERATIONS]]
-    return (*rows, _operation(REST, found[OPERATIONS:])) if found[OPERATIONS:] else tuple(rows)
+    averages = sorted(
+        profiled.key_averages(), key=lambda entry: entry.self_cpu_time_total, reverse=True
+    )
+    rows = [_operation(entry.key, [entry]) for entry in averages[:OPERATIONS]]
+    rest = averages[OPERATIONS:]
+    return [*rows, _operation(REST, rest)] if rest else rows
 
 
 def _operation(name: str, averages: Sequence[Any]) -> Operation:
     return Operation(
         name=name,
-        calls=sum(one.count for one in averages),
-        seconds=sum(one.self_cpu_time_total for one in averages) / MICROSECONDS,
+        calls=sum(entry.count for entry in averages),
+        seconds=sum(entry.self_cpu_time_total for entry in averages) / MICROSECONDS,
     )

@@ -1,45 +1,26 @@
-"""Documents of the bundled checkpoints' kind, drawn from a seed.
+"""Documents of symbol pairs, which the bundled `kv` checkpoints were trained for."""
 
-A document is `!k1:v1!!k2:v2!...|`, a query `?!k:`; keys and values are two symbols out of 62.
-"""
-
-import string
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
-SYMBOLS = string.ascii_letters + string.digits
-WORDS = len(SYMBOLS) ** 2
-"How many different keys there are."
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text with a query for every pair in it."""
-
-    text: str
-    queries: list[str]
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.padding import pad_right
+from training.tasks.base import Example
+from training.tasks.kv import KeyValueTask
 
 
-def documents(count: int, *, pairs: int, seed: int) -> list[Document]:
-    """Draw documents.
-
-    Args:
-        count: How many.
-        pairs: Pairs of each, from 1 to `WORDS`.
-        seed: The same seed and pairs give the same documents.
-    """
+def draw_documents(count: int, *, pairs: int, seed: int) -> list[Example]:
+    """Draw documents that ask for each of their pairs once; the same seed gives the same ones."""
     draws = np.random.default_rng([seed, pairs])
-    return [_document(draws, pairs) for _ in range(count)]
+    return [KeyValueTask().sample(draws, size=pairs, queries=pairs) for _ in range(count)]
 
 
-def _document(draws: np.random.Generator, pairs: int) -> Document:
-    keys = [_word(number) for number in draws.choice(WORDS, size=pairs, replace=False)]
-    values = [_word(number) for number in draws.integers(WORDS, size=pairs)]
-    text = "".join(f"!{key}:{value}!" for key, value in zip(keys, values, strict=True)) + "|"
-    return Document(text, [f"?!{key}:" for key in keys])
-
-
-def _word(number: int) -> str:
-    first, second = divmod(int(number), len(SYMBOLS))
-    return SYMBOLS[first] + SYMBOLS[second]
+def tokenize(checkpoint: Checkpoint, documents: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Return token ids `(B, T)`, padded on the right, and lengths `(B,)`, beside the model."""
+    device = checkpoint.model.initial_memory.device
+    rows = [checkpoint.tokenizer.encode(document.context) for document in documents]
+    ids = pad_right(rows, checkpoint.tokenizer.pad_id, device=device)
+    return ids, torch.tensor([len(row) for row in rows], device=device)

@@ -1,15 +1,13 @@
-"""Whether the service's process holds more memory the longer it serves."""
+"""The resident memory of the service's process over many requests."""
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing
-from dataclasses import dataclass
 
-from benchmarks.serving.documents import Document, documents
-from benchmarks.serving.http import TTL_SECONDS, Clients
-from benchmarks.serving.plan import Plan
-from benchmarks.serving.results import Footprint, GrowthSection
+from benchmarks.rows import Footprint
+from benchmarks.serving.documents import draw_documents
+from benchmarks.serving.ways import TTL_SECONDS, HttpWay
 from service.client import AsyncClient, ClientError
+from training.tasks.base import Example
 
 PAIRS = 2
 READS = 8
@@ -17,56 +15,51 @@ READS = 8
 CYCLE = READS + 2
 "Requests of one memory's life: WRITE, READs, DELETE."
 WORKERS = 32
-DIFFERENT = 64
 FOOTPRINTS = 100
-"How often memory is looked at."
+"Number of footprints."
 
 
-@dataclass
-class _Progress:
-    requests: int = 0
-    failed: int = 0
-
-
-async def growth(
-    url: str, resident_bytes: Callable[[], int | None], plan: Plan
-) -> GrowthSection | None:
-    """Send `plan.requests` requests and look at the process's memory on the way.
+async def measure_growth(
+    way: HttpWay, resident_bytes: Callable[[], int | None], *, requests: int, seed: int
+) -> list[Footprint]:
+    """Send requests, and look at the memory of the service's process on the way.
 
     Args:
-        url: The service.
-        resident_bytes: What its process holds now; None where that cannot be known.
-        plan: How many.
+        way: The service.
+        resident_bytes: Reads the memory of its process; None where that cannot be known.
+        requests: Number of requests.
+        seed: Seed of the documents.
 
     Returns:
-        None where the memory cannot be known.
+        Footprints; none where the memory cannot be known.
     """
     if resident_bytes() is None:
-        return None
-    written = documents(DIFFERENT, pairs=PAIRS, seed=plan.seed)
-    every = max(plan.requests // FOOTPRINTS, 1)
-    progress, footprints = _Progress(), list[Footprint]()
-    async with aclosing(Clients(url)) as clients:
+        return []
+    documents = draw_documents(WORKERS, pairs=PAIRS, seed=seed)
+    every = max(requests // FOOTPRINTS, 1)
+    sent = failed = 0
+    seen: list[tuple[int, int]] = []
 
-        async def worker(number: int) -> None:
-            while progress.requests < plan.requests:
-                async with clients.one() as client:
-                    await _cycle(client, written[number % DIFFERENT], progress)
-                held = resident_bytes()
-                if held and progress.requests >= every * (len(footprints) + 1):
-                    footprints.append(Footprint(requests=progress.requests, bytes=held))
+    async def work(document: Example) -> None:
+        nonlocal sent, failed
+        while sent < requests:
+            try:
+                async with way.client() as client:
+                    await _live(client, document)
+            except ClientError:
+                failed += 1
+            sent += CYCLE
+            held = resident_bytes()
+            if held and sent >= every * (len(seen) + 1):
+                seen.append((sent, held))
 
-        await asyncio.gather(*(worker(number) for number in range(WORKERS)))
-    return GrowthSection(failed=progress.failed, footprints=tuple(footprints))
+    await asyncio.gather(*(work(document) for document in documents))
+    return [Footprint(requests=count, failed=failed, bytes=held) for count, held in seen]
 
 
-async def _cycle(client: AsyncClient, document: Document, progress: _Progress) -> None:
-    """The life of one memory."""
-    try:
-        memory = await client.write(document.text, steps=1, ttl_seconds=TTL_SECONDS)
-        for turn in range(READS):
-            await client.read(memory.memory_id, document.queries[turn % PAIRS])
-        await client.delete(memory.memory_id)
-    except ClientError:
-        progress.failed += 1
-    progress.requests += CYCLE
+async def _live(client: AsyncClient, document: Example) -> None:
+    """Write a memory, read it and delete it."""
+    memory = await client.write(document.context, steps=1, ttl_seconds=TTL_SECONDS)
+    for turn in range(READS):
+        await client.read(memory.memory_id, document.questions[turn % PAIRS].query)
+    await client.delete(memory.memory_id)

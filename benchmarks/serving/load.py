@@ -2,113 +2,96 @@
 
 import asyncio
 import itertools
-import math
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
-from benchmarks.serving.results import Load, Via
+import numpy as np
+from numpy.typing import NDArray
+
 from gradmem_core.errors import GradMemError
 from service.client import ClientError
 
 Request = Callable[[], Awaitable[object]]
+Span = tuple[float, float]
+"Start and end of an answered request, in seconds of `time.perf_counter`."
 FAILURES = (GradMemError, ClientError)
 
 
 @dataclass(frozen=True)
-class Timed:
-    """An answered request, in seconds of `time.perf_counter`."""
+class LoadFigures:
+    """The figures of `benchmarks.rows.Load` that a load generator measures."""
 
-    started: float
-    ended: float
-
-    def share(self, begin: float, end: float) -> float:
-        """The part of its time that lies between two moments, 0 to 1."""
-        inside = min(self.ended, end) - max(self.started, begin)
-        return max(inside, 0.0) / max(self.ended - self.started, 1e-9)
-
-
-@dataclass
-class Sent:
-    """What became of a load's requests."""
-
-    answered: list[Timed] = field(default_factory=list)
-    failures: list[Exception] = field(default_factory=list)
-
-    def within(self, begin: float, end: float, *, via: Via, concurrency: int) -> Load:
-        """The figures of a window.
-
-        Batches answer many requests at one moment. Counting what ends inside would move with
-        the window's ends by a batch; counting each request by its share inside does not.
-
-        Raises:
-            GradMemError, ClientError: No request was answered; the last one's error.
-        """
-        inside = [one for one in self.answered if one.share(begin, end) > 0]
-        if not inside:
-            raise self.failures[-1]
-        latencies = [one.ended - one.started for one in inside]
-        return Load(
-            via=via,
-            concurrency=concurrency,
-            seconds=end - begin,
-            throughput=sum(one.share(begin, end) for one in inside) / (end - begin),
-            p50=percentile(latencies, 50),
-            p99=percentile(latencies, 99),
-            answered=len(self.answered),
-            failures=dict(Counter(type(error).__name__ for error in self.failures)),
-        )
+    seconds: float
+    throughput: float
+    p50: float
+    p99: float
+    answered: int
+    failed: int
 
 
-@asynccontextmanager
-async def under_load(requests: Sequence[Request], *, concurrency: int) -> AsyncIterator[Sent]:
-    """Keep workers busy with requests, taken in turn, while the body runs.
-
-    At its end each worker waits for its last answer.
-    """
-    sent, stopping = Sent(), asyncio.Event()
-    turns = itertools.cycle(requests)
-    workers = [asyncio.create_task(_work(turns, sent, stopping)) for _ in range(concurrency)]
-    try:
-        yield sent
-    finally:
-        stopping.set()
-        await asyncio.gather(*workers)
-
-
-async def _work(turns: "itertools.cycle[Request]", sent: Sent, stopping: asyncio.Event) -> None:
-    while not stopping.is_set():
-        started = time.perf_counter()
-        try:
-            await next(turns)()
-        except FAILURES as error:
-            sent.failures.append(error)
-            await asyncio.sleep(0)  # an error at once must not keep the loop to itself
-        else:
-            sent.answered.append(Timed(started, time.perf_counter()))
-
-
-async def load(requests: Sequence[Request], *, via: Via, concurrency: int, seconds: float) -> Load:
-    """Measure a load for `seconds`, after a fifth as long to warm up.
-
-    Raises:
-        GradMemError, ClientError: No request was answered.
-    """
-    async with under_load(requests, concurrency=concurrency) as sent:
-        await asyncio.sleep(seconds / 5)
-        begin = time.perf_counter()
-        await asyncio.sleep(seconds)
-        end = time.perf_counter()
-    return sent.within(begin, end, via=via, concurrency=concurrency)
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that `percent` of the values do not exceed (nearest rank).
+async def measure_load(
+    requests: Sequence[Request], *, concurrency: int, seconds: float
+) -> LoadFigures:
+    """Keep workers busy for `seconds`, after a fifth as long to warm up.
 
     Args:
-        values: At least one.
-        percent: Above 0, at most 100.
+        requests: Taken in turn.
+        concurrency: Number of workers.
+        seconds: Length of the measured window.
+
+    Raises:
+        GradMemError, ClientError: No request was answered; the last one's error.
     """
-    return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
+    answered: list[Span] = []
+    failures: list[Exception] = []
+    turns = itertools.cycle(requests)
+    begin = time.perf_counter() + seconds / 5
+    end = begin + seconds
+
+    async def work() -> None:
+        while time.perf_counter() < end:
+            started = time.perf_counter()
+            try:
+                await next(turns)()
+            except FAILURES as error:
+                failures.append(error)
+                await asyncio.sleep(0)  # an error at once must not keep the loop to itself
+            else:
+                answered.append((started, time.perf_counter()))
+
+    await asyncio.gather(*(work() for _ in range(concurrency)))
+    return summarize(answered, failures, begin=begin, end=end)
+
+
+def summarize(
+    answered: Sequence[Span], failures: Sequence[Exception] = (), *, begin: float, end: float
+) -> LoadFigures:
+    """Compute the figures of a window.
+
+    Batches answer many requests at one moment. Counting the requests that end inside would move
+    with the window's ends by a batch; counting each request by its share inside does not.
+
+    Raises:
+        Exception: No request was answered inside; the last one of the failures.
+    """
+    started, ended = np.array(answered, dtype=float).reshape(-1, 2).T
+    inside = np.minimum(ended, end) - np.maximum(started, begin)
+    started, ended, inside = (times[inside > 0] for times in (started, ended, inside))
+    if not len(inside):
+        raise failures[-1]
+    p50, p99 = percentiles(ended - started)
+    return LoadFigures(
+        seconds=end - begin,
+        throughput=float(np.sum(inside / (ended - started))) / (end - begin),
+        p50=p50,
+        p99=p99,
+        answered=len(answered),
+        failed=len(failures),
+    )
+
+
+def percentiles(latencies: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
+    """Return the latencies that 50 and 99 in 100 requests keep within (nearest rank)."""
+    p50, p99 = np.percentile(latencies, [50, 99], method="inverted_cdf")
+    return float(p50), float(p99)

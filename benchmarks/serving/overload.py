@@ -1,118 +1,116 @@
-"""More WRITE requests than the service can do: what becomes of each, and what still gets done."""
+"""More WRITE requests than the service can do: what becomes of them, and what still gets done."""
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
-from benchmarks.serving.documents import documents
-from benchmarks.serving.load import Request, Timed, load, percentile
-from benchmarks.serving.loaded import BATCH, DIFFERENT, PAIRS, STEPS
-from benchmarks.serving.plan import Plan
-from benchmarks.serving.results import OverloadSection
-from benchmarks.serving.targets import Target
+from benchmarks.rows import Overload
+from benchmarks.serving.documents import draw_documents
+from benchmarks.serving.load import Request, measure_load, percentiles
+from benchmarks.serving.throughput import BATCH, DIFFERENT, PAIRS, STEPS
+from benchmarks.serving.ways import Way
 from service.client import ClientError, ConnectionFailed, Overloaded
 
 FACTOR = 4
-"Requests that come, in multiples of the capacity."
+"Requests sent, in multiples of the capacity."
 
 
-@dataclass
-class Outcomes:
-    """What became of each request."""
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a request, in seconds of `time.perf_counter`."""
 
-    seconds: float = 0.0
-    "How long requests were sent."
-    succeeded: list[Timed] = field(default_factory=list)
-    refused: int = 0
-    failed: int = 0
-    unanswered: int = 0
-
-    @property
-    def sent(self) -> int:
-        """How many there were."""
-        return len(self.succeeded) + self.refused + self.failed + self.unanswered
-
-    async def add(self, request: Request) -> None:
-        """Send a request and keep what becomes of it."""
-        started = time.perf_counter()
-        try:
-            await request()
-        except Overloaded:
-            self.refused += 1
-        except ConnectionFailed:
-            self.unanswered += 1
-        except ClientError:
-            self.failed += 1
-        else:
-            self.succeeded.append(Timed(started, time.perf_counter()))
+    kind: Literal["succeeded", "refused", "failed", "unanswered"]
+    started: float
+    ended: float
 
 
-async def overload(target: Target, plan: Plan) -> OverloadSection:
+async def measure_overload(
+    way: Way, *, seconds: float, overload_seconds: float, seed: int
+) -> Overload:
     """Measure the capacity, send `FACTOR` times as much, and measure the capacity again.
 
     Args:
-        target: Reached through HTTP.
-        plan: How long.
+        way: Through HTTP.
+        seconds: Length of each measurement of the capacity.
+        overload_seconds: Time in which requests are sent.
+        seed: Seed of the documents and of the times at which they are sent.
 
     Raises:
         ClientError: No request was answered while the capacity was measured.
     """
-    requests = target.writes(documents(DIFFERENT, pairs=PAIRS, seed=plan.seed), steps=STEPS)
-    closed_loop = partial(load, requests, via=target.via, concurrency=BATCH, seconds=plan.seconds)
-    before = await closed_loop()
+    requests = way.writes(draw_documents(DIFFERENT, pairs=PAIRS, seed=seed), steps=STEPS)
+    measure_capacity = partial(measure_load, requests, concurrency=BATCH, seconds=seconds)
+    before = await measure_capacity()
     begin = time.perf_counter()
-    outcomes = await offered(
-        requests,
-        rate=FACTOR * before.throughput,
-        seconds=plan.overload_seconds,
-        seed=plan.seed,
+    outcomes, length = await send_at_random(
+        requests, rate=FACTOR * before.throughput, seconds=overload_seconds, seed=seed
     )
-    after = await closed_loop()
-    in_time = [one for one in outcomes.succeeded if one.ended <= begin + outcomes.seconds]
-    latencies = [one.ended - one.started for one in outcomes.succeeded]
-    return OverloadSection(
+    after = await measure_capacity()
+    counts = Counter(outcome.kind for outcome in outcomes)
+    succeeded = [outcome for outcome in outcomes if outcome.kind == "succeeded"]
+    latencies = [outcome.ended - outcome.started for outcome in succeeded]
+    p50, p99 = percentiles(latencies) if latencies else (None, None)
+    return Overload(
         pairs=PAIRS,
         steps=STEPS,
-        before=before,
-        after=after,
-        offered=outcomes.sent / outcomes.seconds,
-        seconds=outcomes.seconds,
-        sent=outcomes.sent,
-        succeeded=len(outcomes.succeeded),
-        refused=outcomes.refused,
-        failed=outcomes.failed,
-        unanswered=outcomes.unanswered,
-        goodput=len(in_time) / outcomes.seconds,
-        p50=percentile(latencies, 50) if latencies else None,
-        p99=percentile(latencies, 99) if latencies else None,
+        before=before.throughput,
+        after=after.throughput,
+        concurrency=BATCH,
+        offered=len(outcomes) / length,
+        seconds=length,
+        sent=len(outcomes),
+        succeeded=counts["succeeded"],
+        refused=counts["refused"],
+        failed=counts["failed"],
+        unanswered=counts["unanswered"],
+        goodput=sum(outcome.ended <= begin + length for outcome in succeeded) / length,
+        p50=p50,
+        p99=p99,
     )
 
 
-async def offered(
+async def send_at_random(
     requests: Sequence[Request], *, rate: float, seconds: float, seed: int
-) -> Outcomes:
+) -> tuple[list[Outcome], float]:
     """Send requests at random moments (a Poisson process), and wait until each has its outcome.
 
     Args:
         requests: Taken in turn.
-        rate: How many a second in the mean.
-        seconds: For how long.
+        rate: Mean number of requests a second.
+        seconds: Time in which requests are sent.
         seed: Seed of the moments.
+
+    Returns:
+        The outcomes, and the seconds in which requests were really sent.
     """
     draws = np.random.default_rng(seed)
-    outcomes = Outcomes()
-    under_way: list[asyncio.Task[None]] = []
+    under_way: list[asyncio.Task[Outcome]] = []
     begin = time.perf_counter()
-    due = float(draws.exponential(1 / rate))
+    due = draws.exponential(1 / rate)
     while due < seconds:
         await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
         request = requests[len(under_way) % len(requests)]
-        under_way.append(asyncio.create_task(outcomes.add(request)))
-        due += float(draws.exponential(1 / rate))
-    outcomes.seconds = time.perf_counter() - begin
-    await asyncio.gather(*under_way)
-    return outcomes
+        under_way.append(asyncio.create_task(_send(request)))
+        due += draws.exponential(1 / rate)
+    length = time.perf_counter() - begin
+    return await asyncio.gather(*under_way), length
+
+
+async def _send(request: Request) -> Outcome:
+    started = time.perf_counter()
+    kind: Literal["succeeded", "refused", "failed", "unanswered"] = "succeeded"
+    try:
+        await request()
+    except Overloaded:
+        kind = "refused"
+    except ConnectionFailed:
+        kind = "unanswered"
+    except ClientError:
+        kind = "failed"
+    return Outcome(kind, started, time.perf_counter())

@@ -1,4 +1,4 @@
-"""The service in a process of its own, so that it shares no interpreter with who measures it."""
+"""The service in a process of its own, so that it shares no interpreter with what measures it."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ STATUS = "/proc/{pid}/status"
 
 
 @dataclass(frozen=True)
-class Served:
+class RunningService:
     """A running service."""
 
     url: str
@@ -28,7 +28,7 @@ class Served:
     "Its process; None for one that was running before."
 
     def resident_bytes(self) -> int | None:
-        """Memory that the process holds; None where that cannot be known."""
+        """Return the memory that the process holds; None where that cannot be known."""
         status = Path(STATUS.format(pid=self.pid))
         if self.pid is None or not status.exists():
             return None
@@ -37,7 +37,7 @@ class Served:
 
 
 @contextmanager
-def served(settings: Settings) -> Iterator[Served]:
+def run_service(settings: Settings) -> Iterator[RunningService]:
     """Run `gradmem serve` on a free loopback port until the body is done.
 
     Args:
@@ -46,7 +46,9 @@ def served(settings: Settings) -> Iterator[Served]:
     Raises:
         DeviceError: It did not start.
     """
-    port = _free_port()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
     checkpoints = [part for name in settings.checkpoints for part in ("--checkpoint", name)]
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", settings.device]
     process = subprocess.Popen(  # noqa: S603
@@ -56,7 +58,7 @@ def served(settings: Settings) -> Iterator[Served]:
     try:
         url = f"http://127.0.0.1:{port}"
         _await_ready(url, process)
-        yield Served(url, process.pid)
+        yield RunningService(url, process.pid)
     finally:
         process.terminate()
         try:
@@ -73,10 +75,3 @@ def _await_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise DeviceError("the service to be measured did not start")
             time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -1,0 +1,187 @@
+"""The ways to the device that are compared: through HTTP, or through the engine in this process."""
+
+import asyncio
+import ssl
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from typing import ClassVar, ParamSpec, TypeVar
+
+import httpx
+
+from benchmarks.rows import Via
+from benchmarks.serving.load import LoadFigures, Request, measure_load
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.writing.compression import WrittenPage
+from service.app import create_app
+from service.client import AsyncClient, ClientError
+from service.engine import Engine
+from service.settings import Settings
+from training.tasks.base import Example
+
+TTL_SECONDS = 3600
+"Memories of a benchmark are deleted after an hour."
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def run_in(
+    process: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Run a module's function in another process."""
+    call = partial(function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(process, call)
+
+
+class Way(ABC):
+    """A way to the device."""
+
+    via: ClassVar[Via]
+
+    @abstractmethod
+    def writes(self, documents: Sequence[Example], *, steps: int) -> list[Request]:
+        """Return a WRITE of each document."""
+
+    @abstractmethod
+    async def reads(self, documents: Sequence[Example]) -> list[Request]:
+        """Write the documents, and return a READ of one query for each."""
+
+    async def load_writers(
+        self, documents: Sequence[Example], *, steps: int, concurrency: int, seconds: float
+    ) -> LoadFigures:
+        """Measure writers that run beside other requests; see `measure_load`."""
+        requests = self.writes(documents, steps=steps)
+        return await measure_load(requests, concurrency=concurrency, seconds=seconds)
+
+
+class HttpWay(Way):
+    """The service behind a URL.
+
+    There is a client for each request under way. A client's pool of connections is searched for
+    every request and holds 100 at most; a client with one connection has neither cost nor limit.
+
+    Args:
+        url: Base URL of the service.
+        elsewhere: A process for writers that run beside other requests. In this one, handling their
+            answers would hold up the readers whose latency is measured.
+    """
+
+    via = "HTTP"
+
+    def __init__(self, url: str, elsewhere: Executor | None = None) -> None:
+        self._url = url
+        self._elsewhere = elsewhere
+        self._trust = ssl.create_default_context()  # reading the certificates takes long
+        self._idle: list[AsyncClient] = []
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[AsyncClient]:
+        """Lend a client that nobody else uses meanwhile."""
+        transport = httpx.AsyncHTTPTransport(verify=self._trust) if not self._idle else None
+        client = self._idle.pop() if self._idle else AsyncClient(self._url, transport=transport)
+        try:
+            yield client
+        finally:
+            self._idle.append(client)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        while self._idle:
+            await self._idle.pop().aclose()
+
+    def writes(self, documents: Sequence[Example], *, steps: int) -> list[Request]:
+        """See `Way.writes`."""
+        return [partial(self._write, document.context, steps) for document in documents]
+
+    async def reads(self, documents: Sequence[Example]) -> list[Request]:
+        """See `Way.reads`."""
+        return [
+            partial(self._read, await self._write(document.context), document.questions[0].query)
+            for document in documents
+        ]
+
+    async def load_writers(
+        self, documents: Sequence[Example], *, steps: int, concurrency: int, seconds: float
+    ) -> LoadFigures:
+        """See `Way.load_writers`."""
+        assert self._elsewhere is not None
+        load = partial(load_by_http, self._url, documents, steps=steps)
+        return await run_in(self._elsewhere, load, concurrency=concurrency, seconds=seconds)
+
+    async def _write(self, document: str, steps: int | None = None) -> str:
+        async with self.client() as client:
+            result = await client.write(document, steps=steps, ttl_seconds=TTL_SECONDS)
+        return result.memory_id
+
+    async def _read(self, memory_id: str, query: str) -> None:
+        async with self.client() as client:
+            await client.read(memory_id, query)
+
+
+def load_by_http(
+    url: str, documents: Sequence[Example], *, steps: int, concurrency: int, seconds: float
+) -> LoadFigures:
+    """Measure writers through HTTP in a process of their own.
+
+    Raises:
+        ClientError: No request was answered.
+    """
+
+    async def load() -> LoadFigures:
+        async with aclosing(HttpWay(url)) as way:
+            requests = way.writes(documents, steps=steps)
+            return await measure_load(requests, concurrency=concurrency, seconds=seconds)
+
+    try:
+        return asyncio.run(load())
+    except ClientError as error:  # its subclasses cannot be sent to another process
+        raise ClientError(str(error)) from None
+
+
+class EngineWay(Way):
+    """The engine of a service that runs in this process."""
+
+    via = "in-process"
+
+    def __init__(self, engine: Engine, checkpoint: Checkpoint) -> None:
+        self._engine = engine
+        self._checkpoint = checkpoint
+
+    @classmethod
+    @asynccontextmanager
+    async def start(cls, settings: Settings) -> AsyncIterator["EngineWay"]:
+        """Run the engine as the service would start it with these settings."""
+        app = create_app(settings)
+        async with app.router.lifespan_context(app):
+            state = app.state.gradmem
+            yield cls(state.engine, state.models.get(None))
+
+    def writes(self, documents: Sequence[Example], *, steps: int) -> list[Request]:
+        """See `Way.writes`."""
+        return [partial(self._write, document.context, steps) for document in documents]
+
+    async def reads(self, documents: Sequence[Example]) -> list[Request]:
+        """See `Way.reads`."""
+        config = self._checkpoint.model.config
+        sampling = [Sampling(max_new_tokens=config.max_answer_tokens)]
+        requests: list[Request] = []
+        for number, document in enumerate(documents):
+            (page,) = await self._write(document.context, config.write_steps)
+            read = partial(
+                self._engine.read_pages,
+                self._checkpoint,
+                page.memory[None],  # (1, m, d)
+                # With ids the engine keeps the prefilled memory, as it does for the service.
+                [(str(number), "")],
+                [self._checkpoint.tokenizer.encode(document.questions[0].query)],
+                sampling,
+            )
+            requests.append(read)
+        return requests
+
+    async def _write(self, document: str, steps: int) -> list[WrittenPage]:
+        ids = self._checkpoint.tokenizer.encode(document)
+        return await self._engine.write_pages(self._checkpoint, [ids], steps)
