@@ -1,105 +1,183 @@
-"""The one table from errors to HTTP, and the responses made of it."""
+"""Turn any exception into a problem (RFC 9457), and a problem into a response."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from gradmem_core import errors as core
-from service.log import place_of
-from service.schemas import Problem
+from service.log import log_failure
+from service.schemas import MAX_NAMED_FIELDS, Problem
 
 logger = logging.getLogger("gradmem")
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
+
+
+class BodyTooLargeError(HTTPException):
+    """A request body is larger than the limit.
+
+    FastAPI answers 400 to any error raised while it reads a body, except to HTTPException.
+
+    Args:
+        size: Bytes declared, or received so far.
+        limit: Largest body, in bytes.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            413,
+            f"the request body has at least {size} bytes and at most {limit} are accepted"
+            " (GRADMEM_MAX_BODY_BYTES); send a smaller one",
+        )
+        self.limit = limit
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of problem: its status, its stable name and its title."""
+class ProblemType:
+    """A problem type of RFC 9457: a status, a stable name and a title."""
 
     status: int
     slug: str
     title: str
 
     @property
-    def type(self) -> str:
-        """The stable `type` of RFC 9457."""
+    def uri(self) -> str:
+        """The stable `type` of its problems."""
         return f"urn:gradmem:problem:{self.slug}"
 
+    def problem(
+        self,
+        detail: str,
+        *,
+        limit: int | None = None,
+        positions: list[int] | None = None,
+        errors: list[dict[str, str]] | None = None,
+    ) -> Problem:
+        """Return a problem of this type; see `Problem` for the arguments."""
+        return Problem(
+            type=self.uri,
+            title=self.title,
+            status=self.status,
+            detail=detail,
+            limit=limit,
+            positions=positions,
+            errors=errors,
+        )
 
-KINDS: Mapping[type[core.GradMemError], Kind] = {
-    core.GradMemError: Kind(500, "internal", "Internal error"),
-    core.InputError: Kind(422, "invalid-input", "Invalid input"),
-    core.EmptyContextError: Kind(422, "empty-document", "Empty document"),
-    core.ContextTooLongError: Kind(413, "document-too-long", "Document too long"),
-    core.NoRecordError: Kind(422, "no-record", "No record in the document"),
-    core.RecordTooLongError: Kind(413, "record-too-long", "Record too long"),
-    core.BinaryTextError: Kind(422, "binary-text", "Not a plain text"),
-    core.WordTooLongError: Kind(413, "word-too-long", "Word too long"),
-    core.TooManyPagesError: Kind(413, "too-many-pages", "Too many pages"),
-    core.EmptyQueryError: Kind(422, "empty-query", "Empty query"),
-    core.QueryTooLongError: Kind(413, "query-too-long", "Query too long"),
-    core.UnknownCharactersError: Kind(422, "unknown-characters", "Unknown characters"),
-    core.WriteStepsError: Kind(422, "write-steps", "Write steps out of range"),
-    core.GenerationError: Kind(422, "generation", "Generation setting out of range"),
-    core.RecipeError: Kind(422, "recipe", "Invalid recipe"),
-    core.DataError: Kind(422, "data", "Invalid data file"),
-    core.NonFiniteLossError: Kind(422, "write-diverged", "WRITE diverged"),
-    core.NotFoundError: Kind(404, "not-found", "Not found"),
-    core.ModelNotFoundError: Kind(404, "model-not-found", "Model not found"),
-    core.MemoryNotFoundError: Kind(404, "memory-not-found", "Memory not found"),
-    core.PageNotFoundError: Kind(404, "page-not-found", "Page not found"),
-    core.MemoryChangedError: Kind(409, "memory-changed", "Memory changed meanwhile"),
-    core.FingerprintMismatchError: Kind(409, "fingerprint-mismatch", "Other checkpoint"),
-    core.CheckpointError: Kind(500, "checkpoint", "Checkpoint cannot be used"),
-    core.BlobError: Kind(500, "blob", "Stored memory cannot be used"),
-    core.StoreUnavailableError: Kind(503, "store-unavailable", "Store unavailable"),
-    core.EngineError: Kind(503, "engine", "Engine unavailable"),
-    core.OverloadedError: Kind(429, "overloaded", "Too many requests"),
-    core.DeadlineError: Kind(504, "timeout", "Timed out"),
-    core.OutOfMemoryError: Kind(503, "out-of-memory", "Device out of memory"),
-    core.DeviceError: Kind(503, "device", "Device failed"),
-    core.DeviceLostError: Kind(503, "device-lost", "Device lost"),
-    core.EngineStoppedError: Kind(503, "stopping", "Service is stopping"),
+
+INTERNAL = ProblemType(500, "internal", "Internal error")
+PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
+    Exception: INTERNAL,
+    RequestValidationError: ProblemType(422, "invalid-request", "Invalid request"),
+    BodyTooLargeError: ProblemType(413, "body-too-large", "Request body too large"),
+    core.GradMemError: INTERNAL,
+    core.InputError: ProblemType(422, "invalid-input", "Invalid input"),
+    core.EmptyContextError: ProblemType(422, "empty-document", "Empty document"),
+    core.ContextTooLongError: ProblemType(413, "document-too-long", "Document too long"),
+    core.NoRecordError: ProblemType(422, "no-record", "No record in the document"),
+    core.RecordTooLongError: ProblemType(413, "record-too-long", "Record too long"),
+    core.BinaryTextError: ProblemType(422, "binary-text", "Not plain text"),
+    core.WordTooLongError: ProblemType(413, "word-too-long", "Word too long"),
+    core.TooManyPagesError: ProblemType(413, "too-many-pages", "Too many pages"),
+    core.EmptyQueryError: ProblemType(422, "empty-query", "Empty query"),
+    core.QueryTooLongError: ProblemType(413, "query-too-long", "Query too long"),
+    core.UnknownCharactersError: ProblemType(422, "unknown-characters", "Unknown characters"),
+    core.WriteStepsError: ProblemType(422, "write-steps", "Write steps out of range"),
+    core.GenerationError: ProblemType(422, "generation", "Generation setting out of range"),
+    core.RecipeError: ProblemType(422, "recipe", "Invalid recipe"),
+    core.DataError: ProblemType(422, "data", "Invalid data file"),
+    core.NonFiniteLossError: ProblemType(422, "write-diverged", "WRITE diverged"),
+    core.NotFoundError: ProblemType(404, "not-found", "Not found"),
+    core.ModelNotFoundError: ProblemType(404, "model-not-found", "Model not found"),
+    core.MemoryNotFoundError: ProblemType(404, "memory-not-found", "Memory not found"),
+    core.PageNotFoundError: ProblemType(404, "page-not-found", "Page not found"),
+    core.MemoryChangedError: ProblemType(409, "memory-changed", "Memory changed concurrently"),
+    core.FingerprintMismatchError: ProblemType(
+        409, "fingerprint-mismatch", "Memory of another checkpoint"
+    ),
+    core.CheckpointError: ProblemType(500, "checkpoint", "Unusable checkpoint"),
+    core.BlobError: ProblemType(500, "blob", "Unusable stored memory"),
+    core.StoreUnavailableError: ProblemType(503, "store-unavailable", "Store unavailable"),
+    core.EngineError: ProblemType(503, "engine", "Engine unavailable"),
+    core.OverloadedError: ProblemType(429, "overloaded", "Too many requests"),
+    core.DeadlineError: ProblemType(504, "timeout", "Timed out"),
+    core.OutOfMemoryError: ProblemType(503, "out-of-memory", "Device out of memory"),
+    core.DeviceError: ProblemType(503, "device", "Device failed"),
+    core.DeviceLostError: ProblemType(503, "device-lost", "Device lost"),
+    core.EngineStoppedError: ProblemType(503, "stopping", "Service is stopping"),
 }
-INVALID_REQUEST = Kind(422, "invalid-request", "Invalid request")
-BODY_TOO_LARGE = Kind(413, "body-too-large", "Request body too large")
-INTERNAL = KINDS[core.GradMemError]
-RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
+"Every class of the error tree has a row of its own; `Exception` stands for what nobody foresaw."
 
 
-def problem_of(error: core.GradMemError) -> Problem:
-    """Describe an error of the tree."""
-    kind = KINDS[type(error)]
-    return Problem(
-        type=kind.type,
-        title=kind.title,
-        status=kind.status,
-        detail=error.message,
-        limit=error.limit,
-        positions=getattr(error, "positions", None),
-    )
+def problem_of(error: Exception) -> Problem:
+    """Describe an exception to the client; log it where the service is at fault."""
+    match error:
+        case core.GradMemError():
+            return _describe_own(error)
+        case RequestValidationError():
+            return _describe_invalid(error)
+        case BodyTooLargeError():
+            return PROBLEM_TYPES[BodyTooLargeError].problem(error.detail, limit=error.limit)
+        case HTTPException():
+            return _describe_framework(error)
+        case _:
+            return _describe_unforeseen(error)
 
 
-def unexpected(error: Exception) -> Problem:
-    """Log the place of an error that nobody foresaw, and describe it without its text."""
-    logger.error("unexpected %s\n%s", type(error).__name__, place_of(error))
-    return Problem(
-        type=INTERNAL.type,
-        title=INTERNAL.title,
-        status=INTERNAL.status,
-        detail="the service failed; the operator finds the place in the log",
-    )
-
-
-def response_of(problem: Problem) -> JSONResponse:
-    """The HTTP response of a problem."""
-    retry = RETRY_AFTER_SECONDS.get(problem.status)
+def response_of(error: Exception) -> JSONResponse:
+    """Return the response to a request that ended with an exception."""
+    problem = problem_of(error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if problem.status in RETRY_AFTER_SECONDS:
+        headers["Retry-After"] = RETRY_AFTER_SECONDS[problem.status]
     return JSONResponse(
         problem.model_dump(exclude_none=True),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
-        headers={"Retry-After": retry} if retry else None,
+        headers=headers,
     )
+
+
+def _describe_own(error: core.GradMemError) -> Problem:
+    problem_type = PROBLEM_TYPES[type(error)]
+    if problem_type.status >= 500:
+        cause = type(error.__cause__).__name__ if error.__cause__ else "none"
+        logger.warning("%s (cause: %s)", problem_type.uri, cause)
+    return problem_type.problem(
+        error.message, limit=error.limit, positions=getattr(error, "positions", None)
+    )
+
+
+def _describe_invalid(error: RequestValidationError) -> Problem:
+    fields = [
+        {"field": _printable(".".join(map(str, entry["loc"]))), "message": str(entry["msg"])}
+        for entry in error.errors()[:MAX_NAMED_FIELDS]
+    ]
+    detail = "{field}: {message}".format_map(fields[0])
+    return PROBLEM_TYPES[RequestValidationError].problem(detail, errors=fields)
+
+
+def _describe_framework(error: HTTPException) -> Problem:
+    """Describe an error of the framework: an unknown route, or a method that it does not have."""
+    return Problem(
+        type="about:blank",
+        title=error.detail,
+        status=error.status_code,
+        detail=f"{error.detail}; /docs lists the routes",
+    )
+
+
+def _describe_unforeseen(error: Exception) -> Problem:
+    """Describe an error without its text, which may hold a document."""
+    log_failure(logger, "a request", error)
+    return INTERNAL.problem("the service failed; its log says where")
+
+
+def _printable(name: str) -> str:
+    """Return a field's name as UTF-8 can hold it; a client may invent one that it cannot."""
+    return name.encode(errors="replace").decode()

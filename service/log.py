@@ -1,8 +1,10 @@
-"""What the service logs of an error that it did not expect."""
+"""Log errors without their text, which may hold a document."""
 
+import logging
 import traceback
 
 
-def place_of(error: BaseException) -> str:
-    """Where in the code an error arose: its own text may hold a document, its place does not."""
-    return "".join(traceback.format_tb(error.__traceback__))
+def log_failure(logger: logging.Logger, what: str, error: BaseException) -> None:
+    """Log what failed, the class of the error and where in the code it arose, not its text."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s failed with %s\n%s", what, type(error).__name__, frames)

@@ -1,12 +1,13 @@
-"""The checkpoints that the service has loaded, and what each is for."""
+"""The checkpoints that a service has loaded, and the cards of the bundled ones."""
 
 from collections.abc import Sequence
 
 import torch
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from gradmem_core.checkpoints.manifest import Task, find_checkpoint, list_bundled, read_manifest
+from gradmem_core.checkpoints.manifest import find_checkpoint, list_bundled, read_manifest
 from gradmem_core.errors import CheckpointError, ModelNotFoundError
+from service.descriptions import describe_task
 from service.schemas import ModelCard
 from service.settings import Precision
 
@@ -23,7 +24,7 @@ class Models:
     def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
         self._by_name = {checkpoint.name: checkpoint for checkpoint in checkpoints}
         if len(self._by_name) != len(checkpoints):
-            raise CheckpointError("two checkpoints have the same name; serve one of them")
+            raise CheckpointError("two checkpoints have the same name; serve only one of them")
 
     @classmethod
     def load(
@@ -33,11 +34,11 @@ class Models:
 
         Args:
             references: Folders or names.
-            device: Where they run, as torch names it.
-            precision: What the transformers' matrix products are computed in.
+            device: The device to load them on, as torch names it.
+            precision: The precision of the transformers' matrix products.
 
         Raises:
-            CheckpointError: One of them cannot be loaded.
+            CheckpointError: A checkpoint cannot be loaded.
         """
         checkpoints = [load_checkpoint(reference, device=device) for reference in references]
         for checkpoint in checkpoints:
@@ -45,41 +46,29 @@ class Models:
         return cls(checkpoints)
 
     def get(self, name: str | None) -> Checkpoint:
-        """The checkpoint of that name, or the default one.
+        """Return the checkpoint of that name, or the default for None.
 
         Raises:
-            ModelNotFoundError: None has that name.
+            ModelNotFoundError: No checkpoint has that name.
         """
         if name is None:
             return self.all()[0]
         if name not in self._by_name:
             raise ModelNotFoundError(
-                f"no such model is served; the names are {', '.join(self._by_name)}"
+                f"no model of that name is served; choose from {', '.join(self._by_name)}"
             )
         return self._by_name[name]
 
     def all(self) -> list[Checkpoint]:
-        """Every checkpoint, the default first."""
+        """Return every checkpoint, the default first."""
         return list(self._by_name.values())
 
 
-def card_of(name: str, task: Task) -> ModelCard:
-    """Say what a checkpoint is for."""
-    return ModelCard(
-        name=name,
-        purpose=task.purpose,
-        document_format=task.document_format,
-        example_document=task.example_document,
-        example_query=task.example_query,
-        example_answer=task.example_answer,
-    )
-
-
 def bundled_cards() -> list[ModelCard]:
-    """Say what the bundled checkpoints are for, without loading them.
+    """Describe the bundled checkpoints without loading them.
 
     Raises:
         CheckpointError: One of them is damaged.
     """
     manifests = [read_manifest(find_checkpoint(name)) for name in list_bundled()]
-    return [card_of(manifest.name, manifest.task) for manifest in manifests]
+    return [describe_task(manifest.name, manifest.task) for manifest in manifests]

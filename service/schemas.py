@@ -1,4 +1,4 @@
-"""What goes over the wire: requests, results and problems."""
+"""The bodies of the HTTP API: requests, results, events and problems."""
 
 from datetime import datetime
 from typing import Annotated, ClassVar, Literal
@@ -9,14 +9,14 @@ from gradmem_core.config import BlobDtype
 
 MemoryId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Text = Annotated[str, Field(max_length=2**26)]
-"""A text. The body's limit is lower: the constraint makes pydantic refuse lone surrogates."""
+"""A text. Bodies have a lower limit: the constraint makes pydantic refuse lone surrogates."""
 PageId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 MAX_QUERIES = 256
 "Most queries in one request."
 MAX_METADATA = 32
 "Most metadata entries of one memory."
-NAMED = 20
-"Most wrong fields that a response names."
+MAX_NAMED_FIELDS = 20
+"Most invalid fields that a response names."
 Timeout = Annotated[float, Field(gt=0, le=86400)]
 YEAR_SECONDS = 365 * 24 * 3600
 
@@ -37,30 +37,34 @@ EXAMPLE_PAGE: dict[str, JsonValue] = {
 }
 
 
-class Request(BaseModel):
+class RequestBody(BaseModel):
     """A request body: unknown fields are refused, types are not coerced."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _few_unknown(cls, body: object) -> object:
-        """Keep the first unknown fields: an error for each of 100,000 would take seconds."""
+    def _drop_most_unknown(cls, body: object) -> object:
+        """Keep only the first unknown fields: reporting 100,000 of them would take seconds."""
         if not isinstance(body, dict):
             return body
         unknown = [name for name in body if name not in cls.model_fields]
-        return {name: body[name] for name in (*cls.model_fields, *unknown[:NAMED]) if name in body}
+        return {
+            name: body[name]
+            for name in (*cls.model_fields, *unknown[:MAX_NAMED_FIELDS])
+            if name in body
+        }
 
 
-def _few_entries(metadata: object) -> object:
-    """Refuse too many entries before each of them is looked at."""
+def _refuse_many_entries(metadata: object) -> object:
+    """Refuse too many entries before each of them is validated."""
     if isinstance(metadata, dict) and len(metadata) > MAX_METADATA:
         raise ValueError(f"at most {MAX_METADATA} entries, not {len(metadata)}")
     return metadata
 
 
-class WriteRequest(Request):
-    """`POST /write`."""
+class WriteRequest(RequestBody):
+    """The body of `POST /write`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -73,72 +77,72 @@ class WriteRequest(Request):
     document: Text = Field(min_length=1)
     "The text to compress; it is forgotten once the memory is written."
     model: Text | None = None
-    "A checkpoint's name, from `GET /models`; the first one by default."
+    "Name of the checkpoint that writes, from `GET /models`; the first one by default."
     steps: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
-    """Gradient steps (K), or `auto` for as many as still help; the checkpoint's own number by
+    """Gradient steps (K), or `auto` for as many as reduce the loss; the checkpoint's own number by
     default."""
     timeout: Timeout | None = None
-    "Seconds after which the answer is 504; the service has a limit of its own."
+    "Seconds after which the service answers 504; it has a limit of its own."
     ttl_seconds: int | None = Field(default=None, ge=1, le=10 * YEAR_SECONDS)
-    "Seconds until the memory is deleted; kept until deleted by default."
+    "Seconds until the memory is deleted; never by default."
     metadata: Annotated[
         dict[Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]],
-        BeforeValidator(_few_entries),
+        BeforeValidator(_refuse_many_entries),
     ] = Field(default_factory=dict, max_length=MAX_METADATA)
     "Names and values of your own, returned with the memory."
     append_to: MemoryId | None = None
-    """Add the document to this memory, which keeps its metadata and its end; for checkpoints whose
-    memories have pages."""
+    """Add the document to this memory, which keeps its metadata and its expiry; for checkpoints
+    whose memories have pages."""
     verify: bool = True
-    """Read back what was written, and write weak pages again in halves; for checkpoints that can
-    continue a text."""
+    """Read the memory back, and write pages that come back poorly again, in halves; for checkpoints
+    that can continue a text."""
 
     @model_validator(mode="after")
-    def _appends_only(self) -> "WriteRequest":
+    def _check_append(self) -> "WriteRequest":
         if self.append_to is not None and (self.ttl_seconds is not None or self.metadata):
             raise ValueError(
-                "append_to goes without ttl_seconds and metadata, which the memory has"
+                "append_to excludes ttl_seconds and metadata: the memory keeps its own"
             )
         return self
 
 
 class ReadBackInfo(BaseModel):
-    """What READ gave back of a page right after WRITE, asked for the text's own words."""
+    """The words of a page that READ gave back right after WRITE."""
 
     words: int
-    "Words that were asked for: continuations of sentences, and the values of `key: value` lines."
+    "Words asked for: continuations of sentences, and the values of `key: value` lines."
     right: int
-    "Those that came back in their places."
+    "Words that came back in their places."
     weak_lines: list[int]
     "Lines of the document, from 1, of which less than half came back."
 
 
-class PageInfo(BaseModel):
+class PageDescription(BaseModel):
     """A page of a memory: the vectors of one part of a document."""
 
     page_id: PageId
     tokens: int
-    "Tokens that were written."
+    "Tokens written."
     records: int | None
     "Records among them; null where documents are texts."
     write_steps: int
-    "Gradient steps made."
+    "Gradient steps taken."
     losses: list[float]
     "Reconstruction loss before each step and after the last, nats per token."
     write_accuracy: float
-    """Share of the page's tokens that WRITE predicts from the memory and the tokens before them,
-    which is not what READ can say: that is `read_back`."""
+    """Share of the page's tokens that WRITE predicts from the memory and the tokens before them.
+    READ may recall less: see `read_back`."""
     first_line: int | None
     "First line of the document that is on the page, from 1; null for lists of records."
     last_line: int | None
-    "Last line."
+    "Last line of the document that is on the page."
     read_back: ReadBackInfo | None
-    "What READ gave back of it; null where that was not asked for, or cannot be."
+    "The words that READ gave back; null without `verify`, or where the checkpoint cannot."
     created_at: datetime
 
 
 class MemoryInfo(BaseModel):
-    """A memory without its vectors: the answer to `GET /memories/{id}`."""
+    """A memory without its vectors: the response to `GET /memories/{id}`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -174,17 +178,17 @@ class MemoryInfo(BaseModel):
     records: int | None
     "Records of all pages; null where documents are texts."
     write_steps: int
-    "Gradient steps made, on the page that took the most."
+    "Gradient steps taken on the page that took the most."
     losses: list[float]
     """Reconstruction loss before each step and after the last, nats per token; the mean over the
-    tokens of all pages, those that took fewer steps counted with their last."""
+    tokens of all pages. Pages that took fewer steps count with their last loss."""
     write_accuracy: float
-    "The mean of the pages', weighted by their tokens."
+    "Mean of the pages, weighted by their tokens."
     read_back: float | None
-    """Share of the words asked for that READ gave back right after WRITE, 0 to 1; null where that
-    was not asked for, or cannot be."""
-    pages: list[PageInfo]
-    "In the order in which they were written; one, where the document was not split."
+    """Share of the words asked for that READ gave back right after WRITE, 0 to 1; null without
+    `verify`, or where the checkpoint cannot."""
+    pages: list[PageDescription]
+    "Pages in the order in which they were written; one where the document was not split."
     bytes: int
     "Size of the stored blob."
     dtype: BlobDtype
@@ -195,16 +199,16 @@ class MemoryInfo(BaseModel):
 
 
 class WriteResult(MemoryInfo):
-    """The answer to `POST /write`: the memory, and what was made of the document."""
+    """The response to `POST /write`: the memory, and remarks on the document."""
 
     duplicate_keys: list[str]
-    "Keys that the document names more than once, as last written; that value was kept."
+    "Keys that occur more than once, as last written; only the last value was kept."
     skipped_lines: list[int]
-    "Numbers of the lines, from 1, that are no record and were left out."
+    "Lines, from 1, that are not a record and were skipped."
 
 
-class ReadRequest(Request):
-    """`POST /read`: one `query` or several `queries` of one memory."""
+class ReadRequest(RequestBody):
+    """The body of `POST /read`: one `query` or several `queries` to a memory."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"memory_id": EXAMPLE_ID, "query": "door code"}]}
@@ -216,28 +220,29 @@ class ReadRequest(Request):
     max_new_tokens: int | None = Field(default=None, ge=1)
     "Most tokens of an answer; the checkpoint's limit by default."
     temperature: float = Field(default=0.0, ge=0, le=100)
-    "0 takes the likeliest token, above draws."
+    "0 takes the likeliest token; above 0, tokens are drawn."
     top_p: float = Field(default=1.0, gt=0, le=1)
-    "Share of the probability mass that tokens are drawn from."
+    "Share of the probability mass from which tokens are drawn."
     seed: int = Field(default=0, ge=0, lt=2**63)
     "Seed of the draws."
     min_confidence: float | None = Field(default=None, ge=0, le=1)
-    """Answers of less confidence count as not found; the checkpoint's own bound by default, 0 where
-    it has none."""
+    """Answers with less confidence count as not found; the checkpoint's own threshold by default, 0
+    where it has none."""
     stream: bool = False
-    "Answer with server-sent events: each token, then the whole answer."
+    "Respond with server-sent events: each token, then all answers."
     timeout: Timeout | None = None
-    "Seconds after which the answer is 504; the service has a limit of its own."
+    "Seconds after which the service answers 504; it has a limit of its own."
 
     @model_validator(mode="after")
-    def _one_of(self) -> "ReadRequest":
+    def _check_queries(self) -> "ReadRequest":
         if (self.query is None) == (self.queries is None):
             raise ValueError("give either query or queries")
         return self
 
-    def asked(self) -> list[str]:
-        """The queries, however they were given."""
-        return self.queries if self.query is None else [self.query]  # type: ignore[return-value]
+    @property
+    def texts(self) -> list[str]:
+        """The queries, in either form."""
+        return self.queries or [self.query or ""]
 
 
 Reason = Literal["not stated", "below threshold"]
@@ -248,17 +253,17 @@ class AnswerInfo(BaseModel):
 
     query: str
     found: bool
-    "Whether the memory has an answer, and is confident enough of it."
+    "True when the memory has an answer and is confident enough of it."
     answer: str | None
-    "Null where nothing was found."
+    "The answer; null where none was found."
     reason: Reason | None
-    """Why not: `not stated`, the memory says that it has no answer; `below threshold`, the answer's
-    confidence is below `min_confidence`."""
+    """Why none was found: `not stated`, the memory has no answer; `below threshold`, the confidence
+    of its answer is below `min_confidence`."""
     page_id: PageId
     "The page that answered."
     confidence: float
-    """Probability that it is right, 0 to 1: of the answer, or of there being none. Of a checkpoint
-    without a calibration, the mean probability of the answer's tokens."""
+    """Probability that the result is right, be it an answer or none, 0 to 1. Checkpoints without a
+    calibration report the mean probability of the answer's tokens."""
     tokens: int
     "Tokens of the answer."
     finish_reason: Literal["stop", "length"]
@@ -296,7 +301,7 @@ class ReadResponse(BaseModel):
 
 
 class StreamEvent(BaseModel):
-    """What a stream tells before its result."""
+    """An event of a stream before its result."""
 
     event_name: ClassVar[str]
 
@@ -306,10 +311,10 @@ class StepEvent(StreamEvent):
 
     event_name: ClassVar[str] = "step"
     page: int
-    """Which page, from 0, in the order in which they are written: those of the document, and after
-    them the halves of weak pages, which may take the place of their page in the result."""
+    """Page number, from 0, in the order of writing: the pages of the document, then the halves of
+    weak pages, which may replace their page in the result."""
     step: int
-    "Number of the gradient step that was made, from 1."
+    "Number of the gradient step, from 1."
     loss: float
     "Reconstruction loss before it, nats per token."
 
@@ -319,31 +324,31 @@ class TokenEvent(StreamEvent):
 
     event_name: ClassVar[str] = "token"
     query: int
-    "Which of the queries, from 0."
+    "Number of the query, from 0."
     text: str
-    """What was added to its answer, which the result need not count as found; all of a found
-    answer, once, where documents are lists of records or the memory has several pages."""
+    """Text added to its answer, which the result may still count as not found. Where documents are
+    lists of records or the memory has several pages: the whole of an answer that was found."""
 
 
 class ModelCard(BaseModel):
-    """What a checkpoint is for."""
+    """The purpose of a checkpoint, with an example."""
 
     name: str
     purpose: str
-    "What it is for, and what not; empty where its makers have not said."
+    "Uses that it is meant for, and those it is not; empty where its makers have not said."
     document_format: Literal["text", "records"]
-    "What a document is: any text, or a list of records."
+    "Documents are any text, or lists of records."
     example_document: str
     example_query: str
     example_answer: str
 
 
 class ModelInfo(ModelCard):
-    """A served checkpoint and what it takes."""
+    """A served checkpoint and its limits."""
 
     fingerprint: str
     task: str
-    "What it was trained on."
+    "Task that it was trained on."
     memory_tokens: int
     "Vectors in a memory."
     width: int
@@ -352,14 +357,14 @@ class ModelInfo(ModelCard):
     "Gradient steps by default."
     max_write_steps: int
     max_context_tokens: int
-    "Most tokens of a page, a text that is not split among them."
+    "Most tokens of a page, or of a text that is not split."
     page_tokens: int | None
-    """Most tokens of a page of a document that is split; null where a text is not split, and where
-    a list of records has pages of `max_context_tokens`."""
+    """Most tokens of a page of a text that is split; null where texts are not split, and for lists
+    of records, whose pages have up to `max_context_tokens`."""
     max_query_tokens: int
     max_answer_tokens: int
     cache_bytes_per_token: int
-    "Bytes that a token of the document would take in the backbone's float32 KV cache."
+    "Bytes of a document token in the backbone's float32 KV cache, for comparison."
 
 
 class ModelsResponse(BaseModel):
@@ -369,23 +374,23 @@ class ModelsResponse(BaseModel):
 
 
 class Status(BaseModel):
-    """The answer of the health routes."""
+    """The response of the health routes."""
 
     status: Literal["ok"] = "ok"
 
 
 class Problem(BaseModel):
-    """What went wrong, as RFC 9457 has it (`application/problem+json`)."""
+    """A problem as defined by RFC 9457 (`application/problem+json`)."""
 
     type: str
-    "Stable name of the kind of problem."
+    "Stable name of the problem type."
     title: str
     status: int
     detail: str
-    "What was wrong and what to change."
+    "What was wrong, and what to change."
     limit: int | None = None
     "The limit that was hit, where there was one."
     positions: list[int] | None = None
-    "Where the first unknown characters stand, from 0."
+    "Positions of the first offending characters, from 0."
     errors: list[dict[str, str]] | None = None
-    "Each field that is wrong, without its value."
+    "Each invalid field, without its value."

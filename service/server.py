@@ -1,4 +1,4 @@
-"""Runs the app under uvicorn."""
+"""Run the app under uvicorn."""
 
 import asyncio
 import logging
@@ -14,11 +14,11 @@ from service.settings import Settings
 from service.stores import Store, create_store
 
 SHUTDOWN_SECONDS = 20
-"Longest that requests may take to end once the process is told to stop."
+"Longest time that requests may take to finish once the process is told to stop."
 
 KEEP_ALIVE_SECONDS = 75
-"""How long an idle connection stays open: longer than clients keep theirs (httpx: 5 s), which would
-otherwise send requests into connections that are just being closed."""
+"""Time that an idle connection stays open: longer than clients keep theirs (httpx: 5 s), or they
+would send requests into connections that are just being closed."""
 
 
 def serve(settings: Settings) -> None:
@@ -26,35 +26,35 @@ def serve(settings: Settings) -> None:
 
     Raises:
         CheckpointError: A checkpoint cannot be loaded.
-        DeviceError: The device is not there.
+        DeviceError: There is no such device.
         StoreUnavailableError: The store cannot be opened.
-        DeviceLostError: The device was lost on the way; every request has been answered.
+        DeviceLostError: The device was lost while serving; every request has been answered.
         ValueError: The store's URL names no store.
     """
     configure_logging(settings.log_level)
     threads = leave_cores_to_the_engine(settings.threads)
     settings = settings.model_copy(update={"threads": threads})
-    asyncio.run(_try(create_store(settings.store_url)))
+    asyncio.run(_try_store(create_store(settings.store_url)))
     lost = threading.Event()
 
-    def end() -> None:
+    def shut_down() -> None:
         lost.set()
         server.should_exit = True
 
-    server = uvicorn.Server(server_config(settings, on_device_lost=end))
+    server = uvicorn.Server(server_config(settings, on_device_lost=shut_down))
     server.run()
     if lost.is_set():
-        raise DeviceLostError("the device was lost; the log has the reason")
+        raise DeviceLostError("the device was lost; the log says why")
 
 
-async def _try(store: Store) -> None:
-    """Open a store and close it again: uvicorn would make a traceback of its error."""
+async def _try_store(store: Store) -> None:
+    """Open a store and close it again: uvicorn would turn its error into a traceback."""
     async with store:
         pass
 
 
 def server_config(settings: Settings, *, on_device_lost: Callable[[], None]) -> uvicorn.Config:
-    """The uvicorn configuration of the app.
+    """Return the uvicorn configuration of the app.
 
     uvicorn's own access log is off: it prints paths, and paths hold memory ids.
     """
@@ -62,7 +62,7 @@ def server_config(settings: Settings, *, on_device_lost: Callable[[], None]) -> 
         create_app(settings, on_device_lost=on_device_lost),
         host=settings.host,
         port=settings.port,
-        log_config=None,  # the root logger's, see configure_logging
+        log_config=None,  # that of the root logger, see configure_logging
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -71,7 +71,7 @@ def server_config(settings: Settings, *, on_device_lost: Callable[[], None]) -> 
 
 
 def configure_logging(level: str) -> None:
-    """Log to standard error, one line an event."""
+    """Log to standard error, one line per event."""
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

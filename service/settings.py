@@ -1,4 +1,4 @@
-"""What an operator decides: environment variables `GRADMEM_*`."""
+"""Settings of the operator, from environment variables `GRADMEM_*`."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -22,41 +22,41 @@ class Settings(BaseSettings):
     checkpoints: Annotated[list[str], NoDecode, Field(min_length=1)] = ["prose"]
     "Checkpoints to serve, folders or bundled names, separated by commas; the first is the default."
     device: str = "cpu"
-    "Where the models run, as torch names it: `cpu`, `cuda`, `cuda:1`."
+    "Device of the models, as torch names it: `cpu`, `cuda`, `cuda:1`."
     precision: Precision = "float32"
-    """What the transformers' matrix products are computed in; memories and their updates are
-    float32 always. bfloat16 is for GPUs, where it has not been measured yet."""
+    """Precision of the transformers' matrix products; memories and their updates are always
+    float32. bfloat16 is for GPUs, where it has not been measured yet."""
     threads: int | None = Field(default=None, ge=1)
-    "CPU threads of a batch; torch's own choice by default."
+    "CPU threads of the device; torch's own choice by default."
     store_url: str = Field(default="sqlite:///gradmem.db", repr=False)
-    "Where memories are kept: `sqlite:///FILE`, `redis://...` or `rediss://...`."
+    "Store of the memories: `sqlite:///FILE`, `redis://...` or `rediss://...`."
     blob_dtype: BlobDtype = "int8"
-    "How the elements of a memory are stored."
+    "Type in which the elements of a memory are stored."
     max_body_bytes: int = Field(default=2**20, ge=1024)
     "Largest request body, in bytes."
     max_tokens: int = Field(default=2**16, ge=1)
-    """Most tokens of documents, queries and answers that requests may have in the engine at a time;
-    more are refused with 429. A single request may pass it."""
+    """Most tokens of documents, queries and answers in the engine at a time; further requests are
+    refused with 429. A single request may exceed it."""
     max_pages: int = Field(default=64, ge=1)
     "Most pages of a memory."
     max_batch_tokens: int = Field(default=2**11, ge=1)
-    "Most tokens of a WRITE batch, padding included; a single document may pass it."
+    "Most tokens of a WRITE batch, padding included; a single document may exceed it."
     max_batch_queries: int = Field(default=512, ge=1)
-    """Most answers that are made together, one for each page of a query; those to one query may
-    pass it."""
+    """Most answers generated together, one for each page and query; those to a single query may
+    exceed it."""
     max_prefix_bytes: int = Field(default=2**28, ge=0)
-    "Most bytes of prefilled memories that are kept for later queries."
+    "Most bytes of prefilled memories cached for later queries."
     max_timeout_seconds: float = Field(default=600, gt=0)
-    """Longest that a request may take, and its time where it names none: a memory of 64 pages is
-    minutes of work for two cores."""
+    """Longest time that a request may take, and its time where it names none: a memory of 64 pages
+    is minutes of work for two cores."""
     ready_timeout_seconds: float = Field(default=30, gt=0)
-    "Longest that `/readyz` waits for the device and the store."
+    "Longest time that `/readyz` waits for the device and the store."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    "Least severity that is logged."
+    "Lowest severity that is logged."
 
     @field_validator("checkpoints", mode="before")
     @classmethod
-    def _separated(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
             return [name.strip() for name in value.split(",") if name.strip()]
         return value

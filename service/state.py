@@ -1,4 +1,4 @@
-"""What a running app holds."""
+"""The parts of a running app that its routes use."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,28 @@ from fastapi import Request
 from service.engine import Engine
 from service.memories import Memories
 from service.models import Models
+from service.reading import Reader
 from service.settings import Settings
+from service.stores import Store
 from service.telemetry import Telemetry
+from service.writing import Writer
 
 
 @dataclass(frozen=True)
-class State:
-    """The parts that routes hand over to."""
+class AppState:
+    """The parts of a running app."""
 
     settings: Settings
     models: Models
     engine: Engine
+    store: Store
     memories: Memories
+    writer: Writer
+    reader: Reader
     telemetry: Telemetry
 
 
-def state_of(request: Request) -> State:
-    """The state of the app that a request came to."""
-    state: State = request.app.state.gradmem
+def state_of(request: Request) -> AppState:
+    """Return the state of the app that received a request."""
+    state: AppState = request.app.state.gradmem
     return state

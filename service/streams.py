@@ -1,4 +1,4 @@
-"""Requests whose client may leave, and answers that come bit by bit (server-sent events)."""
+"""Cancel work whose client has left, and stream results as server-sent events."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,31 +9,35 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from gradmem_core.errors import GradMemError
-from service.errors import problem_of, unexpected
+from service.errors import problem_of
 from service.schemas import StreamEvent
 
 T = TypeVar("T")
-Tell = Callable[[StreamEvent], None]
+Emit = Callable[[StreamEvent], None]
 
 EVENT_STREAM = "text/event-stream"
-GONE = 499
-"nginx's status for a client that left before its answer; nobody receives it."
+CLIENT_CLOSED_REQUEST = 499
+"nginx's status for a client that left before the response; it only appears in metrics and logs."
 
 
-class ClientGoneError(Exception):
-    """The client left before its answer."""
+class ClientGoneError(HTTPException):
+    """The client left before the response."""
+
+    def __init__(self) -> None:
+        super().__init__(CLIENT_CLOSED_REQUEST, "Client Closed Request")
 
 
-async def while_there(request: Request, work: Awaitable[T]) -> T:
+async def run_while_connected(request: Request, work: Awaitable[T]) -> T:
     """Await work, and cancel it when the client leaves.
 
     Raises:
         ClientGoneError: The client left.
     """
     task = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(_left(request))
+    leaving = asyncio.create_task(_wait_for_disconnect(request))
     try:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -46,23 +50,26 @@ async def while_there(request: Request, work: Awaitable[T]) -> T:
             await task
 
 
-async def event_stream(
-    request: Request, work: Callable[[Tell], Awaitable[BaseModel]]
+async def stream_events(
+    request: Request, work: Callable[[Emit], Awaitable[BaseModel]]
 ) -> StreamingResponse:
-    """Answer with what `work` tells of, each an event by its own name, then with its result.
+    """Respond with the events that `work` emits, then with its result as the event `result`.
 
-    What fails before the first event is an ordinary problem; later it is an event `error`.
+    A failure before the first event is an ordinary response; later it is an event `error`.
 
     Args:
-        request: Whose client the events are for; the work is cancelled when it leaves.
-        work: Calls its argument with what it tells of, and returns the result.
+        request: The request; the work is cancelled when its client leaves.
+        work: Emits events with its argument, and returns the result.
+
+    Raises:
+        Exception: Raised by the work before its first event.
     """
     queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
-    task = asyncio.ensure_future(while_there(request, work(queue.put_nowait)))
+    task = asyncio.ensure_future(run_while_connected(request, work(queue.put_nowait)))
 
     def end(ended: asyncio.Task[BaseModel]) -> None:
         queue.put_nowait(None)
-        # Asked for here: asyncio prints an error that nobody asks for, and with it its text.
+        # Retrieved here: asyncio logs an error that nobody retrieves, and with it its text.
         if not ended.cancelled():
             ended.exception()
 
@@ -81,24 +88,22 @@ async def _events(
     event = first
     try:
         while event is not None:
-            yield _encoded(event.event_name, event)
+            yield _encode(event.event_name, event)
             event = await queue.get()
         try:
-            yield _encoded("result", task.result())
-        except GradMemError as error:
-            yield _encoded("error", problem_of(error))
+            yield _encode("result", task.result())
         except ClientGoneError:
             return
-        except Exception as error:  # whatever it is, the client is told that there was one
-            yield _encoded("error", unexpected(error))
+        except Exception as error:  # any error at all has to reach the client
+            yield _encode("error", problem_of(error))
     finally:
         task.cancel()
 
 
-def _encoded(name: str, data: BaseModel) -> bytes:
+def _encode(name: str, data: BaseModel) -> bytes:
     return format_sse_event(data_str=data.model_dump_json(), event=name)
 
 
-async def _left(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

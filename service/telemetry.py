@@ -1,4 +1,4 @@
-"""What the service tells its operators: Prometheus metrics. No text, no memory ids."""
+"""Prometheus metrics for operators; they hold no text and no memory ids."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class Telemetry:
-    """The metrics of one service, in a registry of their own."""
+    """The metrics of a service, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -31,7 +31,7 @@ class Telemetry:
             "gradmem_waiting_requests", "Requests in the engine's queue.", registry=self.registry
         )
         self.queue_seconds = self._histogram(
-            "queue_seconds", "Time from a request's arrival to its first turn.", TIMES
+            "queue_seconds", "Time from a request's arrival to its first turn on the device.", TIMES
         )
         self.device_seconds = self._histogram(
             "step_seconds", "Time of a gradient step of WRITE, or of a token of READ.", TIMES
@@ -47,45 +47,47 @@ class Telemetry:
         )
         self.tokens = Counter(
             "gradmem_tokens_total",
-            "Document tokens that a gradient step was made for, and tokens of answers.",
+            "Document tokens processed by gradient steps, and tokens of answers.",
             ["kind"],
             registry=self.registry,
         )
-        self.rejected = self._counter("rejected_total", "Requests refused for want of room.")
+        self.rejected = self._counter(
+            "rejected_total", "Requests refused because the engine was full."
+        )
         self.cancelled = self._counter("cancelled_total", "Requests whose client left.")
-        self.expired = self._counter("expired_total", "Requests whose time was over.")
+        self.expired = self._counter("expired_total", "Requests that timed out.")
 
-    def write_step(self, lengths: Sequence[int], seconds: float) -> None:
-        """Count a gradient step.
+    def observe_gradient_step(self, lengths: Sequence[int], seconds: float) -> None:
+        """Record a gradient step.
 
         Args:
-            lengths: Tokens of each document.
+            lengths: Tokens of each document in the batch.
             seconds: Time on the device.
         """
         tokens, padded = sum(lengths), len(lengths) * max(lengths)
         self.padding.observe(1 - tokens / padded)
-        self._step("write", len(lengths), tokens, seconds)
+        self._observe("write", len(lengths), tokens, seconds)
 
-    def decode_step(self, queries: int, seconds: float) -> None:
-        """Count a token of a READ batch; `seconds` is the time on the device."""
-        self._step("read", queries, queries, seconds)
+    def observe_token(self, queries: int, seconds: float) -> None:
+        """Record a token of a READ batch; `seconds` is the time on the device."""
+        self._observe("read", queries, queries, seconds)
 
-    def _step(self, kind: str, rows: int, tokens: int, seconds: float) -> None:
+    def _observe(self, kind: str, rows: int, tokens: int, seconds: float) -> None:
         self.device_seconds.labels(kind).observe(seconds)
         self.batch_size.labels(kind).observe(rows)
         self.tokens.labels(kind).inc(tokens)
 
-    def _histogram(self, name: str, says: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(f"gradmem_{name}", says, ["kind"], buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"gradmem_{name}", text, ["kind"], buckets=buckets, registry=self.registry)
 
-    def _counter(self, name: str, says: str) -> Counter:
-        return Counter(f"gradmem_{name}", says, registry=self.registry)
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"gradmem_{name}", text, registry=self.registry)
 
-    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is the template, never the path."""
         self.requests.labels(method, route, str(status)).inc()
         self.request_seconds.labels(route).observe(seconds)
 
     def exposition(self) -> bytes:
-        """The metrics in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)

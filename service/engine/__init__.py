@@ -1,24 +1,26 @@
 """The engine: admission, the scheduler and the device."""
 
 from service.engine.device import Device, TorchDevice
-from service.engine.engine import Admission, Engine
-from service.engine.scheduler import Limits
+from service.engine.engine import AdmissionLimits, Engine
+from service.engine.scheduler import BatchLimits
 from service.engine.work import (
     Event,
-    PageId,
+    PageKey,
     ReadWork,
     StepMade,
     TokenChosen,
     WriteWork,
 )
+from service.engine.worker import EngineWorker
 
 __all__ = [
-    "Admission",
+    "AdmissionLimits",
+    "BatchLimits",
     "Device",
     "Engine",
+    "EngineWorker",
     "Event",
-    "Limits",
-    "PageId",
+    "PageKey",
     "ReadWork",
     "StepMade",
     "TokenChosen",

@@ -1,4 +1,4 @@
-"""What the scheduler asks of a device, and torch's answer to it.
+"""The device as the scheduler sees it, and its implementation with torch.
 
 Shapes: `B` pages that are written, `p` pages of a memory that is read, `T` tokens, `m` memory
 vectors, `d` width.
@@ -22,101 +22,103 @@ from gradmem_core.reading.decoding import Decoding
 from gradmem_core.writing.compression import WrittenPage
 from gradmem_core.writing.descent import score_reconstruction, take_gradient_step
 from gradmem_core.writing.stopping import AutomaticStop
-from service.engine.work import PageId, ReadWork, TokenChosen, WriteWork
+from service.engine.work import PageKey, ReadWork, TokenChosen, WriteWork
 
 SMALL_MODEL = 2**24
 "Parameters below which one CPU thread answers queries."
 
 
 @dataclass(eq=False)
-class Writing:
+class OngoingWrite:
     """A page between two gradient steps."""
 
     work: WriteWork
     memory: Tensor | None = None
     "`(m, d)` on the device; None stands for M0."
     losses: list[float] = field(default_factory=list)
-    "Before each step that was made."
+    "Loss before each step so far, nats per token."
     stop: AutomaticStop[WrittenPage] | None = None
-    "What ends the steps of `auto`; None before the first."
+    "The stopping rule of `auto`; None before the first step."
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """What writes it."""
+        """The checkpoint that writes it."""
         return self.work.checkpoint
 
 
 @dataclass(eq=False)
-class Reading:
-    """A request between two tokens."""
+class OngoingRead:
+    """Queries to a memory between two tokens."""
 
     work: ReadWork
     numbers: list[int] = field(default_factory=list)
-    "Its queries' numbers in the decoding batch."
+    "Numbers of its queries in the decoding batch."
     answers: dict[int, Answer] = field(default_factory=dict)
-    "What is finished, by the query's place."
+    "Finished answers by the index of their query."
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """What reads it."""
+        """The checkpoint that answers them."""
         return self.work.checkpoint
 
     @property
     def done(self) -> bool:
-        """Whether every query is answered."""
+        """True when every query is answered."""
         return len(self.answers) == len(self.work.queries)
 
 
 WriteOutcome: TypeAlias = WrittenPage | NonFiniteLossError | None
-"What a step made of a page; None where more steps follow."
+"The outcome of a step for a page; None where more steps follow."
 
 
 class Device(Protocol):
-    """Does one small piece of work at a time. All of a call's items are of one checkpoint.
+    """A device that does one small piece of work at a time, for items of one checkpoint.
 
     A call that raises has changed none of its items.
     """
 
-    def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+    def write_step(self, writes: Sequence[OngoingWrite]) -> list[WriteOutcome]:
         """Make the next gradient step of each page."""
 
-    def begin(self, reads: Sequence[Reading]) -> None:
-        """Let requests join the decoding batch."""
+    def begin(self, reads: Sequence[OngoingRead]) -> None:
+        """Add reads to the decoding batch."""
 
-    def read_step(self, reads: Sequence[Reading]) -> list[tuple[Reading, TokenChosen]]:
-        """Choose the next token of every query in the batch, which `reads` are the requests of."""
+    def read_step(self, reads: Sequence[OngoingRead]) -> list[tuple[OngoingRead, TokenChosen]]:
+        """Choose the next token of every query in the decoding batch, which holds just `reads`."""
 
-    def drop(self, reads: Sequence[Reading]) -> None:
-        """Take requests out of the decoding batch, as if they had not begun."""
+    def drop(self, reads: Sequence[OngoingRead]) -> None:
+        """Take reads out of the decoding batch, as if they had not begun."""
 
-    def read(self, reads: Sequence[Reading]) -> None:
-        """Answer requests from their start to their end, apart from the decoding batch."""
+    def read(self, reads: Sequence[OngoingRead]) -> None:
+        """Answer reads from start to end, apart from the decoding batch."""
 
     def forget(self, memory_id: str) -> None:
-        """Keep nothing of a memory."""
+        """Drop what is cached of a memory."""
 
 
 class TorchDevice:
-    """The real one.
+    """A device of torch: a CPU or a GPU.
 
     Args:
-        prefix_bytes: Most bytes of prefilled memories that are kept for later requests.
+        prefix_bytes: Most bytes of prefilled memories that are cached for later requests.
     """
 
     def __init__(self, *, prefix_bytes: int) -> None:
         self._prefixes = PrefixCache(prefix_bytes)
         self._decoding: dict[str, Decoding] = {}
 
-    def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+    def write_step(self, writes: Sequence[OngoingWrite]) -> list[WriteOutcome]:
         """Make the next gradient step of each page (see `Device`)."""
         model, pad_id = writes[0].checkpoint.model, writes[0].checkpoint.tokenizer.pad_id
         start = model.initial_memory.detach()
-        contexts = [writing.work.context_ids for writing in writes]
+        contexts = [write.work.context_ids for write in writes]
         ids = pad_right(contexts, pad_id, device=start.device)  # (B, T)
         lengths = torch.tensor([len(context) for context in contexts], device=start.device)
-        memory = torch.stack([start if w.memory is None else w.memory for w in writes])
+        memory = torch.stack(
+            [start if write.memory is None else write.memory for write in writes]
+        )  # (B, m, d)
         following, before = take_gradient_step(model, memory, ids, lengths)
-        measured = [i for i, writing in enumerate(writes) if _is_measured(writing)]
+        measured = [row for row, write in enumerate(writes) if _needs_measuring(write)]
         after = torch.full_like(before, torch.nan)
         accuracy = torch.zeros_like(before)
         if measured:
@@ -129,48 +131,48 @@ class TorchDevice:
             before.tolist(), after.tolist(), accuracy.tolist(), finite.tolist(), strict=True
         )
         return [
-            _moved(writing, following[row], *step)
-            for row, (writing, step) in enumerate(zip(writes, steps, strict=True))
+            _apply_step(write, following[row], *step)
+            for row, (write, step) in enumerate(zip(writes, steps, strict=True))
         ]
 
-    def begin(self, reads: Sequence[Reading]) -> None:
-        """Let requests join the decoding batch (see `Device`)."""
+    def begin(self, reads: Sequence[OngoingRead]) -> None:
+        """Add reads to the decoding batch (see `Device`)."""
         checkpoint = reads[0].checkpoint
         fresh = Decoding(checkpoint.model, ReadingRules.from_checkpoint(checkpoint))
-        with _threads_of_reads(checkpoint):
+        with _one_thread_for_small(checkpoint):
             self._join(self._decoding.get(checkpoint.name, fresh), reads)
         self._decoding.setdefault(checkpoint.name, fresh)
 
-    def read_step(self, reads: Sequence[Reading]) -> list[tuple[Reading, TokenChosen]]:
+    def read_step(self, reads: Sequence[OngoingRead]) -> list[tuple[OngoingRead, TokenChosen]]:
         """Choose the next token of every query in the batch (see `Device`)."""
         checkpoint = reads[0].checkpoint
-        with _threads_of_reads(checkpoint):
-            return _stepped(self._decoding[checkpoint.name], reads)
+        with _one_thread_for_small(checkpoint):
+            return _choose_tokens(self._decoding[checkpoint.name], reads)
 
-    def drop(self, reads: Sequence[Reading]) -> None:
-        """Take requests out of the decoding batch (see `Device`)."""
+    def drop(self, reads: Sequence[OngoingRead]) -> None:
+        """Take reads out of the decoding batch (see `Device`)."""
         decoding = self._decoding.get(reads[0].checkpoint.name)
         if decoding is not None:
-            decoding.drop({number for reading in reads for number in reading.numbers})
-        for reading in reads:
-            reading.numbers.clear()
-            reading.answers.clear()
+            decoding.drop({number for read in reads for number in read.numbers})
+        for read in reads:
+            read.numbers.clear()
+            read.answers.clear()
 
-    def read(self, reads: Sequence[Reading]) -> None:
-        """Answer requests apart from the decoding batch (see `Device`)."""
+    def read(self, reads: Sequence[OngoingRead]) -> None:
+        """Answer reads apart from the decoding batch (see `Device`)."""
         checkpoint = reads[0].checkpoint
         decoding = Decoding(checkpoint.model, ReadingRules.from_checkpoint(checkpoint))
-        with _threads_of_reads(checkpoint):
+        with _one_thread_for_small(checkpoint):
             self._join(decoding, reads)
             while len(decoding):
-                _stepped(decoding, reads)
+                _choose_tokens(decoding, reads)
 
     def forget(self, memory_id: str) -> None:
-        """Keep nothing of a memory (see `Device`)."""
+        """Drop what is cached of a memory (see `Device`)."""
         self._prefixes.forget(memory_id)
 
-    def _join(self, decoding: Decoding, reads: Sequence[Reading]) -> None:
-        works = [one.work for one in reads]
+    def _join(self, decoding: Decoding, reads: Sequence[OngoingRead]) -> None:
+        works = [read.work for read in reads]
         prefixes = zip(works, self._prefixes.of(reads), strict=True)
         numbers = iter(
             decoding.join(
@@ -180,62 +182,62 @@ class TorchDevice:
                 [work.documents for work in works for _ in work.queries],
             )
         )
-        for one in reads:
-            one.numbers[:] = [next(numbers) for _ in one.work.queries]
+        for read in reads:
+            read.numbers[:] = [next(numbers) for _ in read.work.queries]
 
 
 class PrefixCache:
-    """Prefilled memories, the least recently read given up first.
+    """A cache of prefilled memories; the least recently read leave first.
 
     Args:
-        most_bytes: Most bytes that are kept.
+        max_bytes: Most bytes that it holds.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most = most_bytes
-        self._kept: OrderedDict[PageId, Prefix] = OrderedDict()
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._cached: OrderedDict[PageKey, Prefix] = OrderedDict()
         self.bytes = 0
 
-    def of(self, reads: Sequence[Reading]) -> list[list[Prefix]]:
-        """The prefixes of each request's pages; those that are not kept are computed together."""
-        wanted = [dict(zip(_keys(one.work), one.work.memory, strict=True)) for one in reads]
-        pages = {key: memory for one in wanted for key, memory in one.items()}
-        known = {key: self._kept[key] for key in pages if key in self._kept}
-        missing = {key: memory for key, memory in pages.items() if key not in known}
+    def of(self, reads: Sequence[OngoingRead]) -> list[list[Prefix]]:
+        """Return the prefixes of each read's pages; compute those that are missing together."""
+        wanted = [dict(zip(_keys(read.work), read.work.memory, strict=True)) for read in reads]
+        pages = {key: memory for memories in wanted for key, memory in memories.items()}
+        prefixes = {key: self._cached[key] for key in pages if key in self._cached}
+        missing = {key: memory for key, memory in pages.items() if key not in prefixes}
         if missing:
             model = reads[0].checkpoint.model
             memory = torch.stack(list(missing.values()))  # (B, m, d)
-            made = prefill(model, memory.to(model.initial_memory.device))
-            known |= dict(zip(missing, made, strict=True))
-        for reading, keys in zip(reads, wanted, strict=True):
-            if reading.work.page_ids is not None:
+            computed = prefill(model, memory.to(model.initial_memory.device))
+            prefixes |= dict(zip(missing, computed, strict=True))
+        for read, keys in zip(reads, wanted, strict=True):
+            if read.work.page_keys is not None:
                 for key in keys:
-                    self._keep(key, known[key])
-        return [[known[key] for key in keys] for keys in wanted]
+                    self._insert(key, prefixes[key])
+        return [[prefixes[key] for key in keys] for keys in wanted]
 
     def forget(self, memory_id: str) -> None:
-        """Give up the prefixes of a memory's pages."""
-        for page in [page for page in self._kept if page[0] == memory_id]:
-            self._give_up(page)
+        """Remove the prefixes of a memory's pages."""
+        for page in [page for page in self._cached if page[0] == memory_id]:
+            self._remove(page)
 
-    def _keep(self, page: PageId, prefix: Prefix) -> None:
-        self._give_up(page)
-        self._kept[page] = prefix
+    def _insert(self, page: PageKey, prefix: Prefix) -> None:
+        self._remove(page)
+        self._cached[page] = prefix
         self.bytes += prefix.bytes
-        while self.bytes > self._most:
-            self._give_up(next(iter(self._kept)))
+        while self.bytes > self._max_bytes:
+            self._remove(next(iter(self._cached)))
 
-    def _give_up(self, page: PageId) -> None:
-        prefix = self._kept.pop(page, None)
+    def _remove(self, page: PageKey) -> None:
+        prefix = self._cached.pop(page, None)
         self.bytes -= prefix.bytes if prefix else 0
 
 
 @contextmanager
-def _threads_of_reads(checkpoint: Checkpoint) -> Iterator[None]:
-    """Read from a small model with one thread.
+def _one_thread_for_small(checkpoint: Checkpoint) -> Iterator[None]:
+    """Run a small model with one thread.
 
-    A token is little to compute: a second thread would mostly spin, on a core that the event loop
-    wants, while READ keeps the device busy.
+    A token takes little computation: a second thread would mostly spin, on a core that the event
+    loop needs, while READ keeps the device busy.
     """
     usual = torch.get_num_threads()
     if checkpoint.parameters < SMALL_MODEL:
@@ -246,63 +248,59 @@ def _threads_of_reads(checkpoint: Checkpoint) -> Iterator[None]:
         torch.set_num_threads(usual)
 
 
-def _keys(work: ReadWork) -> list[PageId]:
-    """What tells pages apart: their ids, or the work where there are none."""
-    if work.page_ids is not None:
-        return list(work.page_ids)
+def _keys(work: ReadWork) -> list[PageKey]:
+    """Return the keys of the pages; where there are none, keys that no other work has."""
+    if work.page_keys is not None:
+        return list(work.page_keys)
     return [(f"work {id(work)}", str(page)) for page in range(len(work.memory))]
 
 
-def _is_measured(writing: Writing) -> bool:
-    """Whether the loss after the next step is wanted, and not only before the one that follows."""
-    steps = writing.work.steps
-    return steps == "auto" or len(writing.losses) + 1 == steps
+def _needs_measuring(write: OngoingWrite) -> bool:
+    """Return whether the loss after the next step is needed: it may be the last."""
+    steps = write.work.steps
+    return steps == "auto" or len(write.losses) + 1 == steps
 
 
-def _moved(
-    writing: Writing, memory: Tensor, before: float, after: float, accuracy: float, finite: bool
+def _apply_step(
+    write: OngoingWrite, memory: Tensor, before: float, after: float, accuracy: float, finite: bool
 ) -> WriteOutcome:
-    """Take a step over into a page.
+    """Record a gradient step of a page, and finish the page where it was the last.
 
     Args:
-        writing: The page.
-        memory: After the step, `(m, d)`.
-        before: Its loss before the step.
-        after: And after it, where it was measured.
+        write: The page.
+        memory: The memory after the step, `(m, d)`.
+        before: The loss before the step.
+        after: The loss after it, where it was measured.
         accuracy: Share of the tokens that are predicted after it.
-        finite: Whether loss and memory are numbers.
+        finite: False where the loss or the memory is not finite.
     """
     if not finite:
         return NonFiniteLossError(
             "WRITE diverged: a loss or the memory is not finite; use fewer steps", samples=[0]
         )
-    if not _is_measured(writing):
-        writing.memory = memory
-        writing.losses.append(before)
-        return None
-    made = WrittenPage(memory.cpu(), [*writing.losses, before, after], accuracy)
-    if writing.work.steps != "auto":
-        return made
-    if writing.stop is None:
-        most = writing.checkpoint.model.config.max_write_steps
-        writing.stop = AutomaticStop(before, most)
-    if not writing.stop.update(after, made):
-        return writing.stop.best
-    writing.memory = memory
-    writing.losses.append(before)
+    if _needs_measuring(write):
+        page = WrittenPage(memory.cpu(), [*write.losses, before, after], accuracy)
+        if write.work.steps != "auto":
+            return page
+        if write.stop is None:
+            write.stop = AutomaticStop(before, write.checkpoint.model.config.max_write_steps)
+        if not write.stop.update(after, page):
+            return write.stop.best
+    write.memory = memory
+    write.losses.append(before)
     return None
 
 
-def _stepped(decoding: Decoding, reads: Sequence[Reading]) -> list[tuple[Reading, TokenChosen]]:
-    owner = {
-        number: (reading, query)
-        for reading in reads
-        for query, number in enumerate(reading.numbers)
-    }
-    told = []
+def _choose_tokens(
+    decoding: Decoding, reads: Sequence[OngoingRead]
+) -> list[tuple[OngoingRead, TokenChosen]]:
+    """Choose the next token of every query, and take over the answers that it finishes."""
+    owners = {number: (read, query) for read in reads for query, number in enumerate(read.numbers)}
+    tokens = []
     for chosen in decoding.step():
-        reading, query = owner[chosen.query]
+        read, query = owners[chosen.query]
         if chosen.answer is not None:
-            reading.answers[query] = chosen.answer
-        told.append((reading, TokenChosen(query, chosen.token, chosen.page)))
-    return told
+            read.answers[query] = chosen.answer
+        event = TokenChosen(read.work.first_query + query, chosen.token, chosen.page)
+        tokens.append((read, event))
+    return tokens

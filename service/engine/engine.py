@@ -1,6 +1,6 @@
-"""The engine: admits requests, and runs the scheduler on a thread of its own.
+"""The engine: admit requests, and run the scheduler on a thread of its own.
 
-The event loop only admits and awaits; nothing of the device ever runs on it.
+The event loop only admits and awaits; no work of the device ever runs on it.
 """
 
 import asyncio
@@ -8,8 +8,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
@@ -25,67 +25,68 @@ from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import split_queries
 from gradmem_core.writing.compression import Steps, WrittenPage
 from service.engine.device import Device
-from service.engine.scheduler import Job, Limits, Scheduler, log_place
+from service.engine.scheduler import BatchLimits, Job, Scheduler
 from service.engine.threads import use_threads
 from service.engine.work import (
+    DeviceWork,
     Event,
-    PageId,
+    PageKey,
     ReadWork,
     Result,
     StepMade,
     TokenChosen,
-    Work,
     WriteWork,
 )
+from service.log import log_failure
 from service.telemetry import Telemetry
 
 logger = logging.getLogger("gradmem.engine")
 
-SHARE = 4
-"A request takes at most one part in this many of the engine's room at a time, or one job."
+SHARES = 4
+"A request takes at most one part in this many of the engine's room at a time, or a single job."
 
-Listener: TypeAlias = Callable[[Event], None]
-"Called on the event loop with what happens on the way to a result."
+Listener: TypeAlias = Callable[[Any], None]
+"Called on the event loop with the events of its work: `StepMade` of WRITE, `TokenChosen` of READ."
 
 
 @dataclass(frozen=True)
-class Admission:
-    """Who is let in."""
+class AdmissionLimits:
+    """Limits on the requests that the engine takes on."""
 
     tokens: int
-    "Most tokens of all requests in the engine; a single request may pass it."
+    "Most tokens of all requests in the engine; a single request may exceed it."
     seconds: float
-    "Longest that a request may take."
+    "Longest time that a request may take."
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """When a request has to be answered, however many calls of the engine it takes."""
+    """The time by which a request has to be answered, over all of its calls of the engine."""
 
     seconds: float
-    "That it was given."
+    "Time that the request was given."
     at: float
-    "When they are over, by `time.monotonic`."
+    "End of that time, by `time.monotonic`."
 
 
-class _Request(Job):
-    """A job with the future that somebody awaits."""
+class _AwaitedJob(Job):
+    """A job with the future of its result."""
 
-    def __init__(self, work: Work, *, deadline: float, listener: Listener | None) -> None:
+    def __init__(self, work: DeviceWork, *, deadline: float, listener: Listener | None) -> None:
         super().__init__(work, deadline=deadline, queued=time.monotonic())
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self.future: asyncio.Future[Result] = self._loop.create_future()
 
     @property
-    def gone(self) -> bool:
+    def abandoned(self) -> bool:
         return self.future.done()
 
     def answer(self, outcome: Result | GradMemError) -> None:
         # The loop is closed only after the engine has stopped, see the app's lifespan.
         self._loop.call_soon_threadsafe(self._settle, outcome)
 
-    def tell(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         if self._listener is not None:
             self._loop.call_soon_threadsafe(self._listener, event)
 
@@ -99,45 +100,45 @@ class _Request(Job):
 
 
 class Engine:
-    """Does work on one device, for many requests at a time.
+    """Runs the work of many requests on one device.
 
     Every request is answered: with its result, with the error of its own work, or with the
     engine's. Use `start` before the first request and `stop` after the last.
 
     Args:
-        device: Does the work.
-        limits: How much goes into a batch.
-        admission: Who is let in.
-        telemetry: Where work is counted.
+        device: The device.
+        batch_limits: Limits of a batch.
+        admission_limits: Limits on the requests taken on.
+        telemetry: Metrics of the work.
         threads: CPU threads of the device; torch's own choice when None.
     """
 
     def __init__(
         self,
         device: Device,
-        limits: Limits,
-        admission: Admission,
+        batch_limits: BatchLimits,
+        admission_limits: AdmissionLimits,
         telemetry: Telemetry,
         *,
         threads: int | None = None,
     ) -> None:
         self._device = device
-        self._admission = admission
+        self._limits = admission_limits
         self._telemetry = telemetry
         self._threads = threads
-        self._scheduler = Scheduler(device, limits, telemetry)
+        self._scheduler = Scheduler(device, batch_limits, telemetry)
         self._tokens = 0
-        self._arrived: list[_Request] = []
-        self._forgotten: list[str] = []
+        self._arrivals: list[_AwaitedJob] = []
+        self._deleted: list[str] = []
         self._changed = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._work, name="gradmem-device", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="gradmem-device", daemon=True)
         self.on_failure: Callable[[], None] = lambda: None
-        "Called on the device thread when it ends by itself: the device is of no more use."
+        "Called on the device thread when it ends by itself: the device is lost."
 
     @property
     def alive(self) -> bool:
-        """Whether the device thread runs."""
+        """True while the device thread runs."""
         return self._thread.is_alive()
 
     def start(self) -> None:
@@ -145,7 +146,7 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the running turn, refuse whoever is left, and end the device thread."""
+        """Finish the current turn, refuse all remaining requests, and end the device thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -158,36 +159,38 @@ class Engine:
         pages: Sequence[list[int]],
         steps: Steps,
         *,
+        first_page: int = 0,
         deadline: Deadline | None = None,
         listener: Callable[[StepMade], None] | None = None,
     ) -> list[WrittenPage]:
         """Write the pages of a document, many at a time.
 
         Args:
-            checkpoint: What writes them.
-            pages: The token ids of each, at least one page.
-            steps: Gradient steps (K) of each.
-            deadline: When all of it has to be done; the engine's own limit by default.
-            listener: Told on the event loop of every gradient step.
+            checkpoint: The checkpoint that writes.
+            pages: Token ids of each page, at least one page.
+            steps: Gradient steps (K) of each page.
+            first_page: Number of the first page in the events.
+            deadline: Deadline of the request; the engine's own limit by default.
+            listener: Called on the event loop with every gradient step.
 
         Returns:
-            What came of each page.
+            The result of each page.
 
         Raises:
-            GradMemError: Of the first page that failed, which ends the others: WRITE diverged, or
-                an EngineError.
+            GradMemError: The first page that failed, which ends the others: WRITE diverged, or an
+                EngineError.
         """
-        jobs = [
-            (WriteWork(checkpoint, ids, steps), _told_steps(listener, page))
-            for page, ids in enumerate(pages)
+        works = [
+            WriteWork(checkpoint, ids, steps, number)
+            for number, ids in enumerate(pages, start=first_page)
         ]
-        return cast("list[WrittenPage]", await self._do(jobs, deadline))
+        return cast("list[WrittenPage]", await self._run_all(works, deadline, listener))
 
     async def read_pages(
         self,
         checkpoint: Checkpoint,
         memory: Tensor,
-        page_ids: Sequence[PageId] | None,
+        page_keys: Sequence[PageKey] | None,
         queries: Sequence[Sequence[int]],
         sampling: Sequence[Sampling],
         *,
@@ -198,64 +201,72 @@ class Engine:
         """Answer queries from the pages of a memory, many at a time.
 
         Args:
-            checkpoint: What wrote the memory.
+            checkpoint: The checkpoint that wrote the memory.
             memory: Its pages, `(p, m, d)`.
-            page_ids: For each page the memory's id and its own, by which what is prefilled is kept
-                for later requests; None keeps nothing.
+            page_keys: Keys under which the prefilled pages are cached for later requests; None
+                caches nothing.
             queries: Their token ids, within the checkpoint's limits (see `check_queries`).
-            sampling: For each query how its tokens are chosen.
-            documents: For each page what tells its document from others; all are of one by default.
-            deadline: When all of it has to be done; the engine's own limit by default.
-            listener: Told on the event loop of every token of every page.
+            sampling: The sampling settings of each query.
+            documents: Key of each page's document; all pages are of one document by default.
+            deadline: Deadline of the request; the engine's own limit by default.
+            listener: Called on the event loop with every token of every page.
 
         Returns:
-            One answer for each query, of the page that counts.
+            The answer to each query, from the page chosen for it.
 
         Raises:
-            GradMemError: An EngineError, which ends all of it.
+            GradMemError: An EngineError, which ends all of the work.
         """
-        known = [None] * len(memory) if documents is None else documents
-        jobs = [
-            (
-                ReadWork(checkpoint, memory, queries[part], sampling[part], known, page_ids),
-                _told_tokens(listener, part.start),
+        documents = [None] * len(memory) if documents is None else documents
+        works = [
+            ReadWork(
+                checkpoint,
+                memory,
+                queries[part],
+                sampling[part],
+                documents,
+                page_keys,
+                first_query=part.start,
             )
             for part in split_queries(len(queries), pages=len(memory))
         ]
-        answers = cast("list[list[Answer]]", await self._do(jobs, deadline))
-        return [answer for of_job in answers for answer in of_job]
+        results = cast("list[list[Answer]]", await self._run_all(works, deadline, listener))
+        return [answer for answers in results for answer in answers]
 
     def deadline(self, seconds: float | None) -> Deadline:
-        """When a request that comes now has to be answered.
+        """Return the deadline of a request that arrives now.
 
         Args:
-            seconds: Longest that it may take; the engine's own limit where that is shorter.
+            seconds: Time that it asks for; the engine's own limit where that is shorter, or None.
         """
-        most = self._admission.seconds
+        most = self._limits.seconds
         seconds = most if seconds is None else min(seconds, most)
         return Deadline(seconds, time.monotonic() + seconds)
 
     def forget(self, memory_id: str) -> None:
-        """Keep nothing of a memory that was deleted."""
+        """Drop what is cached of a memory that was deleted."""
         with self._changed:
-            self._forgotten.append(memory_id)
+            self._deleted.append(memory_id)
             self._changed.notify()
 
-    async def _do(
-        self, jobs: Sequence[tuple[Work, Listener | None]], deadline: Deadline | None
+    async def _run_all(
+        self,
+        works: Sequence[DeviceWork],
+        deadline: Deadline | None,
+        listener: Listener | None,
     ) -> list[Result]:
-        """Do the work of one request, at most its share at a time; the first error ends it all."""
+        """Run the work of a request, at most its share at a time; the first error ends it all."""
         end = deadline or self.deadline(None)
-        largest = max(work.tokens for work, _ in jobs)
-        room = asyncio.Semaphore(max(1, self._admission.tokens // SHARE // largest))
+        largest = max(work.tokens for work in works)
+        share = asyncio.Semaphore(max(1, self._limits.tokens // SHARES // largest))
 
-        async def do(work: Work, listener: Listener | None) -> Result:
-            async with room:
-                return await self._submit(_Request(work, deadline=end.at, listener=listener))
+        async def run_in_share(work: DeviceWork) -> Result:
+            async with share:
+                return await self._run_one(_AwaitedJob(work, deadline=end.at, listener=listener))
 
         try:
             async with asyncio.timeout(end.at - time.monotonic()), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(do(*job)) for job in jobs]
+                tasks = [group.create_task(run_in_share(work)) for work in works]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         except TimeoutError as error:
@@ -264,96 +275,80 @@ class Engine:
             ) from error
         return [task.result() for task in tasks]
 
-    async def _submit(self, request: _Request) -> Result:
-        """Queue a request and await its result."""
-        self._admit(request)
+    async def _run_one(self, job: _AwaitedJob) -> Result:
+        self._admit(job)
         try:
-            return await request.future
+            return await job.future
         finally:
             with self._changed:
-                self._tokens -= request.work.tokens
+                self._tokens -= job.work.tokens
 
-    def _admit(self, request: _Request) -> None:
-        """Give a request its permit and queue it."""
-        tokens, most = request.work.tokens, self._admission.tokens
+    def _admit(self, job: _AwaitedJob) -> None:
+        """Take a job on, or refuse it.
+
+        Raises:
+            OverloadedError: There is no room for it now.
+            EngineStoppedError: The engine is stopping.
+        """
+        tokens, most = job.work.tokens, self._limits.tokens
         with self._changed:
             if self._stopping or not self.alive:
-                raise EngineStoppedError("the service is stopping; send the request to another")
+                raise EngineStoppedError(
+                    "the service is stopping; send the request to another instance"
+                )
             if self._tokens and self._tokens + tokens > most:
                 self._telemetry.rejected.inc()
                 raise OverloadedError(
-                    f"requests of {most} tokens are in work already; try again in a moment",
+                    f"the service is working on {most} tokens already; try again in a moment",
                     limit=most,
                 )
             self._tokens += tokens
-            self._arrived.append(request)
+            self._arrivals.append(job)
             self._changed.notify()
 
-    def _work(self) -> None:
-        """The device thread."""
+    def _run(self) -> None:
+        """Give the device its work until the engine stops; the body of the device thread."""
         use_threads(self._threads)
         lost = True
         try:
-            while self._take_in():
+            while self._take_arrivals():
                 self._scheduler.turn()
             lost = False
         except Exception as error:
-            log_place("the device", error)
+            log_failure(logger, "the device", error)
         finally:
-            self._refuse()
+            self._refuse_all()
             if lost:
-                logger.critical("the device is of no more use; the service has to be restarted")
+                logger.critical("the device is lost; restart the service")
                 self.on_failure()
 
-    def _take_in(self) -> bool:
-        """Hand over what came, waiting for it where there is no work; False when stopping."""
+    def _take_arrivals(self) -> bool:
+        """Hand new jobs to the scheduler, waiting where there is no work; False when stopping."""
         with self._changed:
-            while not (self._stopping or self._arrived or self._scheduler.busy):
-                self._forget()
+            while not (self._stopping or self._arrivals or self._scheduler.busy):
+                self._forget_deleted()
                 self._changed.wait()
-            arrived, self._arrived = self._arrived, []
-            self._forget()
+            arrivals, self._arrivals = self._arrivals, []
+            self._forget_deleted()
             stopping = self._stopping
-        for request in arrived:
-            self._scheduler.add(request)
+        for job in arrivals:
+            self._scheduler.add(job)
         self._telemetry.waiting.set(self._scheduler.waiting)
         return not stopping
 
-    def _forget(self) -> None:
-        for memory_id in self._forgotten:
+    def _forget_deleted(self) -> None:
+        for memory_id in self._deleted:
             self._device.forget(memory_id)
-        self._forgotten.clear()
+        self._deleted.clear()
 
-    def _refuse(self) -> None:
-        """Answer whoever is left; nobody can join them."""
+    def _refuse_all(self) -> None:
+        """Answer every remaining job with an error; no more can arrive."""
         with self._changed:
             self._stopping = True
-            arrived, self._arrived = self._arrived, []
-        for request in arrived:
-            self._scheduler.add(request)
-        self._scheduler.abandon(EngineStoppedError("the service stopped before it was done"))
+            arrivals, self._arrivals = self._arrivals, []
+        for job in arrivals:
+            self._scheduler.add(job)
+        self._scheduler.abandon(
+            EngineStoppedError("the service stopped before the request was done")
+        )
         self._telemetry.waiting.set(0)
-
-
-def _told_steps(listener: Callable[[StepMade], None] | None, page: int) -> Listener | None:
-    """Tell of the steps of one of a request's pages."""
-    if listener is None:
-        return None
-
-    def told(event: Event) -> None:
-        assert isinstance(event, StepMade)
-        listener(replace(event, page=page))
-
-    return told
-
-
-def _told_tokens(listener: Callable[[TokenChosen], None] | None, first: int) -> Listener | None:
-    """Tell of the tokens of a request's queries from the one at `first`."""
-    if listener is None:
-        return None
-
-    def told(event: Event) -> None:
-        assert isinstance(event, TokenChosen)
-        listener(replace(event, query=first + event.query))
-
-    return told

@@ -1,9 +1,9 @@
-"""Who gets the device next: one small piece of work a turn, without threads or a clock of its own.
+"""Decide which work the device does next: a small piece each turn, without threads or a clock.
 
 A WRITE is K gradient steps, and between two of them READ goes first: requests join the decoding
-batch and are answered to their end. Were there no end of them, new ones would wait after `BURST`
-turns until a gradient step was made. So a READ that has room waits for one gradient step at most,
-and a WRITE for `BURST` turns and the longest answer.
+batch and are answered to their end. If they never end, new ones wait after `BURST` turns until a
+gradient step is made. So a READ that has room waits for at most one gradient step, and a WRITE for
+at most `BURST` turns and the longest answer.
 """
 
 import logging
@@ -24,9 +24,9 @@ from gradmem_core.errors import (
     OutOfMemoryError,
 )
 from gradmem_core.writing.compression import WrittenPage
-from service.engine.device import Device, Reading, Writing
-from service.engine.work import Event, ReadWork, Result, StepMade, Work, WriteWork
-from service.log import place_of
+from service.engine.device import Device, OngoingRead, OngoingWrite
+from service.engine.work import DeviceWork, Event, ReadWork, Result, StepMade, WriteWork
+from service.log import log_failure
 from service.telemetry import Telemetry
 
 logger = logging.getLogger("gradmem.engine")
@@ -34,26 +34,26 @@ logger = logging.getLogger("gradmem.engine")
 BURST = 16
 "Turns of READ after which new requests wait for a gradient step."
 PATIENCE = 16
-"Gradient steps for which others may pass the oldest document where it does not fit in."
+"Gradient steps for which others may overtake the oldest document while it does not fit."
 STRETCH = 2
-"How much longer the longest document of a batch may be than the shortest."
+"Largest ratio of the longest to the shortest document of a batch."
 FATAL = (torch.AcceleratorError,)
-"Errors after which the device is of no more use."
+"Errors after which the device is lost."
 
-Item = TypeVar("Item", Writing, Reading)
+Item = TypeVar("Item", OngoingWrite, OngoingRead)
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much goes into a batch."""
+class BatchLimits:
+    """Limits of the batches on the device."""
 
     batch_tokens: int
-    "Most tokens of a WRITE batch, padding included; a single document may pass it."
+    "Most tokens of a WRITE batch, padding included; a single document may exceed it."
     batch_queries: int
-    "Most answers of the decoding batch, one for each page of a query; a single job may pass it."
+    "Most answers of the decoding batch, one for each page of a query; a single job may exceed it."
     step_work: int | None = None
     """Most tokens times parameters of a gradient step, which READ may have to wait for; None for no
-    such limit. A single document may pass it."""
+    such limit. A single document may exceed it."""
 
     def tokens_of(self, checkpoint: Checkpoint) -> int:
         """Return the most tokens of a WRITE batch of a checkpoint."""
@@ -64,16 +64,16 @@ class Limits:
 
 @dataclass
 class _Room:
-    """What is left of a WRITE batch."""
+    """The room left in a WRITE batch."""
 
-    limits: Limits
+    limits: BatchLimits
     documents: int = 0
     longest: int = 0
     shortest: int = 0
     checkpoint: str = ""
 
-    def fits(self, work: Work) -> bool:
-        """Whether a document may join: the first always, others if they are like those within."""
+    def fits(self, work: DeviceWork) -> bool:
+        """Return whether a document may join: the first always, others if they are alike."""
         if not self.documents:
             return True
         longest, shortest = max(self.longest, work.tokens), min(self.shortest, work.tokens)
@@ -83,8 +83,8 @@ class _Room:
             and work.checkpoint.name == self.checkpoint
         )
 
-    def take(self, work: Work) -> None:
-        """Count a document in."""
+    def add(self, work: DeviceWork) -> None:
+        """Count a document as part of the batch."""
         self.longest = max(self.longest, work.tokens)
         self.shortest = min(self.shortest, work.tokens) if self.documents else work.tokens
         self.documents += 1
@@ -92,49 +92,49 @@ class _Room:
 
 
 class Job(ABC):
-    """A request that waits for its work.
+    """A piece of work in the queue.
 
     Args:
-        work: What to do.
-        deadline: When it has expired, by the scheduler's clock.
-        queued: When it came, by the same.
+        work: The work.
+        deadline: Time at which it expires, by the scheduler's clock.
+        queued: Time at which it arrived, by the same clock.
     """
 
-    def __init__(self, work: Work, *, deadline: float, queued: float) -> None:
+    def __init__(self, work: DeviceWork, *, deadline: float, queued: float) -> None:
         self.work = work
         self.deadline = deadline
         self.queued = queued
 
     @property
     @abstractmethod
-    def gone(self) -> bool:
-        """Whether nobody waits for it any more."""
+    def abandoned(self) -> bool:
+        """True when nobody waits for it any more."""
 
     @abstractmethod
     def answer(self, outcome: Result | GradMemError) -> None:
-        """Hand the outcome over, once."""
+        """Deliver the outcome, once."""
 
     @abstractmethod
-    def tell(self, event: Event) -> None:
-        """Hand over what happens on the way."""
+    def notify(self, event: Event) -> None:
+        """Deliver an event on the way to the outcome."""
 
 
 class Scheduler:
-    """Gives the device to jobs, a turn at a time.
+    """Shares a device among jobs, one turn at a time.
 
-    Every job that is added is answered once, unless it is gone.
+    Every job that is added is answered once, unless it is abandoned.
 
     Args:
-        device: Does the work.
-        limits: How much goes into a batch.
-        telemetry: Where turns are counted.
-        clock: Seconds, for deadlines and telemetry.
+        device: The device.
+        limits: Limits of a batch.
+        telemetry: Metrics of the turns.
+        clock: A clock in seconds, for deadlines and telemetry.
     """
 
     def __init__(
         self,
         device: Device,
-        limits: Limits,
+        limits: BatchLimits,
         telemetry: Telemetry,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -145,14 +145,14 @@ class Scheduler:
         self._clock = clock
         self._writes: deque[Job] = deque()
         self._reads: deque[Job] = deque()
-        self._writing: dict[Writing, Job] = {}
-        self._reading: dict[Reading, Job] = {}
+        self._writing: dict[OngoingWrite, Job] = {}
+        self._reading: dict[OngoingRead, Job] = {}
         self._read_turns = 0
-        self._passed_over = 0
+        self._overtaken = 0
 
     @property
     def busy(self) -> bool:
-        """Whether there is work."""
+        """True while there is work."""
         return bool(self._writes or self._reads or self._writing or self._reading)
 
     @property
@@ -168,55 +168,55 @@ class Scheduler:
         """Give the device one piece of work.
 
         Raises:
-            Exception: The device is of no more use; `abandon` answers whoever is left.
+            Exception: The device is lost; `abandon` answers the remaining jobs.
         """
-        self._sweep()
-        if joining := self._joining():
-            self._begin(joining)
+        self._drop_unwanted()
+        if joining := self._select_reads():
+            self._begin_reads(joining)
         if self._reading:
             self._read_step()
         elif self._writes or self._writing:
             self._write_step()
 
     def abandon(self, error: GradMemError) -> None:
-        """Answer every job that is left with an error."""
-        left = [*self._writing.values(), *self._reading.values(), *self._writes, *self._reads]
+        """Answer every remaining job with an error."""
+        remaining = [*self._writing.values(), *self._reading.values(), *self._writes, *self._reads]
         for waiting in (self._writes, self._reads, self._writing, self._reading):
             waiting.clear()
-        for job in left:
+        for job in remaining:
             job.answer(error)
 
-    def _sweep(self) -> None:
-        """Drop jobs that are gone, and answer those that have expired."""
+    def _drop_unwanted(self) -> None:
+        """Drop abandoned jobs, and answer those that have expired."""
         now = self._clock()
         self._writes = deque(job for job in self._writes if self._is_wanted(job, now))
         self._reads = deque(job for job in self._reads if self._is_wanted(job, now))
-        for writing, job in list(self._writing.items()):
+        for write, job in list(self._writing.items()):
             if not self._is_wanted(job, now):
-                del self._writing[writing]
-        unwanted = [r for r, job in self._reading.items() if not self._is_wanted(job, now)]
-        for reading in unwanted:
-            del self._reading[reading]
-            self._device.drop([reading])
+                del self._writing[write]
+        for read, job in list(self._reading.items()):
+            if not self._is_wanted(job, now):
+                del self._reading[read]
+                self._device.drop([read])
 
     def _is_wanted(self, job: Job, now: float) -> bool:
-        if job.gone:
+        if job.abandoned:
             self._telemetry.cancelled.inc()
             return False
         if now >= job.deadline:
             self._telemetry.expired.inc()
-            job.answer(DeadlineError("the request's time was over before its work was done"))
+            job.answer(DeadlineError("the request timed out before its work was done"))
             return False
         return True
 
-    def _joining(self) -> list[Job]:
-        """The READ jobs that begin now: the oldest with those of its checkpoint that fit."""
+    def _select_reads(self) -> list[Job]:
+        """Return the READ jobs that begin now: the oldest, and those of its checkpoint that fit."""
         if not self._reads:
             return []
         if self._read_turns >= BURST and (self._writes or self._writing):
             return []
         name = self._reads[0].work.checkpoint.name
-        room = self._limits.batch_queries - sum(r.work.answers for r in self._reading)
+        room = self._limits.batch_queries - sum(read.work.answers for read in self._reading)
         joining: list[Job] = []
         for job in self._reads:
             if job.work.checkpoint.name != name:
@@ -228,151 +228,148 @@ class Scheduler:
             room -= answers
         return joining
 
-    def _begin(self, jobs: list[Job]) -> None:
+    def _begin_reads(self, jobs: list[Job]) -> None:
         chosen = set(map(id, jobs))
         self._reads = deque(job for job in self._reads if id(job) not in chosen)
-        begun = {Reading(_read_work(job)): job for job in jobs}
-        self._note_wait(jobs)
-        self._reading |= begun
-        failed = self._guarded(list(begun), self._device.begin)
-        for reading, error in failed.items():
-            self._finish_read(reading, error)
+        ongoing = {OngoingRead(_read_work(job)): job for job in jobs}
+        self._observe_wait(jobs)
+        self._reading |= ongoing
+        errors = self._run_isolated(list(ongoing), self._device.begin)
+        for read, error in errors.items():
+            self._finish_read(read, error)
 
     def _read_step(self) -> None:
-        """One token for every query of a checkpoint's batch, each checkpoint in its turn."""
+        """Make a token for every query of a checkpoint's batch; checkpoints take turns."""
         self._read_turns += 1
         name = next(iter(self._reading)).checkpoint.name
-        batch = [reading for reading in self._reading if reading.checkpoint.name == name]
+        batch = [read for read in self._reading if read.checkpoint.name == name]
         started = self._clock()
         try:
-            told = self._device.read_step(batch)
+            chosen = self._device.read_step(batch)
         except FATAL:
             raise
-        except Exception as error:  # whatever it is: everyone begins again, apart from the others
-            log_place("read", error)
+        except Exception as error:  # any error at all: each starts over, apart from the others
+            log_failure(logger, "a READ batch", error)
             self._device.drop(batch)
             self._read_apart(batch)
             return
-        self._telemetry.decode_step(len(told), self._clock() - started)
-        for reading, event in told:
-            self._reading[reading].tell(event)
-        for reading in batch:
-            if reading.done:
-                self._finish_read(reading, _answers(reading))
-            else:  # to the end of the line, so that another checkpoint's turn comes
-                self._reading[reading] = self._reading.pop(reading)
+        self._telemetry.observe_token(len(chosen), self._clock() - started)
+        for read, event in chosen:
+            self._reading[read].notify(event)
+        for read in batch:
+            if read.done:
+                self._finish_read(read, _answers(read))
+            else:  # to the end of the line, so that the next checkpoint has its turn
+                self._reading[read] = self._reading.pop(read)
 
-    def _read_apart(self, batch: list[Reading]) -> None:
-        failed = self._guarded(batch, self._device.read)
-        for reading in batch:
-            self._finish_read(reading, failed.get(reading) or _answers(reading))
+    def _read_apart(self, batch: list[OngoingRead]) -> None:
+        errors = self._run_isolated(batch, self._device.read)
+        for read in batch:
+            self._finish_read(read, errors.get(read) or _answers(read))
 
-    def _finish_read(self, reading: Reading, outcome: Result | GradMemError) -> None:
-        self._reading.pop(reading).answer(outcome)
+    def _finish_read(self, read: OngoingRead, outcome: Result | GradMemError) -> None:
+        self._reading.pop(read).answer(outcome)
 
     def _write_step(self) -> None:
         self._read_turns = 0
         self._admit_writes()
         batch = list(self._writing)
-        outcomes: dict[Writing, Result | GradMemError | None] = {}
+        outcomes: dict[OngoingWrite, Result | GradMemError | None] = {}
 
-        def step(part: Sequence[Writing]) -> None:
+        def step(part: Sequence[OngoingWrite]) -> None:
             started = self._clock()
-            made = self._device.write_step(part)
-            lengths = [writing.work.tokens for writing in part]
-            self._telemetry.write_step(lengths, self._clock() - started)
-            outcomes.update(zip(part, made, strict=True))
+            part_outcomes = self._device.write_step(part)
+            lengths = [write.work.tokens for write in part]
+            self._telemetry.observe_gradient_step(lengths, self._clock() - started)
+            outcomes.update(zip(part, part_outcomes, strict=True))
 
-        steps_before = {writing: len(writing.losses) for writing in batch}
-        outcomes |= self._guarded(batch, step)
-        for writing in batch:
-            outcome = outcomes[writing]
-            losses = outcome.losses if isinstance(outcome, WrittenPage) else writing.losses
-            made = steps_before[writing] + 1
-            if len(losses) >= made:
-                self._writing[writing].tell(StepMade(made, losses[made - 1]))
+        steps_before = {write: len(write.losses) for write in batch}
+        outcomes |= self._run_isolated(batch, step)
+        for write in batch:
+            outcome = outcomes[write]
+            losses = outcome.losses if isinstance(outcome, WrittenPage) else write.losses
+            steps = steps_before[write] + 1
+            if len(losses) >= steps:
+                event = StepMade(steps, losses[steps - 1], write.work.page)
+                self._writing[write].notify(event)
             if outcome is not None:
-                self._writing.pop(writing).answer(outcome)
+                self._writing.pop(write).answer(outcome)
 
     def _admit_writes(self) -> None:
-        """Let documents join the batch that fit beside it: the oldest first."""
+        """Let documents that fit join the batch, the oldest first."""
         room = _Room(self._limits)
-        for writing in self._writing:
-            room.take(writing.work)
-        left: deque[Job] = deque()
+        for write in self._writing:
+            room.add(write.work)
+        waiting: deque[Job] = deque()
         admitted: list[Job] = []
         for place, job in enumerate(self._writes):
             if room.fits(job.work):
-                room.take(job.work)
-                self._writing[Writing(_write_work(job))] = job
+                room.add(job.work)
+                self._writing[OngoingWrite(_write_work(job))] = job
                 admitted.append(job)
                 continue
-            left.append(job)
+            waiting.append(job)
             if place == 0:
-                self._passed_over += 1
-                if self._passed_over > PATIENCE:
-                    left.extend(list(self._writes)[1:])
+                self._overtaken += 1
+                if self._overtaken > PATIENCE:
+                    waiting.extend(list(self._writes)[1:])
                     break
-        if not left or left[0] is not self._writes[0]:
-            self._passed_over = 0
-        self._writes = left
-        self._note_wait(admitted)
+        if not waiting or waiting[0] is not self._writes[0]:
+            self._overtaken = 0
+        self._writes = waiting
+        self._observe_wait(admitted)
 
-    def _guarded(
+    def _run_isolated(
         self, items: list[Item], run: Callable[[Sequence[Item]], object]
     ) -> dict[Item, GradMemError]:
-        """Run a batch so that what fails fails alone: the errors of those that did.
+        """Run a batch so that each item fails alone; return the errors of those that failed.
 
-        A batch that the device has no room for is halved once; any other is done one by one.
+        A batch that exceeds the device's memory is halved once; any other is repeated one by one.
         """
-        error = _failure(items, run)
+        error = _catch(items, run)
         if error is None:
             return {}
         if len(items) == 1:
-            return {items[0]: _translated(error)}
+            return {items[0]: _translate(error)}
         size = (len(items) + 1) // 2 if isinstance(error, torch.OutOfMemoryError) else 1
         errors: dict[Item, GradMemError] = {}
         for start in range(0, len(items), size):
             part = items[start : start + size]
-            if error := _failure(part, run):
-                errors |= dict.fromkeys(part, _translated(error))
+            if error := _catch(part, run):
+                errors |= dict.fromkeys(part, _translate(error))
         return errors
 
-    def _note_wait(self, jobs: Sequence[Job]) -> None:
+    def _observe_wait(self, jobs: Sequence[Job]) -> None:
         now = self._clock()
         for job in jobs:
             self._telemetry.queue_seconds.labels(_kind(job.work)).observe(now - job.queued)
 
 
-def _failure(items: Sequence[Item], run: Callable[[Sequence[Item]], object]) -> Exception | None:
-    """Run a batch; what it raised, but for what ends the engine."""
+def _catch(items: Sequence[Item], run: Callable[[Sequence[Item]], object]) -> Exception | None:
+    """Run a batch and return the error that it raised, unless that one ends the engine."""
     try:
         run(items)
     except FATAL:
         raise
-    except Exception as error:  # whatever it is, it is the batch's alone
+    except Exception as error:  # any error at all concerns only this batch
         return error
     return None
 
 
-def _translated(error: Exception) -> GradMemError:
+def _translate(error: Exception) -> GradMemError:
     if isinstance(error, GradMemError):
         return error
+    translation: GradMemError
     if isinstance(error, torch.OutOfMemoryError):
-        found: GradMemError = OutOfMemoryError("the device has no room for the batch; try again")
+        translation = OutOfMemoryError("the device ran out of memory for the batch; try again")
     else:
-        log_place("batch", error)
-        found = DeviceError("the device failed while it worked on the request")
-    found.__cause__ = error
-    return found
+        log_failure(logger, "a batch", error)
+        translation = DeviceError("the device failed while processing the request")
+    translation.__cause__ = error
+    return translation
 
 
-def log_place(what: str, error: Exception) -> None:
-    """Log what failed and where, not what the error says."""
-    logger.error("%s failed with %s\n%s", what, type(error).__name__, place_of(error))
-
-
-def _kind(work: Work) -> str:
+def _kind(work: DeviceWork) -> str:
     return "write" if isinstance(work, WriteWork) else "read"
 
 
@@ -386,5 +383,5 @@ def _write_work(job: Job) -> WriteWork:
     return job.work
 
 
-def _answers(reading: Reading) -> Result:
-    return [reading.answers[query] for query in range(len(reading.work.queries))]
+def _answers(read: OngoingRead) -> Result:
+    return [read.answers[query] for query in range(len(read.work.queries))]

@@ -1,17 +1,17 @@
-"""Which thread of a process may use its cores."""
+"""Share the cores of a process among its threads."""
 
 import torch
 
 
 def leave_cores_to_the_engine(threads: int | None) -> int:
-    """Let the calling thread compute on one core only; call it before it computes anything.
+    """Restrict the calling thread to one core; call this before it computes anything.
 
-    Two threads that compute have more OpenMP threads between them than there are cores. libgomp
-    then lets them sleep where they otherwise spin for each other: on two cores a gradient step
-    took twice as long (docs/LOG.md).
+    Two computing threads have more OpenMP threads between them than there are cores. libgomp then
+    puts them to sleep where they would otherwise spin: on two cores a gradient step took twice as
+    long (docs/LOG.md).
 
     Args:
-        threads: CPU threads that the engine was given; torch's own choice when None.
+        threads: CPU threads of the engine; torch's own choice when None.
 
     Returns:
         Threads for the engine.
@@ -21,12 +21,15 @@ def leave_cores_to_the_engine(threads: int | None) -> int:
 
 
 def use_threads(threads: int | None) -> int:
-    """Let the calling thread compute with so many threads, whatever others are told later.
+    """Let the calling thread compute with so many threads, whatever other threads set later.
+
+    Args:
+        threads: CPU threads; None leaves the number as it is.
 
     Returns:
-        How many it had; None leaves it at that.
+        The number before.
     """
-    # Asked first: at its first look a thread takes over what any thread was told last.
+    # Read first: at its first look a thread adopts the number that any thread set last.
     usual = torch.get_num_threads()
     torch.set_num_threads(threads or usual)
     return usual

@@ -1,4 +1,4 @@
-"""What the engine is asked to do, and what comes of it."""
+"""Work for the engine, its results and the events on the way to them."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,19 @@ from gradmem_core.reading.answers import Answer
 from gradmem_core.reading.decoding import Sampling
 from gradmem_core.writing.compression import Steps, WrittenPage
 
-PageId: TypeAlias = tuple[str, str]
+PageKey: TypeAlias = tuple[str, str]
 "Ids of a memory and of one of its pages."
 
 
 @dataclass(frozen=True, eq=False)
 class WriteWork:
-    """One page to write."""
+    """A page to write."""
 
     checkpoint: Checkpoint
     context_ids: list[int]
     steps: Steps
+    page: int = 0
+    "Index of the page among those of its request."
 
     @property
     def tokens(self) -> int:
@@ -31,7 +33,7 @@ class WriteWork:
 
 @dataclass(frozen=True, eq=False)
 class ReadWork:
-    """Queries of one memory; one sampling setting for each."""
+    """Queries to a memory, with the sampling settings of each."""
 
     checkpoint: Checkpoint
     memory: Tensor
@@ -39,10 +41,11 @@ class ReadWork:
     queries: Sequence[Sequence[int]]
     sampling: Sequence[Sampling]
     documents: Sequence[Hashable]
-    "For each page what tells its document from others."
-    page_ids: Sequence[PageId] | None = None
-    """For each page the memory's id and its own, by which what is prefilled is kept for later
-    requests; None keeps nothing."""
+    "Key of each page's document."
+    page_keys: Sequence[PageKey] | None = None
+    "Keys under which the prefilled pages are cached for later requests; None caches nothing."
+    first_query: int = 0
+    "Index of the first query among those of its request."
 
     @property
     def answers(self) -> int:
@@ -52,34 +55,35 @@ class ReadWork:
     @property
     def tokens(self) -> int:
         """Room that it takes in the queue: its queries, and the answers at their longest."""
-        asked = sum(len(query) for query in self.queries)
-        return len(self.memory) * (asked + sum(one.max_new_tokens for one in self.sampling))
+        in_queries = sum(len(query) for query in self.queries)
+        in_answers = sum(sampling.max_new_tokens for sampling in self.sampling)
+        return len(self.memory) * (in_queries + in_answers)
 
 
 @dataclass(frozen=True)
 class StepMade:
-    """Told after each gradient step of a WRITE."""
+    """A gradient step of a WRITE."""
 
     step: int
     "From 1."
     loss: float
     "Before the step, nats per token."
     page: int = 0
-    "Which of the request's pages, from 0."
+    "Index of the page among those of its request."
 
 
 @dataclass(frozen=True)
 class TokenChosen:
-    """Told after each token of a page's answer to a query."""
+    """A token of a page's answer to a query."""
 
     query: int
-    "Which of the request's queries, from 0."
+    "Index of the query among those of its request."
     token: int
-    "Its id."
+    "Token id."
     page: int = 0
-    "Which of the memory's pages, from 0."
+    "Index of the page among those of the memory."
 
 
-Work: TypeAlias = WriteWork | ReadWork
+DeviceWork: TypeAlias = WriteWork | ReadWork
 Result: TypeAlias = WrittenPage | list[Answer]
 Event: TypeAlias = StepMade | TokenChosen

@@ -1,8 +1,6 @@
-"""The engine as what a document is compressed by."""
+"""The engine as the worker that compresses the document of a request."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
 
 from torch import Tensor
 
@@ -15,14 +13,14 @@ from service.engine.work import StepMade
 
 
 class EngineWorker:
-    """A `gradmem_core.writing.compression.Worker` whose work all has one deadline.
+    """A `Worker` of `gradmem_core.writing.compression`, with one deadline for all of its work.
 
     Args:
-        engine: Does the work.
-        checkpoint: What writes and reads.
-        deadline: When all of it has to be done.
-        listener: Told on the event loop of every gradient step. Pages that are written later count
-            on after those that were written before.
+        engine: The engine that does the work.
+        checkpoint: The checkpoint that writes and reads.
+        deadline: The deadline of the request.
+        listener: Called on the event loop with every gradient step. Page numbers go on from one
+            call of `write_pages` to the next.
     """
 
     def __init__(
@@ -35,16 +33,21 @@ class EngineWorker:
     ) -> None:
         self._engine = engine
         self._checkpoint = checkpoint
-        self._listener = listener
         self._deadline = deadline
-        self._written = 0
+        self._listener = listener
+        self._pages = 0
 
     async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[WrittenPage]:
         """Write pages (see `Worker`)."""
-        told = partial(self._tell, self._written)
-        self._written += len(pages)
+        first_page = self._pages
+        self._pages += len(pages)
         return await self._engine.write_pages(
-            self._checkpoint, pages, steps, deadline=self._deadline, listener=told
+            self._checkpoint,
+            pages,
+            steps,
+            first_page=first_page,
+            deadline=self._deadline,
+            listener=self._listener,
         )
 
     async def read_pages(
@@ -54,7 +57,3 @@ class EngineWorker:
         return await self._engine.read_pages(
             self._checkpoint, memory, None, queries, sampling, deadline=self._deadline
         )
-
-    def _tell(self, first: int, event: StepMade) -> None:
-        if self._listener is not None:
-            self._listener(replace(event, page=first + event.page))

@@ -26,23 +26,23 @@ from gradmem_core.writing.compression import Steps, WrittenPage
 from gradmem_core.writing.descent import write
 from gradmem_core.writing.stopping import write_until_settled
 from service.engine import (
-    Admission,
+    AdmissionLimits,
+    BatchLimits,
     Engine,
-    Limits,
-    PageId,
+    PageKey,
     ReadWork,
     StepMade,
     TokenChosen,
     TorchDevice,
     WriteWork,
 )
-from service.engine.device import PrefixCache, Reading, WriteOutcome, Writing
+from service.engine.device import OngoingRead, OngoingWrite, PrefixCache, WriteOutcome
 from service.models import Models
 from service.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio
-LIMITS = Limits(batch_tokens=200, batch_queries=16)
-ADMISSION = Admission(tokens=1000, seconds=30)
+LIMITS = BatchLimits(batch_tokens=200, batch_queries=16)
+ADMISSION = AdmissionLimits(tokens=1000, seconds=30)
 DOCUMENTS = ["!aB:7x!|", "!kk:Q3!!0z:mN!|", "!Wd:u8!!5p:Rt!!Cy:9e!|", "!a:b!|"]
 QUERIES = ["?!kk:", "?!a:", "?!"]
 
@@ -58,7 +58,7 @@ class Gated(TorchDevice):
         self.bad = bad
         self.error = error
 
-    def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+    def write_step(self, writes: Sequence[OngoingWrite]) -> list[WriteOutcome]:
         self.entered.set()
         assert self.gate.wait(timeout=30)
         self.batches.append([writing.work.tokens for writing in writes])
@@ -68,7 +68,9 @@ class Gated(TorchDevice):
 
 
 @asynccontextmanager
-async def started(device: TorchDevice, admission: Admission = ADMISSION) -> AsyncIterator[Engine]:
+async def started(
+    device: TorchDevice, admission: AdmissionLimits = ADMISSION
+) -> AsyncIterator[Engine]:
     engine = Engine(device, LIMITS, admission, Telemetry(), threads=1)
     engine.start()
     try:
@@ -83,12 +85,12 @@ def a_write(tiny: Checkpoint, document: str, steps: Steps = 2) -> WriteWork:
     return WriteWork(tiny, tiny.tokenizer.encode(document), steps)
 
 
-def a_read(tiny: Checkpoint, memory: torch.Tensor, page: PageId | None = None) -> ReadWork:
+def a_read(tiny: Checkpoint, memory: torch.Tensor, page: PageKey | None = None) -> ReadWork:
     """Queries of a memory `(m, d)` of one page."""
     queries = [tiny.tokenizer.encode(text) for text in QUERIES]
     sampling = [Sampling(4), Sampling(8, temperature=1.0, seed=3), Sampling(2)]
-    page_ids = None if page is None else [page]
-    return ReadWork(tiny, memory[None], queries, sampling, [None], page_ids)
+    page_keys = None if page is None else [page]
+    return ReadWork(tiny, memory[None], queries, sampling, [None], page_keys)
 
 
 async def write_one(engine: Engine, work: WriteWork) -> WrittenPage:
@@ -98,7 +100,7 @@ async def write_one(engine: Engine, work: WriteWork) -> WrittenPage:
 
 async def read_one(engine: Engine, work: ReadWork) -> list[Answer]:
     return await engine.read_pages(
-        work.checkpoint, work.memory, work.page_ids, work.queries, work.sampling
+        work.checkpoint, work.memory, work.page_keys, work.queries, work.sampling
     )
 
 
@@ -219,7 +221,7 @@ async def test_one_that_diverges_fails_alone(tiny: Checkpoint) -> None:
     works = [a_write(tiny, text, 8) for text in DOCUMENTS]
 
     class Diverging(Gated):
-        def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+        def write_step(self, writes: Sequence[OngoingWrite]) -> list[WriteOutcome]:
             for writing in writes:
                 if writing.work.context_ids == works[1].context_ids and writing.memory is not None:
                     writing.memory = writing.memory * torch.inf
@@ -247,7 +249,7 @@ async def test_errors_of_the_device_are_translated_and_the_engine_lives(
 async def test_a_full_engine_refuses_and_takes_up_again(tiny: Checkpoint) -> None:
     device = Gated()
     tokens = len(DOCUMENTS[0])
-    async with started(device, Admission(tokens=3 * tokens, seconds=30)) as engine:
+    async with started(device, AdmissionLimits(tokens=3 * tokens, seconds=30)) as engine:
         outcomes = await write_all(engine, [a_write(tiny, DOCUMENTS[0])] * 6, device)
         assert isinstance(await write_one(engine, a_write(tiny, DOCUMENTS[2])), WrittenPage)
     refused = [result for result in outcomes if isinstance(result, OverloadedError)]
@@ -331,7 +333,7 @@ def test_prefixes_are_computed_once_and_the_least_recently_read_goes_first(
 
     def ask(*ids: str | None) -> list[object]:
         pages = [None if name is None else (name, "a page") for name in ids]
-        found = cache.of([Reading(a_read(tiny, memory, page)) for page in pages])
+        found = cache.of([OngoingRead(a_read(tiny, memory, page)) for page in pages])
         return [prefix for (prefix,) in found]
 
     first = ask("a", "b", "a")

@@ -272,7 +272,7 @@ def test_what_nobody_foresaw_is_a_500_without_its_text(
 
     monkeypatch.setattr(SqliteStore, "put", put)
     problem(http.post("/write", json={"document": DOCUMENT}), 500, "internal")
-    assert "unexpected ValueError" in caplog.text
+    assert "failed with ValueError" in caplog.text
     assert SECRET not in caplog.text
     assert 'route="/write",status="500"' in http.get("/metrics").text
 

@@ -17,15 +17,15 @@ from gradmem_core.reading.answers import CANDIDATES, Answer
 from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import ROWS, answer_queries
 from gradmem_core.writing.descent import write
-from service.engine import Admission, Engine, Limits, StepMade, TokenChosen, TorchDevice
-from service.engine.device import Reading, WriteOutcome, Writing
-from service.engine.engine import SHARE
+from service.engine import AdmissionLimits, BatchLimits, Engine, StepMade, TokenChosen, TorchDevice
+from service.engine.device import OngoingRead, OngoingWrite, WriteOutcome
+from service.engine.engine import SHARES
 from service.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = Limits(batch_tokens=1000, batch_queries=1000)
-PLENTY = Admission(tokens=10_000, seconds=30)
+LIMITS = BatchLimits(batch_tokens=1000, batch_queries=1000)
+PLENTY = AdmissionLimits(tokens=10_000, seconds=30)
 PAGE = "!aB:7x!|"
 GREEDY = Sampling(max_new_tokens=4)
 CALIBRATION = Calibration(
@@ -47,7 +47,7 @@ class Watched(TorchDevice):
         self.joined: list[int] = []
         self.bad = bad
 
-    def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+    def write_step(self, writes: Sequence[OngoingWrite]) -> list[WriteOutcome]:
         self.entered.set()
         assert self.gate.wait(timeout=30)
         self.written.append([writing.work.context_ids for writing in writes])
@@ -55,13 +55,13 @@ class Watched(TorchDevice):
             raise RuntimeError
         return super().write_step(writes)
 
-    def begin(self, reads: Sequence[Reading]) -> None:
+    def begin(self, reads: Sequence[OngoingRead]) -> None:
         self.joined += [reading.work.answers for reading in reads]
         super().begin(reads)
 
 
 @asynccontextmanager
-async def started(device: Watched, admission: Admission = PLENTY) -> AsyncIterator[Engine]:
+async def started(device: Watched, admission: AdmissionLimits = PLENTY) -> AsyncIterator[Engine]:
     engine = Engine(device, LIMITS, admission, Telemetry(), threads=1)
     engine.start()
     try:
@@ -107,12 +107,12 @@ async def test_pages_are_written_as_alone_and_come_in_their_order(tiny: Checkpoi
         assert steps == [(1, one.losses[0]), (2, one.losses[1])]
 
 
-@pytest.mark.parametrize(("at_once", "room"), [(2, 2 * SHARE * 8), (1, SHARE * 8), (1, 9)])
+@pytest.mark.parametrize(("at_once", "room"), [(2, 2 * SHARES * 8), (1, SHARES * 8), (1, 9)])
 async def test_a_request_takes_its_share_of_the_engine_only(
     tiny: Checkpoint, at_once: int, room: int
 ) -> None:
     device = Watched()
-    admission = Admission(tokens=room, seconds=30)
+    admission = AdmissionLimits(tokens=room, seconds=30)
     async with started(device, admission) as engine, anyio.create_task_group() as group:
         group.start_soon(engine.write_pages, tiny, pages(tiny, 5), 1)
         await anyio.to_thread.run_sync(device.entered.wait)
@@ -127,7 +127,7 @@ async def test_the_first_page_that_fails_ends_the_others(tiny: Checkpoint) -> No
     wanted = pages(tiny, 4)
     device = Watched(bad=wanted[1][1])
     device.gate.set()
-    async with started(device, Admission(tokens=SHARE * 8, seconds=30)) as engine:
+    async with started(device, AdmissionLimits(tokens=SHARES * 8, seconds=30)) as engine:
         with pytest.raises(DeviceError):
             await engine.write_pages(tiny, wanted, 1)
         assert engine._tokens == 0
@@ -155,7 +155,7 @@ async def test_a_request_out_of_time_is_answered_once(
     tiny: Checkpoint, seconds: float | None, most: float
 ) -> None:
     device = Watched()
-    async with started(device, Admission(tokens=SHARE * 8, seconds=most)) as engine:
+    async with started(device, AdmissionLimits(tokens=SHARES * 8, seconds=most)) as engine:
         with pytest.raises(DeadlineError, match=r"0\.05 s"):
             await engine.write_pages(tiny, pages(tiny, 3), 1, deadline=engine.deadline(seconds))
         assert engine._tokens == 0

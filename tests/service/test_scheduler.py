@@ -1,4 +1,4 @@
-"""The scheduler with a device without a model and a clock that only the test moves."""
+"""The scheduler, with a device without a model and a clock that only the test moves."""
 
 from types import SimpleNamespace
 from typing import cast
@@ -17,13 +17,13 @@ from gradmem_core.errors import (
 )
 from gradmem_core.reading.decoding import Sampling
 from gradmem_core.writing.compression import WrittenPage
-from service.engine.scheduler import BURST, FATAL, PATIENCE, Limits, Scheduler
-from service.engine.work import ReadWork, Work, WriteWork
+from service.engine.scheduler import BURST, FATAL, PATIENCE, BatchLimits, Scheduler
+from service.engine.work import DeviceWork, ReadWork, WriteWork
 from service.telemetry import Telemetry
-from tests.service.fake_device import NEVER, Clock, FakeDevice, Seen
+from tests.service.fake_device import NEVER, Clock, FakeDevice, RecordingJob
 
-LIMITS = Limits(batch_tokens=40, batch_queries=6)
-ROOMY = Limits(batch_tokens=10_000, batch_queries=10_000)
+LIMITS = BatchLimits(batch_tokens=40, batch_queries=6)
+ROOMY = BatchLimits(batch_tokens=10_000, batch_queries=10_000)
 LONGEST_ANSWER = 4
 CHECKPOINTS = [cast("Checkpoint", SimpleNamespace(name=name)) for name in ("a", "b")]
 
@@ -38,8 +38,8 @@ def a_read(number: int, *, queries: int = 1, answer: int = 2, checkpoint: int = 
     return ReadWork(CHECKPOINTS[checkpoint], torch.zeros(1, 1, 1), asked, sampling, [None])
 
 
-def check(job: Seen) -> None:
-    """Whether the one answer is the job's own."""
+def check_own_answer(job: RecordingJob) -> None:
+    """Assert that a job was answered once, with its own result."""
     (outcome,) = job.outcomes
     if isinstance(job.work, WriteWork):
         assert isinstance(outcome, WrittenPage)
@@ -52,42 +52,42 @@ def check(job: Seen) -> None:
         assert len(outcome) == len(job.work.queries)
 
 
-def run(scheduler: Scheduler, *, clock: Clock | None = None, turns: int = 10_000) -> None:
+def run_to_end(scheduler: Scheduler, *, clock: Clock | None = None, turns: int = 10_000) -> None:
     for _ in range(turns):
         if not scheduler.busy:
             return
         if clock is not None:
             clock.turn_began = clock.now
         scheduler.turn()
-    raise AssertionError("the scheduler does not come to an end")
+    raise AssertionError("the scheduler never comes to an end")
 
 
-writes = st.builds(
+write_plans = st.builds(
     lambda tokens, steps, checkpoint: ("write", tokens, steps, checkpoint),
     st.integers(1, 50),
     st.integers(1, 6),
     st.integers(0, 1),
 )
-reads = st.builds(
+read_plans = st.builds(
     lambda queries, answer, checkpoint: ("read", queries, answer, checkpoint),
     st.integers(1, 8),
     st.integers(1, LONGEST_ANSWER),
     st.integers(0, 1),
 )
-arrivals = st.lists(st.tuples(st.integers(0, 40), st.one_of(writes, reads)), max_size=30)
+arrivals = st.lists(st.tuples(st.integers(0, 40), st.one_of(write_plans, read_plans)), max_size=30)
 
 
-def jobs_of(
+def make_jobs(
     plan: list[tuple[int, tuple[str, int, int, int]]], clock: Clock, life: dict[int, float]
-) -> list[tuple[int, Seen]]:
+) -> list[tuple[int, RecordingJob]]:
     jobs = []
     for number, (turn, (kind, size, length, checkpoint)) in enumerate(plan):
-        work: Work
+        work: DeviceWork
         if kind == "write":
             work = a_write(number, tokens=size, steps=length, checkpoint=checkpoint)
         else:
             work = a_read(number, queries=size, answer=length, checkpoint=checkpoint)
-        jobs.append((turn, Seen(work, deadline=clock.now + turn + life.get(number, NEVER))))
+        jobs.append((turn, RecordingJob(work, deadline=clock.now + turn + life.get(number, NEVER))))
     return jobs
 
 
@@ -102,7 +102,7 @@ def jobs_of(
     ),
     room=st.integers(1, 20),
 )
-def test_nothing_is_lost_answered_twice_or_mixed_up(
+def test_every_job_is_answered_once_with_its_own_result(
     plan: list[tuple[int, tuple[str, int, int, int]]],
     leaves: dict[int, int],
     life: dict[int, float],
@@ -113,7 +113,7 @@ def test_nothing_is_lost_answered_twice_or_mixed_up(
     clock = Clock()
     device = FakeDevice(clock, dict.fromkeys(poisoned, RuntimeError("x")), room, faults)
     scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
-    jobs = jobs_of(plan, clock, life)
+    jobs = make_jobs(plan, clock, life)
     for turn in range(62):
         for number, (arrival, job) in enumerate(jobs):
             if arrival == turn:
@@ -122,7 +122,7 @@ def test_nothing_is_lost_answered_twice_or_mixed_up(
                 job.left = True
         clock.turn_began = clock.now
         scheduler.turn()
-    run(scheduler, clock=clock)
+    run_to_end(scheduler, clock=clock)
     assert device.decoding == []
     for number, (_, job) in enumerate(jobs):
         assert len(job.outcomes) <= 1
@@ -133,29 +133,29 @@ def test_nothing_is_lost_answered_twice_or_mixed_up(
             assert number in life
         else:
             assert number not in poisoned
-            check(job)
-        # A turn that has begun in time may try a batch that failed again, in parts.
+            check_own_answer(job)
+        # A turn that began in time may repeat a failed batch in parts.
         turns = [began for _, items, began in device.trace if number in items]
         assert all(began < job.deadline for began in turns)
 
 
 @settings(max_examples=200, deadline=None)
 @given(plan=arrivals, poisoned=st.sets(st.integers(0, 29), max_size=4))
-def test_only_what_is_bad_fails(
+def test_only_poisoned_jobs_fail(
     plan: list[tuple[int, tuple[str, int, int, int]]], poisoned: set[int]
 ) -> None:
     clock = Clock()
     device = FakeDevice(clock, dict.fromkeys(poisoned, RuntimeError("x")))
     scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
-    jobs = jobs_of(plan, clock, {})
+    jobs = make_jobs(plan, clock, {})
     for _, job in jobs:
         scheduler.add(job)
-    run(scheduler)
+    run_to_end(scheduler)
     for number, (_, job) in enumerate(jobs):
         if number in poisoned:
             assert [type(outcome) for outcome in job.outcomes] == [DeviceError]
         else:
-            check(job)
+            check_own_answer(job)
 
 
 @settings(max_examples=200, deadline=None)
@@ -166,7 +166,7 @@ def test_a_read_waits_for_one_gradient_step_and_a_write_for_one_burst(
     clock = Clock()
     device = FakeDevice(clock)
     scheduler = Scheduler(device, ROOMY, Telemetry(), clock=clock)
-    jobs = jobs_of(plan, clock, {})
+    jobs = make_jobs(plan, clock, {})
     added: dict[int, int] = {}
     waiting_since: int | None = None
     for turn in range(400):
@@ -182,25 +182,25 @@ def test_a_read_waits_for_one_gradient_step_and_a_write_for_one_burst(
             waiting_since = turn if waiting_since is None else waiting_since
             assert turn - waiting_since <= BURST + 2 * LONGEST_ANSWER + 2
     for number, (_, job) in enumerate(jobs):
-        check(job)
+        check_own_answer(job)
         if isinstance(job.work, ReadWork):
             calls = device.trace[added[number] :]
-            ends = max(i for i, (_, items, _) in enumerate(calls) if number in items)
-            begins = min(i for i, (_, items, _) in enumerate(calls) if number in items)
-            assert [what for what, *_ in calls[:begins]].count("write") <= 1
-            assert "write" not in [what for what, *_ in calls[begins:ends]]
+            own = [index for index, (_, items, _) in enumerate(calls) if number in items]
+            names = [name for name, *_ in calls]
+            assert names[: own[0]].count("write") <= 1
+            assert "write" not in names[own[0] : own[-1]]
 
 
-def test_an_endless_stream_of_reads_leaves_room_for_writes() -> None:
+def test_writes_proceed_under_an_endless_stream_of_reads() -> None:
     clock = Clock()
     device = FakeDevice(clock)
     scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
-    write = Seen(a_write(0, steps=5))
+    write = RecordingJob(a_write(0, steps=5))
     scheduler.add(write)
     for number in range(1, 400):
-        scheduler.add(Seen(a_read(number)))
+        scheduler.add(RecordingJob(a_read(number)))
         scheduler.turn()
-    check(write)
+    check_own_answer(write)
 
 
 def test_documents_join_between_steps_and_leave_when_done() -> None:
@@ -208,49 +208,49 @@ def test_documents_join_between_steps_and_leave_when_done() -> None:
     device = FakeDevice(clock)
     scheduler = Scheduler(device, ROOMY, Telemetry(), clock=clock)
     for number, steps in ((0, 3), (1, 1), (2, 2)):
-        scheduler.add(Seen(a_write(number, steps=steps)))
+        scheduler.add(RecordingJob(a_write(number, steps=steps)))
         scheduler.turn()
-    run(scheduler)
+    run_to_end(scheduler)
     assert [items for _, items, _ in device.trace] == [[0], [0, 1], [0, 2], [2]]
 
 
-def test_a_batch_holds_alike_lengths_within_the_budget() -> None:
+def test_a_batch_holds_similar_lengths_within_its_limit() -> None:
     clock = Clock()
     device = FakeDevice(clock)
     scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
     for number, tokens in enumerate((10, 30, 12, 18, 10, 4)):
-        scheduler.add(Seen(a_write(number, tokens=tokens, steps=1)))
-    run(scheduler)
+        scheduler.add(RecordingJob(a_write(number, tokens=tokens, steps=1)))
+    run_to_end(scheduler)
     assert [items for _, items, _ in device.trace] == [[0, 2, 4], [1], [3], [5]]
 
 
-def test_the_oldest_document_is_not_passed_over_for_ever() -> None:
+def test_the_oldest_document_is_not_overtaken_forever() -> None:
     clock = Clock()
     device = FakeDevice(clock)
     scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
-    scheduler.add(Seen(a_write(0, tokens=5, steps=2)))
+    scheduler.add(RecordingJob(a_write(0, tokens=5, steps=2)))
     scheduler.turn()
-    long = Seen(a_write(1000, tokens=40))
+    long = RecordingJob(a_write(1000, tokens=40))
     scheduler.add(long)
     for number in range(1, 200):
-        scheduler.add(Seen(a_write(number, tokens=5, steps=2)))
+        scheduler.add(RecordingJob(a_write(number, tokens=5, steps=2)))
         scheduler.turn()
-    check(long)
+    check_own_answer(long)
     first = next(i for i, (_, items, _) in enumerate(device.trace) if 1000 in items)
     assert first <= PATIENCE + 5
 
 
-def test_a_batch_without_room_is_halved_once() -> None:
+def test_a_batch_that_exceeds_memory_is_halved_once() -> None:
     clock = Clock()
     device = FakeDevice(clock, room=2)
     scheduler = Scheduler(device, ROOMY, Telemetry(), clock=clock)
-    jobs = [Seen(a_write(number, steps=1)) for number in range(3)]
+    jobs = [RecordingJob(a_write(number, steps=1)) for number in range(3)]
     for job in jobs:
         scheduler.add(job)
     scheduler.turn()
     for job in jobs:
-        check(job)
-    jobs = [Seen(a_write(number, steps=1)) for number in range(6)]
+        check_own_answer(job)
+    jobs = [RecordingJob(a_write(number, steps=1)) for number in range(6)]
     for job in jobs:
         scheduler.add(job)
     scheduler.turn()
@@ -259,36 +259,38 @@ def test_a_batch_without_room_is_halved_once() -> None:
 
 
 @pytest.mark.parametrize("call", range(6))
-def test_a_fatal_error_is_raised_and_everyone_can_be_answered(call: int) -> None:
+def test_after_a_fatal_error_every_job_can_still_be_answered(call: int) -> None:
     clock = Clock()
     device = FakeDevice(clock, faults={call: FATAL[0]("device lost")})
     scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
-    jobs = [Seen(work) for work in (a_write(0), a_read(1), a_read(2, queries=6), a_write(3))]
+    jobs = [
+        RecordingJob(work) for work in (a_write(0), a_read(1), a_read(2, queries=6), a_write(3))
+    ]
     for job in jobs:
         scheduler.add(job)
     with pytest.raises(FATAL):
-        run(scheduler)
+        run_to_end(scheduler)
     scheduler.abandon(EngineStoppedError("stopped"))
     assert all(len(job.outcomes) == 1 for job in jobs)
     assert not scheduler.busy
 
 
-def test_reads_that_fail_together_are_done_apart() -> None:
+def test_reads_that_fail_together_are_repeated_apart() -> None:
     clock = Clock()
     device = FakeDevice(clock, faults={2: RuntimeError("a token failed")})
     scheduler = Scheduler(device, LIMITS, Telemetry(), clock=clock)
-    jobs = [Seen(a_read(number, answer=3)) for number in range(3)]
+    jobs = [RecordingJob(a_read(number, answer=3)) for number in range(3)]
     for job in jobs:
         scheduler.add(job)
-    run(scheduler)
+    run_to_end(scheduler)
     for job in jobs:
-        check(job)
-    assert [what for what, *_ in device.trace] == ["begin", "token", "token", "apart"]
+        check_own_answer(job)
+    assert [name for name, *_ in device.trace] == ["begin", "token", "token", "apart"]
 
 
-def test_steps_of_large_models_take_fewer_tokens() -> None:
+def test_batches_of_large_models_hold_fewer_tokens() -> None:
     checkpoint = cast("Checkpoint", SimpleNamespace(parameters=50))
-    bounded = Limits(batch_tokens=40, batch_queries=6, step_work=500)
+    bounded = BatchLimits(batch_tokens=40, batch_queries=6, step_work=500)
     assert bounded.tokens_of(checkpoint) == 10
-    roomy = Limits(batch_tokens=40, batch_queries=6, step_work=5000)
+    roomy = BatchLimits(batch_tokens=40, batch_queries=6, step_work=5000)
     assert roomy.tokens_of(checkpoint) == LIMITS.tokens_of(checkpoint) == 40

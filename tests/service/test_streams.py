@@ -13,8 +13,8 @@ import torch
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from service.app import create_app
-from service.engine import Admission, Engine, Limits, TorchDevice
-from service.engine.device import WriteOutcome, Writing
+from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
+from service.engine.device import OngoingWrite, WriteOutcome
 from service.models import Models
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -35,7 +35,7 @@ class Slow(TorchDevice):
         self.error: Exception | None = None
         self.telemetry = Telemetry()
 
-    def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+    def write_step(self, writes: Sequence[OngoingWrite]) -> list[WriteOutcome]:
         assert self.permits.acquire(timeout=30)
         self.steps += 1
         if self.error:
@@ -49,7 +49,7 @@ def slow_service(
 ) -> Iterator[tuple[Slow, httpx.Client, Engine]]:
     device = Slow()
     telemetry = Telemetry()
-    engine = Engine(device, Limits(1000, 100), Admission(1000, 20), telemetry)
+    engine = Engine(device, BatchLimits(1000, 100), AdmissionLimits(1000, 20), telemetry)
     app = create_app(settings, models=Models([tiny]), engine=engine)
     with serving(app) as url, httpx.Client(base_url=url, timeout=30) as client:
         device.telemetry = telemetry

@@ -19,12 +19,15 @@ import pytest
 import torch
 
 import service.memories
+import service.offload
+import service.reading
+import service.writing
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.texts.documents import prepare_document
 from gradmem_core.writing import compression
 from service.app import create_app
-from service.engine import Admission, Engine, Limits, TokenChosen, TorchDevice
-from service.engine.device import Reading, WriteOutcome, Writing
+from service.engine import AdmissionLimits, BatchLimits, Engine, TokenChosen, TorchDevice
+from service.engine.device import OngoingRead, OngoingWrite, WriteOutcome
 from service.models import Models
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -380,7 +383,7 @@ class Watched(TorchDevice):
         self.may_read.set()
         self.writing, self.reading = threading.Event(), threading.Event()
 
-    def write_step(self, writes: Sequence[Writing]) -> list[WriteOutcome]:
+    def write_step(self, writes: Sequence[OngoingWrite]) -> list[WriteOutcome]:
         self.writing.set()
         assert self.may_write.wait(60)
         if len(writes) > self.diverging >= 0:
@@ -389,7 +392,7 @@ class Watched(TorchDevice):
             )
         return super().write_step(writes)
 
-    def read_step(self, reads: Sequence[Reading]) -> list[tuple[Reading, TokenChosen]]:
+    def read_step(self, reads: Sequence[OngoingRead]) -> list[tuple[OngoingRead, TokenChosen]]:
         self.reading.set()
         assert self.may_read.wait(60)
         return super().read_step(reads)
@@ -400,7 +403,9 @@ def watched_service(
     text: Checkpoint, folder: Path, serving: Serving
 ) -> Iterator[tuple[Watched, httpx.Client, Path]]:
     device, store_file = Watched(), folder / "watched.db"
-    engine = Engine(device, Limits(2000, 500), Admission(50_000, 60), Telemetry(), threads=1)
+    engine = Engine(
+        device, BatchLimits(2000, 500), AdmissionLimits(50_000, 60), Telemetry(), threads=1
+    )
     settings = Settings(store_url=f"sqlite:///{store_file}")
     app = create_app(settings, models=Models([text]), engine=engine)
     with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
@@ -503,9 +508,11 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
 
         monkeypatch.setattr(owner, name, watched)
 
-    for name in ("read_document", "pack", "unpack", "read_query"):
-        watch(service.memories, name)
-    for name in ("split_text", "probes_of"):
+    watch(service.writing, "prepare_document")
+    watch(service.memories, "pack")
+    watch(service.memories, "unpack")
+    watch(service.reading, "prepare_query")
+    for name in ("split_text", "make_probes"):
         watch(compression, name)
     return found
 
@@ -513,14 +520,14 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
 def test_texts_are_taken_apart_off_the_event_loop(http: httpx.Client, called: Called) -> None:
     memory = written(http, text_of(20), steps=1, verify=True)
     id_ = memory["memory_id"]
-    assert {name for name, _ in called} == {"read_document", "probes_of", "split_text", "pack"}
+    assert {name for name, _ in called} == {"prepare_document", "make_probes", "split_text", "pack"}
     assert not any(on_loop for _, on_loop in called)
     called.clear()
     written(http, "Rain.", append_to=id_)
     http.delete(f"/memories/{id_}/pages/{memory['pages'][0]['page_id']}")
     problem(http.post("/write", json={"document": "a " * 400_000}), 413, "too-many-pages")
-    packing = [call for call in called if call[0] in ("read_document", "pack")]
-    assert packing == [("read_document", False), ("pack", False), *packing[2:]]
+    packing = [call for call in called if call[0] in ("prepare_document", "pack")]
+    assert packing == [("prepare_document", False), ("pack", False), *packing[2:]]
     assert not any(on_loop for _, on_loop in packing)
 
 
@@ -530,16 +537,16 @@ def test_large_requests_are_decoded_off_the_event_loop(
     id_ = written(http, text_of(6), verify=False)["memory_id"]
     called.clear()
     answers_of(http, id_, query="When?")
-    assert called == [("unpack", True), ("read_query", True)]
+    assert called == [("unpack", True), ("prepare_query", True)]
     called.clear()
     answers_of(http, id_, queries=["When was the tower of the town built?" + " " * 20] * 256)
-    assert set(called) == {("unpack", True), ("read_query", True)}
+    assert set(called) == {("unpack", True), ("prepare_query", True)}
     called.clear()
-    monkeypatch.setattr(service.memories, "SMALL", 1000)
+    monkeypatch.setattr(service.offload, "SMALL_BYTES", 1000)
     http.get(f"/memories/{id_}")
     http.get(f"/memories/{id_}/prompt-embeds")
     answers_of(http, id_, query="When?")
-    assert called == [("unpack", False)] * 3 + [("read_query", False)]
+    assert called == [("unpack", False)] * 3 + [("prepare_query", False)]
 
 
 def test_many_wrong_fields_are_not_looked_at_one_by_one(http: httpx.Client) -> None:
@@ -609,7 +616,7 @@ def test_what_nobody_foresaw_tells_no_word_either(
     def probes(*_: object, **__: object) -> list[object]:
         raise ValueError("zebra")
 
-    monkeypatch.setattr(compression, "probes_of", probes)
+    monkeypatch.setattr(compression, "make_probes", probes)
     response = http.post("/write", json={"document": text_of(6)}, headers=headers)
     if headers:
         *_, (name, data) = events_of(response.text)
@@ -617,7 +624,7 @@ def test_what_nobody_foresaw_tells_no_word_either(
     else:
         problem(response, 500, "internal")
     assert http.get("/livez").status_code == 200
-    assert "unexpected ValueError" in caplog.text
+    assert "failed with ValueError" in caplog.text
     assert "zebra" not in caplog.text + response.text
     assert kept(store_file) == before
 

@@ -1,0 +1,156 @@
+"""READ: answer the queries of a request from a stored memory."""
+
+from collections.abc import Callable, Sequence
+
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.reading.answers import Answer
+from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.generation import check_queries
+from gradmem_core.texts.documents import decode_answer, prepare_query
+from service.engine import Engine, TokenChosen
+from service.memories import Memories, OpenMemory
+from service.offload import call_by_size
+from service.schemas import AnswerInfo, ReadRequest, ReadResponse, Reason, TokenEvent
+
+EmitToken = Callable[[TokenEvent], None]
+
+
+class Reader:
+    """Answers queries from memories.
+
+    Args:
+        engine: The engine that does the work on the device.
+        memories: The stored memories.
+    """
+
+    def __init__(self, engine: Engine, memories: Memories) -> None:
+        self._engine = engine
+        self._memories = memories
+
+    async def read(self, request: ReadRequest, emit: EmitToken | None = None) -> ReadResponse:
+        """Answer the queries of a request from its memory alone.
+
+        Args:
+            request: The memory, the queries and their options.
+            emit: Called with every token, or with whole answers (see `TokenEvent`).
+
+        Raises:
+            GradMemError: The memory is unknown or of another checkpoint, a query is refused, or
+                engine or store failed.
+        """
+        memory = await self._memories.open(request.memory_id)
+        size = len(memory.stored.blob) + sum(map(len, request.texts))
+        queries, sampling = await call_by_size(size, _parse, request, memory.checkpoint)
+        tokens = None if emit is None else _token_listener(emit, memory, len(queries))
+        answers = await self._answer(memory, queries, sampling, request.timeout, tokens)
+        infos = _describe_answers(request, memory, answers)
+        if emit is not None and tokens is None:
+            _emit_answers(emit, infos)
+        return ReadResponse(answers=infos, tokens=sum(info.tokens for info in infos))
+
+    async def _answer(
+        self,
+        memory: OpenMemory,
+        queries: Sequence[list[int]],
+        sampling: Sequence[Sampling],
+        timeout: float | None,
+        listener: Callable[[TokenChosen], None] | None,
+    ) -> list[Answer]:
+        pages = memory.blob.info.pages
+        return await self._engine.read_pages(
+            memory.checkpoint,
+            memory.blob.memory,
+            [(memory.stored.memory_id, page.page_id) for page in pages],
+            queries,
+            sampling,
+            # A document written twice counts as two: the second may revoke what came between.
+            documents=[(page.document_sha256, page.created_at) for page in pages],
+            deadline=self._engine.deadline(timeout),
+            listener=listener,
+        )
+
+
+def _parse(request: ReadRequest, checkpoint: Checkpoint) -> tuple[list[list[int]], list[Sampling]]:
+    """Return the token ids of each query, and its sampling settings."""
+    queries = [prepare_query(checkpoint, text) for text in request.texts]
+    limit = checkpoint.model.config.max_answer_tokens
+    sampling = [
+        Sampling(
+            max_new_tokens=request.max_new_tokens or limit,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=(request.seed + index) % 2**63,  # each query draws on its own
+        )
+        for index in range(len(queries))
+    ]
+    check_queries(checkpoint.model, queries, sampling)
+    return queries, sampling
+
+
+def _token_listener(
+    emit: EmitToken, memory: OpenMemory, queries: int
+) -> Callable[[TokenChosen], None] | None:
+    """Return a listener that emits the text each token adds to its answer.
+
+    None for several pages and for lists of records: which page answers is known only at the end.
+    """
+    checkpoint = memory.checkpoint
+    if checkpoint.task.document_format != "text" or len(memory.blob.info.pages) != 1:
+        return None
+    answers: list[list[int]] = [[] for _ in range(queries)]
+
+    def emit_text(chosen: TokenChosen) -> None:
+        if chosen.token in checkpoint.stop_ids:
+            return
+        ids = answers[chosen.query]
+        before = checkpoint.tokenizer.decode(ids).lstrip()
+        ids.append(chosen.token)
+        text = checkpoint.tokenizer.decode(ids).lstrip()
+        emit(TokenEvent(query=chosen.query, text=text[len(before) :]))
+
+    return emit_text
+
+
+def _emit_answers(emit: EmitToken, infos: Sequence[AnswerInfo]) -> None:
+    for query, info in enumerate(infos):
+        if info.answer is not None:
+            emit(TokenEvent(query=query, text=info.answer))
+
+
+def _describe_answers(
+    request: ReadRequest, memory: OpenMemory, answers: Sequence[Answer]
+) -> list[AnswerInfo]:
+    checkpoint = memory.checkpoint
+    threshold = request.min_confidence
+    if threshold is None:
+        threshold = checkpoint.min_confidence
+    return [
+        _describe_answer(
+            query,
+            answer,
+            decode_answer(checkpoint, answer),
+            page_id=memory.blob.info.pages[answer.page].page_id,
+            threshold=threshold,
+        )
+        for query, answer in zip(request.texts, answers, strict=True)
+    ]
+
+
+def _describe_answer(
+    query: str, answer: Answer, text: str | None, *, page_id: str, threshold: float
+) -> AnswerInfo:
+    reason: Reason | None = None
+    if text is None:
+        reason = "not stated"
+    elif answer.confidence < threshold:
+        reason = "below threshold"
+    return AnswerInfo(
+        query=query,
+        found=reason is None,
+        answer=text if reason is None else None,
+        reason=reason,
+        page_id=page_id,
+        confidence=answer.confidence,
+        tokens=len(answer.tokens),
+        finish_reason=answer.finish_reason,
+    )

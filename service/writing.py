@@ -1,0 +1,145 @@
+"""WRITE: turn the document of a request into a stored memory."""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import torch
+
+from gradmem_core.blob import Blob, PageInfo
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.errors import InputError, TooManyPagesError
+from gradmem_core.limits import check_steps
+from gradmem_core.texts.documents import Document, check_pages, prepare_document
+from gradmem_core.writing.compression import MemoryPage, compress
+from service.engine import Engine, EngineWorker, StepMade
+from service.memories import Memories, Pages
+from service.models import Models
+from service.schemas import StepEvent, WriteRequest, WriteResult
+
+EmitStep = Callable[[StepEvent], None]
+
+
+class Writer:
+    """Writes documents into memories; the text is forgotten once the memory is written.
+
+    Args:
+        models: The served checkpoints.
+        engine: The engine that does the work on the device.
+        memories: The stored memories.
+        max_pages: Most pages of a memory.
+    """
+
+    def __init__(
+        self, models: Models, engine: Engine, memories: Memories, *, max_pages: int
+    ) -> None:
+        self._models = models
+        self._engine = engine
+        self._memories = memories
+        self._max_pages = max_pages
+
+    async def write(self, request: WriteRequest, emit: EmitStep | None = None) -> WriteResult:
+        """Compress a document and store its memory, or add its pages to an older memory.
+
+        Args:
+            request: The document and its options.
+            emit: Called with every gradient step.
+
+        Raises:
+            GradMemError: The model or the older memory is unknown, the document or the steps are
+                refused, or engine or store failed; nothing is stored then.
+        """
+        checkpoint, existing = await self._destination(request)
+        worker = EngineWorker(
+            self._engine,
+            checkpoint,
+            deadline=self._engine.deadline(request.timeout),
+            listener=None if emit is None else partial(_emit_step, emit),
+        )
+        document = await self._parse(checkpoint, request.document, existing)
+        written = await compress(
+            worker,
+            checkpoint,
+            document.pages,
+            checkpoint.model.config.write_steps if request.steps is None else request.steps,
+            dtype=self._memories.dtype,
+            verify=request.verify,
+            max_pages=self._max_pages - existing,
+        )
+        pages = _join_pages(written, request.document)
+        if request.append_to is None:
+            memory = await self._memories.add(
+                checkpoint, pages, metadata=request.metadata, ttl_seconds=request.ttl_seconds
+            )
+        else:
+            memory = await self._memories.change(request.append_to, partial(self._append, pages))
+        return WriteResult(
+            **memory.model_dump(),
+            duplicate_keys=document.duplicate_keys,
+            skipped_lines=document.skipped_lines,
+        )
+
+    async def _destination(self, request: WriteRequest) -> tuple[Checkpoint, int]:
+        """Return the checkpoint that writes, and the number of pages its memory already has."""
+        if request.append_to is None:
+            checkpoint, existing = self._models.get(request.model), 0
+        else:
+            memory = await self._memories.open(request.append_to, request.model)
+            checkpoint, existing = memory.checkpoint, len(memory.blob.info.pages)
+            if not checkpoint.takes_pages:
+                raise InputError(
+                    "append_to is for checkpoints whose memories have pages, and those of"
+                    f" {checkpoint.name} have only one; write the document as a new memory"
+                )
+        if isinstance(request.steps, int):
+            check_steps(checkpoint.model.config, request.steps)
+        return checkpoint, existing
+
+    async def _parse(self, checkpoint: Checkpoint, text: str, existing: int) -> Document:
+        """Split a document into pages, in another thread: it may take seconds."""
+        room = max(0, self._max_pages - existing)
+        try:
+            return await asyncio.to_thread(prepare_document, checkpoint, text, max_pages=room)
+        except TooManyPagesError as error:
+            if not existing:
+                raise
+            raise TooManyPagesError(
+                f"the memory has {existing} of at most {self._max_pages} pages already;"
+                f" {error.message}",
+                limit=self._max_pages,
+            ) from error
+
+    def _append(self, pages: Pages, blob: Blob) -> Pages:
+        vectors, infos = pages
+        check_pages(len(infos), self._max_pages - len(blob.info.pages))
+        return torch.cat([blob.memory, vectors]), blob.info.pages + infos
+
+
+def _join_pages(written: Sequence[MemoryPage], document: str) -> Pages:
+    """Join the written pages of a document, with the information that is stored with them."""
+    created_at = datetime.now(UTC)
+    digest = hashlib.sha256(document.encode()).hexdigest()
+    infos = tuple(
+        PageInfo(
+            page_id=secrets.token_hex(8),
+            write_steps=page.written.steps,
+            tokens=len(page.page.ids),
+            records=page.page.records,
+            document_sha256=digest,
+            losses=tuple(page.written.losses),
+            write_accuracy=page.written.write_accuracy,
+            first_line=min(filter(None, page.page.lines), default=None),
+            last_line=max(page.page.lines, default=None),
+            read_back=page.read_back,
+            created_at=created_at,
+        )
+        for page in written
+    )
+    return torch.stack([page.written.memory for page in written]), infos
+
+
+def _emit_step(emit: EmitStep, step: StepMade) -> None:
+    emit(StepEvent(page=step.page, step=step.step, loss=step.loss))
