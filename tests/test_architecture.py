@@ -40,7 +40,9 @@ MUST_NOT_KNOW = {
 }
 PICKLES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 QUESTION = re.compile(r"\s*(What|Whether|How|Who|Which|Where|When)\b")
-"How a docstring must not open: it says what a thing is or does and does not ask."
+"Openings that a docstring must not have."
+NO_NOUNS = {"one", "said", "told", "who", "whose"}
+"Words that name no thing."
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,21 @@ def one_class_of_a_name(modules: Sequence[Module]) -> Iterator[str]:
     for name, where in places.items():
         if len(where) > 1:
             yield f"{name}: {', '.join(where)}"
+
+
+def variables_are_nouns(modules: Sequence[Module]) -> Iterator[str]:
+    """A variable or parameter is called by what it is."""
+    for module in modules:
+        if module.room in PACKAGES:
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    name = node.id
+                elif isinstance(node, ast.arg):
+                    name = node.arg
+                else:
+                    continue
+                if name in NO_NOUNS:
+                    yield f"{module.path}:{node.lineno}: {name}"
 
 
 def _reaches(module: str, name: str | None, target: str) -> bool:
@@ -341,6 +358,13 @@ RULES: Mapping[Rule, Examples] = {
         ],
         right=[{"training/report.py": "class A:\n    def report(self): ...\ndef make(): ..."}],
     ),
+    variables_are_nouns: Examples(
+        wrong=[
+            {"service/x.py": "a = [one.name for one in pages]"},
+            {"training/x.py": "def f(told: str): ..."},
+        ],
+        right=[{"service/x.py": "a = [page.one for page in pages]"}],
+    ),
     one_class_of_a_name: Examples(
         wrong=[{"training/a.py": "class Plan: ...", "service/b.py": "class Plan: ..."}],
         right=[{"training/a.py": "class _Plan: ...", "service/b.py": "class _Plan: ..."}],
@@ -348,7 +372,12 @@ RULES: Mapping[Rule, Examples] = {
 }
 
 
-UNFINISHED = {no_questions_for_docstrings, no_function_called_like_its_module, one_class_of_a_name}
+UNFINISHED = {
+    no_questions_for_docstrings,
+    no_function_called_like_its_module,
+    one_class_of_a_name,
+    variables_are_nouns,
+}
 
 
 def complaints_of(rule: Rule, files: Mapping[str, str]) -> list[str]:
