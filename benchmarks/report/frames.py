@@ -29,6 +29,12 @@ def frame(kind: type[Row], files: Sequence[ResultFile]) -> DataFrame:
     return DataFrame(lines, columns=[*ORIGIN, *TRAINING.values(), *kind.model_fields])
 
 
+def of_checkpoint(files: Sequence[ResultFile], checkpoint: str) -> list[ResultFile]:
+    """Keep the results of a checkpoint, by its name."""
+    subjects = [(file, file.result.subject) for file in files]
+    return [file for file, subject in subjects if subject and subject.checkpoint == checkpoint]
+
+
 def pairs(files: Sequence[ResultFile]) -> DataFrame:
     """Return exact match on pairs, each measurement once: that over most contexts, then the latest.
 

@@ -3,23 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 
-from pandas import DataFrame, isna
+from pandas import DataFrame, Series, isna
 
+from benchmarks import rows as kinds
 from benchmarks.report import serving
-from benchmarks.report.frames import frame
+from benchmarks.report.frames import frame, of_checkpoint
 from benchmarks.report.markdown import percent, plain, table
 from benchmarks.report.published import LANGUAGE
-from benchmarks.results import ResultFile
-from benchmarks.rows import (
-    Efficiency,
-    Footprint,
-    Load,
-    Overload,
-    Questions,
-    ReadByLength,
-    Unrolled,
-)
+from benchmarks.results import ResultFile, Row
 
 MOST_STEPS = 8
 "Write steps (K) that count at most."
@@ -33,178 +26,131 @@ class Goal:
     """A figure to reach."""
 
     name: str
+    limit: float
     figure: Callable[[Files], float]
     "Computes it; NaN where it was not measured."
-    limit: float
     at_most: bool = False
     "The figure is to stay below the limit, not above."
     published: float = NONE
     "The best that was published."
 
-    def reached(self, figure: float) -> bool:
+    def is_reached(self, figure: float) -> bool:
         """Say whether a figure is within the limit; one that was not measured is not."""
         return figure <= self.limit if self.at_most else figure >= self.limit
 
 
 def prose_goals(files: Files, checkpoint: str) -> str:
     """Return what a checkpoint for texts has reached; empty where nothing was measured."""
-    rows = [file for file in files if (s := file.result.subject) and s.checkpoint == checkpoint]
-    return _standings(PROSE, rows, percent, "best published")
+    return _standings(PROSE, of_checkpoint(files, checkpoint), percent)
 
 
 def serving_goals(files: Files) -> str:
     """Return what the service has reached; empty where nothing was measured."""
-    return _standings(SERVING, files, plain, "")
+    return _standings(SERVING, files, plain)
 
 
-def _standings(
-    goals: Sequence[Goal], files: Files, form: Callable[[float], str], known: str
-) -> str:
+def _standings(goals: Sequence[Goal], files: Files, form: Callable[[float], str]) -> str:
     figures = [goal.figure(files) for goal in goals]
-    if all(isna(figure) for figure in figures):
-        return ""
     lines = [
         {
             "figure": goal.name,
             "measured": "not measured" if isna(figure) else form(figure),
             "goal": f"{'≤' if goal.at_most else '≥'} {form(goal.limit)}",
-            "reached": "yes" if goal.reached(figure) else "no",
-            known: None if isna(goal.published) else form(goal.published),
+            "reached": "yes" if goal.is_reached(figure) else "no",
+            "best published": None if isna(goal.published) else form(goal.published),
         }
         for goal, figure in zip(goals, figures, strict=True)
     ]
-    return table(DataFrame(lines))
+    return "" if all(map(isna, figures)) else table(DataFrame(lines))
 
 
-def _memories(files: Files, section: str) -> DataFrame:
-    """Return a section's rows that were answered from memories of few write steps."""
-    rows = frame(Questions, files)
-    return rows[
-        (rows.section == section) & (rows.condition == "memory") & (rows.write_steps <= MOST_STEPS)
-    ]
+def _questions(section: str, files: Files, condition: str = "memory") -> DataFrame:
+    """Return a section's rows of one condition: the last part of its name, behind a comma."""
+    rows = frame(kinds.Questions, files)
+    rows = rows[(rows.section == section) & ~(rows.write_steps > MOST_STEPS)]
+    return rows[rows.condition.str.split(", ").str[-1] == condition]
 
 
-def _best(files: Files, section: str, field: str) -> float:
-    """Return the best value over the numbers of write steps."""
-    return float(_memories(files, section)[field].max())
+def _best(section: str, field: str, files: Files) -> float:
+    """Return the memories' best value over the numbers of write steps."""
+    return float(_questions(section, files)[field].max())
 
 
-def _served(files: Files, section: str, field: str) -> float:
+def _served(section: str, field: str, files: Files) -> float:
     """Return the value of memories as the service stores them."""
-    rows = _memories(files, section)
+    rows = _questions(section, files)
     return float(rows[rows.blob == "int8"][field].max())
 
 
-def _of_the_text(files: Files, section: str) -> float:
+def _of_the_text(section: str, files: Files) -> float:
     """Divide the memory's best exact match by the same model's over the whole text."""
-    rows = frame(Questions, files)
-    whole = rows[(rows.section == section) & (rows.condition == "whole text")].exact_match
-    return _best(files, section, "exact_match") / float(whole.max())
+    whole = _questions(section, files, "whole text").exact_match.max()
+    return _best(section, "exact_match", files) / float(whole)
 
 
-def _mean(files: Files, section: str, condition: str) -> float:
-    """Average the exact match under a condition: the last part of its name, behind a comma."""
-    rows = frame(Questions, files)
-    rows = rows[rows.section == section]
-    last = rows.condition.str.split(", ").str[-1]
-    return float(rows[last == condition].exact_match.mean())
+def _mean(section: str, condition: str, files: Files) -> float:
+    return float(_questions(section, files, condition).exact_match.mean())
 
 
-def _speedup(files: Files, operation: str, over: tuple[str, int], under: tuple[str, int]) -> float:
+def _speedup(operation: str, over: tuple[str, int], under: tuple[str, int], files: Files) -> float:
     """Return the median over the runs of the ratio of two throughputs in a run.
 
     Args:
-        files: Results.
         operation: `write` or `read`.
         over: Way and concurrency of the dividend.
         under: Those of the divisor.
+        files: Results.
     """
-    rows = frame(Load, files)
+    rows = frame(kinds.Load, files)
     rows = rows[rows.operation == operation]
     runs = rows.pivot_table(index="run", columns=["via", "concurrency"], values="throughput")
     return float((runs[over] / runs[under]).median()) if {over, under} <= {*runs} else NONE
 
 
-def _delay(files: Files, via: str) -> float:
-    rows = frame(Load, files)
-    rows = rows[rows.gradient_step.notna() & (rows.via == via)]
+def _delay(via: str, files: Files) -> float:
+    rows = serving.mixed_loads(files)
+    rows = rows[rows.via == via]
     return NONE if rows.empty else float(serving.delays(rows).median())
 
 
-def _efficiency(files: Files) -> float:
-    rows = frame(Efficiency, files)
-    return float((rows.write_flop / rows.write / (rows.gemm_flop / rows.gemm)).median())
-
-
-def _reading_long(files: Files) -> float:
-    rows = frame(ReadByLength, files)
-    return float((rows.long / rows.short).median())
-
-
-def _unrolled(files: Files, pairs: int, suffix: str = "") -> float:
-    rows = frame(Unrolled, files)
+def _unrolled(pairs: int, suffix: str, files: Files) -> float:
+    rows = frame(kinds.Unrolled, files)
     rows = rows[rows.pairs == pairs]
     return float((rows[f"serving{suffix}"] / rows[f"unrolled{suffix}"]).median())
 
 
-def _overload(files: Files, field: str) -> float:
-    return float(frame(Overload, files)[field].max())
-
-
-def _goodput(files: Files) -> float:
-    rows = frame(Overload, files)
-    return float((rows.goodput / serving.capacity(rows)).median())
+def _median(kind: type[Row], values: Callable[[DataFrame], "Series[float]"], files: Files) -> float:
+    return float(values(frame(kind, files)).median())
 
 
 def _growth(files: Files) -> float:
-    rows = serving.warm(frame(Footprint, files))
+    rows = serving.warm(frame(kinds.Footprint, files))
     return NONE if rows.empty else float(rows.bytes.iloc[-1] / rows.bytes.iloc[0])
 
 
 F = partial
-KNOWN = LANGUAGE["short-squad"]
+SQUAD, WHOLE = LANGUAGE["short-squad"]["gradmem"], LANGUAGE["short-squad"]["full-context"]
+PAGED = "paragraphs-1"
+WAYS = ("HTTP", "in-process")
 PROSE = (
-    Goal(
-        "Short SQuAD, exact match", F(_best, section="sentences", field="exact_match"), limit=0.56
-    ),
-    Goal(
-        "Short SQuAD, forced",
-        F(_best, section="sentences", field="forced"),
-        limit=0.55,
-        published=KNOWN["gradmem"] / 100,
-    ),
+    Goal("Short SQuAD, exact match", 0.56, F(_best, "sentences", "exact_match")),
+    Goal("Short SQuAD, forced", 0.55, F(_best, "sentences", "forced"), published=SQUAD / 100),
     Goal(
         "Short SQuAD, share of the same model's whole-text figure",
-        F(_of_the_text, section="sentences"),
-        limit=0.93,
-        published=KNOWN["gradmem"] / KNOWN["full-context"],
+        0.93,
+        F(_of_the_text, "sentences"),
+        published=SQUAD / WHOLE,
     ),
+    Goal("windows of 96 tokens, exact match", 0.5, F(_best, "windows-96", "exact_match")),
+    Goal("paragraphs through pages, exact match", 0.45, F(_served, PAGED, "exact_match")),
+    Goal("lists, keys asked plainly", 0.97, F(_mean, "lists", "key alone")),
+    Goal("lists, keys asked in words", 0.85, F(_mean, "lists", "in words")),
+    Goal("tables, CSV, JSON, YAML, transcripts, code", 0.85, F(_mean, "formats", "all")),
+    Goal("paragraphs, rejection recall", 0.95, F(_served, PAGED, "rejection_recall")),
     Goal(
-        "windows of 96 tokens, exact match",
-        F(_best, section="windows-96", field="exact_match"),
-        limit=0.5,
-    ),
-    Goal(
-        "whole paragraphs through pages, exact match",
-        F(_served, section="paragraphs-1", field="exact_match"),
-        limit=0.45,
-    ),
-    Goal("lists, keys asked plainly", F(_mean, section="lists", condition="key alone"), limit=0.97),
-    Goal("lists, keys asked in words", F(_mean, section="lists", condition="in words"), limit=0.85),
-    Goal(
-        "tables, CSV, JSON, YAML, transcripts, code (100 questions)",
-        F(_mean, section="formats", condition="all"),
-        limit=0.85,
-    ),
-    Goal(
-        "questions that the text does not answer, rejection recall",
-        F(_served, section="paragraphs-1", field="rejection_recall"),
-        limit=0.95,
-    ),
-    Goal(
-        "questions that the text answers, false rejection rate",
-        F(_served, section="paragraphs-1", field="false_rejection_rate"),
-        limit=0.04,
+        "paragraphs, false rejection rate",
+        0.04,
+        F(_served, PAGED, "false_rejection_rate"),
         at_most=True,
     ),
 )
@@ -212,55 +158,62 @@ PROSE = (
 SERVING = (
     Goal(
         "WRITE throughput, HTTP at concurrency 32 / ready batches of 32",
-        F(_speedup, operation="write", over=("HTTP", 32), under=("ready batches", 32)),
-        limit=0.85,
+        0.85,
+        F(_speedup, "write", ("HTTP", 32), ("ready batches", 32)),
     ),
     *(
         Goal(
             f"{operation.upper()} throughput, {via}, concurrency {most} / 1",
-            F(_speedup, operation=operation, over=(via, most), under=(via, 1)),
-            limit=limit,
+            limit,
+            F(_speedup, operation, (via, most), (via, 1)),
         )
         for operation, most, limit in (("write", 32, 2), ("read", 64, 8))
-        for via in ("HTTP", "in-process")
+        for via in WAYS
     ),
     *(
         Goal(
-            f"READ p99 beside writers / (p99 alone + a gradient step), {via}",
-            F(_delay, via=via),
-            limit=1.5,
+            f"READ p99 beside writers / (alone + a step), {via}", 1.5, F(_delay, via), at_most=True
+        )
+        for via in WAYS
+    ),
+    Goal(
+        "WRITE FLOP/s in batches of 32 / plain sgemm",
+        0.6,
+        F(_median, kinds.Efficiency, lambda r: r.write_flop / r.write / (r.gemm_flop / r.gemm)),
+    ),
+    Goal(
+        "READ time, 96-pair document / 4-pair document",
+        1.1,
+        F(_median, kinds.ReadByLength, lambda r: r.long / r.short),
+        at_most=True,
+    ),
+    *(
+        Goal(
+            f"serving WRITE / unrolled WRITE, {what}, {pairs} pairs",
+            limit,
+            F(_unrolled, pairs, suffix),
             at_most=True,
         )
-        for via in ("HTTP", "in-process")
+        for what, suffix, pairs, limit in (
+            ("time", "", 16, 0.8),
+            ("time", "", 96, 0.5),
+            ("peak memory", "_bytes", 96, 0.15),
+        )
     ),
-    Goal("WRITE FLOP/s in batches of 32 / plain sgemm", _efficiency, limit=0.6),
-    Goal("READ time, 96-pair document / 4-pair document", _reading_long, limit=1.1, at_most=True),
+    *(
+        Goal(
+            f"overload: requests {end}",
+            0,
+            F(_median, kinds.Overload, itemgetter(end)),
+            at_most=True,
+        )
+        for end in ("unanswered", "failed")
+    ),
     Goal(
-        "Serving WRITE / unrolled WRITE, time, 16 pairs, batch 32",
-        F(_unrolled, pairs=16),
-        limit=0.8,
-        at_most=True,
+        "overload: goodput / capacity",
+        0.9,
+        F(_median, kinds.Overload, lambda r: r.goodput / serving.capacity(r)),
     ),
-    Goal(
-        "Serving WRITE / unrolled WRITE, time, 96 pairs, batch 8",
-        F(_unrolled, pairs=96),
-        limit=0.5,
-        at_most=True,
-    ),
-    Goal(
-        "Serving WRITE / unrolled WRITE, peak memory, 96 pairs, batch 8",
-        F(_unrolled, pairs=96, suffix="_bytes"),
-        limit=0.15,
-        at_most=True,
-    ),
-    Goal("Overload: requests unanswered", F(_overload, field="unanswered"), limit=0, at_most=True),
-    Goal(
-        "Overload: requests answered with 5xx or another failure",
-        F(_overload, field="failed"),
-        limit=0,
-        at_most=True,
-    ),
-    Goal("Overload: goodput / capacity", _goodput, limit=0.9),
-    Goal("Memory after all requests / after 1,000", _growth, limit=1.05, at_most=True),
+    Goal("memory after all requests / after 1,000", 1.05, _growth, at_most=True),
 )
 "Ratios of one service, and counts of its requests."

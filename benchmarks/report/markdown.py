@@ -5,9 +5,11 @@ measured there is nothing between the two.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from pandas import DataFrame, isna
+
+from benchmarks.results import ResultFile
 
 PLACE = re.compile(r"(<!-- table: ([^>]+?) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
@@ -15,19 +17,25 @@ PLACE = re.compile(r"(<!-- table: ([^>]+?) -->\n).*?(<!-- end -->\n)", re.DOTALL
 def table(rows: DataFrame) -> str:
     """Return the table of a frame, without columns that have no entry; empty without rows.
 
-    `COLUMNS` gives a column its head and its form; of others the name is the head.
+    `HEADS` and `FORMS` say how columns are called and written.
     """
     heads, columns = [], []
     for name, values in rows.items():
-        head, form = COLUMNS.get(str(name), (str(name).replace("_", " "), plain))
+        form = FORMS.get(str(name), plain)
         entries = ["" if isna(value) else form(value) for value in values.tolist()]
         if any(entries):
-            heads.append(head)
+            heads.append(HEADS.get(str(name), str(name).replace("_", " ")))
             columns.append(entries)
     if not columns:
         return ""
     lines = [heads, ["---"] * len(heads), *zip(*columns, strict=True)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def titled(files: Sequence[ResultFile], tables: Iterable[Callable[..., str]]) -> str:
+    """Return the tables of some results that have rows, each under its function's name."""
+    found = [(function.__name__.replace("_", " "), function(files)) for function in tables]
+    return "\n\n".join(f"**{name.capitalize()}**\n\n{text}" for name, text in found if text)
 
 
 def fill(page: str, table_of: Callable[[str], str]) -> str:
@@ -73,41 +81,32 @@ def code(text: object) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
-COLUMNS: dict[str, tuple[str, Callable[..., str]]] = {
-    "checkpoint": ("checkpoint", code),
-    "trained_recipe": ("recipe", code),
-    "run": ("run", code),
-    "trained_writer": ("writer", plain),
-    "trained_write_steps": ("K in training", plain),
-    "trained_seed": ("seed", plain),
-    "trained_contexts": ("contexts of training", plain),
-    "write_steps": ("K", plain),
-    "steps": ("K", plain),
-    "size": ("pairs", plain),
-    "memory_tokens": ("vectors", plain),
-    "blob": ("stored as", plain),
-    "condition": ("READ has", plain),
-    "page_tokens": ("tokens a page", plain),
-    "bytes_per_page": ("bytes a page", plain),
-    "pages": ("pages a text", lambda pages: "" if pages == 1 else f"{pages:.1f}"),
-    "absent": ("others asked", plain),
-    "absent_keys": ("absent keys", plain),
-    "exact_match": ("exact match", percent),
-    "token_accuracy": ("tokens right, forced", percent),
-    "f1": ("F1", percent),
-    "forced": ("forced", percent),
-    "false_rejection_rate": ("false rejection rate", percent),
-    "rejection_recall": ("rejection recall", percent),
-    "rejection_precision": ("rejection precision", percent),
-    "calibration_error": ("calibration error", percent),
-    "ratio": ("times an answer from the KV cache", lambda ratio: f"{ratio:.2f}"),
-    "contexts_per_second": ("contexts/s", lambda speed: f"{speed:.2f}"),
-    "relative": ("relative", lambda ratio: f"{ratio:.2f}"),
-    "peak_memory_bytes": ("peak memory (MiB)", mebibytes),
-    "throughput": ("requests/s", lambda speed: f"{speed:.1f}"),
-    "goodput": ("goodput (1/s)", lambda speed: f"{speed:.1f}"),
-    "p50": ("p50 (ms)", milliseconds),
-    "p99": ("p99 (ms)", milliseconds),
-    "milliseconds": ("ms", milliseconds),
+HEADS = {
+    **{"write_steps": "K", "steps": "K", "trained_write_steps": "K in training", "size": "pairs"},
+    **{"trained_recipe": "recipe", "trained_writer": "writer", "trained_seed": "seed"},
+    **{"trained_contexts": "contexts of training", "memory_tokens": "vectors"},
+    **{"condition": "READ has", "blob": "stored as", "page_tokens": "tokens a page"},
+    **{"bytes_per_page": "bytes a page", "pages": "pages a text", "absent": "others asked"},
+    **{"f1": "F1", "ratio": "times an answer from the KV cache", "milliseconds": "ms"},
+    **{"contexts_per_second": "contexts/s", "throughput": "requests/s", "via": "through"},
+    **{"capacity": "capacity (1/s)", "offered": "offered (1/s)", "goodput": "goodput (1/s)"},
+    **{"p50": "p50 (ms)", "p99": "p99 (ms)", "gradient_step": "a gradient step (ms)"},
+    **{"write": "WRITE", "read": "READ", "cached": "from KV cache", "reread": "from text"},
+    **{"serving": "serving (s)", "unrolled": "unrolled (s)", "bytes": "MiB"},
+    **{"serving_bytes": "serving (MiB)", "unrolled_bytes": "unrolled (MiB)"},
+    "peak_memory_bytes": "peak memory (MiB)",
 }
-"Head and form of columns by name."
+"Heads of columns that are not called like the field."
+FORMS: dict[str, Callable[..., str]] = {
+    **dict.fromkeys(["checkpoint", "run", "trained_recipe"], code),
+    **dict.fromkeys(["exact_match", "f1", "forced", "share", "calibration_error"], percent),
+    **dict.fromkeys(["false_rejection_rate", "rejection_recall", "rejection_precision"], percent),
+    **dict.fromkeys(["p50", "p99", "gradient_step", "milliseconds"], milliseconds),
+    **dict.fromkeys(["write", "read", "prefill", "cached", "reread"], milliseconds),
+    **dict.fromkeys(["bytes", "serving_bytes", "unrolled_bytes", "peak_memory_bytes"], mebibytes),
+    **dict.fromkeys(["throughput", "capacity", "offered", "goodput"], "{:.1f}".format),
+    **dict.fromkeys(["ratio", "relative", "contexts_per_second"], "{:.2f}".format),
+    **dict.fromkeys(["serving", "unrolled"], "{:.3f}".format),
+    "pages": lambda pages: "" if pages == 1 else f"{pages:.1f}",
+}
+"How the values of columns are written that are neither texts nor plain numbers."

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 import pandas as pd
 from pandas import DataFrame
 
-from benchmarks.report.frames import FAMILY, as_written, at_trained_size, bases, frame, pairs
-from benchmarks.report.markdown import code, percent, plain, table
-from benchmarks.report.published import PUBLISHED, SIZES
+from benchmarks.report.frames import (
+    FAMILY,
+    as_written,
+    at_trained_size,
+    bases,
+    frame,
+    of_checkpoint,
+    pairs,
+)
+from benchmarks.report.markdown import code, percent, table
+from benchmarks.report.published import PAIRS, SIZES
 from benchmarks.results import ResultFile
 from benchmarks.rows import CurvePoint
 from training.tasks import KeyValueTask
@@ -22,24 +30,17 @@ SPREAD_SIZE = 8
 "Size at which several training seeds are compared."
 THRESHOLDS = (0.5, 0.9, 0.99)
 "Exact match whose cost is reported."
-SYMBOLS = 62
-VALUE_SYMBOLS = 2
-BITS_PER_VALUE = VALUE_SYMBOLS * math.log2(SYMBOLS)
+BITS_PER_VALUE = 2 * math.log2(62)
 "Information of a value: two symbols out of letters and digits."
 Files = Sequence[ResultFile]
 
 
 def exact_match(files: Files, checkpoint: str | None = None) -> str:
-    """Return exact match by size and write steps, a table for each checkpoint and blob."""
-    rows = pairs(files)
-    rows = rows if checkpoint is None else rows[rows.checkpoint == checkpoint]
+    """Return exact match by size and write steps; of one checkpoint, as written and for fixed K."""
     if checkpoint is not None:
-        rows = as_written(rows[rows.k.notna()])
-    by = ["checkpoint", "trained_seed", "fingerprint"] + ["blob"] * (checkpoint is None)
-    texts = [(key, _grid(group)) for key, group in rows.groupby(by, dropna=False)]
-    if len(texts) == 1:
-        return texts[0][1]
-    return "\n\n".join(f"`{key[0]}`, stored as {key[-1]}\n\n{text}" for key, text in texts)
+        rows = as_written(pairs(of_checkpoint(files, checkpoint)))
+        return _grid(rows[rows.k.notna()])
+    return _grid(pairs(files), "checkpoint", "trained_seed", "fingerprint", "blob")
 
 
 def ladder(files: Files) -> str:
@@ -48,15 +49,15 @@ def ladder(files: Files) -> str:
     ours = rows[(rows.writer == "gradmem") & rows["size"].isin(LADDER)]
     if ours.empty:
         return ""
-    published = {r.write_steps: r.exact_match for r in PUBLISHED if r.writer == "gradmem"}
-    columns = {f"published, K = {k}": _published(published[k]) for k in STEPS}
+    known = _published().xs("gradmem")
+    found = known.rename("published, K = {}".format).T.reindex([*LADDER])
     for head, some in ((f"K ≤ {max(STEPS)}", ours[ours.k <= max(STEPS)]), ("any K", ours)):
         order = ["exact_match", "steps_taken", "checkpoint"]
         ranked = some.sort_values(order, ascending=[False, True, True])
         best = ranked.drop_duplicates("size").set_index("size")
-        columns[f"ours, {head}"] = best.exact_match.map(percent)
-        columns[f"by, {head}"] = best.checkpoint.map(code) + ", K = " + _steps(best)
-    return table(DataFrame(columns, index=list(LADDER)).rename_axis("size").reset_index())
+        found[f"ours, {head}"] = best.exact_match.map(percent)
+        found[f"by, {head}"] = best.checkpoint.map(code) + ", K = " + best.write_steps.map(str)
+    return table(found.rename_axis("size").reset_index())
 
 
 def baselines(files: Files) -> str:
@@ -82,13 +83,8 @@ def baselines(files: Files) -> str:
     means = rows.pivot_table(index=by, columns="size", values="exact_match")
     ours = about.round().join(means.map(percent, na_action="ignore")).reset_index()
     ours["source"] = ours.trained_recipe.map(code)
-    published = [
-        {"writer": row.writer, "write_steps": row.write_steps, "source": "published"}
-        | {"state_floats": row.state_floats}
-        | {size: f"{share:.1f}" for size, share in row.exact_match.items()}
-        for row in PUBLISHED
-    ]
-    lines = DataFrame([*published, *ours.to_dict("records")])
+    published = _published().assign(source="published").reset_index()
+    lines = pd.concat([published, ours])
     heads = ["writer", "write_steps", "source", "seeds", "trained_contexts", "state_floats"]
     return table(lines[[*heads, *SIZES]].rename(columns={size: f"{size} pairs" for size in SIZES}))
 
@@ -129,8 +125,9 @@ def ablations(files: Files) -> str:
     by = ["size", "base", "trained_recipe"]
     means = rows[recipes > 1].pivot_table(index=by, columns="k", values="exact_match")
     is_base = means.index.get_level_values("base") == means.index.get_level_values(by[-1])
-    base = means[is_base].droplevel(2).reindex(means.index.droplevel(2))
-    changes = means - base.to_numpy()
+    only = means.copy()
+    only[~is_base] = float("nan")
+    changes = means - only.groupby(by[:2]).transform("max")
     texts = (100 * changes).map(" ({:+.1f})".format)
     texts[is_base] = ""
     found = (means.map(percent) + texts)[changes.notna()]
@@ -187,7 +184,7 @@ def _grid(rows: DataFrame, *by: str) -> str:
         .map(lambda counts: " / ".join(map(str, sorted(counts))))
     )
     found.insert(0, "contexts", contexts)
-    return table(found.reset_index())
+    return table(found.reset_index().drop(columns="fingerprint", errors="ignore"))
 
 
 def _reached(points: DataFrame, threshold: float) -> str:
@@ -199,9 +196,12 @@ def _reached(points: DataFrame, threshold: float) -> str:
     return f"{'> ' * never}{point.contexts:,} ({point.seconds / 60:.0f} min)"
 
 
-def _published(shares: dict[int, float]) -> "pd.Series[str]":
-    return pd.Series(shares).map("{:.1f}".format)
+def _published() -> DataFrame:
+    """Return published figures as texts, by writer, write steps and size."""
+    lines = [dict(zip(SIZES, shares, strict=False)) for shares in PAIRS.values()]
+    names = pd.MultiIndex.from_tuples(PAIRS, names=["writer", "write_steps"])
+    found = DataFrame(lines, index=names)
+    return found.map("{:.1f}".format, na_action="ignore")
 
 
-def _steps(rows: DataFrame) -> "pd.Series[str]":
-    return rows.write_steps.map(plain)
+PRINTED = (exact_match, cost)

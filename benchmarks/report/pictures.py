@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from benchmarks.report.frames import as_written, pairs
-from benchmarks.report.published import PUBLISHED
+from benchmarks.report.published import PAIRS, SIZES
 from benchmarks.report.serving import loads
 from benchmarks.results import ResultFile
 
@@ -55,7 +55,7 @@ def capacity(files: Files) -> bytes | None:
     A checkpoint's points are its best at up to MOST_STEPS write steps.
     """
     rows = as_written(pairs(files))
-    rows = rows[(rows.writer == "gradmem") & (rows.k <= MOST_STEPS)]
+    rows = rows[(rows.writer == "gradmem") & (rows.k <= MOST_STEPS) & (rows["size"] >= SIZES[0])]
     if rows.empty:
         return None
     best = rows.sort_values("exact_match", ascending=False, kind="stable")
@@ -66,14 +66,12 @@ def capacity(files: Files) -> bytes | None:
             line = line.sort_values("size")
             label = f"{name}, K ≤ {MOST_STEPS}"
             axes.plot(line["size"], 100 * line.exact_match, label=label, **look)
-        published = [row for row in PUBLISHED if row.writer == "gradmem"]
-        for dashes, row in zip(DASHES, published, strict=False):
-            label = f"published, K = {row.write_steps}"
+        published = [key for key in PAIRS if key[0] == "gradmem"]
+        for key, dashes in zip(published, DASHES, strict=True):
             look = {"color": "#7f7f7f", "linestyle": dashes, "marker": "."}
-            axes.plot([*row.exact_match], [*row.exact_match.values()], label=label, **look)
+            axes.plot(SIZES, PAIRS[key], label=f"published, K = {key[1]}", **look)
         axes.set_ylim(-2, 102)
-        sizes = {*points["size"].tolist(), *(size for row in published for size in row.exact_match)}
-        _label(axes, sizes, "pairs in a context", "exact match (%)")
+        _label(axes, {*points["size"], *SIZES}, "pairs in a context", "exact match (%)")
         return _svg(figure)
 
 

@@ -1,23 +1,13 @@
 """Tables of docs/PERFORMANCE.md: the service, its device, and READ beside a KV cache."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pandas import DataFrame, Series, concat
 
+from benchmarks import rows as kinds
 from benchmarks.report.frames import frame
-from benchmarks.report.markdown import code, mebibytes, milliseconds, table
+from benchmarks.report.markdown import code, mebibytes, milliseconds, table, titled
 from benchmarks.results import ResultFile
-from benchmarks.rows import (
-    BreakEven,
-    Efficiency,
-    Footprint,
-    Load,
-    Operation,
-    Overload,
-    PeakMemory,
-    ReadByLength,
-    Unrolled,
-)
 
 WARM = 1000
 "Requests after which the service's memory counts as warmed up."
@@ -26,56 +16,57 @@ Files = Sequence[ResultFile]
 
 def render(files: Files) -> str:
     """Return every table of the service's measurements (Markdown); empty where there are none."""
-    tables = [(title, of_files(files)) for title, of_files in TABLES.items()]
-    return "\n\n".join(f"**{title}**\n\n{text}" for title, text in tables if text)
+    return titled(files, TABLES)
 
 
 def write_load(files: Files) -> str:
     """Compare WRITE through HTTP, in-process and in ready batches."""
-    return _load(files, "write")
+    return table(loads(files, "write"))
 
 
 def read_load(files: Files) -> str:
     """Compare READ through HTTP and in-process."""
-    return _load(files, "read")
+    return table(loads(files, "read"))
 
 
 def loads(files: Files, operation: str) -> DataFrame:
     """Return the medians over the runs of an operation, by way and concurrency."""
-    rows = frame(Load, files)
-    rows = rows[rows.operation == operation]
-    groups = rows.groupby(["concurrency", "via"])
-    found = groups[["throughput", "p50", "p99"]].median().join(groups.failed.sum())
-    return found.reset_index()
+    rows = frame(kinds.Load, files)
+    groups = rows[rows.operation == operation].groupby(["concurrency", "via"])
+    return groups[["throughput", "p50", "p99"]].median().join(groups.failed.sum()).reset_index()
+
+
+def mixed_loads(files: Files) -> DataFrame:
+    """Return the rows of READ alone, of READ beside writers, and of these writers."""
+    rows = frame(kinds.Load, files)
+    return rows[rows.gradient_step.notna()]
 
 
 def mixed_load(files: Files) -> str:
     """Compare READ alone with READ beside writers that keep the device busy."""
-    rows = frame(Load, files)
-    rows = rows[rows.gradient_step.notna()]
+    rows = mixed_loads(files)
     if rows.empty:
         return ""
     values = ["p50", "p99", "throughput", "gradient_step"]
     found = rows.groupby(["operation", "via"])[values].median()
     alone, beside = found.loc["read alone"], found.loc["read beside writers"]
     columns = {
-        "through": alone.index.to_series(),
         "p50 alone (ms)": alone.p50.map(milliseconds),
         "p99 alone (ms)": alone.p99.map(milliseconds),
         "p50 beside writers (ms)": beside.p50.map(milliseconds),
         "p99 beside writers (ms)": beside.p99.map(milliseconds),
-        "a gradient step (ms)": alone.gradient_step.map(milliseconds),
+        "gradient_step": alone.gradient_step,
         "p99 beside / (alone + step)": delays(rows).groupby("via").median(),
         "WRITE/s meanwhile": found.loc["writers beside read"].throughput,
     }
-    return table(DataFrame(columns))
+    return table(DataFrame(columns).reset_index())
 
 
 def delays(rows: DataFrame) -> "Series[float]":
     """Return READ's p99 beside writers in multiples of that alone and a gradient step, by run.
 
     Args:
-        rows: Those of `Load` that have a gradient step.
+        rows: Those of `mixed_loads`.
     """
     p99 = rows.pivot_table(index=["via", "run"], columns="operation", values="p99")
     step = rows.groupby(["via", "run"]).gradient_step.first()
@@ -83,102 +74,70 @@ def delays(rows: DataFrame) -> "Series[float]":
 
 
 def break_even(files: Files) -> str:
-    """Compare READ after WRITE with a KV cache and with the text, in time and bytes."""
-    rows = frame(BreakEven, files)
-    times = ["write", "read", "prefill", "cached", "reread"]
-    sizes = ["memory_bytes", "cache_bytes", "text_bytes"]
-    found = rows.groupby(["tokens", "batch"])[[*times, *sizes]].median().reset_index()
-    columns = {
-        "tokens": found.tokens,
-        "at once": found.batch,
-        "WRITE": found.write.map(milliseconds),
-        "READ": found.read.map(milliseconds),
-        "prefill": found.prefill.map(milliseconds),
-        "from KV cache": found.cached.map(milliseconds),
-        "from text": found.reread.map(milliseconds),
-        "memory bytes": found.memory_bytes,
-        "KV cache bytes": found.cache_bytes,
-        "text bytes": found.text_bytes,
-        "pays off against KV cache": [
-            queries_to_pay_off(spent, saved)
-            for spent, saved in zip(
-                found.write - found.prefill, found.cached - found.read, strict=True
-            )
-        ],
-        "pays off against text": [
-            queries_to_pay_off(spent, saved)
-            for spent, saved in zip(found.write, found.reread - found.read, strict=True)
-        ],
-    }
-    return table(DataFrame(columns))
+    """Compare READ after WRITE with a KV cache and with the text, in milliseconds and bytes."""
+    rows = frame(kinds.BreakEven, files)
+    values = ["write", "read", "prefill", "cached", "reread"]
+    values += ["memory_bytes", "cache_bytes", "text_bytes"]
+    found = rows.groupby(["tokens", "batch"])[values].median()
+    found["queries until cheaper than the KV cache"] = queries_to_pay_off(
+        found.write - found.prefill, found.cached - found.read
+    )
+    found["than the text"] = queries_to_pay_off(found.write, found.reread - found.read)
+    return table(found.reset_index())
 
 
-def queries_to_pay_off(spent: float, saved: float) -> str:
-    """Return the queries until their savings make up for the cost; `never` if they save nothing."""
-    if spent <= 0 <= saved:
-        return "1"
-    return "never" if saved <= 0 else f"{spent / saved:,.0f}"
+def queries_to_pay_off(spent: "Series[float]", saved: "Series[float]") -> "Series[str]":
+    """Return the queries until their savings make up for a cost; `never` if they save nothing."""
+    count = (spent / saved).clip(lower=1)
+    return count.map("{:,.0f}".format).where(saved > 0, "never")
 
 
 def efficiency(files: Files) -> str:
     """Compare the floating-point operations a second of WRITE with those of plain products."""
-    rows = frame(Efficiency, files)
-    if rows.empty:
-        return ""
-    first = rows.iloc[0]
-    write = f"WRITE, {first.batch} documents of {first.pairs} pairs, K = {first.steps}"
-    flop = Series({write: first.write_flop, "plain sgemm of the layers' shapes": first.gemm_flop})
-    seconds = Series({flop.index[0]: rows.write.median(), flop.index[1]: rows.gemm.median()})
-    columns = {
-        "work": flop.index,
-        "GFLOP": (flop / 1e9).map("{:.1f}".format),
-        "seconds": seconds.map("{:.4f}".format),
-        "GFLOP/s": (flop / seconds / 1e9).map("{:.1f}".format),
-    }
-    return table(DataFrame(columns))
+    rows = frame(kinds.Efficiency, files)
+    rows["WRITE (GFLOP/s)"] = rows.write_flop / rows.write / 1e9
+    rows["plain sgemm (GFLOP/s)"] = rows.gemm_flop / rows.gemm / 1e9
+    by = ["pairs", "batch", "steps"]
+    values = ["WRITE (GFLOP/s)", "plain sgemm (GFLOP/s)"]
+    return table(rows.groupby(by)[values].median().map("{:.1f}".format).reset_index())
 
 
 def unrolled(files: Files) -> str:
     """Compare serving WRITE with WRITE that keeps the graph of its steps."""
-    rows = frame(Unrolled, files)
+    rows = frame(kinds.Unrolled, files)
     values = ["serving", "unrolled", "serving_bytes", "unrolled_bytes"]
-    found = rows.groupby(["pairs", "batch", "steps"])[values].median().reset_index()
-    for name in ("serving", "unrolled"):
-        found[f"{name} (s)"] = found.pop(name).map("{:.3f}".format)
-        found[f"{name} (MiB)"] = found.pop(f"{name}_bytes").map(mebibytes)
-    return table(found)
+    return table(rows.groupby(["pairs", "batch", "steps"])[values].median().reset_index())
 
 
 def peak_memory(files: Files) -> str:
-    """Show the memory that WRITE needs, by batch and write steps."""
-    rows = frame(PeakMemory, files)
+    """Show the memory that WRITE needs beyond the model (MiB), by batch and write steps."""
+    rows = frame(kinds.PeakMemory, files)
     found = rows.pivot_table(index=["pairs", "batch"], columns="steps", values="bytes")
-    found = found.map(mebibytes).rename(columns="K = {}".format)
-    return table(found.reset_index())
+    return table(found.map(mebibytes).rename(columns="K = {}".format).reset_index())
 
 
 def read_by_length(files: Files) -> str:
     """Compare READ from the memories of a short and of a long document."""
-    rows = frame(ReadByLength, files)
+    rows = frame(kinds.ReadByLength, files)
     found = rows.groupby(["short_pairs", "long_pairs"])[["short", "long"]].median()
     return table(found.map(milliseconds).add_suffix(" (ms)").reset_index())
 
 
 def operations(files: Files) -> str:
     """Show where the time of one WRITE batch goes."""
-    rows = frame(Operation, files)
-    rows["name"] = rows["name"].map(code)
+    rows = frame(kinds.Operation, files)
+    rows["operation"] = rows["name"].map(code)
     rows["milliseconds"] = rows.seconds
-    return table(rows[["name", "calls", "milliseconds"]])
+    rows["share"] = rows.seconds / rows.groupby("file").seconds.transform("sum")
+    return table(rows[["operation", "calls", "milliseconds", "share"]])
 
 
 def overload(files: Files) -> str:
     """Show what the service does with more requests than it can take."""
-    rows = frame(Overload, files)
-    rows["capacity (1/s)"] = capacity(rows).map("{:.1f}".format)
-    rows["offered (1/s)"] = rows.offered.map("{:.1f}".format)
+    rows = frame(kinds.Overload, files)
+    rows["capacity"] = capacity(rows)
     counts = ["sent", "succeeded", "refused", "failed", "unanswered", "goodput", "p50", "p99"]
-    return table(rows[["capacity (1/s)", "offered (1/s)", *counts]])
+    return table(rows[["capacity", "offered", *counts]])
 
 
 def capacity(rows: DataFrame) -> "Series[float]":
@@ -188,10 +147,8 @@ def capacity(rows: DataFrame) -> "Series[float]":
 
 def footprint(files: Files) -> str:
     """Show the service's memory once warm and after all requests."""
-    rows = frame(Footprint, files)
-    ends = concat([warm(rows).head(1), rows.tail(1)]).drop_duplicates()
-    ends["MiB"] = ends.bytes.map(mebibytes)
-    return table(ends[["requests", "failed", "MiB"]])
+    rows = frame(kinds.Footprint, files)
+    return table(concat([warm(rows).head(1), rows.tail(1)])[["requests", "failed", "bytes"]])
 
 
 def warm(rows: DataFrame) -> DataFrame:
@@ -200,23 +157,7 @@ def warm(rows: DataFrame) -> DataFrame:
     return rows.tail(1) if found.empty else found
 
 
-def _load(files: Files, operation: str) -> str:
-    found = loads(files, operation)
-    found.insert(0, "through", found.pop("via"))
-    return table(found)
-
-
-TABLES: dict[str, Callable[[Files], str]] = {
-    "WRITE": write_load,
-    "READ": read_load,
-    "READ beside writers": mixed_load,
-    "READ after WRITE, a KV cache and the text (milliseconds)": break_even,
-    "Floating-point operations": efficiency,
-    "Serving and unrolled WRITE": unrolled,
-    "Peak memory of WRITE (MiB)": peak_memory,
-    "READ by length": read_by_length,
-    "Operations of a WRITE batch": operations,
-    "Overload": overload,
-    "Memory over many requests": footprint,
-}
-"Titles and tables."
+TABLES = (
+    *(write_load, read_load, mixed_load, break_even, efficiency, unrolled, peak_memory),
+    *(read_by_length, operations, overload, footprint),
+)

@@ -5,21 +5,13 @@ from collections.abc import Sequence
 import pandas as pd
 from pandas import DataFrame
 
+from benchmarks import rows as kinds
 from benchmarks.report.frames import frame
-from benchmarks.report.markdown import code, percent, table
+from benchmarks.report.markdown import code, milliseconds, percent, table
 from benchmarks.report.published import LANGUAGE
+from benchmarks.report.serving import queries_to_pay_off
 from benchmarks.results import ResultFile
-from benchmarks.rows import (
-    ExactMatch,
-    Questions,
-    ReadingTime,
-    Reconstruction,
-    Records,
-    RecordsFailure,
-    TrainingLoss,
-    TrainingStep,
-)
-from training.tasks import GENERATED
+from training.tasks import GENERATED, KeyValueTask
 
 RECORDS = {
     "shape": "records x longest key + longest value",
@@ -33,44 +25,96 @@ QUESTIONS = [
     *("absent", "rejection_recall", "calibration_error"),
 ]
 "Columns of the tables of questions, in their order."
-SERVED_STEPS = 5
-"Write steps (K) of `records` as it is served."
+SECTIONS = {
+    "sentences": "single sentences",
+    "windows-96": "windows of 96 tokens",
+    "paragraphs-1": "paragraphs, through pages",
+    "paragraphs-10": "documents of ten paragraphs",
+    "formats": "tables, logs, mails, code",
+}
+"Sets of texts that stand in a summary, with what it calls them."
+SERVED_STEPS, SERVED_BLOB = 5, "int8"
+"Write steps (K) and dtype of memories as they are served."
+WORKS = (
+    *("write a page", "read it back", "prefill the page's text", "prefill the page's memory"),
+    *("answer from the KV cache", "answer from a memory of 1 "),
+)
+"Starts of the names of what `page_costs` takes."
 WRITTEN = {"gradient": "the checkpoint's steps", "adam": "Adam, 0.02"}
 Files = Sequence[ResultFile]
 
 
 def questions(files: Files, checkpoint: str | None = None, section: str | None = None) -> str:
     """Return answers to questions in words, a table for each set of texts and questions."""
-    rows = _of(frame(Questions, files), checkpoint=checkpoint, section=section)
-    rows["absent"] = rows.absent.where(rows.absent > 0)
-    rows.loc[rows.absent.isna(), ["false_rejection_rate", "calibration_error"]] = None
-    named = ["checkpoint"] * (checkpoint is None)
-    groups = rows.groupby(["section", "data"], sort=False)[[*named, *QUESTIONS]]
-    return "\n\n".join(f"**{name}**: {data}\n\n{table(g)}" for (name, data), g in groups)
+    rows = _of(_questions(files), checkpoint=checkpoint, section=section)
+    shown = ["checkpoint"] * (checkpoint is None) + QUESTIONS
+    groups = rows.groupby(["section", "data"], sort=False)[shown]
+    return "\n\n".join(f"`{name}`, {data}:\n\n{table(g)}" for (name, data), g in groups)
+
+
+def summary(files: Files, checkpoint: str) -> str:
+    """Return answers from memories as they are served, beside those from the whole text."""
+    rows = _of(_questions(files), checkpoint=checkpoint)
+    whole = rows[rows.condition == "whole text"].groupby("section").exact_match.last()
+    stored = rows.blob.fillna(SERVED_BLOB) == SERVED_BLOB
+    whose = rows.section.isin(SECTIONS) & rows.condition.isin(["memory", "all"])
+    served = rows[stored & whose & (rows.write_steps == SERVED_STEPS)]
+    served = served.sort_values("section", key=lambda names: names.map([*SECTIONS].index))
+    served["asked about"] = served.section.map(SECTIONS)
+    served["from the memory"] = served.exact_match.map(percent)
+    served["from the whole text"] = served.section.map(whole).map(percent, na_action="ignore")
+    shown = ["asked about", "questions", "from the memory", "from the whole text"]
+    return table(served[[*shown, "false_rejection_rate", "rejection_recall"]])
+
+
+def page_costs(files: Files, checkpoint: str) -> str:
+    """Compare what a page kept as text, KV cache and memory costs, once and for each question."""
+    rows = _of(frame(kinds.ReadingTime, files), checkpoint=checkpoint)
+    if rows.empty:
+        return ""
+    rows = rows[rows.page_tokens == rows.page_tokens.min()]
+    write, back, prefill, memory, cached, read = (
+        rows[rows.work.str.startswith(work)].seconds.iloc[-1] for work in WORKS
+    )
+    found = DataFrame(
+        {
+            "kept": ["the text", "its KV cache", "its memory"],
+            "once": [0, prefill, write + back],
+            "each": [prefill + cached, cached, memory + read],
+        }
+    )
+    pays_off = queries_to_pay_off(found.once, found.each[0] - found.each)
+    found["once (ms)"] = found.pop("once").map(milliseconds)
+    found["each question (ms)"] = found.pop("each").map(milliseconds)
+    return table(found.assign(**{"cheaper than the text from question": pays_off}))
 
 
 def reading_time(files: Files, checkpoint: str | None = None) -> str:
     """Return the time of each work on a page of text, beside the page's own KV cache."""
-    rows = _of(frame(ReadingTime, files), checkpoint=checkpoint)
+    rows = _of(frame(kinds.ReadingTime, files), checkpoint=checkpoint)
     rows["milliseconds"] = rows.seconds
     shown = ["checkpoint"] * (checkpoint is None) + ["page_tokens", "work", "milliseconds", "ratio"]
     return table(rows[shown])
 
 
-def records(files: Files, kind: str, checkpoint: str | None = None) -> str:
-    """Return answers for records on documents of one kind."""
-    rows = _of(frame(Records, files), kind=kind, checkpoint=checkpoint)
+def records(files: Files, checkpoint: str | None = None) -> str:
+    """Return answers for records on generated documents of a shape, of many pages, and on lists."""
+    rows = _of(frame(kinds.Records, files), checkpoint=checkpoint)
     rows["characters a page"] = (rows.characters / rows.pages).round()
     rows["pages in all"] = rows.pages
     shares = ["exact_match", "false_rejection_rate", "rejection_recall", "rejection_precision"]
     counts = ["documents", "records", "pages in all", "characters a page"]
-    shown = rows[["checkpoint", "name", "write_steps", *counts, *shares]]
-    return table(shown.rename(columns={"name": RECORDS.get(kind, kind)}))
+    shown = rows[["checkpoint", "kind", "name", "write_steps", *counts, *shares]]
+    tables = [
+        table(shown[shown.kind == kind].rename(columns={"name": head}).drop(columns="kind"))
+        for kind, head in RECORDS.items()
+    ]
+    return "\n\n".join(filter(None, tables))
 
 
 def records_failures(files: Files, checkpoint: str | None = None) -> str:
     """Return the first wrong answers on each real list, at the largest K that was measured."""
-    rows = _of(frame(RecordsFailure, files), kind="list", checkpoint=checkpoint)
+    rows = _of(frame(kinds.RecordsFailure, files), kind="list", checkpoint=checkpoint)
     rows = rows[rows.write_steps == rows.groupby("checkpoint").write_steps.transform("max")]
     for name in ("key", "expected", "answer"):
         rows[name] = rows[name].map(code, na_action="ignore").fillna("not in memory")
@@ -79,9 +123,7 @@ def records_failures(files: Files, checkpoint: str | None = None) -> str:
 
 def records_training(files: Files) -> str:
     """Return exact match and rejection recall on each shape by what training had taken."""
-    rows = _of(frame(Records, files), kind="shape").dropna(subset="trained_recipe")
-    if rows.empty:
-        return ""
+    rows = _of(frame(kinds.Records, files), kind="shape").dropna(subset="trained_recipe")
     rows = rows[rows.write_steps == SERVED_STEPS]
     rows["cell"] = rows.exact_match.map(percent) + " / " + rows.rejection_recall.map(percent)
     rows["minutes"] = (rows.trained_seconds / 60).round()
@@ -93,7 +135,7 @@ def records_training(files: Files) -> str:
 
 def stories(files: Files) -> str:
     """Compare exact match on stories and prose, each writer's best, with what was published."""
-    rows = frame(ExactMatch, files)
+    rows = frame(kinds.ExactMatch, files)
     best = rows.pivot_table(index="task", columns="writer", values="exact_match", aggfunc="max")
     columns = {}
     for writer in ("gradmem", "rmt", "full-context"):
@@ -107,8 +149,8 @@ def stories(files: Files) -> str:
 
 def answers(files: Files, task: str | None = None) -> str:
     """Return exact match and F1 on a task of stories or prose, by writer and K."""
-    rows = _of(frame(ExactMatch, files), task=task)
-    rows = rows[rows.f1.notna()]
+    rows = _of(frame(kinds.ExactMatch, files), task=task)
+    rows = rows[rows.task != KeyValueTask.name]
     rows["questions"] = rows.contexts * rows.queries
     shown = ["task", "writer", "checkpoint", "write_steps", "questions", "state_floats"]
     return table(rows[[*shown, "trained_contexts", "exact_match", "f1"]])
@@ -116,7 +158,7 @@ def answers(files: Files, task: str | None = None) -> str:
 
 def reconstruction(files: Files) -> str:
     """Return tokens recovered greedily, and in brackets teacher-forced, by write steps."""
-    rows = frame(Reconstruction, files)
+    rows = frame(kinds.Reconstruction, files)
     rows["cell"] = [
         f"{100 * a:.0f} ({100 * b:.0f})" for a, b in zip(rows.recovered, rows.recall, strict=True)
     ]
@@ -129,7 +171,7 @@ def reconstruction(files: Files) -> str:
 
 def training_loss(files: Files) -> str:
     """Return how the loss of READ fell in training on stories and prose."""
-    rows = frame(TrainingLoss, files)
+    rows = frame(kinds.TrainingLoss, files)
     rows = rows[~rows.task.isin(GENERATED)]
     rows["minutes"] = (rows.trained_seconds / 60).round()
     by = ["run", "trained_writer", "task", "trained_write_steps", "trained_contexts", "minutes"]
@@ -140,9 +182,23 @@ def training_loss(files: Files) -> str:
 
 def training_step(files: Files) -> str:
     """Return contexts a second of a training step, by implementation."""
-    rows = frame(TrainingStep, files)
+    rows = frame(kinds.TrainingStep, files)
     shown = ["implementation", "dtype", "size", "write_steps", "threads", "contexts_per_second"]
     return table(rows[[*shown, "relative", "peak_memory_bytes"]])
+
+
+PRINTED = (
+    *(questions, records, records_failures, answers, reconstruction, training_loss),
+    *(training_step, reading_time),
+)
+
+
+def _questions(files: Files) -> DataFrame:
+    """Return rows of questions, without rejections where nothing was asked that a text lacks."""
+    rows = frame(kinds.Questions, files)
+    rows["absent"] = rows.absent.where(rows.absent > 0)
+    rows.loc[rows.absent.isna(), ["false_rejection_rate", "calibration_error"]] = None
+    return rows
 
 
 def _of(rows: DataFrame, **values: str | None) -> DataFrame:
