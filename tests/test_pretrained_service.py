@@ -36,10 +36,11 @@ def run(*arguments: str | Path) -> str:
 
 def initialised(tmp_path: Path, *options: str) -> Path:
     folder = model_folder(tmp_path / "model", "llama")
-    limits = ("--max-context-tokens", "60", "--max-query-tokens", "40", "--max-answer-tokens", "9")
+    limits = ("max_context_tokens=60", "max_query_tokens=40", "max_answer_tokens=9")
     run(
-        *("init", "--backbone", folder, "--output", tmp_path / "start", "--memory-tokens", "4"),
-        *(*limits, *options),
+        *("init", "--backbone", folder, "--output", tmp_path / "start", "--set", "memory_tokens=4"),
+        *(word for limit in limits for word in ("--set", limit)),
+        *options,
     )
     return tmp_path / "start"
 
@@ -51,7 +52,7 @@ def served(tmp_path: Path, checkpoint: Path) -> Settings:
 
 
 def test_a_folder_is_initialised_trained_and_served(tmp_path: Path) -> None:
-    start = initialised(tmp_path, "--adapter-rank", "2")
+    start = initialised(tmp_path, "--set", "adapter.rank=2")
     data = text_folder(tmp_path / "data")
     paths = ("--set", f"start={start}", "--set", f"data={data}")
     run("fit", "text", *paths, *SMALL, "--output", tmp_path / "run")
@@ -149,7 +150,7 @@ def test_a_gguf_file_becomes_the_same_model(tmp_path: Path) -> None:
     torch.testing.assert_close(imported(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
     run(
         *("init", "--backbone", tmp_path / "imported", "--output", tmp_path / "start"),
-        *("--max-context-tokens", "40", "--max-query-tokens", "40"),
+        *("--set", "max_context_tokens=40", "--set", "max_query_tokens=40"),
     )
     checkpoint = load_checkpoint(tmp_path / "start")
     assert checkpoint.tokenizer.encode(TEXT) == tokenizer().encode(TEXT)
@@ -168,17 +169,18 @@ def test_what_is_no_gguf_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--memory-tokens", "0"], "--memory-tokens"),
+        (["--set", "memory_tokens=0"], "memory_tokens: "),
+        (["--set", "memory_token=8"], "memory_token: "),
         (["--task", "kv"], "is not one of babi"),
         (["--layers", "9"], "3"),
-        (["--max-context-tokens", "400"], "160"),
+        (["--set", "max_context_tokens=400"], "160"),
         (["--query-template", "nothing"], "{query}"),
     ],
 )
 def test_init_refuses_what_cannot_work(tmp_path: Path, options: list[str], problem: str) -> None:
     folder = model_folder(tmp_path / "model", "llama")
     arguments = ["init", "--backbone", str(folder), "--output", str(tmp_path / "start")]
-    room = ["--max-context-tokens", "40", "--max-query-tokens", "40"]
+    room = ["--set", "max_context_tokens=40", "--set", "max_query_tokens=40"]
     result = CliRunner().invoke(training_cli, [*arguments, *room, *options])
     assert result.exit_code == 2
     assert problem in result.output

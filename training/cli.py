@@ -5,15 +5,24 @@ from typing import Annotated
 
 import typer
 
+from gradmem_core.backbone import Backbone
+from gradmem_core.checkpoints.folders import atomic_folder
 from gradmem_core.errors import GradMemError, InputError
-from training.cli_pretrained import import_gguf, init
-from training.loop.parallel import leave
-from training.loop.start import load_subject
-from training.loop.trainer import Trainer
+from gradmem_core.tokenizer import Tokenizer
+from training.checkpoints.pretrained import Origin, build_memory_config, init_checkpoint
+from training.loop.data import load_training_data
+from training.loop.parallel import leave_processes
+from training.loop.phases import fit_phases
 from training.problems import fail
-from training.recipes.loading import load_recipe
+from training.recipes.loading import load_phases, load_recipe
+from training.runs import CHECKPOINT, RUNS
 from training.seeds import stream
 from training.tasks import build_task
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="dotted.field=value, in place of the recipe's."),
+]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,30 +35,31 @@ app = typer.Typer(
 
 @app.command()
 def fit(
-    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a bundled recipe.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A TOML file, or the name of a bundled recipe; RECIPE:PHASE for one of its phases."
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option(help="Folder of the run; by default runs/NAME.")
     ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="dotted.field=value, in place of the recipe's."),
-    ] = None,
+    override: Overrides = None,
 ) -> None:
     """Train a recipe, or continue the run in its folder; the result is OUTPUT/checkpoint.
 
     Several processes: torchrun --no-python --nproc-per-node 2 gradmem-train fit RECIPE
     """
     try:
-        loaded = load_recipe(recipe, override or [])
-        folder = output or Path("runs") / loaded.name
-        trainer = Trainer(loaded, folder)
-        trainer.fit()
+        phases = load_phases(recipe, override or [])
+        folder = output or RUNS / phases[-1].recipe.name
+        trainer = fit_phases(phases, folder)
     except GradMemError as error:
         fail(error)
     finally:
-        leave()
+        leave_processes()
     if trainer.processes.first:
-        typer.echo(f"checkpoint: {folder / 'checkpoint'}")
+        typer.echo(f"checkpoint: {folder / CHECKPOINT}")
 
 
 @app.command()
@@ -58,33 +68,86 @@ def sample(
     data: Annotated[Path | None, typer.Option(help="Folder of its files.")] = None,
     *,
     recipe: Annotated[
-        str | None, typer.Option(help="In place of a task: what a recipe trains on, for a mixture.")
+        str | None, typer.Option(help="A recipe, in place of a task: needed for a mixture.")
     ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="dotted.field=value, in place of the recipe's."),
-    ] = None,
+    override: Overrides = None,
     size: Annotated[int, typer.Option(min=1, help="Size, in the task's own unit.")],
-    count: Annotated[int, typer.Option(min=1, help="Documents to draw.")] = 3,
-    queries: Annotated[int, typer.Option(min=1, help="Questions about each.")] = 4,
+    count: Annotated[int, typer.Option(min=1, help="Number of documents.")] = 3,
+    queries: Annotated[int, typer.Option(min=1, help="Questions about each document.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
 ) -> None:
-    """Print training documents of a task with questions and what they should be answered."""
+    """Print training documents of a task with their questions and answers."""
     try:
         if (task is None) == (recipe is None):
             raise InputError("give either a task or --recipe")
         if recipe is not None:
-            source = load_subject(load_recipe(recipe, override or [])).task
+            source = load_training_data(load_recipe(recipe, override or [])).task
         else:
             source = build_task(task or "", data)
         for number in range(count):
-            drawn = source.sample(stream("train", seed, number), size=size, queries=queries)
-            typer.echo(drawn.context)
-            for question in drawn.questions:
+            example = source.sample(stream("train", seed, number), size=size, queries=queries)
+            typer.echo(example.context)
+            for question in example.questions:
                 typer.echo(f"    {question.query!r} -> {question.target!r}")
     except GradMemError as error:
         fail(error)
 
 
-app.command()(init)
-app.command("import-gguf")(import_gguf)
+@app.command()
+def init(
+    backbone: Annotated[Path, typer.Option(help="Hugging Face folder: model and tokenizer.")],
+    output: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
+    task: Annotated[str, typer.Option(help="prose, squad, short-squad, text or babi.")] = "text",
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="field=value of the memory's settings, for instance memory_tokens=8 or"
+            " adapter.rank=8.",
+        ),
+    ] = None,
+    query_template: Annotated[
+        str | None,
+        typer.Option(
+            help="Text around {query}, or `chat` for the tokenizer's own template; by default the"
+            " task's."
+        ),
+    ] = None,
+    layers: Annotated[int | None, typer.Option(help="Keep only the first blocks.")] = None,
+    inside: Annotated[
+        bool, typer.Option("--inside", help="Store the backbone inside the checkpoint.")
+    ] = False,
+    write_side: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint on this backbone whose M0 and write side to take."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial memory.")] = 0,
+) -> None:
+    """Make a checkpoint of a pretrained model, to start training from.
+
+    The checkpoint names the backbone's folder with its hash; with --inside or --layers it holds the
+    backbone itself.
+    """
+    try:
+        config = build_memory_config(override or [])
+        origin = Origin(backbone, task, query_template, layers, inside, write_side)
+        fingerprint = init_checkpoint(output, origin, config, seed=seed)
+    except GradMemError as error:
+        fail(error)
+    typer.echo(f"checkpoint: {output} ({fingerprint[:12]})")
+
+
+@app.command()
+def import_gguf(
+    file: Annotated[Path, typer.Argument(help="The GGUF file.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write: model and tokenizer.")],
+) -> None:
+    """Convert a GGUF file into an ordinary Hugging Face folder, in float32."""
+    try:
+        backbone, tokenizer = Backbone.from_gguf(file), Tokenizer.from_gguf(file)
+        with atomic_folder(output) as folder:
+            backbone.save(folder)
+            tokenizer.save(folder)
+    except GradMemError as error:
+        fail(error)
+    typer.echo(f"model: {output}")

@@ -17,7 +17,7 @@ from benchmarks.speed.unrolled import unrolled_steps
 from gradmem_core.model import MemoryModel
 from training.llama.joined import JoinedModel, can_join
 from training.loop.batch import IGNORED, Batch
-from training.loop.step import outer_loss
+from training.loop.loss import outer_loss
 from training.writers.gradmem import GradMem
 
 

@@ -12,25 +12,25 @@ import pytest
 import torch
 
 from gradmem_core.errors import DataError, RecipeError
-from tests.training.squad_files import write_squad_files
 from tests.training.conftest import ProseRecipe, TinyRecipe
+from tests.training.squad_files import write_squad_files
 from training.loop.batch import IGNORED, Batch
-from training.loop.feed import POOL, Drawer, Feed, MicroBatch, Order
-from training.loop.start import load_subject
+from training.loop.data import load_training_data
+from training.loop.feed import POOL, Drawer, Feed, Parts, Place
 from training.recipe import Recipe
 
 CPU = torch.device("cpu")
 
 
-def taken(recipe: Recipe, orders: list[Order], *, ahead: bool = True) -> list[MicroBatch]:
+def taken(recipe: Recipe, places: list[Place], *, ahead: bool = True) -> list[Parts]:
     """What a feed hands out."""
-    with closing(Feed(recipe, load_subject(recipe))) as feed:
+    with closing(Feed(recipe, load_training_data(recipe))) as feed:
         if ahead:
-            feed.expect(orders)
-        return [feed.take(order, CPU) for order in orders]
+            feed.expect(places)
+        return [feed.take(place, CPU) for place in places]
 
 
-def assert_alike(first: list[MicroBatch], second: list[MicroBatch]) -> None:
+def assert_alike(first: list[Parts], second: list[Parts]) -> None:
     for ours, theirs in zip(first, second, strict=True):
         for part, other in zip(ours, theirs, strict=True):
             for name, value in vars(part).items():
@@ -38,20 +38,20 @@ def assert_alike(first: list[MicroBatch], second: list[MicroBatch]) -> None:
 
 
 def test_workers_draw_the_same_stream(tiny_recipe: TinyRecipe) -> None:
-    orders = [Order(attempt, index, 3) for attempt in range(3) for index in range(2)]
+    orders = [Place(attempt, index, 3) for attempt in range(3) for index in range(2)]
     alone = taken(tiny_recipe(), orders)
     assert_alike(alone, taken(tiny_recipe("workers=2"), orders[::-1])[::-1])
     assert_alike(alone, taken(tiny_recipe(), orders[::-1], ahead=False)[::-1])
 
 
 def test_a_mixture_by_workers_is_the_same_stream(prose_recipe: ProseRecipe) -> None:
-    orders = [Order(attempt, 0, 0) for attempt in range(POOL + 2)]
+    orders = [Place(attempt, 0, 0) for attempt in range(POOL + 2)]
     assert_alike(taken(prose_recipe(), orders), taken(prose_recipe("workers=2"), orders))
 
 
 def test_batches_by_tokens_are_full_and_alike(prose_recipe: ProseRecipe) -> None:
     recipe = prose_recipe("batch.tokens=400")
-    batches = [parts for [parts] in taken(recipe, [Order(i, 0, 0) for i in range(2 * POOL)])]
+    batches = [parts for [parts] in taken(recipe, [Place(i, 0, 0) for i in range(2 * POOL)])]
     padded = [(b.context_ids.shape[1] + 3) * len(b.lengths) for b in batches]
     assert max(padded) <= 400
     assert sum(padded) / len(padded) > 250
@@ -82,41 +82,41 @@ def test_a_malformed_file_is_named_by_a_worker_too(
     prose_recipe: ProseRecipe, tmp_path: Path
 ) -> None:
     recipe = prose_recipe("workers=1")
-    with closing(Feed(recipe, load_subject(recipe))) as feed:
+    with closing(Feed(recipe, load_training_data(recipe))) as feed:
         (tmp_path / "data" / "homes" / "train.jsonl").write_text("{\n")
-        feed.expect([Order(0, 0, 0)])
+        feed.expect([Place(0, 0, 0)])
         with pytest.raises(DataError, match="line 1 is not JSON"):
-            feed.take(Order(0, 0, 0), CPU)
+            feed.take(Place(0, 0, 0), CPU)
 
 
 def test_a_killed_worker_ends_the_run_at_once(tiny_recipe: TinyRecipe) -> None:
     recipe = tiny_recipe("workers=1")
-    with closing(Feed(recipe, load_subject(recipe))) as feed:
-        feed.expect([Order(0, 0, 1)])
-        feed.take(Order(0, 0, 1), CPU)
+    with closing(Feed(recipe, load_training_data(recipe))) as feed:
+        feed.expect([Place(0, 0, 1)])
+        feed.take(Place(0, 0, 1), CPU)
         (worker,) = feed._workers._processes  # type: ignore[union-attr]
-        feed.expect([Order(0, 0, 1), Order(1, 0, 1)])
+        feed.expect([Place(0, 0, 1), Place(1, 0, 1)])
         os.kill(worker, signal.SIGSTOP)
-        feed.expect([Order(2, 0, 1)])
+        feed.expect([Place(2, 0, 1)])
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(RecipeError, match="was killed"):
-            feed.take(Order(2, 0, 1), CPU)
+            feed.take(Place(2, 0, 1), CPU)
         with pytest.raises(RecipeError, match="was killed"):
-            feed.expect([Order(3, 0, 1)])
+            feed.expect([Place(3, 0, 1)])
 
 
 ORPHANS = """
 import sys, time
 from pathlib import Path
-from training.loop.feed import Feed, Order
+from training.loop.feed import Feed, Place
 from training.recipes.loading import load_recipe
-from training.loop.start import load_subject
+from training.loop.data import load_training_data
 
 if __name__ == "__main__":
     recipe = load_recipe(Path(sys.argv[1]), ["workers=1"])
-    feed = Feed(recipe, load_subject(recipe))
-    feed.expect([Order(0, 0, 1)])
-    feed.take(Order(0, 0, 1), __import__("torch").device("cpu"))
+    feed = Feed(recipe, load_training_data(recipe))
+    feed.expect([Place(0, 0, 1)])
+    feed.take(Place(0, 0, 1), __import__("torch").device("cpu"))
     print(*feed._workers._processes, flush=True)
     time.sleep(60)
 """
@@ -149,13 +149,13 @@ def test_a_pool_is_drawn_once_for_all_its_batches(
         return real(drawer, number)
 
     monkeypatch.setattr(Drawer, "_pool", counted)
-    taken(recipe, [Order(attempt, 0, 0) for attempt in range(POOL + 1)])
+    taken(recipe, [Place(attempt, 0, 0) for attempt in range(POOL + 1)])
     assert pools == [0, 1]
 
 
 def test_the_data_folder_is_needed(tmp_path: Path, prose_recipe: ProseRecipe) -> None:
     write_squad_files(tmp_path / "elsewhere" / "homes")
     recipe = prose_recipe(f"data={tmp_path / 'elsewhere'}")
-    assert taken(recipe, [Order(0, 0, 0)])
+    assert taken(recipe, [Place(0, 0, 0)])
     with pytest.raises(RecipeError, match="no folder 'homes'"):
-        load_subject(prose_recipe(f"data={tmp_path / 'nowhere'}"))
+        load_training_data(prose_recipe(f"data={tmp_path / 'nowhere'}"))

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradmem_core.errors import RecipeError
 from tests.training.conftest import TinyRecipe
 from training.loop.feed import Feed
-from training.loop.parallel import Processes, device_of
+from training.loop.parallel import Processes, choose_device
 from training.loop.trainer import Trainer
 from training.writers import load_writer
 
@@ -23,16 +23,16 @@ from pathlib import Path
 import torch
 
 from training.loop.feed import Feed
-from training.loop.parallel import leave
+from training.loop.parallel import leave_processes
 from training.recipes.loading import load_recipe
 from training.loop.trainer import Trainer
 
 recipe, folder, *fields = sys.argv[1:]
 trainer = Trainer(load_recipe(recipe, fields), Path(folder))
-trainer._accumulate(Feed(trainer.recipe, trainer.subject))
+trainer.stepper.sum_gradients(Feed(trainer.recipe, trainer.data))
 gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
-torch.save((trainer.tokens, gradients), Path(folder) / f"{trainer.processes.rank}.pt")
-leave()
+torch.save((trainer.state.tokens, gradients), Path(folder) / f"{trainer.processes.rank}.pt")
+leave_processes()
 """
 ONE_DIVERGES = """
 import sys
@@ -43,7 +43,7 @@ import torch
 import training.loop.gradient
 import training.loop.trainer
 from gradmem_core.errors import NonFiniteLossError
-from training.loop.parallel import leave
+from training.loop.parallel import leave_processes
 from training.recipes.loading import load_recipe
 
 recipe, folder, *fields = sys.argv[1:]
@@ -52,16 +52,17 @@ real = training.loop.gradient.outer_loss
 
 
 def diverges_once(*args, **options):
-    if trainer.processes.rank == 1 and trainer.step == 1 and not trainer.skipped:
+    if trainer.processes.rank == 1 and trainer.state.step == 1 and not trainer.state.skipped:
         raise NonFiniteLossError("diverged", samples=[0])
     return real(*args, **options)
 
 
 training.loop.gradient.outer_loss = diverges_once
 trainer.fit(until_step=3, quiet=True)
-counted = (trainer.step, trainer.skipped, trainer.tokens)
+state = trainer.state
+counted = (state.step, state.skipped, state.tokens)
 torch.save((counted, trainer.model.state_dict()), Path(folder) / f"{trainer.processes.rank}.pt")
-leave()
+leave_processes()
 """
 
 
@@ -91,11 +92,11 @@ def test_two_processes_have_the_gradient_of_one(
     tiny_recipe: TinyRecipe, tiny_file: Path, tmp_path: Path
 ) -> None:
     alone = Trainer(tiny_recipe(*FIELDS), tmp_path / "alone")
-    alone._accumulate(Feed(alone.recipe, alone.subject))
+    alone.stepper.sum_gradients(Feed(alone.recipe, alone.data))
     expected = {n: p.grad for n, p in alone.model.named_parameters() if p.grad is not None}
     both = run_script(GRADIENTS, tiny_file, tmp_path / "both")
     for tokens, gradients in both:
-        assert tokens == alone.tokens
+        assert tokens == alone.state.tokens
         assert gradients.keys() == expected.keys()
         for name, gradient in gradients.items():
             distance = (gradient - expected[name]).norm() / expected[name].norm()
@@ -131,8 +132,8 @@ def test_the_command_trains_evaluates_and_continues_under_torchrun(
     alone.fit(quiet=True)
     assert first is not None
     assert trained.training is not None
-    assert first.contexts < trained.training.contexts == 8 * alone.step
-    assert trained.training.tokens == alone.tokens
+    assert first.contexts < trained.training.contexts == 8 * alone.state.step
+    assert trained.training.tokens == alone.state.tokens
 
 
 def test_processes_read_texts_and_memories_in_one_step_and_end_by_one_clock(
@@ -164,6 +165,6 @@ def test_one_process_gathers_its_own() -> None:
 
 def test_a_process_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert device_of("auto") == torch.device("cpu")
+    assert choose_device("auto") == torch.device("cpu")
     with pytest.raises(RecipeError, match="device: process 0 on this machine has no GPU"):
-        device_of("cuda")
+        choose_device("cuda")

@@ -83,8 +83,8 @@ def test_curve_of_a_run_in_two_sessions(tmp_path: Path, tiny_recipe: TinyRecipe)
     assert [(point.step, point.contexts) for point in found.points] == [(2, 8), (4, 16)]
     assert [(point.size, point.write_steps) for point in found.points] == [(1, 1)] * 2
     assert found.training.contexts == 16
-    assert found.seconds == pytest.approx(trainer.seconds)
-    assert found.points[-1].seconds == pytest.approx(trainer.seconds, abs=0.8)
+    assert found.seconds == pytest.approx(trainer.state.seconds)
+    assert found.points[-1].seconds == pytest.approx(trainer.state.seconds, abs=0.8)
     assert len(found.target_losses) == 4  # a step each
     assert all(0 < loss < 10 for loss in found.target_losses)
     trainer.fit(until_step=11, quiet=True)

@@ -26,8 +26,8 @@ def test_a_run_starts_from_a_checkpoint_and_counts_what_came_before(
     second.fit(quiet=True)
     training = load_writer(tmp_path / "second" / "checkpoint").training
     assert training is not None
-    assert training.contexts == 4 * (first.step + second.step)
-    assert training.tokens == first.tokens + second.tokens
+    assert training.contexts == 4 * (first.state.step + second.state.step)
+    assert training.tokens == first.state.tokens + second.state.tokens
 
 
 def test_a_start_that_does_not_fit_is_refused(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_share_of_the_start_is_kept_in_the_result(
     trainer.fit(until_step=2, quiet=True)
     resumed = Trainer(tiny_recipe(start, "start_share=0.25"), tmp_path / "second")
     after = trainer.model.state_dict()
-    for result in (trainer.result, resumed.result):
+    for result in (trainer.build_result(), resumed.build_result()):
         for name, tensor in result.model.state_dict().items():
             torch.testing.assert_close(tensor, 0.25 * before[name] + 0.75 * after[name])
     assert not torch.equal(after["initial_memory"], before["initial_memory"])
@@ -70,12 +70,12 @@ def test_the_average_follows_the_weights_and_is_resumed(
         weights = trainer.model.get_parameter("initial_memory").detach().clone()
         expected = weights if expected is None else 0.5 * expected + 0.5 * weights
     assert expected is not None
-    averaged = trainer.result.model.get_parameter("initial_memory")
+    averaged = trainer.build_result().model.get_parameter("initial_memory")
     torch.testing.assert_close(averaged.detach(), expected)
     assert not torch.equal(averaged, trainer.model.get_parameter("initial_memory"))
     for step in (1, 3):
         parts = Trainer(recipe, tmp_path / "parts")
         parts.fit(until_step=step, quiet=True)
-    resumed = Trainer(recipe, tmp_path / "parts").result.model.state_dict()
-    for name, tensor in trainer.result.model.state_dict().items():
+    resumed = Trainer(recipe, tmp_path / "parts").build_result().model.state_dict()
+    for name, tensor in trainer.build_result().model.state_dict().items():
         assert torch.equal(resumed[name], tensor), name

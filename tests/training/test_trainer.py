@@ -1,6 +1,5 @@
 """The meta-training loop."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from gradmem_core.errors import NonFiniteLossError, RecipeError
 from tests.training.conftest import TinyRecipe
 from training.cli import app
 from training.loop.curriculum import Progress
-from training.loop.optim import Muon, build_optimizers, orthogonalised, rate_factor
-from training.loop.state import STATE
-from training.loop.step import Outcome, clipped_alone, outer_loss
+from training.loop.loss import Outcome, clip_separately, outer_loss
+from training.loop.optimizers import Muon, build_optimizers, compute_rate_factor, orthogonalise
 from training.loop.trainer import Trainer
+from training.runs import STATE
 from training.writers import load_writer
 
 
@@ -45,8 +44,8 @@ def test_resuming_continues_exactly(tiny_recipe: TinyRecipe, tmp_path: Path) -> 
     assert [len(part) for part in parts] == [3, 2, 3]
     assert [loss for part in parts for loss in part] == losses
     resumed = Trainer(recipe, tmp_path / "parts")
-    assert resumed.progress == whole.progress
-    assert resumed.progress.stage > 0
+    assert resumed.state.progress == whole.state.progress
+    assert resumed.state.progress.stage > 0
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
 
@@ -68,14 +67,14 @@ def test_recomputed_steps_train_alike(
 ) -> None:
     losses = Trainer(tiny_recipe(), tmp_path / "kept").fit(until_step=3, quiet=True)
     calls = 0
-    real = gradmem_core.writing.recomputation.recomputed
+    real = gradmem_core.writing.recomputation.take_recomputed_step
 
-    def counted(*args: Any) -> tuple[Tensor, Tensor]:
+    def count_call(*args: Any) -> tuple[Tensor, Tensor]:
         nonlocal calls
         calls += 1
         return real(*args)
 
-    monkeypatch.setattr("gradmem_core.writing.descent.recomputed", counted)
+    monkeypatch.setattr("gradmem_core.writing.descent.take_recomputed_step", count_call)
     again = Trainer(tiny_recipe("recompute=true"), tmp_path / "again")
     assert again.fit(until_step=3, quiet=True) == pytest.approx(losses, rel=1e-5)
     assert calls >= 3 * 2 * 2  # steps, micro-batches in parts of one at least, write steps
@@ -104,17 +103,6 @@ def test_a_finished_run_leaves_a_checkpoint_and_scalars(tiny_file: Path, tmp_pat
     assert "train/target_loss" in scalars
     assert "selection/size_1/steps_1" in scalars
 
-    arguments = ["evaluate", str(output / "checkpoint"), "--pairs", "2", "--contexts", "3"]
-    result = CliRunner().invoke(app, [*arguments, "--queries", "2", "--steps", "1", "--json"])
-    assert result.exit_code == 0, result.output
-    figures = json.loads(result.stdout)
-    assert figures["kind"] == "accuracy"
-    assert figures["training"]["recipe"] == "tiny"
-    (cell,) = figures["cells"]
-    assert (cell["size"], cell["contexts"], cell["write_steps"]) == (2, 3, 1)
-    assert 0 <= cell["exact_match"] <= 1
-    assert figures["fingerprint"] == checkpoint.fingerprint
-
 
 def test_a_diverged_step_is_skipped_and_counted(
     tiny_recipe: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -132,8 +120,8 @@ def test_a_diverged_step_is_skipped_and_counted(
     monkeypatch.setattr("training.loop.gradient.outer_loss", sometimes)
     trainer = Trainer(tiny_recipe(), tmp_path)
     losses = trainer.fit(until_step=4, quiet=True)
-    assert trainer.skipped == 1
-    assert trainer.step == 4
+    assert trainer.state.skipped == 1
+    assert trainer.state.step == 4
     assert len(losses) == 4
     assert all(math.isfinite(loss) for loss in losses)
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
@@ -143,7 +131,7 @@ def test_a_micro_batch_is_clipped_by_itself() -> None:
     model = nn.Linear(2, 1, bias=False)
     directions = torch.tensor([[30.0, 40.0], [0.0, 0.5]])
     for direction in directions:
-        with clipped_alone(model, 1.0):
+        with clip_separately(model, 1.0):
             (model.weight * direction).sum().backward()
     torch.testing.assert_close(model.weight.grad, torch.tensor([[0.6, 0.8 + 0.5]]))
 
@@ -166,7 +154,7 @@ def test_a_run_that_only_diverges_ends(tiny_recipe: TinyRecipe, tmp_path: Path) 
 
 
 def test_a_folder_of_another_run_is_refused(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
-    Trainer(tiny_recipe(), tmp_path).save()
+    Trainer(tiny_recipe(), tmp_path).fit(until_step=0, quiet=True)
     with pytest.raises(RecipeError, match="seed"):
         Trainer(tiny_recipe("seed=4"), tmp_path)
     with pytest.raises(RecipeError, match="optimizer"):
@@ -194,7 +182,7 @@ def test_a_kill_while_saving_leaves_the_last_state(
 
     monkeypatch.setattr("training.loop.state.os.fsync", killed)
     with pytest.raises(KeyboardInterrupt):
-        trainer.save()
+        trainer.state.save(tmp_path)
     assert (tmp_path / STATE).read_bytes() == before
 
 
@@ -210,10 +198,10 @@ def test_every_parameter_has_one_optimizer(tiny_recipe: TinyRecipe, tmp_path: Pa
     assert {id(p) for p in held} == {id(p) for p in trainer.model.parameters()}
 
 
-def test_orthogonalised_has_singular_values_near_one() -> None:
+def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
     matrices = torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(0))
     for batch in (matrices, matrices.mT):
-        values = torch.linalg.svdvals(orthogonalised(batch))
+        values = torch.linalg.svdvals(orthogonalise(batch))
         assert values.min() > 0.6
         assert values.max() < 1.3
 
@@ -223,7 +211,7 @@ def test_muon_treats_matrices_alone_and_together_alike() -> None:
     starts = [torch.randn(4, 6, generator=generator) for _ in range(2)]
     gradients = [torch.randn(4, 6, generator=generator) for _ in range(2)]
 
-    def stepped(chosen: list[int]) -> list[Tensor]:
+    def make_steps(chosen: list[int]) -> list[Tensor]:
         parameters = [nn.Parameter(starts[i].clone()) for i in chosen]
         optimizer = Muon(parameters, lr=0.1)
         for _ in range(3):
@@ -232,18 +220,18 @@ def test_muon_treats_matrices_alone_and_together_alike() -> None:
             optimizer.step()
         return [parameter.detach() for parameter in parameters]
 
-    together = stepped([0, 1])
+    together = make_steps([0, 1])
     for i in range(2):
-        torch.testing.assert_close(stepped([i])[0], together[i])
+        torch.testing.assert_close(make_steps([i])[0], together[i])
 
 
 def test_rates_rise_hold_and_fall(tiny_recipe: TinyRecipe) -> None:
     settings = tiny_recipe("optimizer.warmup_steps=4", "optimizer.decay_share=0.5").optimizer
-    assert rate_factor(settings, 0, 0.0) == 0.25
-    assert rate_factor(settings, 3, 0.0) == 1
-    assert rate_factor(settings, 100, 0.5) == 1
-    assert rate_factor(settings, 100, 0.75) == pytest.approx(0.5)
-    assert rate_factor(settings, 100, 1.2) == 0
+    assert compute_rate_factor(settings, 0, 0.0) == 0.25
+    assert compute_rate_factor(settings, 3, 0.0) == 1
+    assert compute_rate_factor(settings, 100, 0.5) == 1
+    assert compute_rate_factor(settings, 100, 0.75) == pytest.approx(0.5)
+    assert compute_rate_factor(settings, 100, 1.2) == 0
 
 
 def test_the_curriculum_advances_on_accuracy_only(tiny_recipe: TinyRecipe) -> None:
@@ -256,6 +244,6 @@ def test_the_curriculum_advances_on_accuracy_only(tiny_recipe: TinyRecipe) -> No
     assert progress.record(curriculum, 0.95)
     assert not progress.record(curriculum, 1.0)
     assert progress.size(curriculum) == 3
-    sizes = [progress.micro_batch_size(curriculum, 1, step, 0) for step in range(200)]
+    sizes = [progress.draw_size(curriculum, 1, step, 0) for step in range(200)]
     assert set(sizes) == {1, 2, 3}
     assert 70 < sum(size == 3 for size in sizes) < 130

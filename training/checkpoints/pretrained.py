@@ -1,9 +1,13 @@
 """Checkpoints of pretrained models, before any training."""
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoints.checkpoint import (
@@ -15,12 +19,30 @@ from gradmem_core.checkpoints.checkpoint import (
 from gradmem_core.checkpoints.fingerprint import digest_backbone
 from gradmem_core.checkpoints.manifest import find_checkpoint, read_manifest
 from gradmem_core.config import MemoryConfig
-from gradmem_core.errors import CheckpointError
+from gradmem_core.errors import CheckpointError, InputError
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
-from training.tasks import card_by_name
-from training.writers.files import TRAINING, Training, training_of
+from training.overrides import set_field
+from training.problems import describe_problem
+from training.tasks import find_card
+from training.writers.files import TRAINING, Training, load_training
 from training.writers.gradmem import GradMem
+
+MEMORY: dict[str, Any] = {
+    "memory_tokens": 32,
+    "write_steps": 5,
+    "inner_learning_rate": 1.0,
+    "inner_learning_rate_per_element": True,
+    "inner_gradient_clip": 0.1,
+    "write_head": False,
+    "memory_projection": True,
+    "max_context_tokens": 256,
+    "max_query_tokens": 96,
+    "max_answer_tokens": 64,
+}
+"Fields of `MemoryConfig` for pretrained models; those that are left out have its own defaults."
+ADAPTER = {"phases": "write"}
+"The same of `AdapterConfig`, where there are adapters."
 
 CARD = """# {name}
 
@@ -46,20 +68,43 @@ UNTRAINED = Training(
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint is made of."""
+    """The model and the task that a checkpoint is made for."""
 
     backbone: Path
     "A Hugging Face folder with the model and its tokenizer."
     task: str
     "Name of the task that it will be trained on."
     query_template: str | None = None
-    "What stands around a query; `chat` for the tokenizer's own template, None for the task's."
+    "Text around a query; `chat` for the tokenizer's own template, None for the task's."
     layers: int | None = None
     "Keep the first blocks alone; None keeps all."
     inside: bool = False
     "Store the backbone inside the checkpoint in place of naming its folder."
     write_side: Path | None = None
     "A checkpoint on this backbone, trained on another task, whose M0 and write side to take."
+
+
+def build_memory_config(overrides: Sequence[str] = ()) -> MemoryConfig:
+    """Return the memory's settings for a pretrained model: MEMORY with overrides.
+
+    Args:
+        overrides: `field=value` of `MemoryConfig`, for instance `adapter.rank=8`.
+
+    Raises:
+        InputError: A field is unknown, of a wrong type or out of range.
+    """
+    fields = deepcopy(MEMORY)
+    for override in overrides:
+        set_field(fields, override)
+    if isinstance(fields.get("adapter"), dict):
+        fields["adapter"] = ADAPTER | fields["adapter"]
+    try:
+        return MemoryConfig.model_validate(fields)
+    except ValidationError as error:
+        problems = "; ".join(describe_problem(entry) for entry in error.errors())
+        raise InputError(
+            f"{problems} (a memory has the fields {', '.join(MemoryConfig.model_fields)})"
+        ) from error
 
 
 def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed: int) -> str:
@@ -80,7 +125,7 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
             write side is one of another backbone or of other sizes.
         RecipeError: There is no such task.
     """
-    card = card_by_name(origin.task)
+    card = find_card(origin.task)
     tokenizer = Tokenizer.from_folder(origin.backbone)
     template = origin.query_template or card.query_template
     if template == "chat":
@@ -107,7 +152,7 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
     }
     external = not origin.inside and origin.layers is None
     # What is trained from here counts what came before.
-    before = UNTRAINED if origin.write_side is None else training_of(origin.write_side)
+    before = UNTRAINED if origin.write_side is None else load_training(origin.write_side)
     return save_checkpoint(
         folder,
         name=folder.name,

@@ -10,10 +10,10 @@ import torch
 from gradmem_core.config import BlobDtype
 from training.evaluation.grading import exact_match, f1
 from training.loop.batch import Batch, collate
-from training.loop.step import token_accuracy
+from training.loop.loss import token_accuracy
 from training.seeds import Split
 from training.tasks import Example, Question, TextFormat, TrainingTask
-from training.writers import State, Writer, WriteSteps
+from training.writers import Writer, WriterState, WriteSteps
 
 CONTEXTS_AT_ONCE = 32
 
@@ -102,7 +102,7 @@ def evaluate(
     )
 
 
-def _token_accuracy(writer: Writer, batch: Batch, state: State) -> float:
+def _token_accuracy(writer: Writer, batch: Batch, state: WriterState) -> float:
     logits = writer.read(state, batch.query_ids)[:, :, :-1]
     return token_accuracy(logits, batch.labels[:, :, 1:])
 
@@ -111,12 +111,12 @@ def _answered(
     writer: Writer,
     form: TextFormat,
     examples: Sequence[Example],
-    state: State,
+    state: WriterState,
 ) -> list[tuple[str, Question]]:
     """What was said to every question."""
     answers = writer.answer(
         state,
-        [[form.query(q) for q in example.questions] for example in examples],
+        [[form.encode_query(q) for q in example.questions] for example in examples],
         max_tokens=writer.config.max_answer_tokens,
         stop_ids=form.stop_ids,
     )

@@ -20,7 +20,7 @@ MOST_PADDED = 1.5
 
 @dataclass(frozen=True)
 class Batch:
-    """Contexts with their questions. `B` contexts, `Q` queries each, `T` tokens."""
+    """Contexts with their questions: `B` contexts, `Q` queries each, `T` tokens."""
 
     context_ids: Tensor
     "`(B, T)`, padded on the right."
@@ -31,26 +31,26 @@ class Batch:
     labels: Tensor
     "The targets' ids where they stand in `query_ids`, IGNORED elsewhere, `(B, Q, T)`."
     share_of_contexts: float = 1.0
-    "How many of its micro-batch's contexts it has, as a share."
+    "Its share of the contexts of its micro-batch."
     share_of_targets: float = 1.0
-    "How many of its micro-batch's target tokens it has, as a share."
+    "Its share of the target tokens of its micro-batch."
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the same on a device."""
+        """Return a copy on a device."""
         pinned = device.type == "cuda"
-        moved = {
+        tensors = {
             name: (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=pinned)
             for name, tensor in self._tensors().items()
         }
-        return replace(self, **cast("Any", moved))
+        return replace(self, **cast("Any", tensors))
 
-    def arrays(self) -> dict[str, Any]:
+    def to_arrays(self) -> dict[str, Any]:
         """Return its fields with arrays in place of tensors, to send to another process."""
         return vars(self) | {name: tensor.numpy() for name, tensor in self._tensors().items()}
 
     @classmethod
-    def of_arrays(cls, fields: dict[str, Any]) -> "Batch":
-        """Make a batch of what `arrays` returned."""
+    def from_arrays(cls, fields: dict[str, Any]) -> "Batch":
+        """Make a batch of what `to_arrays` returned."""
         tensors = {
             name: torch.from_numpy(value)
             for name, value in fields.items()
@@ -59,7 +59,7 @@ class Batch:
         return cls(**fields | tensors)
 
     def halves(self) -> list["Batch"]:
-        """Return two batches of half the contexts, whose results sum up to the whole's.
+        """Split into two batches of half the contexts, whose losses sum up to the whole's.
 
         Raises:
             ValueError: It has one context only.
@@ -88,7 +88,7 @@ def collate(
     tokenizer = form.tokenizer
     contexts = [tokenizer.encode(example.context) for example in examples]
     rows = [
-        (form.query(question), tokenizer.encode(question.target))
+        (form.encode_query(question), tokenizer.encode(question.target))
         for example in examples
         for question in example.questions
     ]
@@ -105,13 +105,13 @@ def collate(
 def collate_parts(examples: Sequence[Example], form: TextFormat) -> list[Batch]:
     """Make a micro-batch in parts of contexts of similar length, so that little of it is padding.
 
-    The sum of what the parts give (see `outer_loss`) is what the micro-batch would give whole.
+    The losses of the parts (see `outer_loss`) sum up to that of the whole micro-batch.
     """
     parts: list[list[Example]] = []
     shortest = 0
     for length, example in sorted(
         ((len(form.tokenizer.encode(example.context)), example) for example in examples),
-        key=lambda one: one[0],
+        key=lambda measured: measured[0],
     ):
         if not parts or length > MOST_PADDED * shortest:
             parts.append([])

@@ -1,14 +1,14 @@
-"""Which context sizes are trained, and when they grow."""
+"""Context sizes and write steps: which are trained, and when they change."""
 
 from dataclasses import asdict, dataclass
 
-from training.recipe import Curriculum
+from training.recipe import Curriculum, Recipe
 from training.seeds import stream
 
 
 @dataclass
 class Progress:
-    """Where a run stands in its curriculum."""
+    """The place of a run in its curriculum."""
 
     stage: int = 0
     "Index of the stage."
@@ -16,17 +16,17 @@ class Progress:
     "Moving average of the exact match at the stage's size."
 
     def state(self) -> dict[str, float]:
-        """The fields, to save and to restore from."""
+        """Return the fields, to save and to restore from."""
         return asdict(self)
 
     def size(self, curriculum: Curriculum) -> int:
-        """The stage's context size."""
+        """Return the stage's context size."""
         return curriculum.stages[self.stage].size
 
-    def micro_batch_size(self, curriculum: Curriculum, seed: int, step: int, micro: int) -> int:
-        """The context size of one micro-batch: the stage's, or a smaller one to rehearse."""
+    def draw_size(self, curriculum: Curriculum, seed: int, attempt: int, index: int) -> int:
+        """Draw the context size of a micro-batch: the stage's, or a smaller one to rehearse."""
         size = self.size(curriculum)
-        rng = stream("train", seed, step, micro, 0)
+        rng = stream("train", seed, attempt, index, 0)
         if size > 1 and rng.random() < curriculum.rehearsal:
             return int(rng.integers(1, size))
         return size
@@ -45,3 +45,19 @@ class Progress:
         self.stage += 1
         self.accuracy = 0.0
         return True
+
+
+def draw_write_steps(recipe: Recipe, spent: float, attempt: int, index: int) -> int:
+    """Draw the number of write steps of a micro-batch from the schedule's stage.
+
+    Args:
+        recipe: The run's settings.
+        spent: Share of the budget that is spent.
+        attempt: Optimizer steps before it, skipped ones among them.
+        index: Its index in the step.
+    """
+    if not recipe.schedule:
+        return recipe.train_write_steps
+    stage = next(stage for stage in recipe.schedule if spent <= stage.until)
+    rng = stream("train", recipe.seed, attempt, index, 0, 0)
+    return stage.write_steps[rng.integers(len(stage.write_steps))]

@@ -1,8 +1,8 @@
 """Micro-batches, drawn ahead of time in worker processes.
 
-What a micro-batch holds depends on the recipe and its place in the run alone, so that the stream is
-the same for any number of workers. Threads would not do: every Python-side backward pass waits for
-the interpreter's lock that they hold.
+A micro-batch depends on the recipe and its place in the run alone, so that the stream is the same
+for any number of workers. Workers are processes, since threads would hold the interpreter's lock,
+which every Python-side backward pass waits for.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ import torch
 
 from gradmem_core.errors import DataError, GradMemError, RecipeError
 from training.loop.batch import Batch, collate, collate_parts
-from training.loop.start import Subject, load_subject
+from training.loop.data import TrainingData, load_training_data
 from training.recipe import Recipe
 from training.seeds import stream
 from training.tasks import Example
@@ -28,12 +28,12 @@ from training.tasks import Example
 POOL = 8
 "Batches by tokens that are cut from one pool of contexts, so that those of a batch are alike."
 
-MicroBatch = list[Batch]
-"Parts of contexts of similar length."
+Parts = list[Batch]
+"A micro-batch in parts of contexts of similar length."
 
 
 @dataclass(frozen=True)
-class Order:
+class Place:
     """The place of a micro-batch in a run."""
 
     attempt: int
@@ -49,24 +49,24 @@ class Drawer:
 
     Args:
         recipe: What is trained.
-        subject: Its task, and how texts become tokens.
+        data: Its data.
     """
 
-    def __init__(self, recipe: Recipe, subject: Subject) -> None:
+    def __init__(self, recipe: Recipe, data: TrainingData) -> None:
         self._recipe = recipe
-        self._task = subject.task
-        self._form = subject.form
-        self._memory_tokens = subject.memory_tokens
+        self._task = data.task
+        self._form = data.form
+        self._memory_tokens = data.memory_tokens
 
-    def locate(self, order: Order) -> tuple[Order, int]:
-        """Return what has to be drawn for a micro-batch, and its index therein."""
+    def locate(self, place: Place) -> tuple[Place, int]:
+        """Return the draw that a micro-batch is in (its place, or a pool), and its index in it."""
         if self._recipe.batch.tokens is None:
-            return order, 0
-        pool, index = divmod(order.attempt * self._recipe.batch.count + order.index, POOL)
-        return Order(pool, 0, 0), index
+            return place, 0
+        pool, index = divmod(place.attempt * self._recipe.batch.count + place.index, POOL)
+        return Place(pool, 0, 0), index
 
-    def draw(self, drawn: Order) -> list[MicroBatch]:
-        """Draw what `locate` named.
+    def draw(self, drawn: Place) -> list[Parts]:
+        """Draw the micro-batches of a draw that `locate` named.
 
         Raises:
             DataError: A file cannot be used, or no context is short enough.
@@ -84,8 +84,8 @@ class Drawer:
         """Draw contexts for POOL batches and put those of similar length together."""
         rng = stream("train", self._recipe.seed, number)
         batches = list(self._cut(sorted(self._contexts(number), key=lambda drawn: drawn[0])))
-        chosen = rng.permutation(len(batches))[:POOL]  # what is left over is random too
-        return [collate(batches[place], self._form) for place in chosen]
+        chosen = rng.permutation(len(batches))[:POOL]  # the batches left out are random, too
+        return [collate(batches[index], self._form) for index in chosen]
 
     def _contexts(self, number: int) -> Iterator[tuple[int, Example]]:
         """Draw contexts with their tokens, memory included, until they fill POOL batches."""
@@ -123,8 +123,8 @@ class Drawer:
         )
 
 
-def steps_ahead(recipe: Recipe) -> int:
-    """Return how many optimizer steps' contexts are drawn ahead, so that no worker is idle."""
+def count_steps_ahead(recipe: Recipe) -> int:
+    """Return the optimizer steps whose contexts are drawn ahead, so that no worker is idle."""
     if recipe.batch.tokens is None:
         return 1 + 2 * recipe.workers
     return -(-POOL * (1 + 2 * recipe.workers) // recipe.batch.count)
@@ -135,13 +135,13 @@ class Feed:
 
     Args:
         recipe: What is trained, with the number of workers.
-        subject: Its task, and how texts become tokens.
+        data: Its data.
     """
 
-    def __init__(self, recipe: Recipe, subject: Subject) -> None:
-        self._drawer = Drawer(recipe, subject)
+    def __init__(self, recipe: Recipe, data: TrainingData) -> None:
+        self._drawer = Drawer(recipe, data)
         self._draw = lru_cache(maxsize=2)(self._drawer.draw)
-        self._ahead: dict[Order, Future[list[list[dict[str, Any]]]]] = {}
+        self._ahead: dict[Place, Future[list[list[dict[str, Any]]]]] = {}
         self._workers = (
             ProcessPoolExecutor(
                 recipe.workers,
@@ -153,35 +153,35 @@ class Feed:
             else None
         )
 
-    def expect(self, orders: Iterable[Order]) -> None:
-        """Draw ahead for these places, and forget what was drawn for others.
+    def expect(self, places: Iterable[Place]) -> None:
+        """Draw ahead for these places, and drop the draws for others.
 
         Raises:
             RecipeError: A worker was killed.
         """
         if self._workers is None:
             return
-        wanted = dict.fromkeys(self._drawer.locate(order)[0] for order in orders)
+        wanted = dict.fromkeys(self._drawer.locate(place)[0] for place in places)
         for drawn in self._ahead.keys() - wanted.keys():
             self._ahead.pop(drawn).cancel()
-        with _told_of_kills():
+        with _translate_kills():
             for drawn in wanted:
                 if drawn not in self._ahead:
                     self._ahead[drawn] = self._workers.submit(_draw, drawn)
 
-    def take(self, order: Order, device: torch.device) -> MicroBatch:
+    def take(self, place: Place, device: torch.device) -> Parts:
         """Return a micro-batch, on a device.
 
         Raises:
             DataError: See `Drawer.draw`.
             RecipeError: A worker was killed.
         """
-        drawn, index = self._drawer.locate(order)
+        drawn, index = self._drawer.locate(place)
         if drawn not in self._ahead:
             return [part.to(device) for part in self._draw(drawn)[index]]
-        with _told_of_kills():
+        with _translate_kills():
             parts = self._ahead[drawn].result()[index]
-        return [Batch.of_arrays(part).to(device) for part in parts]
+        return [Batch.from_arrays(part).to(device) for part in parts]
 
     def close(self) -> None:
         """End the workers."""
@@ -190,7 +190,7 @@ class Feed:
 
 
 @contextmanager
-def _told_of_kills() -> Iterator[None]:
+def _translate_kills() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
@@ -207,20 +207,20 @@ _worker: list[Drawer] = []
 def _start_worker(recipe: Recipe) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _worker.append(Drawer(recipe, load_subject(recipe)))
+    _worker.append(Drawer(recipe, load_training_data(recipe)))
 
 
 def _end_with_parent() -> None:
-    """Leave when the training process is killed: nothing else would tell."""
+    """Exit when the training process is killed, of which a worker hears in no other way."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _draw(drawn: Order) -> list[list[dict[str, Any]]]:
+def _draw(drawn: Place) -> list[list[dict[str, Any]]]:
     """Draw in a worker, as arrays: tensors would share memory with the process that takes them."""
     try:
-        return [[part.arrays() for part in parts] for parts in _worker[0].draw(drawn)]
+        return [[part.to_arrays() for part in parts] for parts in _worker[0].draw(drawn)]
     except GradMemError as error:
         raise DataError(error.message) from None  # others cannot be sent

@@ -11,21 +11,31 @@ import torch
 from gradmem_core.backbone import Backbone
 from training.llama.joined import JoinedModel, can_join
 from training.loop.batch import Batch
-from training.loop.feed import MicroBatch
-from training.loop.room import Room
-from training.loop.step import Outcome, clipped_alone, outer_loss
+from training.loop.device_memory import DeviceMemory
+from training.loop.loss import Outcome, clip_separately, outer_loss
 from training.recipe import Recipe
 from training.writers import Writer
 from training.writers.gradmem import GradMem
 
 
 @dataclass(frozen=True)
-class Work:
-    """A micro-batch and how it is written."""
+class MicroBatch:
+    """Contexts of an optimizer step that are written with the same number of steps."""
 
-    parts: MicroBatch
-    steps: int
+    parts: list[Batch]
+    "Batches of contexts of similar length."
+    write_steps: int
     "Write steps (K); 0 reads from the contexts themselves."
+
+    @property
+    def contexts(self) -> int:
+        """Number of contexts."""
+        return sum(len(part.lengths) for part in self.parts)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the contexts."""
+        return sum(int(part.lengths.sum()) for part in self.parts)
 
 
 class StepGradient:
@@ -47,7 +57,7 @@ class StepGradient:
             self._joined = JoinedModel(writer.model, dtype)
             writer = replace(writer, model=self._joined.view)
         self._writer = writer
-        self._room = Room(
+        self._memory = DeviceMemory(
             cast("Backbone", self._model.backbone),
             memory_tokens,
             recipe.recompute,
@@ -55,31 +65,31 @@ class StepGradient:
             device=self._device,
         )
 
-    def compute(self, work: Sequence[Work], share: float) -> list[Outcome]:
+    def compute(self, micro_batches: Sequence[MicroBatch], share: float) -> list[Outcome]:
         """Set the parameters' gradients to those of some micro-batches, each scaled by `share`.
 
-        A batch that finds no memory on the device is tried again in smaller pieces.
+        Where the device has no memory for a batch, all are tried again in smaller pieces.
 
         Returns:
-            What each micro-batch gave, without its graph.
+            The losses of each micro-batch, without their graph.
 
         Raises:
             NonFiniteLossError: WRITE diverged.
-            OutOfMemoryError: There is no memory for a single context.
+            OutOfMemoryError: The device has no memory for a single context.
         """
         while True:
             self._begin()
             try:
-                outcomes = [self._add(each, share) for each in work]
+                outcomes = [self._add(micro_batch, share) for micro_batch in micro_batches]
             except _TooLargeError as error:
                 batch, steps = error.batch, error.steps
             else:
                 self._push()
                 return outcomes
-            # With the exception the graphs are gone that its frames held.
+            # The exception is gone by here, and with it the graphs that its frames held.
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
-            self._room.shrink(batch, steps)
+            self._memory.shrink(batch, steps)
 
     def _begin(self) -> None:
         """Forget all gradients, and take the parameters as they are now."""
@@ -88,22 +98,24 @@ class StepGradient:
             self._joined.refresh()
 
     def _push(self) -> None:
-        """Let the parameters have the gradients of what was made of them."""
+        """Pass the gradients of joined weights on to the parameters that they were made of."""
         if self._joined is not None:
             self._joined.push()
 
-    def _add(self, work: Work, share: float) -> Outcome:
+    def _add(self, micro_batch: MicroBatch, share: float) -> Outcome:
         """Add the gradient of a micro-batch."""
         limit = self._recipe.optimizer.micro_batch_clip
-        with clipped_alone(self._model, None if limit is None else share * limit):
-            outcomes = [self._add_part(part, work.steps, share) for part in work.parts]
+        with clip_separately(self._model, None if limit is None else share * limit):
+            outcomes = [
+                self._add_part(part, micro_batch.write_steps, share) for part in micro_batch.parts
+            ]
             if limit is not None:
                 self._push()
         return reduce(add, outcomes)
 
     def _add_part(self, part: Batch, steps: int, share: float) -> Outcome:
         outcomes = []
-        for batch, recompute in self._room.plan(part, steps):
+        for batch, recompute in self._memory.split(part, steps):
             try:
                 outcomes.append(self._add_batch(batch, steps, share, recompute=recompute))
             except torch.OutOfMemoryError as error:
@@ -122,7 +134,7 @@ class StepGradient:
 
 
 class _TooLargeError(Exception):
-    """A batch found no memory."""
+    """The device has no memory for a batch."""
 
     def __init__(self, batch: Batch, steps: int) -> None:
         super().__init__()

@@ -22,13 +22,13 @@ class Processes:
     """This process among those that train together."""
 
     rank: int = 0
-    "Which one this is, from 0."
+    "Number of this process, from 0."
     count: int = 1
-    "How many there are."
+    "Number of processes."
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that evaluates, reports and writes files."""
+        """Whether this is the process that evaluates, reports and writes files."""
         return self.rank == 0
 
     def sum_gradients(self, model: nn.Module) -> None:
@@ -54,8 +54,16 @@ class Processes:
                 wanted.append(parameter.grad)
         return wanted
 
+    def share_first(self, mine: T) -> T:
+        """Return the value of the first process."""
+        return self.gather(mine)[0]
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        self.gather(None)
+
     def gather(self, mine: T) -> list[T]:
-        """Everyone's value, by rank."""
+        """Return every process's value, by rank."""
         if self.count == 1:
             return [mine]
         values: list[T | None] = [None] * self.count
@@ -63,8 +71,11 @@ class Processes:
         return values  # type: ignore[return-value]
 
 
-def joined(device: torch.device) -> Processes:
-    """The group that torchrun started, over nccl on GPUs and gloo elsewhere; else one process."""
+def join_processes(device: torch.device) -> Processes:
+    """Join the processes that torchrun started, over nccl on GPUs and gloo elsewhere.
+
+    Without torchrun this is the only process.
+    """
     if not distributed.is_torchelastic_launched():
         return Processes()
     if not distributed.is_initialized():
@@ -72,14 +83,14 @@ def joined(device: torch.device) -> Processes:
     return Processes(distributed.get_rank(), distributed.get_world_size())
 
 
-def leave() -> None:
-    """End the group, if this process is in one."""
+def leave_processes() -> None:
+    """Leave the group of processes, if this one is in a group."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
-def device_of(wanted: str) -> torch.device:
-    """This process's device: its own GPU for `cuda`, and for `auto` where there is one.
+def choose_device(wanted: str) -> torch.device:
+    """Return this process's device: its own GPU for `cuda`, and for `auto` where there is one.
 
     Raises:
         RecipeError: There is no GPU, or none for this process.

@@ -1,96 +1,186 @@
-"""One micro-batch: WRITE, READ, and the gradient of the outer loss through both."""
+"""One optimizer step: draw micro-batches, sum their gradients, update the weights."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from training.loop.batch import IGNORED, Batch
-from training.writers import Writer
-from training.writers.full_context import FullContext
-from training.writers.rivals import rival_of
+from gradmem_core.errors import NonFiniteLossError
+from training.loop.curriculum import draw_write_steps
+from training.loop.feed import Feed, Place, count_steps_ahead
+from training.loop.gradient import MicroBatch, StepGradient
+from training.loop.loss import Outcome, clip_gradient
+from training.loop.optimizers import compute_rate_factor, set_rates
+from training.loop.parallel import Processes
+from training.loop.state import RunState
+
+SKIPPED_IN_A_ROW = 20
+"Steps in a row that may diverge before the run ends."
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a batch gave: where it is a part of a micro-batch, what it adds to the whole."""
+class MicroBatchResult:
+    """A micro-batch after its gradient was computed."""
 
-    loss: Tensor
-    "The outer loss, with its graph."
-    target_loss: float
-    "Cross-entropy of the targets, nats per token."
-    write_loss: float
-    "Reconstruction loss before the last write step, nats per token; NaN where there is none."
-    exact_match: float
-    "Share of the queries whose target tokens are all predicted, teacher-forced."
-
-    def __add__(self, other: "Outcome") -> "Outcome":
-        return Outcome(
-            self.loss + other.loss,
-            self.target_loss + other.target_loss,
-            self.write_loss + other.write_loss,
-            self.exact_match + other.exact_match,
-        )
+    size: int
+    "Size of its contexts."
+    contexts: int
+    "Number of contexts."
+    tokens: int
+    "Tokens of the contexts."
+    outcome: Outcome
+    "Its losses, without their graph."
 
 
-def outer_loss(writer: Writer, batch: Batch, *, steps: int, write_loss_weight: float) -> Outcome:
-    """The loss that meta-training minimises: READ's, through the writing (arXiv 2603.13875).
+@dataclass(frozen=True)
+class StepResult:
+    """An optimizer step that was made."""
+
+    outcomes: list[Outcome]
+    "Of its micro-batches, without their graphs."
+    gradient_norm: float
+    "Norm of the whole gradient before it was clipped."
+    rate_factor: float
+    "Share of their full value that the learning rates had."
+
+    @property
+    def loss(self) -> float:
+        """The mean outer loss."""
+        return fmean(float(outcome.loss) for outcome in self.outcomes)
+
+
+class Stepper:
+    """Makes the optimizer steps of a run, together with the other processes.
 
     Args:
-        writer: The model in training.
-        batch: Contexts with their questions; a part of a micro-batch gives its share of each mean.
-        steps: Write steps (K); 0 reads from the contexts themselves.
-        write_loss_weight: Weight of the reconstruction loss before the last step.
+        state: The run; its weights and counters change with every step.
+        gradient: Computes the gradient of micro-batches.
+        processes: The processes that share each step.
+        device: The device of this one.
     """
-    if steps == 0:
-        writer, steps = rival_of(FullContext.kind, writer), 1
-    state = writer.write(batch.context_ids, batch.lengths, steps, train=True)
-    hidden = writer.hidden(state, batch.query_ids)[:, :, :-1]  # (B, Q, T - 1, d)
-    labels = batch.labels[:, :, 1:]
-    scored = labels != IGNORED
-    logits = writer.logits(hidden[scored])  # (targets' tokens, V), in place of all tokens'
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    target_loss = batch.share_of_targets * F.cross_entropy(logits, labels[scored])
-    loss, write_loss = target_loss, math.nan
-    if state.write_loss is not None:
-        mean_write_loss = batch.share_of_contexts * state.write_loss.mean()
-        loss = target_loss + write_loss_weight * mean_write_loss
-        write_loss = float(mean_write_loss.detach())
-    right = torch.ones_like(scored)
-    right[scored] = logits.argmax(dim=-1) == labels[scored]
-    return Outcome(
-        loss=loss,
-        target_loss=float(target_loss.detach()),
-        write_loss=write_loss,
-        exact_match=batch.share_of_contexts * float(right.all(dim=-1).float().mean()),
-    )
 
+    def __init__(
+        self,
+        state: RunState,
+        gradient: StepGradient,
+        processes: Processes,
+        device: torch.device,
+    ) -> None:
+        self._recipe = state.recipe
+        self._state = state
+        self._gradient = gradient
+        self._processes = processes
+        self._device = device
+        self._skipped_in_a_row = 0
 
-def token_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of the labelled tokens that are the likeliest."""
-    scored = labels != IGNORED
-    return float((logits.argmax(dim=-1) == labels)[scored].float().mean())
+    def make_step(self, feed: Feed) -> StepResult | None:
+        """Make one optimizer step; None where it diverged and was skipped.
 
+        Raises:
+            NonFiniteLossError: Too many steps in a row diverged.
+            OutOfMemoryError: The device has no memory for a single context.
+        """
+        state, settings = self._state, self._recipe.optimizer
+        results = self.sum_gradients(feed)
+        norm = clip_gradient(state.model, settings.gradient_clip) if results else math.nan
+        if not math.isfinite(norm):
+            self._skip()
+            return None
+        self._skipped_in_a_row = 0
+        factor = compute_rate_factor(settings, state.step, state.spent)
+        set_rates(state.optimizers, factor)
+        for optimizer in state.optimizers:
+            optimizer.step()
+        state.average.update()
+        state.step += 1
+        return StepResult([result.outcome for result in results], norm, factor)
 
-def gradient_norm(model: nn.Module, limit: float) -> float:
-    """Clip the whole gradient to a norm and return what it was before."""
-    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+    def sum_gradients(self, feed: Feed) -> list[MicroBatchResult]:
+        """Sum the gradients of a step's micro-batches over all processes, and count them.
 
+        Returns:
+            The micro-batches in their order; none if any diverged.
+        """
+        shares = self._processes.gather(self._compute(feed))
+        finished = [share for share in shares if share is not None]
+        if len(finished) < len(shares):
+            return []
+        self._processes.sum_gradients(self._state.model)
+        results = [result for turn in zip(*finished, strict=True) for result in turn]
+        self._state.tokens += sum(result.tokens for result in results)
+        self._state.contexts += sum(result.contexts for result in results)
+        self._advance(results)
+        return results
 
-@contextmanager
-def clipped_alone(model: nn.Module, limit: float | None) -> Iterator[None]:
-    """Clip the gradient that is added within to a norm of its own; None leaves it as it is."""
-    if limit is None:
-        yield
-        return
-    before = [(parameter, parameter.grad) for parameter in model.parameters()]
-    model.zero_grad()
-    yield
-    gradient_norm(model, limit)
-    for parameter, gradient in before:
-        if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    def warm_up(self, feed: Feed) -> None:
+        """Compute gradients that nobody uses, so that the device compiles and allocates now."""
+        self._expect(feed)
+        (place, *_) = self.place_micro_batches(self._state.attempt)
+        parts = feed.take(place, self._device)
+        for steps in {*self._recipe.extreme_write_steps}:
+            with suppress(NonFiniteLossError):
+                self._gradient.compute([MicroBatch(parts, steps)], share=1.0)
+        self._state.model.zero_grad()
+
+    def place_micro_batches(self, attempt: int) -> list[Place]:
+        """Return the places of this process's micro-batches in a step."""
+        recipe, progress = self._recipe, self._state.progress
+        indices = range(self._processes.rank, recipe.batch.count, self._processes.count)
+        if recipe.curriculum is None:
+            return [Place(attempt, index, 0) for index in indices]
+        return [
+            Place(
+                attempt,
+                index,
+                progress.draw_size(recipe.curriculum, recipe.seed, attempt, index),
+            )
+            for index in indices
+        ]
+
+    def _compute(self, feed: Feed) -> list[MicroBatchResult] | None:
+        """Compute the gradients of this process's micro-batches; None if any diverged."""
+        recipe, state = self._recipe, self._state
+        places = self.place_micro_batches(state.attempt)
+        self._expect(feed)
+        micro_batches = [
+            MicroBatch(
+                feed.take(place, self._device),
+                draw_write_steps(recipe, state.spent, place.attempt, place.index),
+            )
+            for place in places
+        ]
+        try:
+            outcomes = self._gradient.compute(micro_batches, share=1 / recipe.batch.count)
+        except NonFiniteLossError:
+            return None
+        return [
+            MicroBatchResult(place.size, micro_batch.contexts, micro_batch.tokens, outcome)
+            for place, micro_batch, outcome in zip(places, micro_batches, outcomes, strict=True)
+        ]
+
+    def _expect(self, feed: Feed) -> None:
+        """Let the contexts of this step and the next ones be drawn."""
+        attempt = self._state.attempt
+        ahead = range(attempt, attempt + count_steps_ahead(self._recipe))
+        feed.expect([place for later in ahead for place in self.place_micro_batches(later)])
+
+    def _advance(self, results: list[MicroBatchResult]) -> None:
+        """Record the micro-batches of the stage's size, until the next stage starts."""
+        curriculum, progress = self._recipe.curriculum, self._state.progress
+        if curriculum is None:
+            return
+        size = progress.size(curriculum)
+        for result in results:
+            if result.size == size and progress.record(curriculum, result.outcome.exact_match):
+                return
+
+    def _skip(self) -> None:
+        self._state.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= SKIPPED_IN_A_ROW:
+            raise NonFiniteLossError(
+                f"{SKIPPED_IN_A_ROW} steps in a row diverged; lower the learning rates",
+                samples=[],
+            )

@@ -22,18 +22,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from gradmem_core.errors import RecipeError
+from training.overrides import set_field
 from training.problems import describe_problem
 from training.recipe import Recipe
+from training.runs import CHECKPOINT, RUNS, SCALARS
 
 RECIPES = Path(__file__).parent
 COLLECTIONS = (RECIPES / "ablations.toml", RECIPES / "baselines.toml")
 "Files with a recipe in each table."
-RUNS = Path("runs")
-"Where runs go by default."
-CHECKPOINT = "checkpoint"
-"The folder of the result in a run's folder."
-SCALARS = "scalars"
-"The folder of TensorBoard's files in a run's folder."
 PHASE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 FIXED = ("backbone", "extends", "fresh", "phases", "start", "writer")
 "Fields that a phase cannot give: they are the recipe's, or follow from the phase before."
@@ -101,27 +97,6 @@ def load_phases(reference: str | Path, overrides: Sequence[str] = ()) -> list[Ph
         Phase(_validate(phase, f"{reference}, phase {name!r}"), "." if name == last else name)
         for name, phase in phases.items()
     ]
-
-
-def set_field(fields: Fields, override: str) -> None:
-    """Set a field to what `dotted.field=value` says.
-
-    Raises:
-        RecipeError: It is not of this form, or a table on the way is none.
-    """
-    name, separator, text = override.partition("=")
-    if not separator or not name:
-        raise RecipeError(f"{override!r} is not of the form field=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *tables, field = name.split(".")
-    for table in tables:
-        fields = fields.setdefault(table, {})
-        if not isinstance(fields, dict):
-            raise RecipeError(f"{override!r}: {table} is not a table")
-    fields[field] = value
 
 
 def _validate(fields: Fields, place: str) -> Recipe:

@@ -63,13 +63,13 @@ class Muon(TorchOptimizer):
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
             updates.append(gradient.lerp(state["momentum"], group["momentum"]))
         scale = 0.2 * max(shape) ** 0.5
-        directions = orthogonalised(torch.stack(updates))  # (matrices, rows, columns)
+        directions = orthogonalise(torch.stack(updates))  # (matrices, rows, columns)
         for parameter, direction in zip(parameters, directions, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(direction, alpha=-group["lr"] * scale)
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
+def orthogonalise(matrices: Tensor) -> Tensor:
     """Push all singular values of `(..., rows, columns)` towards 1 by Newton-Schulz steps."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
@@ -82,7 +82,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 def build_optimizers(model: nn.Module, settings: Optimizer) -> list[TorchOptimizer]:
-    """The optimizers of a model's parameters; every parameter is in exactly one."""
+    """Build the optimizers of a model's parameters; every parameter is in exactly one."""
     matrices, inner_rates, projections, rest = [], [], [], []
     for name, parameter in model.named_parameters():
         if name == "log_inner_learning_rate":
@@ -117,8 +117,8 @@ def build_optimizers(model: nn.Module, settings: Optimizer) -> list[TorchOptimiz
     return optimizers
 
 
-def rate_factor(settings: Optimizer, step: int, spent: float) -> float:
-    """The share of its full value that a rate has.
+def compute_rate_factor(settings: Optimizer, step: int, spent: float) -> float:
+    """Return the share of its full value that a rate has.
 
     Args:
         settings: The recipe's optimizer.
@@ -138,9 +138,10 @@ def set_rates(optimizers: Iterable[TorchOptimizer], factor: float) -> None:
 
 
 def _is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """A matrix of the transformer's blocks, whose names carry the block's number, or memory's map.
+    """Return whether a parameter is a matrix of a transformer block or of the memory's map.
 
-    AdamW's steps on a wide map, equal in all its elements, would be far too long.
+    Names of blocks carry their number. The map is among Muon's matrices, since AdamW's steps on it,
+    equal in all its elements, would be far too long.
     """
     parts = name.split(".")
     inner = parts[0] == "memory_projection" or any(part.isdigit() for part in parts)

@@ -1,4 +1,4 @@
-"""The memory that micro-batches may take: split where they would not fit, or recomputed."""
+"""The device's memory: batches that would not fit are recomputed or split."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from training.loop.batch import Batch
 
 STEP_VALUES = 50
 """Values kept for the gradient of a write step, in multiples of tokens, width and layers: what
-`gradmem-train bench --checkpoint prose` shows of the joined step's peak, and a fifth more."""
+`gradmem-bench training-step` measures of the joined step's peak, and a fifth more."""
 READ_VALUES = 20
 "The same for READ, which is differentiated once."
 USED = 0.85
@@ -20,19 +20,19 @@ USED = 0.85
 CPU_SHARE = 0.4
 "The same of a machine's memory."
 SHRUNK = 0.8
-"Share of its estimate that is tried after a batch found no memory."
+"Share of a batch's estimate that is tried after it did not fit."
 
 
-class Room:
-    """The memory that graphs may take, estimated from sizes and corrected by what did not fit.
+class DeviceMemory:
+    """The memory that graphs may take, estimated from sizes and corrected when a batch did not fit.
 
     Args:
         backbone: The model's transformer.
         memory_tokens: Vectors that stand before a context (m).
         recompute: Compute graphs again in place of keeping them; `auto` where they would not fit.
             Batches are split where even that is too much, with `auto` before it is tried.
-        dtype: What the transformer computes in.
-        device: Where.
+        dtype: Dtype of the transformer's matrix products.
+        device: The device that computes.
     """
 
     def __init__(
@@ -47,21 +47,21 @@ class Room:
         self._values = len(backbone.layers) * backbone.width * dtype.itemsize
         self._memory_tokens = memory_tokens
         self._recompute = recompute
-        self.bytes = _free(device) if recompute == "auto" else math.inf
+        self.bytes = _count_free_bytes(device) if recompute == "auto" else math.inf
         "Bytes that graphs may take."
 
-    def plan(self, batch: Batch, steps: int) -> list[tuple[Batch, bool]]:
-        """Split a batch into what goes through at once, each with whether to recompute."""
+    def split(self, batch: Batch, steps: int) -> list[tuple[Batch, bool]]:
+        """Split a batch into parts that fit, each with whether to recompute its graphs."""
         recompute = bool(self._recompute)
         if self._recompute == "auto":
             recompute = self._needed(batch, steps, recompute=False) > self.bytes
         needed = self._needed(batch, steps, recompute=recompute)
         if needed <= self.bytes or len(batch.lengths) == 1:
             return [(batch, recompute)]
-        return [planned for half in batch.halves() for planned in self.plan(half, steps)]
+        return [part for half in batch.halves() for part in self.split(half, steps)]
 
     def shrink(self, batch: Batch, steps: int) -> None:
-        """Take in that a batch found no memory.
+        """Estimate the memory anew after it did not suffice for a batch.
 
         Raises:
             OutOfMemoryError: It was a single context.
@@ -71,7 +71,7 @@ class Room:
                 f"the device has no memory for one context of {int(batch.lengths[0])} tokens with"
                 f" {steps} write steps; train shorter contexts or fewer queries"
             )
-        recompute = self.plan(batch, steps)[0][1]
+        recompute = self.split(batch, steps)[0][1]
         needed = self._needed(batch, steps, recompute=recompute)
         self.bytes = SHRUNK * min(self.bytes, needed)
 
@@ -85,7 +85,7 @@ class Room:
         return self._values * (STEP_VALUES * written + READ_VALUES * asked)
 
 
-def _free(device: torch.device) -> float:
+def _count_free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         return USED * torch.cuda.mem_get_info(device)[0]
     return CPU_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

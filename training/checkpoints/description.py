@@ -1,9 +1,9 @@
-"""The model card of a trained checkpoint."""
+"""How a trained checkpoint is described: the record of its training and its model card."""
 
 import platform
 
 from gradmem_core.config import MemoryConfig
-from training.loop.start import Subject
+from training.loop.data import TrainingData
 from training.recipe import Recipe
 from training.writers import Training
 
@@ -13,19 +13,46 @@ GRADMEM = (
 )
 CLEAN = "no text of it was trained on"
 UNCLEAN = """the weights that the run started from may have been trained on it, so that figures on
-  it choose nothing"""
+  it must choose nothing"""
 BASELINE = "A baseline of GradMem, to be measured beside it: `{writer}`."
 
 
-def model_card(recipe: Recipe, subject: Subject, training: Training) -> str:
-    """Write the card of a run, without figures: `gradmem-train evaluate` measures those.
+def describe_training(
+    recipe: Recipe, before: Training | None, *, contexts: int, tokens: int, seconds: float
+) -> Training:
+    """Describe a run, with those that it started from.
 
     Args:
         recipe: The run's recipe.
-        subject: What it was trained on.
-        training: What it took, with the runs that it started from.
+        before: The record of the checkpoint that it started from; None where that has none, or
+            nothing that it had learned was taken.
+        contexts: Contexts that the run has written.
+        tokens: Their tokens.
+        seconds: Its wall-clock time.
     """
-    task, form, memory = subject.task, subject.form, subject.memory
+    anew = recipe.start is None or recipe.fresh
+    return Training(
+        recipe=recipe.name,
+        writer=recipe.writer,
+        seed=recipe.seed,
+        write_steps=recipe.extreme_write_steps[1],
+        contexts=contexts + (before.contexts if before else 0),
+        tokens=tokens + (before.tokens if before else 0),
+        seconds=seconds + (before.seconds if before else 0.0),
+        sizes=recipe.sizes,
+        clean=anew or (before is not None and before.clean),
+    )
+
+
+def write_card(recipe: Recipe, data: TrainingData, training: Training) -> str:
+    """Write the model card of a run, without figures: `gradmem-bench` measures those.
+
+    Args:
+        recipe: The run's recipe.
+        data: Its data.
+        training: The record of its training, with the runs that it started from.
+    """
+    task, form, memory = data.task, data.form, data.memory
     about = BASELINE.format(writer=recipe.writer)
     limits = (
         f"{memory.max_context_tokens} context tokens, {memory.max_query_tokens} query tokens,\n"
@@ -56,7 +83,7 @@ def model_card(recipe: Recipe, subject: Subject, training: Training) -> str:
   minutes with {recipe.threads} threads ({platform.machine()}), counting the runs it started from.
 - Where it fails: documents of another kind, or above size {training.sizes[-1]}, which training
   never saw; {task.fails}.
-  How often it fails within these bounds, `gradmem-train evaluate` says.
+  `gradmem-bench exact-match` measures how often it fails within these bounds.
 - Selection split: {CLEAN if training.clean else UNCLEAN}.
 - Licence: {licence}.
 """

@@ -9,7 +9,7 @@ import torch
 from gradmem_core.backbone import Backbone
 from gradmem_core.errors import OutOfMemoryError
 from training.loop.batch import IGNORED, Batch
-from training.loop.room import READ_VALUES, STEP_VALUES, Room
+from training.loop.device_memory import READ_VALUES, STEP_VALUES, DeviceMemory
 
 SETTINGS = {
     "model_type": "llama",
@@ -25,12 +25,12 @@ VALUE = 3 * 16 * 2
 "Layers, width, bytes of bfloat16."
 
 
-def room(recompute: bool | Literal["auto"], most: float | None = None) -> Room:
+def device_memory(recompute: bool | Literal["auto"], most: float | None = None) -> DeviceMemory:
     backbone = Backbone.from_config(SETTINGS, seed=1)
-    made = Room(backbone, 4, recompute, dtype=torch.bfloat16, device=torch.device("cpu"))
+    memory = DeviceMemory(backbone, 4, recompute, dtype=torch.bfloat16, device=torch.device("cpu"))
     if most is not None:
-        made.bytes = most
-    return made
+        memory.bytes = most
+    return memory
 
 
 def batch(contexts: int) -> Batch:
@@ -48,33 +48,33 @@ def needed(contexts: int, steps: int) -> int:
 
 def test_a_batch_that_fits_is_kept_whole() -> None:
     whole = batch(8)
-    ((planned, recompute),) = room("auto", needed(8, 3)).plan(whole, 3)
+    ((planned, recompute),) = device_memory("auto", needed(8, 3)).split(whole, 3)
     assert planned is whole
     assert not recompute
 
 
 def test_a_batch_that_would_not_fit_is_recomputed_then_halved() -> None:
-    ((_, recompute),) = room("auto", needed(8, 3) - 1).plan(batch(8), 3)
+    ((_, recompute),) = device_memory("auto", needed(8, 3) - 1).split(batch(8), 3)
     assert recompute
-    halves = room("auto", needed(8, 1) - 1).plan(batch(8), 3)
+    halves = device_memory("auto", needed(8, 1) - 1).split(batch(8), 3)
     assert [len(half.lengths) for half, _ in halves] == [4, 4]
     assert sum(half.share_of_contexts for half, _ in halves) == pytest.approx(1)
-    singles = room("auto", 1).plan(batch(4), 3)
+    singles = device_memory("auto", 1).split(batch(4), 3)
     assert [len(single.lengths) for single, _ in singles] == [1] * 4
 
 
 def test_what_the_recipe_fixes_is_kept_and_not_split_before_it_failed() -> None:
     for fixed in (True, False):
-        made = room(fixed)
-        assert made.bytes == math.inf
-        assert [recompute for _, recompute in made.plan(batch(8), 3)] == [fixed]
-        made.shrink(batch(8), 3)
-        assert [len(half.lengths) for half, _ in made.plan(batch(8), 3)] == [4, 4]
+        memory = device_memory(fixed)
+        assert memory.bytes == math.inf
+        assert [recompute for _, recompute in memory.split(batch(8), 3)] == [fixed]
+        memory.shrink(batch(8), 3)
+        assert [len(half.lengths) for half, _ in memory.split(batch(8), 3)] == [4, 4]
     with pytest.raises(OutOfMemoryError, match="one context of 6 tokens with 3 write steps"):
-        room("auto").shrink(batch(1), 3)
+        device_memory("auto").shrink(batch(1), 3)
 
 
 def test_reading_the_text_itself_counts_its_tokens() -> None:
     enough = VALUE * 8 * READ_VALUES * (2 * 5 + 6)
-    assert len(room("auto", enough).plan(batch(8), 0)) == 1
-    assert len(room("auto", enough - 1).plan(batch(8), 0)) == 2
+    assert len(device_memory("auto", enough).split(batch(8), 0)) == 1
+    assert len(device_memory("auto", enough - 1).split(batch(8), 0)) == 2
