@@ -1,132 +1,106 @@
-"""What a training run's folder tells: its curve and its record."""
+"""`gradmem-bench curve`: evaluations and losses of a training run, from its folder."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
 
-from benchmarks.measurement import header
-from benchmarks.training_results import Curve, Point
+from benchmarks.command import Measurement
+from benchmarks.results import Row, Subject
+from benchmarks.rows import CurvePoint, TrainingLoss
 from gradmem_core.errors import InputError
-from training.loop.start import record_of
-from training.loop.state import STATE
+from training.checkpoints.description import describe_training
 from training.recipe import Recipe
-from training.writers import load_writer
+from training.runs import SCALARS, STATE
+from training.writers.files import load_training
 
-SCALARS = "scalars"
-SELECTION = "selection/"
-CONTEXTS = "train/contexts"
-TARGET_LOSS = "train/target_loss"
 PARTS = 5
-"Parts of a run whose mean losses are told."
+"Parts of a run whose mean losses are rows; a run of fewer steps has fewer."
+Scalars = Mapping[str, Mapping[int, float]]
+"Values by tag and step; where a step was repeated, its last."
 
 
-def read_curve(run: Path, *, name: str, command: str, started: float) -> Curve:
-    """Make the curve of a run from its TensorBoard scalars and its saved state.
+def measure_curve(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    name: Annotated[str | None, typer.Option(help="Name of the run; its folder's if none.")] = None,
+) -> Measurement:
+    """Read the evaluations of a training run on the selection split, and its mean losses.
 
-    Contexts and seconds count those of the runs that it started from. Seconds are the run's own
-    wall-clock time: what passed between two sessions is left out, as are steps that were repeated.
-
-    Args:
-        run: The run's folder.
-        name: What the run is called.
-        command: The command line that asks.
-        started: `time.perf_counter()` at its start.
-
-    Raises:
-        InputError: The folder holds no run, or one without an evaluation.
+    Contexts and seconds count those of the runs that it started from.
     """
-    recipe, counters = _state(run)
-    before = load_writer(recipe.start).training if recipe.start and not recipe.fresh else None
-    contexts, seconds = (before.contexts, before.seconds) if before else (0, 0.0)
-    written = {step: round(value) for step, value in _scalar(run, CONTEXTS).items()}
+    name = name or run.resolve().name
+    recipe, spent = _load_state(run)
+    start = None if recipe.fresh else recipe.start
+    training = describe_training(recipe, load_training(start) if start else None, **spent)
+    scalars = _load_scalars(run)
+    earlier = {field: getattr(training, field) - spent[field] for field in ("contexts", "seconds")}
     points = [
-        Point(
+        CurvePoint(
+            run=name,
+            task=recipe.task,
             step=step,
-            contexts=contexts + written[step],
-            seconds=round(seconds + elapsed, 1),
+            contexts=round(earlier["contexts"] + scalars["train/contexts"][step]),
+            seconds=round(earlier["seconds"] + scalars["train/seconds"][step], 1),
             size=size,
             write_steps=write_steps,
             exact_match=share,
         )
-        for (step, size, write_steps), (elapsed, share) in sorted(_evaluations(run).items())
+        for size, write_steps, step, share in _evaluations(scalars)
     ]
     if not points:
         raise InputError(f"{run} holds no evaluation yet: train past evaluation.every_steps")
-    spent = {name: counters[name] for name in ("contexts", "tokens", "seconds")}
-    training = record_of(recipe, before, **spent)
-    made = header(command, seed=recipe.seed, started=started)
-    machine = made.machine.model_copy(update={"threads": recipe.threads})
-    described = made.model_copy(update={"seconds": training.seconds, "machine": machine})
-    return Curve(
-        **dict(described),
-        run=name,
-        task=recipe.task,
-        training=training,
-        points=tuple(points),
-        target_losses=_target_losses(run),
+    losses = _mean_losses(scalars["train/target_loss"])
+    rows: list[Row] = [*points]
+    rows += [
+        TrainingLoss(run=name, task=recipe.task, part=part, parts=len(losses), loss=loss)
+        for part, loss in enumerate(losses, start=1)
+    ]
+    return Measurement(
+        "curves", rows, Subject(checkpoint=name, fingerprint=None, training=training)
     )
 
 
-def _state(run: Path) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe and the counters of a run."""
+def _load_state(run: Path) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe of a run, and the contexts, tokens and seconds that it spent."""
     try:
         state = torch.load(run / STATE, weights_only=True)
-        return Recipe.model_validate(state["recipe"]), state["counters"]
     except OSError as error:
         raise InputError(f"{run} holds no {STATE}: give the folder of a training run") from error
+    counters = state["counters"]
+    spent = {name: counters[name] for name in ("contexts", "tokens", "seconds")}
+    return Recipe.model_validate(state["recipe"]), spent
 
 
-def _evaluations(run: Path) -> dict[tuple[int, int, int], tuple[float, float]]:
-    """Seconds and exact match of every evaluation, by step, size and K."""
-    found: dict[tuple[int, int, int], tuple[float, float]] = {}
-    reached: dict[int, float] = {0: 0.0}  # seconds by step
-    for session in _sessions(run):
-        events = [
-            (event.step, event.wall_time, tag, event.value)
-            for tag in session.Tags()["scalars"]
-            for event in session.Scalars(tag)
-        ]
-        if not events:
-            continue
-        before = min(step for step, *_ in events) - 1
-        spent = max((t for step, t in reached.items() if step <= before), default=0.0)
-        opened = session.FirstEventTimestamp()
-        for step, wall, tag, value in sorted(events, key=lambda event: event[1]):
-            reached[step] = spent + wall - opened
-            if tag.startswith(SELECTION) and tag.count("/") == 2:  # not a part of a mixture
-                size, steps = (int(part.split("_")[1]) for part in tag.split("/")[1:])
-                found[step, size, steps] = (reached[step], float(value))
-    return found
-
-
-def _target_losses(run: Path) -> tuple[float, ...]:
-    """Means over equal parts of the steps, the first steps first; fewer where there are fewer."""
-    by_step = _scalar(run, TARGET_LOSS)
-    losses = [by_step[step] for step in sorted(by_step)]
-    parts = min(PARTS, len(losses))
-    cuts = [len(losses) * part // parts for part in range(parts + 1)] if parts else []
-    return tuple(round(fmean(losses[start:end]), 4) for start, end in pairwise(cuts))
-
-
-def _scalar(run: Path, tag: str) -> dict[int, float]:
-    """Return a scalar's values by step; where a step was repeated, its last value."""
-    by_step: dict[int, float] = {}
-    for session in _sessions(run):
-        if tag in session.Tags()["scalars"]:
-            by_step |= {event.step: event.value for event in session.Scalars(tag)}
-    return by_step
-
-
-def _sessions(run: Path) -> Iterator[Any]:
-    """What each session of a run logged, by time."""
+def _load_scalars(run: Path) -> Scalars:
+    """Read what the sessions of a run logged."""
+    scalars: dict[str, dict[int, float]] = defaultdict(dict)
     for path in sorted((run / SCALARS).glob("events.*")):
         session = EventAccumulator(str(path), size_guidance={"scalars": 0})
         session.Reload()
-        yield session
+        for tag in session.Tags()["scalars"]:
+            scalars[tag] |= {event.step: event.value for event in session.Scalars(tag)}
+    return scalars
+
+
+def _evaluations(scalars: Scalars) -> Iterator[tuple[int, int, int, float]]:
+    """Yield size, write steps, step and exact match of every evaluation, not of its parts."""
+    places = [tag.split("/")[1:] for tag in scalars if tag.startswith("selection/")]
+    for size, steps in sorted(place for place in places if len(place) == 2):
+        for step, share in sorted(scalars[f"selection/{size}/{steps}"].items()):
+            yield int(size.split("_")[1]), int(steps.split("_")[1]), step, share
+
+
+def _mean_losses(by_step: Mapping[int, float]) -> list[float]:
+    """Average losses over equal parts of the steps, the first steps first."""
+    losses = [by_step[step] for step in sorted(by_step)]
+    parts = min(PARTS, len(losses))
+    cuts = [len(losses) * part // parts for part in range(parts + 1)]
+    return [round(fmean(losses[start:end]), 4) for start, end in pairwise(cuts)]

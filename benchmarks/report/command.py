@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.command import reported_errors
 from benchmarks.report.markdown import PLACE, fill
 from benchmarks.report.tables import named_table, render
 from benchmarks.results import ResultFile, load_result, load_results
-from gradmem_core.errors import GradMemError, InputError
-from training.problems import fail
+from gradmem_core.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/*.md", "benchmarks/results/*.md", "gradmem_core/bundled/*/README.md")
@@ -26,14 +26,11 @@ def report(
 
     With FILES, print the tables of those instead.
     """
-    try:
+    with reported_errors():
         if files:
             typer.echo(render([load_result(path) for path in files]))
-            return
-        for path in save_report(ROOT, load_results()):
-            typer.echo(path)
-    except GradMemError as error:
-        fail(error)
+        else:
+            typer.echo("\n".join(map(str, save_report(ROOT, load_results()))))
 
 
 def make_report(root: Path, files: Sequence[ResultFile]) -> dict[Path, bytes]:
