@@ -1,17 +1,17 @@
-"""Every error that GradMem raises on purpose.
+"""The errors that GradMem raises on purpose.
 
     GradMemError
-    ├── InputError                    what a caller sent cannot be used
-    │   ├── EmptyContextError         a document without a token
+    ├── InputError                    the caller sent something that cannot be used
+    │   ├── EmptyContextError         a document without tokens
     │   ├── ContextTooLongError       a document beyond the checkpoint's limit
-    │   ├── NoRecordError             a list without a record
+    │   ├── NoRecordError             a list without records
     │   ├── RecordTooLongError        a key or a value beyond the checkpoint's limit
     │   ├── BinaryTextError           a document with control characters
-    │   ├── WordTooLongError          a word that no page has room for
-    │   ├── TooManyPagesError         a document or a memory of more pages than allowed
-    │   ├── EmptyQueryError           a query without a token
+    │   ├── WordTooLongError          a word that does not fit on a page
+    │   ├── TooManyPagesError         a document or a memory with more pages than allowed
+    │   ├── EmptyQueryError           a query without tokens
     │   ├── QueryTooLongError         a query beyond the checkpoint's limit
-    │   ├── UnknownCharactersError    characters that the tokenizer does not know
+    │   ├── UnknownCharactersError    characters outside the tokenizer's vocabulary
     │   ├── WriteStepsError           K below 1 or above the limit
     │   ├── GenerationError           sampling settings out of range
     │   ├── RecipeError               a training recipe that cannot run
@@ -19,19 +19,19 @@
     ├── NonFiniteLossError            WRITE diverged
     ├── NotFoundError
     │   ├── ModelNotFoundError        no checkpoint of that name is served
-    │   ├── MemoryNotFoundError       no memory of that id, or it has expired
+    │   ├── MemoryNotFoundError       no memory has that id, or it has expired
     │   └── PageNotFoundError         the memory has no page of that id
     ├── FingerprintMismatchError      a memory of another checkpoint
-    ├── MemoryChangedError            others changed the memory at the same time, again and again
+    ├── MemoryChangedError            concurrent changes of a memory kept this one from being stored
     ├── CheckpointError               a checkpoint folder that cannot be loaded
-    ├── BlobError                     bytes that are not a memory, or a memory that does not fit
-    ├── StoreUnavailableError         the store cannot be reached or refuses
+    ├── BlobError                     bytes that are not a memory, or a memory that cannot be packed
+    ├── StoreUnavailableError         the store cannot be reached or refuses the operation
     └── EngineError
-        ├── OverloadedError           no room in the queue
-        ├── DeadlineError             a request's time was over before its work was done
-        ├── OutOfMemoryError          the device has no room for the batch
+        ├── OverloadedError           the queue is full
+        ├── DeadlineError             the request's time ran out before its work was done
+        ├── OutOfMemoryError          the batch does not fit into the device's memory
         ├── DeviceError               the batch failed on the device
-        ├── DeviceLostError           the device is of no more use to this process
+        ├── DeviceLostError           the device cannot be used until the process restarts
         └── EngineStoppedError        the engine is shutting down
 
 A message says what was wrong, which limit was hit, and what to do. It never holds the text of a
@@ -43,8 +43,8 @@ class GradMemError(Exception):
     """Base of the tree.
 
     Args:
-        message: What was wrong and what to do about it.
-        limit: The limit that was hit, in the unit the message names; None where there is none.
+        message: Cause of the error, and what to do about it.
+        limit: Limit that was hit, in the unit that the message names; None if no limit was hit.
     """
 
     def __init__(self, message: str, *, limit: int | None = None) -> None:
@@ -54,11 +54,11 @@ class GradMemError(Exception):
 
 
 class InputError(GradMemError):
-    """What a caller sent cannot be used."""
+    """The caller sent something that cannot be used."""
 
 
 class EmptyContextError(InputError):
-    """A document has no token."""
+    """A document has no tokens."""
 
 
 class ContextTooLongError(InputError):
@@ -66,7 +66,7 @@ class ContextTooLongError(InputError):
 
 
 class NoRecordError(InputError):
-    """A document that should be a list of records has none."""
+    """A list of records has no records."""
 
 
 class RecordTooLongError(InputError):
@@ -74,11 +74,11 @@ class RecordTooLongError(InputError):
 
 
 class BinaryTextError(InputError):
-    """A document holds control characters, which no plain text has.
+    """A document has control characters, so that it is not plain text.
 
     Args:
-        message: See the base class; it says where the first ones stand.
-        positions: Offsets of the first ones in the document, counted from 0.
+        message: See the base class; it names the first control characters and their positions.
+        positions: Offsets of the first control characters in the document, counted from 0.
     """
 
     def __init__(self, message: str, *, positions: list[int]) -> None:
@@ -87,15 +87,15 @@ class BinaryTextError(InputError):
 
 
 class WordTooLongError(InputError):
-    """A document has a word of more tokens than a page takes."""
+    """A word of a document has more tokens than a page."""
 
 
 class TooManyPagesError(InputError):
-    """A document or a memory would have more pages than are allowed."""
+    """A document or a memory would have more pages than allowed."""
 
 
 class EmptyQueryError(InputError):
-    """A query has no token."""
+    """A query has no tokens."""
 
 
 class QueryTooLongError(InputError):
@@ -103,14 +103,14 @@ class QueryTooLongError(InputError):
 
 
 class UnknownCharactersError(InputError):
-    """A text holds characters that the tokenizer does not know.
+    """A text has characters outside the tokenizer's vocabulary.
 
     Args:
-        message: See the base class; it names the first characters and where they stand.
+        message: See the base class; it names the first unknown characters and their positions.
         positions: Offsets of the first unknown characters in the text, counted from 0.
     """
 
-    NAMED = 5
+    MAX_NAMED = 5
     "Most characters that a message names."
 
     def __init__(self, message: str, *, positions: list[int]) -> None:
@@ -118,20 +118,21 @@ class UnknownCharactersError(InputError):
         self.positions = positions
 
     @classmethod
-    def at_places(cls, text: str, places: list[int], fault: str) -> "UnknownCharactersError":
-        """The error for a text.
+    def at_positions(cls, text: str, positions: list[int], fault: str) -> "UnknownCharactersError":
+        """Build the error for a text.
 
         Args:
-            text: What was sent.
-            places: Offsets of all its unknown characters.
-            fault: What they are, for instance `not printable ASCII`.
+            text: The text.
+            positions: Offsets of all its unknown characters, counted from 0.
+            fault: Why they are refused, for instance `not printable ASCII`.
         """
-        first = places[: cls.NAMED]
-        named = ", ".join(f"{text[place]!r} at {place}" for place in first)
+        named = positions[: cls.MAX_NAMED]
+        characters = ", ".join(f"{text[position]!r} at {position}" for position in named)
+        count = "1 character is" if len(positions) == 1 else f"{len(positions)} characters are"
+        more = ", ..." if len(positions) > len(named) else ""
         return cls(
-            f"{len(places)} characters are {fault}, the first (positions from 0): {named}; remove"
-            " or replace them",
-            positions=first,
+            f"{count} {fault}: {characters}{more} (positions from 0); remove or replace them",
+            positions=named,
         )
 
 
@@ -165,7 +166,7 @@ class NonFiniteLossError(GradMemError):
 
 
 class NotFoundError(GradMemError):
-    """Something was asked for by a name that nothing has."""
+    """No object has the requested name or id."""
 
 
 class ModelNotFoundError(NotFoundError):
@@ -181,7 +182,7 @@ class PageNotFoundError(NotFoundError):
 
 
 class MemoryChangedError(GradMemError):
-    """Others changed a memory each time that this change was about to be stored."""
+    """Concurrent changes of a memory kept a change from being stored."""
 
 
 class FingerprintMismatchError(GradMemError):
@@ -200,39 +201,39 @@ class FingerprintMismatchError(GradMemError):
 
 
 class CheckpointError(GradMemError):
-    """A checkpoint folder is missing, damaged, or of another format."""
+    """A checkpoint folder is missing, damaged, or has an unsupported format."""
 
 
 class BlobError(GradMemError):
-    """Bytes are not a memory blob, or a memory does not fit the format asked for."""
+    """Bytes are not a memory blob, or a memory cannot be packed in the requested format."""
 
 
 class StoreUnavailableError(GradMemError):
-    """The store cannot be reached, or refused the operation."""
+    """The store cannot be reached or refused the operation."""
 
 
 class EngineError(GradMemError):
-    """The engine could not do the work; the request itself was fine."""
+    """The engine could not process a valid request."""
 
 
 class OverloadedError(EngineError):
-    """The engine's queue has no room for the request."""
+    """The engine's queue is full."""
 
 
 class DeadlineError(EngineError):
-    """A request's time was over before its work was done."""
+    """A request's time ran out before its work was done."""
 
 
 class OutOfMemoryError(EngineError):
-    """The device has no room for the batch."""
+    """A batch does not fit into the device's memory."""
 
 
 class DeviceError(EngineError):
-    """The device failed while it worked on the batch."""
+    """A batch failed on the device."""
 
 
 class DeviceLostError(EngineError):
-    """The device is of no more use to this process."""
+    """The device cannot be used until the process restarts."""
 
 
 class EngineStoppedError(EngineError):

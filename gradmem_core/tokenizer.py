@@ -1,4 +1,4 @@
-"""Text to token ids and back, refusing what the vocabulary does not cover."""
+"""Text to token ids and back; text outside the vocabulary is refused."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,28 +14,28 @@ from gradmem_core.errors import CheckpointError, UnknownCharactersError
 PAD = "<pad>"
 UNKNOWN = "<unk>"
 QUERY = "{query}"
-"Where a query stands in a template."
+"Placeholder of the query in a template."
 QUERY_MARK = "\x05"
-"ASCII's enquiry: begins a query."
+"ASCII's enquiry: starts the query for a key."
 ABSENT = "\x15"
-"ASCII's negative acknowledge: the answer about a key that is not in memory."
+"ASCII's negative acknowledge: the answer for a key that is not in memory."
 OUTSIDE = "outside this checkpoint's vocabulary"
 SURROGATE = re.compile("[\ud800-\udfff]")
-"Half of a UTF-16 pair: Python strings may hold one, UTF-8 and the tokenizers cannot."
+"Half of a UTF-16 pair: a Python string may have one, UTF-8 and the tokenizers cannot."
 
 
 class Tokenizer:
-    """A Hugging Face fast tokenizer that never lets an unknown symbol pass.
+    """A Hugging Face fast tokenizer that refuses unknown characters.
 
     Args:
-        fast: The tokenizer. Where it has an unknown token, texts that need it are refused.
+        fast: The tokenizer. If it has an unknown token, texts that need it are refused.
     """
 
     def __init__(self, fast: PreTrainedTokenizerFast) -> None:
         self._fast = fast
         self._backend: FastTokenizer = fast.backend_tokenizer
         self._backend.encode_special_tokens = True  # "<pad>" in a text is five characters
-        # Of the model itself: tokenizer_config.json is not part of the fingerprint.
+        # From the model itself: tokenizer_config.json is not part of the fingerprint.
         self._unknown = self._backend.token_to_id(
             getattr(self._backend.model, "unk_token", "") or ""
         )
@@ -44,25 +44,25 @@ class Tokenizer:
 
     @classmethod
     def from_characters(cls, characters: str) -> "Tokenizer":
-        """A tokenizer of single characters, whose ids follow padding and unknown in order."""
+        """Build a tokenizer of single characters, with ids in order after padding and unknown."""
         vocabulary = {token: i for i, token in enumerate([PAD, UNKNOWN, *characters])}
         fast = FastTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
         fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         fast.decoder = decoders.Fuse()
-        return cls(_wrapped(fast))
+        return cls(_wrap(fast))
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> "Tokenizer":
-        """A tokenizer of lower-case words and punctuation, after padding and unknown in order."""
+        """Build a tokenizer of lower-case words and punctuation, with ids as `from_characters`."""
         vocabulary = {token: i for i, token in enumerate([PAD, UNKNOWN, *words])}
         fast = FastTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
         fast.normalizer = normalizers.Lowercase()
         fast.pre_tokenizer = pre_tokenizers.Whitespace()
-        return cls(_wrapped(fast))
+        return cls(_wrap(fast))
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Load the ordinary tokenizer files.
+        """Load the tokenizer files of a folder.
 
         Raises:
             CheckpointError: The files are missing or damaged.
@@ -80,18 +80,18 @@ class Tokenizer:
         """Load the tokenizer of a GGUF file.
 
         Raises:
-            CheckpointError: The file is missing, damaged, or its tokenizer is of an unknown kind.
+            CheckpointError: The file is missing or damaged, or its tokenizer is of an unknown kind.
         """
         try:
             fast = AutoTokenizer.from_pretrained(
                 file.parent, gguf_file=file.name, local_files_only=True
             )
         except Exception as error:  # transformers and gguf have no base class for their errors
-            raise CheckpointError(f"{file} has no tokenizer that can be read: {error}") from error
+            raise CheckpointError(f"the tokenizer of {file} cannot be loaded: {error}") from error
         return cls(cast("PreTrainedTokenizerFast", fast))
 
     def save(self, folder: Path) -> None:
-        """Write the ordinary tokenizer files."""
+        """Write `tokenizer.json` and `tokenizer_config.json`."""
         self._fast.save_pretrained(folder)
 
     def __len__(self) -> int:
@@ -99,16 +99,16 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        """The id that fills the right of a batch."""
+        """Id that pads the right of a batch."""
         pad = self._fast.pad_token_id
         return 0 if pad is None else int(pad)
 
     def count_fewest_tokens(self, text: str) -> int:
-        """The fewest tokens that the text can have, without the cost of finding them."""
+        """Return a lower bound of the tokens of a text, without the cost of encoding it."""
         return -(-len(text) // self._longest)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text.
+        """Return the token ids of a text.
 
         Raises:
             UnknownCharactersError: The text holds characters outside the vocabulary; the error
@@ -120,15 +120,15 @@ class Tokenizer:
         return list(encoding.ids)
 
     def find_token_ends(self, text: str) -> list[int]:
-        """Where each token of a text ends: the offset after its last character.
+        """Return the end of each token of a text: the offset after its last character.
 
         A character of several tokens is counted once for each of them. Other threads run meanwhile.
 
         Raises:
-            UnknownCharactersError: The text holds characters outside the vocabulary.
+            UnknownCharactersError: The text has characters outside the vocabulary.
         """
         check_surrogates(text)
-        # Unlike `encode`, a batch lets go of the interpreter's lock.
+        # Unlike `encode`, a batch releases the interpreter's lock.
         [encoding] = self._backend.encode_batch([text], add_special_tokens=False)
         self._check_known(text, encoding)
         return [end for _, end in encoding.offsets]
@@ -136,18 +136,18 @@ class Tokenizer:
     def _check_known(self, text: str, encoding: Encoding) -> None:
         if self._unknown is not None and self._unknown in encoding.ids:
             spans = zip(encoding.ids, encoding.offsets, strict=True)
-            places = [start for id_, (start, _) in spans if id_ == self._unknown]
-            raise UnknownCharactersError.at_places(text, places, OUTSIDE)
+            positions = [start for id_, (start, _) in spans if id_ == self._unknown]
+            raise UnknownCharactersError.at_positions(text, positions, OUTSIDE)
 
     def encode_query(self, query: str, template: str) -> list[int]:
-        """Token ids of a query in a template.
+        """Return the token ids of a query in a template.
 
         Args:
-            query: Any text; special tokens in it are only characters.
-            template: What stands around QUERY; special tokens in it are special.
+            query: Any text; names of special tokens in it are plain characters.
+            template: Text with the placeholder QUERY; names of special tokens in it are special.
 
         Raises:
-            UnknownCharactersError: The query holds characters outside the vocabulary.
+            UnknownCharactersError: The query has characters outside the vocabulary.
         """
         ids: list[int] = []
         for part in self._specials.split(template):
@@ -159,7 +159,7 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str | None:
-        """The tokenizer's own template of a question in a conversation, where it has one."""
+        """Chat template of a question as a query template; None if the tokenizer has none."""
         if self._fast.chat_template is None:
             return None
         turn = [{"role": "user", "content": QUERY}]
@@ -167,18 +167,18 @@ class Tokenizer:
         return str(text)
 
     def find_last_token(self, text: str) -> str:
-        """The last token of a text, as the vocabulary spells it."""
+        """Return the last token of a text, as the vocabulary spells it."""
         return str(self._fast.convert_ids_to_tokens(self.encode(text)[-1]))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
+        """Return the text of token ids, without special tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
     def require_ids(self, tokens: Iterable[str]) -> list[int]:
-        """The ids of single tokens.
+        """Look up the ids of single tokens.
 
         Raises:
-            CheckpointError: One of them is not in the vocabulary.
+            CheckpointError: A token is not in the vocabulary.
         """
         vocabulary = self._fast.get_vocab()
         missing = [token for token in tokens if token not in vocabulary]
@@ -191,13 +191,13 @@ def check_surrogates(text: str) -> None:
     """Refuse halves of UTF-16 pairs.
 
     Raises:
-        UnknownCharactersError: There are some; the error names where the first ones stand.
+        UnknownCharactersError: The text has such halves; the error names the first positions.
     """
     if halves := [match.start() for match in SURROGATE.finditer(text)]:
-        raise UnknownCharactersError.at_places(text, halves, OUTSIDE)
+        raise UnknownCharactersError.at_positions(text, halves, OUTSIDE)
 
 
-def _wrapped(fast: FastTokenizer) -> PreTrainedTokenizerFast:
+def _wrap(fast: FastTokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=fast, pad_token=PAD, unk_token=UNKNOWN
     )

@@ -1,6 +1,6 @@
 """A small tokenizer and pages of it, for tests of splitting."""
 
-from gradmem_core.texts.paging import TextPage, split_text
+from gradmem_core.texts.paging import Page, split_text
 from gradmem_core.tokenizer import Tokenizer
 from tests.pretrained import tokenizer
 
@@ -8,9 +8,7 @@ TOKENIZER = Tokenizer(tokenizer())
 FAMILY = "👨‍👩‍👧‍👦"
 
 
-def split(
-    text: str, page_tokens: int, *, max_pages: int = 1000, carry: bool = True
-) -> list[TextPage]:
+def split(text: str, page_tokens: int, *, max_pages: int = 1000, carry: bool = True) -> list[Page]:
     return split_text(TOKENIZER, text, page_tokens=page_tokens, max_pages=max_pages, carry=carry)
 
 

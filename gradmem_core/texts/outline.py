@@ -1,9 +1,9 @@
-"""Where a text may be cut into pages, and how bad a cut is at each place.
+"""The places where a text may be cut into pages, and the cost of a cut at each of them.
 
 A text is read as people lay it out: sections under headings (Markdown's `#`, or underlined with `=`
 or `-`), blocks between blank lines, lines (items of a list, rows of a table, turns of a transcript,
-code), sentences. Each sentence, or each line where that is shorter, is a piece. The costs say what
-a cut before a piece is worth in pages: two torn sentences cost as much as one page more.
+code), sentences. Each sentence, or each line where that is shorter, is a piece. The cost of a cut
+is counted in pages: two torn sentences cost as much as one more page.
 """
 
 import re
@@ -12,32 +12,32 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 SUBSECTION = 0.03
-"A cut before a heading, for each level below the first."
+"Cost of a cut before a heading, for each level below the first."
 BLOCK = 0.2
-"A cut at a blank line."
+"Cost of a cut at a blank line."
 LINE = 0.35
-"A cut at the end of a line."
+"Cost of a cut at the end of a line."
 SENTENCE = 0.5
-"A cut within a line or a wrapped paragraph, after a sentence."
+"Cost of a cut within a line or a wrapped paragraph, after a sentence."
 WORDS = 1.0
-"A cut within a sentence, between words."
+"Cost of a cut within a sentence, between words."
 CHARACTERS = 1.3
-"A cut within a run of characters without a space."
+"Cost of a cut within a run of characters without a space."
 INDENTED = 0.1
-"More, where the line that follows the cut belongs under one before it."
+"Additional cost where the line after the cut belongs under a line before it."
 LEAD_IN = 0.5
-"More, where what precedes the cut introduces what follows it, or a code block loses its end."
+"Additional cost after a line that introduces the next, or inside a code block."
 ORPHAN = 4.0
-"More, where a heading or a table's header would be the last line of a page."
+"Additional cost where a heading or a table's header would be the last line of a page."
 
 SHORT_LINE = 60
 "Most characters of a line that may be a title."
 WRAPPED_WIDTH = 40
-"Fewest characters of the longest line of a paragraph that is wrapped."
+"Fewest characters in the longest line of a wrapped paragraph."
 ROWS_ALIKE = 0.75
-"Least share of a table's rows that have as many cells as its header."
+"Least share of a table's rows with as many cells as its header."
 CODE_SHARE = 0.2
-"Least share of lines of code in a text whose `#` lines are comments, not headings."
+"Least share of code lines in a text whose `#` lines are comments, not headings."
 
 CODE = re.compile(
     r"\s*(?:import|from|def|class|function|const|let|func|fn|return|export|#include|#!/)\b.*[^.!?]$"
@@ -48,75 +48,39 @@ HEADING = re.compile(r"(#{1,6})\s+\S")
 UNDERLINE = re.compile(r"(={2,}|-{2,})$")
 ITEM = re.compile(r"\s*(?:[-*+•–]|\d{1,3}[.)]|[A-Za-z][.)])\s")  # noqa: RUF001
 RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)+\|?$|\s*\|\s*:?-+:?\s*\|$")
-"What stands under the header of a Markdown table."
+"The line under the header of a Markdown table."
 QUOTED = re.compile(r'"[^"]*"')
 SENTENCE_END = re.compile(r"(?:[.!?…]+[\"'”’»)\]*_]*(?=\s)|[。！？]+[”’」』）]*)\s*")  # noqa: RUF001
-"A sentence's last marks and the space after them."
-ABBREVIATIONS = frozenset(
-    (
-        "mr",
-        "mrs",
-        "ms",
-        "dr",
-        "prof",
-        "st",
-        "no",
-        "nr",
-        "vs",
-        "inc",
-        "ltd",
-        "jr",
-        "sr",
-        "fig",
-        "vol",
-        "ed",
-        "approx",
-        "dept",
-        "tel",
-        "bzw",
-        "usw",
-        "evtl",
-        "ggf",
-        "inkl",
-        "str",
-        "hr",
-        "fr",
-        "mme",
-        "sra",
-        "gen",
-        "col",
-        "capt",
-        "rev",
-        "hon",
-        "vgl",
-        "abs",
-        "ca",
-    )
-)
-"Words whose period seldom ends a sentence, without it."
+"The final marks of a sentence and the space after them."
+ABBREVIATIONS = {
+    *("mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "gen", "col", "capt", "rev", "hon"),
+    *("hr", "fr", "mme", "sra", "inc", "ltd", "dept", "no", "nr", "vs", "fig", "vol", "ed"),
+    *("approx", "tel", "str", "bzw", "usw", "evtl", "ggf", "inkl", "vgl", "abs", "ca"),
+}
+"Words, without their period, whose period seldom ends a sentence."
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a text that cuts leave whole."""
+    """A part of a text that is not cut."""
 
     start: int
-    "Offset of its first character, a line's indentation included."
+    "Offset of the first character; a line's indentation is part of the piece."
     end: int
-    "Offset after its last character that is no space."
+    "Offset after the last character that is not a space."
     cost: float
-    "How bad it is that a page starts here, in pages."
+    "Cost of a cut before the piece, in pages."
     heading: str = ""
-    "The heading of the section that it continues."
+    "Heading of the section that the piece continues; empty at the start of a section."
     header: str = ""
-    "The header of the table of which it starts a row."
+    "Header of the table of which the piece starts a row; empty outside of tables."
 
 
 @dataclass(frozen=True)
 class _Line:
     start: int
-    text: str  # without spaces at its end
-    code: bool  # of a program, or between fences, or a fence
+    text: str  # without trailing spaces
+    code: bool  # in a program, or between fences, or a fence
     fence: bool
 
     @property
@@ -132,13 +96,13 @@ _Lines = list[_Line]
 
 
 def find_pieces(text: str) -> list[Piece]:
-    """Take a text apart at every place where a page may start.
+    """Cut a text at every place where a page may start.
 
     Args:
-        text: Any text whose lines end with a line feed.
+        text: Any text with line feeds as line ends.
 
     Returns:
-        Its pieces, in order; between them is only white space, and none where there is no word.
+        The pieces, in order, with only white space between them; empty for a text without words.
     """
     pieces: list[Piece] = []
     heading = ""
@@ -146,9 +110,10 @@ def find_pieces(text: str) -> list[Piece]:
     for block in _read_blocks(text):
         level = _heading_level(block)
         cost = BLOCK if level is None else SUBSECTION * (level - 1)
-        cost += _kept_with(before)
+        cost += _cost_after_block(before)
         first = Piece(0, 0, cost, heading if level is None else "")
-        pieces += [piece for one in _block_pieces(first, block) for piece in _sentences(text, one)]
+        for unit in _cut_block(first, block):
+            pieces += _cut_sentences(text, unit)
         if level is not None:
             heading = block[0].text.strip()
         before = block
@@ -156,7 +121,7 @@ def find_pieces(text: str) -> list[Piece]:
 
 
 def _read_lines(text: str) -> _Lines:
-    """The lines, of blank ones that follow each other only the first."""
+    """Read the lines of a text, and of consecutive blank lines only the first."""
     lines: _Lines = []
     start, fence = 0, ""
     for raw in text.split("\n"):
@@ -174,16 +139,16 @@ def _read_lines(text: str) -> _Lines:
 
 
 def _is_code(lines: list[str]) -> bool:
-    """Whether a text is a program rather than something that people wrote to people."""
+    """Tell whether lines are a program rather than prose."""
     return 0 < CODE_SHARE * len(lines) <= sum(bool(CODE.match(line)) for line in lines)
 
 
 def _read_blocks(text: str) -> Iterator[_Lines]:
-    """The lines between blank lines, and each heading by itself."""
+    """Yield the blocks between blank lines, and each heading as a block of its own."""
     block: _Lines = []
     for line in _read_lines(text):
         if not line.text or _is_marked_heading(line):
-            yield from _without_title(block)
+            yield from _split_title(block)
             block = []
         if not line.text:
             continue
@@ -191,11 +156,11 @@ def _read_blocks(text: str) -> Iterator[_Lines]:
             yield [line]
         else:
             block.append(line)
-    yield from _without_title(block)
+    yield from _split_title(block)
 
 
-def _without_title(block: _Lines) -> Iterator[_Lines]:
-    """Part a block from the underlined heading that it may begin with."""
+def _split_title(block: _Lines) -> Iterator[_Lines]:
+    """Split a block from the underlined heading that it may start with."""
     title = 2 if _is_underlined(block[:2]) else 0
     yield from filter(None, (block[:title], block[title:]))
 
@@ -211,7 +176,7 @@ def _is_underlined(lines: _Lines) -> bool:
 
 
 def _heading_level(block: _Lines) -> int | None:
-    """1 for the highest; None for what is no heading."""
+    """Return the level of a heading, 1 for the highest; None for a block that is not a heading."""
     if _is_marked_heading(block[0]):
         return len(block[0].text) - len(block[0].text.lstrip("#"))
     if _is_underlined(block) and len(block) == 2:
@@ -219,8 +184,8 @@ def _heading_level(block: _Lines) -> int | None:
     return None
 
 
-def _kept_with(block: _Lines) -> float:
-    """What a cut costs more because of the block before it."""
+def _cost_after_block(block: _Lines) -> float:
+    """Return the additional cost of a cut because of the block before it."""
     if not block:
         return 0.0
     if _heading_level(block) is not None:
@@ -233,18 +198,19 @@ def _kept_with(block: _Lines) -> float:
         and not ITEM.match(last.text)
         and last.text[-1].isalnum()
     )
-    return LEAD_IN if is_title else _introduced_by(last)
+    return LEAD_IN if is_title else _cost_after_line(last)
 
 
-def _introduced_by(line: _Line) -> float:
+def _cost_after_line(line: _Line) -> float:
+    """Return the additional cost of a cut after a line that introduces the next."""
     return LEAD_IN if line.text.endswith((":", "：")) else 0.0  # noqa: RUF001
 
 
-def _block_pieces(first: Piece, block: _Lines) -> Iterator[Piece]:
-    """The lines of a block, those together that a sentence may run across.
+def _cut_block(first: Piece, block: _Lines) -> Iterator[Piece]:
+    """Cut a block into lines, keeping those together that a sentence may run across.
 
     Args:
-        first: Its cost and heading are those of the first piece.
+        first: Cost and heading of the first piece.
         block: The lines.
     """
     header, row = _find_header(block)
@@ -252,7 +218,7 @@ def _block_pieces(first: Piece, block: _Lines) -> Iterator[Piece]:
     starts = [0] if is_whole or _is_wrapped(block) else _unit_starts(block)
     for at, until in pairwise([*starts, len(block)]):
         line = block[at]
-        cost = first.cost if at == 0 else LINE + _introduced_by(block[at - 1])
+        cost = first.cost if at == 0 else LINE + _cost_after_line(block[at - 1])
         if line.text[0].isspace():
             cost += INDENTED
         if at and line.fence != block[at - 1].fence and line.code and block[at - 1].code:
@@ -269,32 +235,32 @@ def _block_pieces(first: Piece, block: _Lines) -> Iterator[Piece]:
 
 
 def _unit_starts(block: _Lines) -> list[int]:
-    """The lines that do not go on with an item of a list by being indented under it."""
+    """Find the lines that do not continue a list item by being indented under it."""
     starts, in_item = [], False
     for at, line in enumerate(block):
         is_item = not line.code and ITEM.match(line.text) is not None
-        goes_on = in_item and not is_item and line.text[0].isspace()
-        if not goes_on:
+        continues = in_item and not is_item and line.text[0].isspace()
+        if not continues:
             starts.append(at)
             in_item = is_item
     return starts
 
 
 def _is_wrapped(block: _Lines) -> bool:
-    """Whether a paragraph's lines end only because the next word had no room."""
+    """Tell whether the lines of a paragraph end only where the next word did not fit."""
     width = max(len(line.text) for line in block)
     if len(block) < 2 or width < WRAPPED_WIDTH or block[0].code:
         return False
     if any(ITEM.match(line.text) or line.text.startswith("|") for line in block):
         return False
-    if any(len(one.text) + 1 + len(after.first_word) <= width for one, after in pairwise(block)):
+    if any(len(line.text) + 1 + len(after.first_word) <= width for line, after in pairwise(block)):
         return False
-    going_on = sum(line.first_word[0].islower() for line in block[1:])
-    return 3 * going_on >= len(block) - 1
+    lower = sum(line.first_word[0].islower() for line in block[1:])
+    return 3 * lower >= len(block) - 1
 
 
 def _find_header(block: _Lines) -> tuple[int, int]:
-    """Which line is the header of a table and which its first row; beyond the block if none is."""
+    """Find the header and the first row of a table; without one, places beyond the block."""
     none = len(block), len(block)
     if block[0].code:
         return none
@@ -305,7 +271,7 @@ def _find_header(block: _Lines) -> tuple[int, int]:
 
 
 def _has_column_names(lines: list[str]) -> bool:
-    """Whether lines are of equally many cells, and the first names the others' columns."""
+    """Tell whether lines have equally many cells and the first line names the columns."""
     if len(lines) < 3 or any(character.isdigit() for character in lines[0]):
         return False
     for separator in "\t;,":
@@ -321,18 +287,18 @@ def _has_column_names(lines: list[str]) -> bool:
     return numbered or (len(rows[0]) > 2 and not any(separator + " " in line for line in lines))
 
 
-def _sentences(text: str, piece: Piece) -> Iterator[Piece]:
+def _cut_sentences(text: str, piece: Piece) -> Iterator[Piece]:
     """Cut a piece after each of its sentences."""
     start, inner = piece.start, replace(piece, cost=SENTENCE, header="")
-    now = piece
+    sentence = piece
     for match in SENTENCE_END.finditer(text, piece.start, piece.end):
-        if match.end() < piece.end and _is_end(text, match):
-            yield replace(now, start=start, end=match.start() + len(match[0].rstrip()))
-            start, now = match.end(), inner
-    yield replace(now, start=start, end=piece.end)
+        if match.end() < piece.end and _ends_sentence(text, match):
+            yield replace(sentence, start=start, end=match.start() + len(match[0].rstrip()))
+            start, sentence = match.end(), inner
+    yield replace(sentence, start=start, end=piece.end)
 
 
-def _is_end(text: str, match: re.Match[str]) -> bool:
+def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if text[match.end()].islower():
         return False
     if match[0].rstrip() != ".":

@@ -1,4 +1,4 @@
-"""Lists of records: people's lines of key and value, in the one form that a model is trained on."""
+"""Lists of records: people's lines of key and value, in the form that models are trained on."""
 
 import re
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from gradmem_core.tokenizer import QUERY_MARK
 TAB, COLON_SPACE, SPACED_EQUALS, EQUALS, COLON, COMMA = SEPARATORS = [
     re.compile(pattern) for pattern in (r"\t", r":\s+", r"\s=\s+", r"=", r":", r",\s*")
 ]
-"""What may stand between key and value; where two fit equally many lines, the first one is taken.
-None begins with a repetition: on a long run of blanks that would take quadratic time."""
+"""Separators of key and value; of two that fit equally many lines, the first one is taken.
+No pattern starts with a repetition, which would take quadratic time on a long run of blanks."""
 FAMILIES = [[TAB], [COLON_SPACE, COLON], [SPACED_EQUALS, EQUALS], [COMMA]]
-"The same sign with spaces and without: what fits with spaces fits without."
+"Separators by sign, with spaces first: a line that fits with spaces also fits without."
 COMMENT = ("#", ";")
-"How lines begin that have no say in what separates the others."
+"Prefixes of lines that do not count when the separator is determined."
 FOREIGN = re.compile(r"[^\t\n\r -~]")
-"What neither a document nor a query may hold: all but printable ASCII, tabs and line ends."
+"Characters that neither a document nor a query may have: not printable ASCII, tab or line end."
 
 
 @dataclass(frozen=True)
@@ -25,114 +25,116 @@ class Record:
     """A key and its value."""
 
     key: str
-    "As `fold_key` leaves it."
+    "The key as `fold_key` returns it."
     value: str
-    "Without spaces at its ends or tabs inside."
+    "The value, without spaces at its ends or tabs inside."
     number: int = 0
-    "Line of the document, from 1; 0 where there is none."
+    "Line of the document, from 1; 0 for a record that is not from a document."
 
     @property
     def line(self) -> str:
-        """The record as it is written."""
+        """The line of the record in a context."""
         return f"{self.key}\t{self.value}\n"
 
 
 @dataclass(frozen=True)
 class RecordList:
-    """What a document of records holds."""
+    """The records of a document."""
 
     records: list[Record]
-    "In their order, each key once."
+    "Records in their order, each key once."
     duplicate_keys: list[str]
-    "Keys that stood there more than once, as last written; that value was kept."
+    "Keys that occur more than once, spelled as the last time; the last value is kept."
     skipped_lines: list[int]
-    "Numbers of the lines, from 1, that are no record and not empty."
+    "Numbers of the lines, from 1, that are neither a record nor empty."
 
 
 def fold_key(key: str) -> str:
-    """A key without what a query is forgiven: case, outer spaces, runs of them, a colon behind."""
+    """Normalize a key: lower case, single spaces, no spaces at the ends and no colon after it."""
     return " ".join(key.split()).rstrip(": ").lower()
 
 
 def format_key_query(key: str) -> str:
-    """The query for a key.
+    """Format the query for a key.
 
     Raises:
-        UnknownCharactersError: The key holds something else than printable ASCII.
+        UnknownCharactersError: The key has characters that are not printable ASCII.
     """
     check_ascii(key)
     return f"{QUERY_MARK}{fold_key(key)}\t"
 
 
 def parse_records(document: str) -> RecordList:
-    """Find the records of a document.
+    """Parse the records of a document.
 
-    A line is `key: value`, `key = value`, `key, value`, `key<TAB>value` or the same without spaces;
-    what separates most of the document's lines is taken for all that it can separate.
+    A line is `key: value`, `key = value`, `key, value`, `key<TAB>value` or the same without spaces.
+    The separator that fits most lines of the document is tried first on each line.
 
     Raises:
-        UnknownCharactersError: The document holds something else than printable ASCII, tabs and
+        UnknownCharactersError: The document has characters other than printable ASCII, tabs and
             line ends.
-        NoRecordError: There is no record in it.
+        NoRecordError: The document has no records.
     """
     check_ascii(document)
     lines = re.split(r"\r\n?|\n", document)
-    order = _separators_of(lines)
+    separators = _rank_separators(lines)
     records: dict[str, Record] = {}
     duplicates: dict[str, str] = {}
     skipped: list[int] = []
     for number, line in enumerate(lines, start=1):
-        found = next(filter(None, (_split(line, separator) for separator in order)), None)
-        if found is None:
+        pairs = (_split_line(line, separator) for separator in separators)
+        pair = next(filter(None, pairs), None)
+        if pair is None:
             if line.strip():
                 skipped.append(number)
             continue
-        written, value = found
-        key = fold_key(written)
+        spelling, value = pair
+        key = fold_key(spelling)
         if records.pop(key, None):
-            duplicates[key] = written
+            duplicates[key] = spelling
         records[key] = Record(key, value, number)
     if not records:
         raise NoRecordError(
-            "the document has no record: write one to a line, as `key: value`, `key = value`,"
+            "the document has no records: write one on each line, as `key: value`, `key = value`,"
             " `key, value` or `key<TAB>value`"
         )
     return RecordList(list(records.values()), list(duplicates.values()), skipped)
 
 
 def check_ascii(text: str) -> None:
-    """Refuse what no list of records may hold.
+    """Refuse characters that a list of records may not have.
 
     Raises:
-        UnknownCharactersError: There is something else than printable ASCII, tabs and line ends;
-            the error names the first ones and where they stand.
+        UnknownCharactersError: The text has characters other than printable ASCII, tabs and line
+            ends; the error names the first ones and their positions.
     """
-    places = [match.start() for match in FOREIGN.finditer(text)]
-    if places:
-        raise UnknownCharactersError.at_places(text, places, "not printable ASCII")
+    positions = [match.start() for match in FOREIGN.finditer(text)]
+    if positions:
+        raise UnknownCharactersError.at_positions(text, positions, "not printable ASCII")
 
 
-def _separators_of(lines: Sequence[str]) -> list[re.Pattern[str]]:
-    """All separators: first the sign that separates the most lines, each with spaces first.
+def _rank_separators(lines: Sequence[str]) -> list[re.Pattern[str]]:
+    """Order the separators by the lines that their sign fits, most first.
 
-    Where a sign has spaces in less than half of its lines, it is taken without them first.
+    A sign is tried with spaces before it is tried without, unless it has spaces in less than half
+    of its lines.
     """
     voting = [line for line in lines if not line.lstrip().startswith(COMMENT)]
 
     fitting = {
-        separator: sum(_split(line, separator) is not None for line in voting)
+        separator: sum(_split_line(line, separator) is not None for line in voting)
         for separator in SEPARATORS
     }
     ranked: list[tuple[int, list[re.Pattern[str]]]] = []
     for family in FAMILIES:
         spaced, bare = fitting[family[0]], fitting[family[-1]]
         ranked.append((bare, family if 2 * spaced >= bare else family[::-1]))
-    ranked.sort(key=lambda one: (-one[0], SEPARATORS.index(one[1][0])))
+    ranked.sort(key=lambda entry: (-entry[0], SEPARATORS.index(entry[1][0])))
     return [separator for _, family in ranked for separator in family]
 
 
-def _split(line: str, separator: re.Pattern[str]) -> tuple[str, str] | None:
-    """Key as written and value of a line; None where it is no record."""
+def _split_line(line: str, separator: re.Pattern[str]) -> tuple[str, str] | None:
+    """Split a line into key and value; None where it is not a record."""
     line = line.strip(" ")
     match = separator.search(line)
     if match is None:

@@ -1,6 +1,6 @@
-"""A document becomes the pages of a memory: written, read back, and what is weak written again.
+"""Compression of a document: its pages are written, read back, and split where they are weak.
 
-The work on the device is a `Worker`'s, for instance the service's engine.
+A `Worker` does the work on the device, for instance the service's engine.
 """
 
 import asyncio
@@ -16,58 +16,57 @@ from gradmem_core.config import BlobDtype
 from gradmem_core.errors import TooManyPagesError, WordTooLongError
 from gradmem_core.reading.answers import Answer
 from gradmem_core.reading.decoding import Sampling
-from gradmem_core.texts.documents import Page, text_page
-from gradmem_core.texts.paging import split_text
+from gradmem_core.texts.paging import Page, split_text
 from gradmem_core.writing.verification import WEAK, grade, make_probes
 
 Steps: TypeAlias = int | Literal["auto"]
-"A number of gradient steps, or as many as still help."
+"Gradient steps; `auto` for as many as still help."
 
 READ_AT_A_TIME = 8
-"""Pages of a document that are read back at a time: enough for a full batch, and little of the room
-that requests share."""
+"""Pages of a document that are read back at the same time: enough for a full batch, and few beside
+the queries of other requests."""
 SHORTEST_HALF = 16
-"Tokens below which a page is not split for being weak."
+"Fewest tokens of each half of a weak page that is split."
 
 
 @dataclass(frozen=True)
 class WrittenPage:
-    """What WRITE made of a page."""
+    """The result of WRITE for a page."""
 
     memory: Tensor
     "Float32 `(m, d)`, on the CPU."
     losses: list[float]
-    "Before each step and after the last, nats per token."
+    "Reconstruction loss before each step and after the last, nats per token."
     write_accuracy: float
-    "Share of the tokens that WRITE predicts from the memory and the tokens before."
+    "Share of the tokens that are predicted correctly from the memory and the tokens before them."
 
     @property
     def steps(self) -> int:
-        """Gradient steps that made the memory."""
+        """Gradient steps (K)."""
         return len(self.losses) - 1
 
 
 @dataclass(frozen=True)
 class MemoryPage:
-    """A page with what was made of it."""
+    """A page of a document with its vectors."""
 
     page: Page
     written: WrittenPage
     read_back: ReadBack | None = None
-    "What READ gave back of it; None where it was not asked."
+    "Result of reading the page back; None where it was not read back."
 
     @property
     def weak(self) -> bool:
-        """Whether less came back of it than should."""
+        """Whether READ recalls less than WEAK of the page."""
         share = None if self.read_back is None else self.read_back.share
         return share is not None and share < WEAK
 
 
 class Worker(Protocol):
-    """Does what takes the device's time."""
+    """The work on the device."""
 
     async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[WrittenPage]:
-        """Write pages, given their tokens."""
+        """Write pages, given their token ids."""
 
     async def read_pages(
         self, memory: Tensor, queries: Sequence[list[int]], sampling: Sequence[Sampling]
@@ -87,122 +86,123 @@ async def compress(
 ) -> list[MemoryPage]:
     """Write the pages of a document and read them back.
 
-    Weak pages are split in two and written again, once, where there is room; the halves are kept
-    where more of the text comes back from them.
+    Weak pages are split in two and written again, once, where `max_pages` allows. The halves are
+    kept where READ recalls more of the text from them.
 
     Args:
-        worker: Does the work.
-        checkpoint: What writes and reads.
+        worker: Does the work on the device.
+        checkpoint: The checkpoint that writes and reads.
         pages: At least one.
-        steps: Gradient steps of each.
-        dtype: How the memory will be stored: it is read back as it will be.
-        verify: Read back; without it every page is taken as it is.
+        steps: Gradient steps for each page.
+        dtype: Type of the elements in the store; pages are read back as they will be stored.
+        verify: Read the pages back; without it every page is kept as it was written.
         max_pages: Most pages of the result.
 
     Raises:
-        GradMemError: Of the first page that failed.
+        GradMemError: The error of the first page that failed.
     """
-    written = await worker.write_pages([page.ids for page in pages], steps)
-    made = [MemoryPage(*pair) for pair in zip(pages, written, strict=True)]
+    written = await _write(worker, pages, steps)
     if not verify or checkpoint.task.continuation_prompt is None:
-        return made
-    made = await _read_back(worker, checkpoint, made, dtype)
-    halves = await asyncio.to_thread(_weak_halves, checkpoint, made)
-    room = max(0, max_pages - len(made))
-    for number in sorted(halves, key=lambda place: _share(made[place]))[room:]:
-        del halves[number]  # no room for all: the weakest are split
-    if not halves:
-        return made
-    flat = [half for found in halves.values() for half in found]
-    written = await worker.write_pages([half.ids for half in flat], steps)
-    again = iter(
-        await _read_back(
-            worker,
-            checkpoint,
-            [MemoryPage(*pair) for pair in zip(flat, written, strict=True)],
-            dtype,
-        )
+        return written
+    written = await _read_back(worker, checkpoint, written, dtype)
+    halves = await asyncio.to_thread(
+        _split_weakest, checkpoint, written, most=max_pages - len(written)
     )
-    result: list[MemoryPage] = []
-    for number, one in enumerate(made):
-        split = [next(again) for _ in halves.get(number, ())]
-        result += split if split and _joint_share(split) > _share(one) else [one]
-    return result
+    if not halves:
+        return written
+    rewritten = await _write(worker, [half for pair in halves.values() for half in pair], steps)
+    rewritten = await _read_back(worker, checkpoint, rewritten, dtype)
+    return _keep_better(written, halves, rewritten)
+
+
+async def _write(worker: Worker, pages: Sequence[Page], steps: Steps) -> list[MemoryPage]:
+    written = await worker.write_pages([page.ids for page in pages], steps)
+    return [MemoryPage(*pair) for pair in zip(pages, written, strict=True)]
 
 
 async def _read_back(
     worker: Worker, checkpoint: Checkpoint, pages: Sequence[MemoryPage], dtype: BlobDtype
 ) -> list[MemoryPage]:
-    """Ask each page for what it should hold; the first error ends it all."""
-    room = asyncio.Semaphore(READ_AT_A_TIME)
+    """Read pages back, several at a time; the first error cancels the others."""
+    slots = asyncio.Semaphore(READ_AT_A_TIME)
 
-    async def read_back(one: MemoryPage) -> MemoryPage:
-        async with room:
-            return await _read_page_back(worker, checkpoint, one, dtype)
+    async def read_back(page: MemoryPage) -> MemoryPage:
+        async with slots:
+            return await _read_page_back(worker, checkpoint, page, dtype)
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(read_back(one)) for one in pages]
+            tasks = [group.create_task(read_back(page)) for page in pages]
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
 
 async def _read_page_back(
-    worker: Worker, checkpoint: Checkpoint, one: MemoryPage, dtype: BlobDtype
+    worker: Worker, checkpoint: Checkpoint, memory_page: MemoryPage, dtype: BlobDtype
 ) -> MemoryPage:
-    page = one.page
-    assert page.text is not None
+    page = memory_page.page
     probes = await asyncio.to_thread(make_probes, checkpoint, page.text, lines=page.lines)
     if not probes:
-        return replace(one, read_back=ReadBack(words=0, right=0))
+        return replace(memory_page, read_back=ReadBack(words=0, right=0))
     answers = await worker.read_pages(
-        quantize(one.written.memory[None], dtype),
+        quantize(memory_page.written.memory[None], dtype),
         [probe.ids for probe in probes],
-        [Sampling(probe.most_tokens) for probe in probes],
+        [Sampling(probe.max_tokens) for probe in probes],
     )
     texts = [checkpoint.tokenizer.decode(answer.tokens) for answer in answers]
-    return replace(one, read_back=grade(probes, texts))
+    return replace(memory_page, read_back=grade(probes, texts))
 
 
-def _weak_halves(checkpoint: Checkpoint, made: Sequence[MemoryPage]) -> dict[int, list[Page]]:
-    """The halves of each weak page that can be split, by its place."""
-    return {
-        place: found
-        for place, one in enumerate(made)
-        if one.weak and len(found := _halves(checkpoint, one.page)) > 1
-    }
+def _split_weakest(
+    checkpoint: Checkpoint, pages: Sequence[MemoryPage], *, most: int
+) -> dict[int, list[Page]]:
+    """Split the weakest pages; return the halves by the index of their page.
+
+    Args:
+        checkpoint: The checkpoint that wrote the pages.
+        pages: The pages.
+        most: Most pages to split.
+    """
+    halves: dict[int, list[Page]] = {}
+    weak = [index for index, page in enumerate(pages) if page.weak]
+    for index in sorted(weak, key=lambda index: _recall([pages[index]])):
+        if len(halves) < most and (pair := _halve(checkpoint, pages[index].page)):
+            halves[index] = pair
+    return dict(sorted(halves.items()))
 
 
-def _halves(checkpoint: Checkpoint, page: Page) -> list[Page]:
-    """Split a page in two, with its line numbers in the document; one page where it cannot be."""
-    assert page.text is not None
+def _halve(checkpoint: Checkpoint, page: Page) -> list[Page] | None:
+    """Split a page in two, keeping the line numbers of the document; None where it cannot be."""
     if len(page.ids) < 2 * SHORTEST_HALF:
-        return [page]
+        return None
+    page_tokens = len(page.ids) * 2 // 3
     try:
-        found = split_text(
-            checkpoint.tokenizer,
-            page.text,
-            page_tokens=len(page.ids) * 2 // 3,
-            max_pages=2,
-        )
+        halves = split_text(checkpoint.tokenizer, page.text, page_tokens=page_tokens, max_pages=2)
     except (TooManyPagesError, WordTooLongError):
-        return [page]
-    if len(found) != 2:
-        return [page]
-    halves = map(text_page, found)
+        return None
+    if len(halves) != 2:
+        return None
     return [
         replace(half, lines=tuple(page.lines[line - 1] if line else 0 for line in half.lines))
         for half in halves
     ]
 
 
-def _share(one: MemoryPage) -> float:
-    return _joint_share([one])
+def _keep_better(
+    pages: Sequence[MemoryPage], halves: dict[int, list[Page]], rewritten: Sequence[MemoryPage]
+) -> list[MemoryPage]:
+    """Replace each page whose halves READ recalls better by the halves."""
+    remaining = iter(rewritten)
+    result: list[MemoryPage] = []
+    for index, page in enumerate(pages):
+        split = [next(remaining) for _ in halves.get(index, ())]
+        result += split if split and _recall(split) > _recall([page]) else [page]
+    return result
 
 
-def _joint_share(pages: Sequence[MemoryPage]) -> float:
-    """The share of all words that came back; all of them where none was asked for."""
-    found = [one.read_back for one in pages if one.read_back is not None]
-    words = sum(one.words for one in found)
-    return sum(one.right for one in found) / words if words else 1.0
+def _recall(pages: Sequence[MemoryPage]) -> float:
+    """Return the share of all words that READ recalls; 1 where it was asked for none."""
+    results = [page.read_back for page in pages if page.read_back is not None]
+    words = sum(result.words for result in results)
+    return sum(result.right for result in results) / words if words else 1.0

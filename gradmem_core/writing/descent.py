@@ -21,7 +21,7 @@ from gradmem_core.writing.recomputation import take_recomputed_step
 
 
 @dataclass(frozen=True)
-class WriteResult:
+class WrittenBatch:
     """What WRITE returns."""
 
     memory: Tensor
@@ -42,7 +42,7 @@ def write(
     second_order: bool = True,
     recompute: bool = False,
     measure: bool = True,
-) -> WriteResult:
+) -> WrittenBatch:
     """Compress contexts into memories. Changes nothing in the model.
 
     Args:
@@ -94,7 +94,7 @@ def write(
     if measure:
         final, accuracy = score_reconstruction(model, memory, context_ids, lengths)
         losses.append(final)
-    written = WriteResult(memory, torch.stack(losses, dim=1), accuracy)
+    written = WrittenBatch(memory, torch.stack(losses, dim=1), accuracy)
     check_finite(written)
     return written
 
@@ -205,7 +205,7 @@ def _clipped(config: MemoryConfig, gradient: Tensor) -> Tensor:
     return gradient * (limit / norm.clamp(min=limit))
 
 
-def check_finite(written: WriteResult) -> None:
+def check_finite(written: WrittenBatch) -> None:
     """Refuse losses and memories that are not finite.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 from gradmem_core.limits import check_steps
 from gradmem_core.model import MemoryModel
 from gradmem_core.writing.descent import (
-    WriteResult,
+    WrittenBatch,
     check_finite,
     score_reconstruction,
     take_gradient_step,
@@ -63,7 +63,7 @@ class AutomaticStop(Generic[Reached]):
 
 
 @dataclass(frozen=True)
-class SettledResult:
+class SettledBatch:
     """What WRITE with an automatic stop returns."""
 
     memory: Tensor
@@ -81,7 +81,7 @@ def write_until_settled(
     max_steps: int,
     *,
     tolerance: float = SETTLED,
-) -> SettledResult:
+) -> SettledBatch:
     """Compress contexts with as many steps as still help.
 
     A sample stops on its own when a step lowered its loss by less than `tolerance` of the loss that
@@ -113,10 +113,10 @@ def write_until_settled(
         memory[going] = moved
         reached = zip(going, losses.tolist(), moved, strict=True)
         going = [i for i, loss, of_sample in reached if stops[i].update(loss, of_sample)]
-    settled = SettledResult(
+    settled = SettledBatch(
         torch.stack([stop.best for stop in stops]),
         first.losses.new_tensor([stop.loss for stop in stops]),
         lengths.new_tensor([stop.steps for stop in stops]),
     )
-    check_finite(WriteResult(settled.memory, settled.losses[:, None], None))
+    check_finite(WrittenBatch(settled.memory, settled.losses[:, None], None))
     return settled

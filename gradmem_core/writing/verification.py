@@ -1,10 +1,11 @@
-"""What a memory gives back: READ is asked for what was written, and compared with the text.
+"""Verification of a written page: READ is asked for its text, and the answers are graded.
 
-WRITE's own figures are teacher-forced and say little of READ. Here READ continues the beginnings of
-a page's sentences, and answers for the keys of its `key: value` lines. A page is one WRITE's text.
+WRITE's own figures are teacher-forced and say little about READ. Here READ continues the beginnings
+of a page's sentences, and gives the values for the keys of its `key: value` lines.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,95 +13,87 @@ from gradmem_core.blob import ReadBack
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 
 BEGINNING = 5
-"Words of a sentence that are given."
+"Words of a sentence that READ is given."
 CONTINUED = 16
-"Most tokens that READ continues a beginning by: what checkpoints are trained on."
+"Most tokens of a continuation, as in training."
 FEWEST = 3
-"Words that have to follow a beginning for it to be asked about."
+"Fewest words after a beginning that READ is asked to continue."
 MOST_PROBES = 8
-"Most things asked of a page, spread over it."
+"Most probes of a page, spread over it."
 WEAK = 0.5
-"Share of words below which a line, or a page, is weak."
+"A line or a page is weak if READ recalls less than this share of its words."
 RECORD = re.compile(r"^[\s>*+-]*(?P<key>[^:=\t|]{1,60}?)(?::\s+|\s=\s|\t+)(?P<value>\S.*?)\s*$")
-"A line of key and value."
+"A line with a key and a value."
 SENTENCE_END = re.compile("(?<=[.!?\u2026\u3002\uff01\uff1f])[\"'\u201d\u2019)\\]]*\\s+")
-"Between sentences of a line."
+"The end of a sentence within a line."
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One thing that READ is asked of a page."""
+    """A query about a page, with the words that should answer it."""
 
     ids: list[int]
-    "Tokens of what is asked."
+    "Token ids of the query."
     expected: list[str]
-    "The words that should come."
-    most_tokens: int
-    "Tokens that READ gets for them."
+    "Words of the right answer."
+    max_tokens: int
+    "Most tokens of the answer."
     line: int
     "Line of the document, from 1."
 
 
 def make_probes(checkpoint: Checkpoint, text: str, *, lines: Sequence[int]) -> list[Probe]:
-    """List what READ can be asked of a page to see whether it holds it.
+    """Make the probes of a page.
 
     Args:
-        checkpoint: What wrote it; it has to have a `continuation_prompt`.
-        text: The page's text.
-        lines: For each of its lines the number in the document; 0 for one that is not asked about.
+        checkpoint: The checkpoint that wrote the page; it must have a `continuation_prompt`.
+        text: Text of the page.
+        lines: Number of each line in the document; 0 for a line without probes.
 
     Returns:
-        At most MOST_PROBES, in the order of the text; none where the text is too short for any.
+        At most MOST_PROBES, in the order of the text; none where the text is too short.
     """
-    found: list[Probe] = []
+    probes: list[Probe] = []
     for place, (number, line) in enumerate(zip(lines, text.split("\n"), strict=True)):
         if not number:
             continue
         record = RECORD.match(line)
         if record is not None:
-            found += _key_probe(checkpoint, record["key"], record["value"], number)
+            probes += _probe_key(checkpoint, record["key"], record["value"], number)
             continue
         for nth, sentence in enumerate(SENTENCE_END.split(line.strip())):
-            found += _sentence_probe(checkpoint, sentence, number, first=place + nth == 0)
-    stride = max(1, -(-len(found) // MOST_PROBES))
-    return found[::stride]
+            probes += _probe_sentence(checkpoint, sentence, number, first=place + nth == 0)
+    stride = max(1, -(-len(probes) // MOST_PROBES))
+    return probes[::stride]
 
 
 def grade(probes: Sequence[Probe], answers: Sequence[str]) -> ReadBack:
-    """Compare what READ said with what the page says.
+    """Compare READ's answers with the page.
 
     Args:
-        probes: What was asked.
-        answers: What was said to each.
+        probes: The probes.
+        answers: Text of READ's answer to each.
     """
-    shares = [
-        _words_right(probe.expected, said) for probe, said in zip(probes, answers, strict=True)
-    ]
-    by_line: dict[int, list[tuple[int, int]]] = {}
-    for probe, right in zip(probes, shares, strict=True):
-        by_line.setdefault(probe.line, []).append((right, len(probe.expected)))
-    weak = [
-        line
-        for line, found in by_line.items()
-        if sum(right for right, _ in found) < WEAK * sum(words for _, words in found)
-    ]
-    return ReadBack(
-        words=sum(len(probe.expected) for probe in probes),
-        right=sum(shares),
-        weak_lines=tuple(weak),
-    )
+    right: Counter[int] = Counter()
+    words: Counter[int] = Counter()
+    for probe, answer in zip(probes, answers, strict=True):
+        right[probe.line] += _count_right(probe.expected, answer)
+        words[probe.line] += len(probe.expected)
+    weak = tuple(line for line in words if right[line] < WEAK * words[line])
+    return ReadBack(words=words.total(), right=right.total(), weak_lines=weak)
 
 
-def _key_probe(checkpoint: Checkpoint, key: str, value: str, line: int) -> list[Probe]:
-    ids = checkpoint.tokenizer.encode_query(key.strip(), checkpoint.task.query_template)
-    return _probe(
-        checkpoint, ids, value.split(), len(checkpoint.tokenizer.encode(f" {value}")), line
-    )
+def _probe_key(checkpoint: Checkpoint, key: str, value: str, line: int) -> list[Probe]:
+    """Ask for the value of a key."""
+    tokenizer = checkpoint.tokenizer
+    ids = tokenizer.encode_query(key.strip(), checkpoint.task.query_template)
+    return _probe(checkpoint, ids, value.split(), len(tokenizer.encode(f" {value}")), line)
 
 
-def _sentence_probe(
+def _probe_sentence(
     checkpoint: Checkpoint, sentence: str, line: int, *, first: bool
 ) -> list[Probe]:
+    """Ask for the continuation of a sentence; not where few words follow its beginning."""
     words = sentence.split()
     if len(words) < BEGINNING + FEWEST:
         return []
@@ -120,15 +113,16 @@ def _sentence_probe(
 def _probe(
     checkpoint: Checkpoint, ids: list[int], expected: list[str], tokens: int, line: int
 ) -> list[Probe]:
+    """Make a probe, unless nothing is expected or the query is too long."""
     config = checkpoint.model.config
     if not expected or len(ids) > config.max_query_tokens:
         return []
     return [Probe(ids, expected, min(tokens + 1, config.max_answer_tokens), line)]
 
 
-def _words_right(expected: Sequence[str], said: str) -> int:
-    """Count the words that are said in their places."""
+def _count_right(expected: Sequence[str], answer: str) -> int:
+    """Count the words of an answer that are right and in the right place."""
     return sum(
-        ours.casefold() == theirs.casefold()
-        for ours, theirs in zip(expected, said.split(), strict=False)
+        word.casefold() == given.casefold()
+        for word, given in zip(expected, answer.split(), strict=False)
     )

@@ -12,7 +12,8 @@ from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.answers import Answer
 from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import answer_queries
-from gradmem_core.texts.documents import Page, prepare_document
+from gradmem_core.texts.documents import prepare_document
+from gradmem_core.texts.paging import Page
 from gradmem_core.writing.compression import MemoryPage, Steps, WrittenPage, compress
 from gradmem_core.writing.descent import write
 from gradmem_core.writing.verification import make_probes
@@ -152,7 +153,7 @@ def test_in_process_writes_and_reads_as_the_core_does(checkpoint: Checkpoint) ->
         checkpoint,
         quantize(alone.memory, "int8"),
         [probe.ids for probe in probes],
-        [Sampling(probe.most_tokens) for probe in probes],
+        [Sampling(probe.max_tokens) for probe in probes],
     )
     assert made[0].read_back is not None
     assert made[0].read_back.words == sum(len(probe.expected) for probe in probes)

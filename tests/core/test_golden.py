@@ -19,7 +19,7 @@ from gradmem_core.backbone import Backbone
 from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.scoring import read
-from gradmem_core.writing.descent import WriteResult, score_reconstruction, write
+from gradmem_core.writing.descent import WrittenBatch, score_reconstruction, write
 
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
@@ -74,11 +74,11 @@ class Case:
         model.load_state_dict(parameters(self.tensors), strict=True)
         return model
 
-    def write(self) -> WriteResult:
+    def write(self) -> WrittenBatch:
         steps = self.config["K"]
         return write(self.model, self.contexts, self.lengths, steps, create_graph=True)
 
-    def outer_loss(self, written: WriteResult, logits: Tensor) -> Tensor:
+    def outer_loss(self, written: WrittenBatch, logits: Tensor) -> Tensor:
         labels = self.tensors["in.labels"]
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten())
         if self.config["add_inner_loss_to_outer"]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gradmem_core.errors import EmptyContextError, TooManyPagesError, WordTooLongError
 from gradmem_core.texts.outline import find_pieces
-from gradmem_core.texts.paging import EVENNESS, TextPage, split_text
+from gradmem_core.texts.paging import EVENNESS, Page, split_text
 from gradmem_core.tokenizer import Tokenizer
 from tests.pages import FAMILY, TOKENIZER, split, tokens, without_space
 
@@ -52,7 +52,7 @@ TEXT = st.one_of(LAID_OUT, ANY, st.tuples(LAID_OUT, ANY, LAID_OUT).map("".join))
 PAGE_TOKENS = st.sampled_from([1, 4, 12, 30, 64])
 
 
-def pages_or_word(text: str, page_tokens: int, *, carry: bool) -> list[TextPage] | None:
+def pages_or_word(text: str, page_tokens: int, *, carry: bool) -> list[Page] | None:
     """The pages; None where a word is truly too long or there is none."""
     try:
         return split(text, page_tokens, carry=carry)
@@ -116,11 +116,12 @@ def test_lines_are_numbered_as_they_stand_in_the_document(text: str, page_tokens
     pages = pages_or_word(text, page_tokens, carry=False) or []
     for page in pages:
         own = page.text.split("\n")
-        assert len(own) == page.last_line - page.first_line + 1
-        stands = lines[page.first_line - 1 : page.last_line]
-        assert all(part in line for part, line in zip(own, stands, strict=True))
-        assert own[1:-1] == stands[1:-1]
-    assert all(one.last_line <= after.first_line for one, after in pairwise(pages))
+        originals = [lines[number - 1] for number in page.lines]
+        assert all(part in line for part, line in zip(own, originals, strict=True))
+        assert own[1:-1] == originals[1:-1]
+        assert (page.first_line, page.last_line) == (page.lines[0], page.lines[-1])
+        assert all(later == line + 1 for line, later in pairwise(page.lines))
+    assert all(page.lines[-1] <= after.lines[0] for page, after in pairwise(pages))
 
 
 @given(TEXT, PAGE_TOKENS, st.booleans())

@@ -17,7 +17,7 @@ from gradmem_core.errors import (
 )
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.scoring import read
-from gradmem_core.writing.descent import WriteResult, write
+from gradmem_core.writing.descent import WrittenBatch, write
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]
@@ -46,7 +46,7 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
 
 def write_lengths(
     model: MemoryModel, contexts: Tensor, *, steps: int = 3, **how: Any
-) -> WriteResult:
+) -> WrittenBatch:
     settings = {"create_graph": False} | how
     return write(model, contexts, LENGTHS, steps, **settings)
 
