@@ -12,8 +12,8 @@ import torch
 from gradmem_core.blob import Blob, PageInfo
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import InputError, TooManyPagesError
-from gradmem_core.limits import check_steps
-from gradmem_core.texts.documents import Document, check_pages, prepare_document
+from gradmem_core.limits import check_pages, check_steps
+from gradmem_core.texts.documents import Document, prepare_document
 from gradmem_core.writing.compression import MemoryPage, compress
 from service.engine import Engine, EngineWorker, StepMade
 from service.memories import Memories, Pages

@@ -1,4 +1,4 @@
-"""A client of the HTTP service, for programs and for the command line; it needs no torch."""
+"""A client of the HTTP service, for programs and the command line; it does not need torch."""
 
 from service.client.calls import SamplingOptions, WriteOptions
 from service.client.client import DEFAULT_URL, AsyncClient, Client

@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: the same methods, one of them to be awaited."""
+"""`Client` and `AsyncClient`: the same methods, blocking or to be awaited."""
 
 from types import TracebackType
 from typing import Self, TypedDict, TypeVar, Unpack
@@ -7,7 +7,7 @@ import httpx
 
 from service.client import calls
 from service.client.calls import Call, SamplingOptions, WriteOptions
-from service.client.errors import ClientError, translated
+from service.client.errors import ClientError, translate_errors
 from service.schemas import AnswerInfo, MemoryInfo, ModelInfo, WriteResult
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -18,33 +18,33 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 T = TypeVar("T")
 
 
-class _Options(TypedDict):
+class _HttpOptions(TypedDict):
     base_url: httpx.URL
     timeout: httpx.Timeout
     trust_env: bool
 
 
-def _options(base_url: str, timeout_seconds: float | None) -> _Options:
-    with translated(base_url):
+def _http_options(base_url: str, timeout_seconds: float | None) -> _HttpOptions:
+    with translate_errors(base_url):
         url = httpx.URL(base_url)
-    return _Options(
+    return _HttpOptions(
         base_url=url,
         timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
-        trust_env=url.host not in LOOPBACK,  # a proxy of the environment is not for this machine
+        trust_env=url.host not in LOOPBACK,  # no proxy to reach this machine
     )
 
 
 class Client:
-    """Talks to a GradMem service. Use it as `with Client() as client:`, or call `close` last.
+    """A client of a GradMem service. Use it as `with Client() as client:`, or call `close` last.
 
     Every method may raise ConnectionFailed, Overloaded, Unavailable and UnexpectedResponse, besides
-    what it names itself.
+    the errors that it lists itself.
 
     Args:
-        base_url: Where the service listens.
-        timeout_seconds: Longest wait for each part of an answer; a WRITE answers when it is done.
-            None waits for ever. Connecting may take 10 seconds in any case.
-        transport: What carries the requests; the network by default.
+        base_url: Base URL of the service.
+        timeout_seconds: Longest wait for each part of a response; a WRITE responds when it is done.
+            None waits forever. Connecting may take 10 seconds in any case.
+        transport: The transport of the requests; the network by default.
 
     Raises:
         ConnectionFailed: The base URL is not a URL.
@@ -58,7 +58,7 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.base_url = base_url
-        self._http = httpx.Client(**_options(base_url, timeout_seconds), transport=transport)
+        self._http = httpx.Client(**_http_options(base_url, timeout_seconds), transport=transport)
 
     def write(self, document: str, **options: Unpack[WriteOptions]) -> WriteResult:
         """Compress a document into a memory; the service forgets the text.
@@ -75,7 +75,7 @@ class Client:
         return self._send(calls.write(document, options))
 
     def read(self, memory_id: str, query: str, **sampling: Unpack[SamplingOptions]) -> AnswerInfo:
-        """Answer one query; the arguments are those of `read_many`."""
+        """Answer a single query; see `read_many` for the arguments."""
         answers = self.read_many(memory_id, [query], **sampling)
         return answers[0]
 
@@ -86,7 +86,7 @@ class Client:
 
         Args:
             memory_id: The memory's handle.
-            queries: From 1 to 256 of them.
+            queries: 1 to 256 queries.
             sampling: See `SamplingOptions`.
 
         Raises:
@@ -97,7 +97,7 @@ class Client:
         return self._send(calls.read(memory_id, queries, sampling))
 
     def show(self, memory_id: str) -> MemoryInfo:
-        """What is known of a memory.
+        """Return the description of a memory.
 
         Raises:
             NotFound: No memory has that id, or it has expired.
@@ -105,11 +105,11 @@ class Client:
         return self._send(calls.show(memory_id))
 
     def prompt_embeds(self, memory_id: str, page_id: str | None = None) -> bytes:
-        """A memory as other engines read it: a safetensors file with `prompt_embeds`, `(m, d)`.
+        """Export a memory for other engines: a safetensors file with `prompt_embeds`, `(m, d)`.
 
         Args:
             memory_id: The memory's handle.
-            page_id: Which page of it, where it has several.
+            page_id: The page, where it has several.
 
         Raises:
             InvalidRequest: The memory has several pages and none is named.
@@ -137,11 +137,11 @@ class Client:
         return self._send(calls.delete_page(memory_id, page_id))
 
     def models(self) -> list[ModelInfo]:
-        """The served checkpoints with their limits; the first is the default."""
+        """Return the served checkpoints with their limits; the first is the default."""
         return self._send(calls.models())
 
     def ready(self) -> bool:
-        """Whether the service answers and can work now. Raises nothing."""
+        """Return True if the service answers and can work now. Raises nothing."""
         try:
             self._send(calls.ready())
         except ClientError:
@@ -164,9 +164,9 @@ class Client:
         self.close()
 
     def _send(self, call: Call[T]) -> T:
-        with translated(self.base_url):
-            response = self._http.send(call.request(self._http))
-        return call.result(response)
+        with translate_errors(self.base_url):
+            response = self._http.send(call.build_request(self._http))
+        return call.parse_response(response)
 
 
 class AsyncClient:
@@ -183,7 +183,9 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.base_url = base_url
-        self._http = httpx.AsyncClient(**_options(base_url, timeout_seconds), transport=transport)
+        self._http = httpx.AsyncClient(
+            **_http_options(base_url, timeout_seconds), transport=transport
+        )
 
     async def write(self, document: str, **options: Unpack[WriteOptions]) -> WriteResult:
         """See `Client.write`."""
@@ -246,6 +248,6 @@ class AsyncClient:
         await self.aclose()
 
     async def _send(self, call: Call[T]) -> T:
-        with translated(self.base_url):
-            response = await self._http.send(call.request(self._http))
-        return call.result(response)
+        with translate_errors(self.base_url):
+            response = await self._http.send(call.build_request(self._http))
+        return call.parse_response(response)

@@ -1,17 +1,17 @@
-"""Every error that the client raises.
+"""The errors of the client.
 
     ClientError
-    ├── ConnectionFailed      no answer: the service cannot be reached, or not in time
+    ├── ConnectionFailed      the service cannot be reached, or does not answer in time
     ├── ProblemError          the service answered with a problem (RFC 9457)
-    │   ├── InvalidRequest    4xx  what was sent cannot be used
-    │   ├── NotFound          404  no memory, or no model, of that name
+    │   ├── InvalidRequest    4xx  the request is refused
+    │   ├── NotFound          404  no memory of that id, or no model of that name
     │   ├── Conflict          409  the memory was written by another checkpoint
-    │   ├── Overloaded        429  no room now; try again later
-    │   └── Unavailable       5xx  the service failed, or a part it needs did
-    └── UnexpectedResponse    an answer that GradMem's service does not give
+    │   ├── Overloaded        429  too many requests; try again later
+    │   └── Unavailable       5xx  the service, its device or its store failed
+    └── UnexpectedResponse    a response that a GradMem service does not give
 
-The names lack an `Error` at the end, so that they differ from those of `gradmem_core.errors`: these
-are about an answer that came over the network, those about the work itself.
+The names do not end in `Error`, to differ from those of `gradmem_core.errors`: these concern a
+response that came over the network, those the work itself.
 """
 # ruff: noqa: N818
 
@@ -32,16 +32,16 @@ class ClientError(Exception):
 
 
 class ConnectionFailed(ClientError):
-    """No answer came; a WRITE that was sent may have been done all the same."""
+    """No response came; a WRITE that was sent may have been done all the same."""
 
 
 class ProblemError(ClientError):
     """The service answered with a problem.
 
     Args:
-        problem: What the service said was wrong and what to change.
+        problem: The problem that the service described.
         status: The HTTP status.
-        retry_after: Seconds to wait before another try; None where the service names none.
+        retry_after: Seconds to wait before a retry; None where the service names none.
     """
 
     def __init__(self, problem: Problem, *, status: int, retry_after: int | None = None) -> None:
@@ -52,7 +52,7 @@ class ProblemError(ClientError):
 
 
 class InvalidRequest(ProblemError):
-    """What was sent cannot be used."""
+    """The request is refused."""
 
 
 class NotFound(ProblemError):
@@ -72,7 +72,7 @@ class Unavailable(ProblemError):
 
 
 class UnexpectedResponse(ClientError):
-    """The answer is not one of GradMem's service; another server may stand at the base URL."""
+    """The response is not one of a GradMem service; the base URL may be that of another server."""
 
 
 BY_STATUS = {404: NotFound, 409: Conflict, 429: Overloaded}
@@ -84,33 +84,33 @@ TRANSLATIONS: dict[type[Exception], tuple[type[ClientError], str]] = {
     httpx.ConnectTimeout: (ConnectionFailed, UNREACHABLE),
     httpx.TimeoutException: (
         ConnectionFailed,
-        "no answer from {url} in time; try again, or allow a longer timeout",
+        "no response from {url} in time; try again, or allow a longer timeout",
     ),
     httpx.ProxyError: (ConnectionFailed, "the proxy refused to connect to {url}"),
     httpx.UnsupportedProtocol: (
         ConnectionFailed,
-        "{url!r} is no base URL: it has to begin with http:// or https://",
+        "{url!r} is not a base URL: it must begin with http:// or https://",
     ),
-    httpx.InvalidURL: (ConnectionFailed, "{url!r} is no valid base URL"),
+    httpx.InvalidURL: (ConnectionFailed, "{url!r} is not a valid base URL"),
     UnicodeError: (ConnectionFailed, "{url!r} has no valid host name"),
-    httpx.DecodingError: (UnexpectedResponse, "the answer of {url} cannot be decoded"),
-    httpx.TooManyRedirects: (UnexpectedResponse, "{url} redirects without end"),
+    httpx.DecodingError: (UnexpectedResponse, "the response from {url} cannot be decoded"),
+    httpx.TooManyRedirects: (UnexpectedResponse, "{url} redirects too many times"),
     httpx.HTTPStatusError: (UnexpectedResponse, "{url} answered with an unexpected status"),
-    httpx.CookieConflict: (UnexpectedResponse, "{url} set cookies that contradict each other"),
-    httpx.StreamError: (UnexpectedResponse, "the answer of {url} ended before it was read"),
+    httpx.CookieConflict: (UnexpectedResponse, "{url} set conflicting cookies"),
+    httpx.StreamError: (UnexpectedResponse, "the response from {url} ended early"),
 }
-"httpx's errors and ours; the nearest base class counts. UnicodeError: a host name without IDNA."
+"Translations of httpx's errors by base class, the nearest first. UnicodeError: no valid host name."
 
 
 @contextmanager
-def translated(base_url: str) -> Iterator[None]:
-    """Turn what httpx raises inside into errors of this tree.
+def translate_errors(base_url: str) -> Iterator[None]:
+    """Turn httpx's errors into errors of this tree.
 
     Args:
-        base_url: Where the request goes; the message names it, without a password.
+        base_url: Base URL of the request; messages name it without its password.
 
     Raises:
-        ClientError: Something did.
+        ClientError: In place of any error of httpx.
     """
     try:
         yield
@@ -118,22 +118,22 @@ def translated(base_url: str) -> Iterator[None]:
         ours, message = next(
             TRANSLATIONS[base] for base in type(error).__mro__ if base in TRANSLATIONS
         )
-        raise ours(message.format(url=without_password(base_url))) from error
+        raise ours(message.format(url=_hide_password(base_url))) from error
 
 
-def without_password(url: str) -> str:
-    """A URL without user name and password."""
+def _hide_password(url: str) -> str:
+    """Return a URL without user name and password."""
     return re.sub(r"//[^/]*@", "//", url)
 
 
-def refusal_of(response: httpx.Response) -> ClientError:
-    """The error of a response that is not a success."""
+def error_of(response: httpx.Response) -> ClientError:
+    """Return the error for a response that is not a success."""
     try:
         if not response.headers.get("content-type", "").startswith(PROBLEM):
-            return unexpected(response)
+            return unexpected_response(response)
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
-        return unexpected(response)
+        return unexpected_response(response)
     status = response.status_code
     kind = BY_STATUS.get(status, InvalidRequest if status < 500 else Unavailable)
     seconds = response.headers.get("retry-after", "")
@@ -141,10 +141,10 @@ def refusal_of(response: httpx.Response) -> ClientError:
     return kind(problem, status=status, retry_after=retry_after)
 
 
-def unexpected(response: httpx.Response) -> UnexpectedResponse:
-    """The error of a response that GradMem's service does not give."""
-    url = without_password(str(response.request.url.copy_with(raw_path=b"/")))
+def unexpected_response(response: httpx.Response) -> UnexpectedResponse:
+    """Return the error for a response that a GradMem service does not give."""
+    url = _hide_password(str(response.request.url.copy_with(raw_path=b"/")))
     return UnexpectedResponse(
         f"status {response.status_code} from {url} with a body that GradMem does not send;"
-        " is the base URL that of its service?"
+        " check that the base URL is that of a GradMem service"
     )

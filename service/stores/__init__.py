@@ -1,14 +1,14 @@
-"""Where memories are kept: one interface, with SQLite or Redis behind it."""
+"""Stores of memories: one interface, implemented with SQLite and with Redis."""
 
 from service.stores.base import MemoryExistsError, Store, StoredMemory, new_memory_id
 from service.stores.redis import RedisStore
-from service.stores.sqlite import SqliteStore, path_of
+from service.stores.sqlite import SqliteStore, parse_path
 
 __all__ = ["MemoryExistsError", "Store", "StoredMemory", "create_store", "new_memory_id"]
 
 
 def create_store(url: str) -> Store:
-    """Return the store that a URL names, not yet open.
+    """Return the store that a URL names, not yet opened.
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://...` or `rediss://...`.
@@ -19,7 +19,7 @@ def create_store(url: str) -> Store:
     """
     match url.partition("://")[0]:
         case "sqlite":
-            return SqliteStore(path_of(url))
+            return SqliteStore(parse_path(url))
         case "redis" | "rediss":
             return RedisStore(url)
         case _:

@@ -1,4 +1,4 @@
-"""What every store of memories promises, and the record it keeps of one.
+"""The interface of every store of memories, and the record that it keeps of a memory.
 
 A record is one byte string, so that any store can publish it in one operation:
 
@@ -38,12 +38,12 @@ def new_memory_id() -> str:
 
 
 class MemoryExistsError(ValueError):
-    """The id of a new memory is taken: a fault of the caller, since ids are random."""
+    """The id of a new memory is taken, which is a bug of the caller: ids are random."""
 
 
 @dataclass(frozen=True)
 class StoredMemory:
-    """A memory as a store keeps it. Blob and metadata are users' secrets: repr omits them.
+    """A memory as a store keeps it. Blob and metadata are secrets of users: repr omits them.
 
     Raises:
         ValueError: The id is not one that `new_memory_id` makes, or a time is not in UTC.
@@ -61,11 +61,11 @@ class StoredMemory:
             raise ValueError("a memory id is 32 lower-case hexadecimal digits")
         for moment in (self.created_at, self.expires_at):
             if moment is not None and moment.utcoffset() != timedelta(0):
-                raise ValueError("created_at and expires_at are in UTC, and say so")
+                raise ValueError("created_at and expires_at must have the time zone UTC")
 
 
 class Store(ABC):
-    """Keeps memories by their id until they are deleted or expire.
+    """A store that keeps memories by their id until they are deleted or expire.
 
     Use it as `async with store:`, or call `open` first and `close` last. Any operation may raise
     StoreUnavailableError; the next one tries afresh. A store belongs to one event loop.
@@ -73,7 +73,7 @@ class Store(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Get ready for use.
+        """Prepare the store for use.
 
         Raises:
             StoreUnavailableError: The store cannot be used now; `open` may be called again.
@@ -84,7 +84,7 @@ class Store(ABC):
         """Publish a new memory, whole or not at all.
 
         Raises:
-            MemoryExistsError: The id is taken; what is stored stays as it was.
+            MemoryExistsError: The id is taken; the stored memory stays as it was.
             StoreUnavailableError: See the class.
         """
 
@@ -94,20 +94,20 @@ class Store(ABC):
 
         Raises:
             MemoryNotFoundError: No memory has that id, or it has expired.
-            BlobError: What is stored under the id is damaged.
+            BlobError: The record under the id is damaged.
             StoreUnavailableError: See the class.
         """
 
     @abstractmethod
     async def replace(self, old: StoredMemory, new: StoredMemory) -> bool:
-        """Put a memory in the place of what it was, if it still is that.
+        """Replace a memory unless it has changed.
 
         Args:
-            old: What `get` returned.
-            new: Of the same id, expiring at the same time.
+            old: The memory as `get` returned it.
+            new: The new memory, with the same id and expiry.
 
         Returns:
-            Whether it was still the old one; if not, nothing was changed.
+            True if it was replaced; False if it had changed, and stays as it is.
 
         Raises:
             MemoryNotFoundError: No memory has that id, or it has expired.
@@ -125,7 +125,7 @@ class Store(ABC):
 
     @abstractmethod
     async def ping(self) -> None:
-        """Do nothing, successfully.
+        """Check that the store answers.
 
         Raises:
             StoreUnavailableError: The store does not answer.
@@ -133,7 +133,7 @@ class Store(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of connections and threads; a store that is not open stays so."""
+        """Release connections and threads; a store that is not open stays closed."""
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -149,11 +149,11 @@ class Store(ABC):
 
 
 @contextmanager
-def translated(store: str, foreign: tuple[type[Exception], ...]) -> Iterator[None]:
+def translate_errors(store: str, foreign: tuple[type[Exception], ...]) -> Iterator[None]:
     """Turn a library's errors into StoreUnavailableError.
 
-    The message names no more than the store: the cause, chained to the error, may hold paths
-    or addresses; of it the log gets its class.
+    The message names only the store: the cause, chained to the error, may hold paths or addresses.
+    The log gets the class of the cause.
     """
     try:
         yield
@@ -170,21 +170,21 @@ def not_open(store: str) -> StoreUnavailableError:
 
 
 def not_found() -> MemoryNotFoundError:
-    """Return the error for an id without a memory; it does not repeat the id, which is a key."""
+    """Return the error for an id without a memory; it does not repeat the id, which is a secret."""
     return MemoryNotFoundError("No memory has this id, or it has expired.")
 
 
 def check_memory_id(memory_id: str) -> None:
-    """Refuse an id that no memory can have, before a store is asked for it.
+    """Refuse an id that no memory can have, before it reaches a store.
 
     Raises:
-        MemoryNotFoundError: The text is not an id.
+        MemoryNotFoundError: The text is not a valid id.
     """
     if not MEMORY_ID.fullmatch(memory_id):
         raise not_found()
 
 
-def microseconds(moment: datetime) -> int:
+def to_microseconds(moment: datetime) -> int:
     """Return a time as microseconds since 1970, exactly."""
     return (moment - EPOCH) // timedelta(microseconds=1)
 
@@ -204,21 +204,21 @@ def pack(memory: StoredMemory) -> bytes:
 
 
 def unpack(memory_id: str, record: object) -> StoredMemory:
-    """Return the memory that the record stored under an id holds.
+    """Return the memory in the record stored under an id.
 
     Args:
-        memory_id: The id that was asked for.
-        record: What the library returned: bytes, unless someone else wrote there.
+        memory_id: The id of the memory.
+        record: The value in the store: bytes, unless something else wrote there.
 
     Raises:
-        BlobError: The record was cut, damaged, or is that of another memory.
+        BlobError: The record is cut, damaged, or belongs to another memory.
     """
     try:
         memory = _parse(record)
     except (struct.error, ValueError, KeyError, TypeError) as exc:
         raise BlobError("The stored memory is damaged. Write the document again.") from exc
     if memory.memory_id != memory_id:
-        raise BlobError("The stored memory is that of another id. Write the document again.")
+        raise BlobError("The stored memory belongs to another id. Write the document again.")
     return memory
 
 

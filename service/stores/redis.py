@@ -1,4 +1,4 @@
-"""Memories in Redis (6.2 or later): the store that several services share."""
+"""A store in Redis (6.2 or later), which several services can share."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,11 +20,11 @@ from service.stores.base import (
     Store,
     StoredMemory,
     check_memory_id,
-    microseconds,
     not_found,
     not_open,
     pack,
-    translated,
+    to_microseconds,
+    translate_errors,
     unpack,
 )
 
@@ -41,29 +41,28 @@ FOREIGN_ERRORS = (
 KEY_PREFIX = "gradmem:memory:"
 
 DEADLINE_SECONDS = 5.0
-"Time for one operation, with connecting and repeating"
+"Longest time of an operation, connecting and retrying included."
 SOCKET_SECONDS = 2.0
-"Time to connect, to send, and for an answer to arrive"
+"Longest time to connect, to send, and to receive a reply."
 RETRY_PAUSE_SECONDS = 0.05
-"Time between the two attempts of a read"
+"Pause between the two attempts of a read."
 REPLACE = """
-local found = redis.call("GET", KEYS[1])
-if not found then return false end
-if found ~= ARGV[1] then return 0 end
+local current = redis.call("GET", KEYS[1])
+if not current then return false end
+if current ~= ARGV[1] then return 0 end
 redis.call("SET", KEYS[1], ARGV[2], "KEEPTTL")
 return 1
 """
-"Compares and sets in one operation of the server; answers nil, 0 or 1"
+"Compares and sets in one operation of the server; returns nil (missing), 0 (changed) or 1."
 MAX_CONNECTIONS = 16
-"Connections in the pool; further operations wait for one, within their deadline"
+"Connections in the pool; further operations wait for one, within their deadline."
 
 
 class RedisStore(Store):
-    """Memories in Redis, each under one key that Redis itself removes when it expires.
+    """A store that keeps each memory under one key, which Redis itself removes when it expires.
 
-    A read is repeated once. What changes something is sent only once: were it repeated after its
-    answer got lost, it would meet its own effect and report that a memory exists, changed or is
-    missing.
+    Reads are retried once. Changes are sent only once: a retry after a lost reply would meet the
+    effect of the first attempt and report that the memory exists, changed or is missing.
 
     Args:
         url: `redis://` or `rediss://` (TLS), as redis-py reads it.
@@ -73,7 +72,7 @@ class RedisStore(Store):
     """
 
     def __init__(self, url: str) -> None:
-        _connect(url)  # so that a bad URL is refused here
+        _connect(url)  # to refuse a bad URL now
         self._url = url
         self._redis: Redis | None = None
 
@@ -89,16 +88,18 @@ class RedisStore(Store):
     async def put(self, memory: StoredMemory) -> None:
         """See `Store.put`."""
         # Rounded down, so that a memory never outlives its time.
-        expires_at = None if memory.expires_at is None else microseconds(memory.expires_at) // 1000
+        expires_at = (
+            None if memory.expires_at is None else to_microseconds(memory.expires_at) // 1000
+        )
         key, record = KEY_PREFIX + memory.memory_id, pack(memory)
-        created = await self._ask(lambda redis: redis.set(key, record, nx=True, pxat=expires_at))
+        created = await self._run(lambda redis: redis.set(key, record, nx=True, pxat=expires_at))
         if not created:
             raise MemoryExistsError("a memory of this id exists")
 
     async def get(self, memory_id: str) -> StoredMemory:
         """See `Store.get`."""
         check_memory_id(memory_id)
-        record = await self._ask_twice(lambda redis: redis.get(KEY_PREFIX + memory_id))
+        record = await self._retry(lambda redis: redis.get(KEY_PREFIX + memory_id))
         if record is None:
             raise not_found()
         memory = unpack(memory_id, record)
@@ -110,7 +111,7 @@ class RedisStore(Store):
     async def replace(self, old: StoredMemory, new: StoredMemory) -> bool:
         """See `Store.replace`."""
         key = KEY_PREFIX + old.memory_id
-        outcome = await self._ask(lambda redis: redis.eval(REPLACE, 1, key, pack(old), pack(new)))
+        outcome = await self._run(lambda redis: redis.eval(REPLACE, 1, key, pack(old), pack(new)))
         if outcome is None:
             raise not_found()
         return bool(outcome)
@@ -118,38 +119,38 @@ class RedisStore(Store):
     async def delete(self, memory_id: str) -> None:
         """See `Store.delete`."""
         check_memory_id(memory_id)
-        if not await self._ask(lambda redis: redis.delete(KEY_PREFIX + memory_id)):
+        if not await self._run(lambda redis: redis.delete(KEY_PREFIX + memory_id)):
             raise not_found()
 
     async def ping(self) -> None:
         """See `Store.ping`."""
-        await self._ask_twice(lambda redis: redis.ping())
+        await self._retry(lambda redis: redis.ping())
 
     async def close(self) -> None:
         """See `Store.close`."""
         redis, self._redis = self._redis, None
         if redis is not None:
-            with translated("Redis", FOREIGN_ERRORS):
+            with translate_errors("Redis", FOREIGN_ERRORS):
                 await redis.aclose()
 
-    async def _ask_twice(self, command: Callable[[Redis], Awaitable[T]]) -> T:
+    async def _retry(self, command: Callable[[Redis], Awaitable[T]]) -> T:
         retry = Retry(ConstantBackoff(RETRY_PAUSE_SECONDS), retries=1)
-        return await self._ask(lambda redis: retry.call_with_retry(lambda: command(redis), _pass))
+        return await self._run(lambda redis: retry.call_with_retry(lambda: command(redis), _ignore))
 
-    async def _ask(self, command: Callable[[Redis], Awaitable[T]]) -> T:
+    async def _run(self, command: Callable[[Redis], Awaitable[T]]) -> T:
         if self._redis is None:
             raise not_open("Redis")
-        with translated("Redis", FOREIGN_ERRORS):
+        with translate_errors("Redis", FOREIGN_ERRORS):
             async with asyncio.timeout(DEADLINE_SECONDS):
                 return await command(self._redis)
 
 
-async def _pass(error: Exception) -> None:
-    """Take note of a failed attempt: redis-py has closed its connection already."""
+async def _ignore(_error: Exception) -> None:
+    """Do nothing about a failed attempt: redis-py has already closed its connection."""
 
 
 def _connect(url: str) -> Redis:
-    """Return a client; it opens its connections when they are needed."""
+    """Return a client, which connects when it is first used."""
     try:
         pool = BlockingConnectionPool.from_url(
             url,
@@ -158,7 +159,7 @@ def _connect(url: str) -> Redis:
             socket_timeout=SOCKET_SECONDS,
             socket_connect_timeout=SOCKET_SECONDS,
             retry=Retry(NoBackoff(), retries=0),
-            # With protocol 3, redis-py takes a connection that the server has closed for a good
+            # With protocol 3, redis-py takes a connection that the server has closed for an open
             # one, and the first command after a restart of Redis fails.
             protocol=2,
         )
@@ -166,7 +167,7 @@ def _connect(url: str) -> Redis:
     except (ValueError, TypeError):
         # The cause may quote a piece of the password.
         raise ValueError(
-            "the Redis URL cannot be used: check its port and options, and that special"
-            " characters of the password are percent-encoded"
+            "the Redis URL cannot be used: check its port and options, and percent-encode special"
+            " characters of the password"
         ) from None
     return Redis.from_pool(pool)

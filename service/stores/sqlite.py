@@ -1,4 +1,4 @@
-"""Memories in one SQLite file: the store that needs no server."""
+"""A store in a SQLite file, which needs no server."""
 
 import asyncio
 import logging
@@ -16,11 +16,11 @@ from service.stores.base import (
     Store,
     StoredMemory,
     check_memory_id,
-    microseconds,
     not_found,
     not_open,
     pack,
-    translated,
+    to_microseconds,
+    translate_errors,
     unpack,
 )
 
@@ -46,7 +46,7 @@ ALIVE = "(expires_at IS NULL OR expires_at > ?)"
 logger = logging.getLogger(__name__)
 
 
-def path_of(url: str) -> Path:
+def parse_path(url: str) -> Path:
     """Return the file that `sqlite:///relative.db` or `sqlite:////absolute.db` names.
 
     Raises:
@@ -59,15 +59,15 @@ def path_of(url: str) -> Path:
 
 
 class SqliteStore(Store):
-    """Memories in a SQLite file that only its owner can read.
+    """A store in a SQLite file that only its owner can read.
 
     One thread owns the connection, so operations run one after the other, and a slow disk holds
     up neither the event loop nor the threads of others.
 
     Args:
-        path: The file; it is made if its folder exists.
-        busy_seconds: How long to wait for another process that writes to the file.
-        sweep_seconds: Time between two removals of expired memories while nothing is written.
+        path: The file; it is created if its folder exists.
+        busy_seconds: Longest wait for another process that writes to the file.
+        sweep_seconds: Time between removals of expired memories.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class SqliteStore(Store):
 
     async def ping(self) -> None:
         """See `Store.ping`; the file must be open to writes."""
-        await self._run(_begin_and_abandon_a_write)
+        await self._run(_try_to_write)
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -124,15 +124,15 @@ class SqliteStore(Store):
                 self._thread.shutdown()
                 self._thread = None
 
-    async def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+    async def _run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._connection
         if connection is None:
             raise not_open("SQLite")
-        return await self._in_thread(lambda: job(connection))
+        return await self._in_thread(lambda: operation(connection))
 
-    async def _in_thread(self, job: Callable[[], T]) -> T:
-        with translated("SQLite", FOREIGN_ERRORS):
-            return await asyncio.get_running_loop().run_in_executor(self._thread, job)
+    async def _in_thread(self, operation: Callable[[], T]) -> T:
+        with translate_errors("SQLite", FOREIGN_ERRORS):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, operation)
 
     def _connect(self) -> None:
         self._path.touch(mode=0o600)  # SQLite gives its side files the mode of the main one
@@ -155,7 +155,7 @@ class SqliteStore(Store):
             try:
                 await self._run(_remove_expired)
             except StoreUnavailableError:
-                logger.warning("Expired memories could not be removed", exc_info=True)
+                logger.warning("expired memories could not be removed", exc_info=True)
 
     async def _stop_sweeper(self) -> None:
         if self._sweeper is not None:
@@ -166,12 +166,12 @@ class SqliteStore(Store):
 
 
 def _now() -> int:
-    return microseconds(datetime.now(UTC))
+    return to_microseconds(datetime.now(UTC))
 
 
 def _insert(connection: sqlite3.Connection, memory: StoredMemory) -> None:
     _remove_expired(connection)
-    expires_at = None if memory.expires_at is None else microseconds(memory.expires_at)
+    expires_at = None if memory.expires_at is None else to_microseconds(memory.expires_at)
     inserted = connection.execute(
         "INSERT INTO memories VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
         (memory.memory_id, expires_at, pack(memory)),
@@ -196,9 +196,9 @@ def _update(connection: sqlite3.Connection, old: StoredMemory, new: StoredMemory
         (pack(new), old.memory_id, pack(old), _now()),
     )
     if updated.rowcount == 0:
-        _select(connection, old.memory_id)  # refuses where it is gone
+        _select(connection, old.memory_id)  # raises where it is gone
         return False
-    _empty_log(connection)
+    _truncate_log(connection)
     return True
 
 
@@ -209,20 +209,20 @@ def _delete(connection: sqlite3.Connection, memory_id: str) -> None:
     )
     if deleted.rowcount == 0:
         raise not_found()
-    _empty_log(connection)
+    _truncate_log(connection)
 
 
 def _remove_expired(connection: sqlite3.Connection) -> None:
     removed = connection.execute("DELETE FROM memories WHERE expires_at <= ?", (_now(),))
     if removed.rowcount:
-        _empty_log(connection)
+        _truncate_log(connection)
 
 
-def _empty_log(connection: sqlite3.Connection) -> None:
-    # Deleted rows live on in the write-ahead log until it is moved to the main file and cut.
+def _truncate_log(connection: sqlite3.Connection) -> None:
+    # Deleted rows stay in the write-ahead log until it is merged into the main file and truncated.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
-def _begin_and_abandon_a_write(connection: sqlite3.Connection) -> None:
+def _try_to_write(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("ROLLBACK")

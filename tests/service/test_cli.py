@@ -1,4 +1,4 @@
-"""`gradmem`: its commands against the running service, and how they fail."""
+"""The commands of `gradmem` against a running service, and their failures."""
 
 import json
 import os
@@ -25,7 +25,7 @@ GRADMEM = Path(sys.executable).with_name("gradmem")
 
 
 class Gradmem:
-    """Runs commands against one service."""
+    """The command line, pointed at a service."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -38,7 +38,7 @@ class Gradmem:
         assert (result.exit_code, result.stderr) == (0, "")
         return result.stdout
 
-    def written(self, *arguments: str, stdin: bytes = DOCUMENT.encode()) -> MemoryInfo:
+    def write(self, *arguments: str, stdin: bytes = DOCUMENT.encode()) -> MemoryInfo:
         output = self.output("write", "-", "--json", *arguments, stdin=stdin)
         return MemoryInfo.model_validate_json(output)
 
@@ -50,15 +50,15 @@ def gradmem(base_url: str) -> Gradmem:
 
 @pytest.fixture
 def memory_id(gradmem: Gradmem) -> str:
-    return gradmem.written().memory_id
+    return gradmem.write().memory_id
 
 
-def assert_refused(result: Result, *, status: int, says: str) -> None:
+def assert_fails(result: Result, *, status: int, message: str) -> None:
     assert result.exit_code == status
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
-    assert says in result.stderr
+    assert message in result.stderr
 
 
 def test_write_prints_the_id_and_nothing_else(gradmem: Gradmem, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_write_prints_the_id_and_nothing_else(gradmem: Gradmem, tmp_path: Path) 
 
 def test_options_of_write_reach_the_service(gradmem: Gradmem) -> None:
     options = ["--model", "tiny", "--steps", "3", "--ttl", "60"]
-    memory = gradmem.written(*options, "--metadata", "a=b=c", "--metadata", "empty=")
+    memory = gradmem.write(*options, "--metadata", "a=b=c", "--metadata", "empty=")
     assert (memory.model, memory.write_steps) == ("tiny", 3)
     assert memory.metadata == {"a": "b=c", "empty": ""}
     assert memory.expires_at is not None
@@ -79,17 +79,17 @@ def test_options_of_write_reach_the_service(gradmem: Gradmem) -> None:
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
-def test_one_newline_at_the_end_is_not_part_of_the_document(gradmem: Gradmem, end: bytes) -> None:
-    assert gradmem.written(stdin=DOCUMENT.encode() + end).tokens == len(DOCUMENT)
+def test_a_newline_at_the_end_is_dropped(gradmem: Gradmem, end: bytes) -> None:
+    assert gradmem.write(stdin=DOCUMENT.encode() + end).tokens == len(DOCUMENT)
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r", b"\n "])
-def test_no_more_than_one_newline_is_taken_away(gradmem: Gradmem, end: bytes) -> None:
+def test_only_one_newline_is_dropped(gradmem: Gradmem, end: bytes) -> None:
     result = gradmem("write", "-", stdin=DOCUMENT.encode() + end)
-    assert_refused(result, status=2, says=f"{len(DOCUMENT)}")
+    assert_fails(result, status=2, message=f"{len(DOCUMENT)}")
 
 
-def test_read_prints_an_answer_a_line(gradmem: Gradmem, memory_id: str, base_url: str) -> None:
+def test_read_prints_one_answer_per_line(gradmem: Gradmem, memory_id: str, base_url: str) -> None:
     with Client(base_url) as client:
         answers = client.read_many(memory_id, QUERIES)
     output = gradmem.output("read", memory_id, *QUERIES)
@@ -112,7 +112,7 @@ def test_options_of_read_reach_the_service(gradmem: Gradmem, memory_id: str) -> 
     assert json.loads(short)["answers"][0]["tokens"] <= 1
 
 
-def test_show_prints_a_field_a_line_or_one_object(gradmem: Gradmem, memory_id: str) -> None:
+def test_show_prints_one_field_per_line_or_json(gradmem: Gradmem, memory_id: str) -> None:
     memory = MemoryInfo.model_validate_json(gradmem.output("show", memory_id, "--json"))
     assert memory.memory_id == memory_id
     lines = gradmem.output("show", memory_id).splitlines()
@@ -124,7 +124,7 @@ def test_show_prints_a_field_a_line_or_one_object(gradmem: Gradmem, memory_id: s
 def test_a_deleted_memory_is_gone(gradmem: Gradmem, memory_id: str) -> None:
     assert gradmem.output("delete", memory_id) == ""
     for command in (["show", memory_id], ["delete", memory_id], ["read", memory_id, "?!aB:"]):
-        assert_refused(gradmem(*command), status=2, says="memory")
+        assert_fails(gradmem(*command), status=2, message="memory")
 
 
 def test_the_url_option_overrides_the_environment(base_url: str, memory_id: str) -> None:
@@ -136,11 +136,11 @@ def test_the_url_option_overrides_the_environment(base_url: str, memory_id: str)
 )
 def test_an_unreachable_service_is_told(command: list[str]) -> None:
     result = Gradmem(NOBODY)(*command, stdin=DOCUMENT.encode())
-    assert_refused(result, status=1, says=f"{NOBODY}: start it with `gradmem serve`")
+    assert_fails(result, status=1, message=f"{NOBODY}: start it with `gradmem serve`")
 
 
 @pytest.mark.parametrize(
-    ("command", "says"),
+    ("command", "message"),
     [
         (["write", "-", "--steps", "0"], "steps"),
         (["write", "-", "--model", "nobody's"], "tiny"),
@@ -152,15 +152,17 @@ def test_an_unreachable_service_is_told(command: list[str]) -> None:
         (["show", "../models"], "Not Found"),
     ],
 )
-def test_what_cannot_be_done_is_told(gradmem: Gradmem, command: list[str], says: str) -> None:
-    assert_refused(gradmem(*command, stdin=DOCUMENT.encode()), status=2, says=says)
+def test_a_refused_command_reports_the_reason(
+    gradmem: Gradmem, command: list[str], message: str
+) -> None:
+    assert_fails(gradmem(*command, stdin=DOCUMENT.encode()), status=2, message=message)
 
 
-def test_a_document_that_is_not_utf_8_is_told(gradmem: Gradmem, tmp_path: Path) -> None:
+def test_a_document_that_is_not_utf_8_is_refused(gradmem: Gradmem, tmp_path: Path) -> None:
     file = tmp_path / "latin"
     file.write_bytes("!aB:é".encode("latin-1"))
-    assert_refused(gradmem("write", str(file)), status=2, says=f"{file} is not UTF-8 at byte 4")
-    assert_refused(gradmem("write", "-", stdin=b"\xff"), status=2, says="- is not UTF-8")
+    assert_fails(gradmem("write", str(file)), status=2, message=f"{file} is not UTF-8 at byte 4")
+    assert_fails(gradmem("write", "-", stdin=b"\xff"), status=2, message="- is not UTF-8")
 
 
 @pytest.mark.parametrize("command", [["write"], ["read", UNKNOWN_ID], ["no-such"], ["--no-such"]])
@@ -174,26 +176,26 @@ def test_version(gradmem: Gradmem) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--port", "70000"], "port: "),
         (["--checkpoint", "/no/such/checkpoint"], "/no/such/checkpoint"),
         (["--store-url", "ftp://user:password@host"], "sqlite"),
     ],
 )
-def test_serve_refuses_wrong_settings(tiny_folder: Path, options: list[str], says: str) -> None:
+def test_serve_refuses_wrong_settings(tiny_folder: Path, options: list[str], message: str) -> None:
     result = CliRunner(env={"GRADMEM_CHECKPOINTS": str(tiny_folder)}).invoke(
         app, ["serve", *options]
     )
-    assert_refused(result, status=2, says=says)
+    assert_fails(result, status=2, message=message)
     assert "password" not in result.stderr
 
 
-def test_serve_says_in_a_line_that_the_store_is_down(tiny_folder: Path) -> None:
+def test_serve_reports_an_unavailable_store_in_one_line(tiny_folder: Path) -> None:
     result = CliRunner(env={"GRADMEM_CHECKPOINTS": str(tiny_folder)}).invoke(
         app, ["serve", "--store-url", "redis://127.0.0.1:1"]
     )
-    assert_refused(result, status=1, says="Redis store cannot be reached")
+    assert_fails(result, status=1, message="Redis store cannot be reached")
 
 
 @pytest.fixture
@@ -232,27 +234,27 @@ def test_serve_serves_until_it_is_stopped(
     process.wait(timeout=30)
 
 
-def test_models_says_what_each_is_for(gradmem: Gradmem, lists_url: str) -> None:
+def test_models_describes_each_checkpoint(gradmem: Gradmem, lists_url: str) -> None:
     assert gradmem.output("models").splitlines() == [
-        "tiny: its makers have not said what it is for",
+        "tiny: no purpose given",
         "  documents: plain text",
-        '  example: "!aB:7x!!kk:Q3!|"',
-        "  asked: ?!kk:",
-        "  answer: Q3",
+        '  example document: "!aB:7x!!kk:Q3!|"',
+        "  example query: ?!kk:",
+        "  example answer: Q3",
     ]
-    said = json.loads(Gradmem(lists_url).output("models", "--json"))["models"]
-    assert [one["document_format"] for one in said] == ["records", "text"]
+    cards = json.loads(Gradmem(lists_url).output("models", "--json"))["models"]
+    assert [card["document_format"] for card in cards] == ["records", "text"]
 
 
-def test_bundled_models_are_named_without_a_service() -> None:
+def test_bundled_models_are_listed_without_a_service() -> None:
     gradmem = Gradmem(NOBODY)
-    said = gradmem.output("models", "--bundled")
-    assert "\nprose: Any text, asked in words." in said
-    assert "\nrecords: Lists of `key: value` lines" in said
+    output = gradmem.output("models", "--bundled")
+    assert "\nprose: Any text, asked in words." in output
+    assert "\nrecords: Lists of `key: value` lines" in output
     cards = json.loads(gradmem.output("models", "--bundled", "--json"))["models"]
     assert [card["name"] for card in cards] == list_bundled()
     assert all(card["purpose"] for card in cards)
-    assert_refused(gradmem("models"), status=1, says="cannot reach the service")
+    assert_fails(gradmem("models"), status=1, message="cannot reach the service")
 
 
 # Lists of records
@@ -260,56 +262,56 @@ def test_bundled_models_are_named_without_a_service() -> None:
 
 def test_pages_are_appended_and_deleted(lists_url: str) -> None:
     gradmem = Gradmem(lists_url)
-    memory = gradmem.written(stdin=b"a: 1\nb: 2")
-    whole = gradmem.written("--append-to", memory.memory_id, stdin=b"c: 3")
+    memory = gradmem.write(stdin=b"a: 1\nb: 2")
+    whole = gradmem.write("--append-to", memory.memory_id, stdin=b"c: 3")
     assert [page.records for page in whole.pages] == [2, 1]
     assert gradmem.output("write", "-", "--append-to", memory.memory_id, stdin=b"d: 4") == (
         memory.memory_id + "\n"
     )
-    page = whole.pages[1].page_id
-    assert gradmem.output("delete", memory.memory_id, "--page", page) == ""
+    page_id = whole.pages[1].page_id
+    assert gradmem.output("delete", memory.memory_id, "--page", page_id) == ""
     shown = MemoryInfo.model_validate_json(gradmem.output("show", memory.memory_id, "--json"))
-    assert [one.records for one in shown.pages] == [2, 1]
-    assert page not in {one.page_id for one in shown.pages}
-    again = gradmem("delete", memory.memory_id, "--page", page)
-    assert_refused(again, status=2, says="no page of this id")
+    assert [page.records for page in shown.pages] == [2, 1]
+    assert page_id not in {page.page_id for page in shown.pages}
+    again = gradmem("delete", memory.memory_id, "--page", page_id)
+    assert_fails(again, status=2, message="no page of this id")
 
 
-def test_write_notes_what_it_left_out(lists_url: str) -> None:
+def test_write_notes_duplicates_and_skipped_lines(lists_url: str) -> None:
     result = Gradmem(lists_url)("write", "-", stdin=b"Numbers\na: 1\nA: 2\n")
     assert result.exit_code == 0
     assert len(result.stdout.strip()) == 32
     assert result.stderr.splitlines() == [
-        "note: 'A' stands there more than once; its last value was kept",
-        "note: line 1 is no record and was left out",
+        "note: 'A' occurs more than once; only its last value was kept",
+        "note: line 1 is not a record and was skipped",
     ]
 
 
 @pytest.mark.parametrize(
-    ("command", "says"),
+    ("command", "message"),
     [
         (["write", "-", "--append-to", UNKNOWN_ID], "No memory has this id"),
         (["write", "-", "--append-to", "x"], "append_to"),
-        (["write", "-", "--append-to", UNKNOWN_ID, "--ttl", "60"], "without ttl_seconds"),
+        (["write", "-", "--append-to", UNKNOWN_ID, "--ttl", "60"], "excludes ttl_seconds"),
         (["write", "-", "--append-to", UNKNOWN_ID, "--metadata", "a=b"], "and metadata"),
         (["delete", UNKNOWN_ID, "--page", "x"], "No memory has this id"),
     ],
 )
-def test_changes_that_cannot_be_made_are_told(
-    lists_url: str, command: list[str], says: str
+def test_a_refused_change_reports_the_reason(
+    lists_url: str, command: list[str], message: str
 ) -> None:
-    assert_refused(Gradmem(lists_url)(*command, stdin=b"a: 1"), status=2, says=says)
+    assert_fails(Gradmem(lists_url)(*command, stdin=b"a: 1"), status=2, message=message)
 
 
 @pytest.mark.parametrize(
-    ("document", "says"),
+    ("document", "message"),
     [
         (b"hello", "no record"),
         (b"x: 1\nsEcReT: 12345678", "line 2: the value has 8 tokens"),
         ("a: \u00e9".encode(), "at 3"),
     ],
 )
-def test_lists_that_cannot_be_written_are_told(lists_url: str, document: bytes, says: str) -> None:
+def test_a_refused_list_reports_the_reason(lists_url: str, document: bytes, message: str) -> None:
     result = Gradmem(lists_url)("write", "-", stdin=document)
-    assert_refused(result, status=2, says=says)
+    assert_fails(result, status=2, message=message)
     assert "sEcReT" not in result.stderr

@@ -1,4 +1,4 @@
-"""The service as it is by default, for texts, with the bundled checkpoint for lists beside it.
+"""The service with its default checkpoint for texts, and the bundled one for lists beside it.
 
 The first run on a machine imports the backbone into GRADMEM_CACHE.
 """
@@ -46,8 +46,8 @@ def test_a_text_is_written_and_its_own_example_is_answered(gradmem: Gradmem) -> 
 
 
 def test_pages_of_a_text_are_appended_asked_and_deleted(gradmem: Gradmem) -> None:
-    memory = gradmem.written("--no-verify", stdin=TEXT.encode())
-    both = gradmem.written("--no-verify", "--append-to", memory.memory_id, stdin=MORE.encode())
+    memory = gradmem.write("--no-verify", stdin=TEXT.encode())
+    both = gradmem.write("--no-verify", "--append-to", memory.memory_id, stdin=MORE.encode())
     assert [page.first_line for page in both.pages] == [1, 1]
     with Client(gradmem.url) as client:
         answers = client.read_many(
@@ -59,8 +59,8 @@ def test_pages_of_a_text_are_appended_asked_and_deleted(gradmem: Gradmem) -> Non
     assert left.page_id == both.pages[1].page_id
 
 
-def test_a_key_that_is_not_there_is_said_to_be_missing(gradmem: Gradmem) -> None:
-    memory = gradmem.written("--model", "records", stdin=CONTACTS.encode())
+def test_a_key_that_is_not_in_memory_is_reported(gradmem: Gradmem) -> None:
+    memory = gradmem.write("--model", "records", stdin=CONTACTS.encode())
     assert (memory.model, memory.records) == ("records", 3)
     result = gradmem("read", memory.memory_id, "door code", "Carol", " BOB:")
     assert result.exit_code == 3
@@ -73,8 +73,8 @@ def test_a_key_that_is_not_there_is_said_to_be_missing(gradmem: Gradmem) -> None
 
 
 def test_records_that_are_appended_are_found(gradmem: Gradmem) -> None:
-    memory = gradmem.written("--model", "records", stdin=CONTACTS.encode())
-    gradmem.written("--append-to", memory.memory_id, stdin=b"Taxi: 22 44 66\nVet: Dr. Silva\n")
+    memory = gradmem.write("--model", "records", stdin=CONTACTS.encode())
+    gradmem.write("--append-to", memory.memory_id, stdin=b"Taxi: 22 44 66\nVet: Dr. Silva\n")
     assert gradmem.output("read", memory.memory_id, "taxi", "Door code").splitlines() == [
         "22 44 66",
         "4711#",

@@ -326,7 +326,8 @@ def test_the_command_line_says_what_it_is_not_sure_enough_of(
     memory_id, _ = stored((SURE, "a"))
     command = [name, memory_id, "a", "--max-new-tokens", "1", "--url", url]
     result = CliRunner().invoke(app, [*command, "--min-confidence", "1"])
-    assert (result.exit_code, result.stdout, result.stderr) == (3, "\n", "not sure enough: a\n")
+    assert (result.exit_code, result.stdout) == (3, "\n")
+    assert result.stderr == "not confident enough: a\n"
     assert CliRunner().invoke(app, [*command, "--min-confidence", "0.5"]).stdout == "x\n"
 
 

@@ -17,7 +17,7 @@ from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailable
 from service.stores import MemoryExistsError, Store, StoredMemory, create_store, new_memory_id
 from service.stores import redis as redis_store
 from service.stores import sqlite as sqlite_store
-from service.stores.base import pack, translated, unpack
+from service.stores.base import pack, translate_errors, unpack
 from service.stores.redis import KEY_PREFIX
 from tests.service.stored import NOW, SECRET, a_memory, soon
 
@@ -319,8 +319,8 @@ def test_a_memory_with_a_bad_field_is_refused(fields: dict[str, object]) -> None
 
 def test_relative_sqlite_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert sqlite_store.path_of("sqlite:///a/b.db") == tmp_path / "a/b.db"
-    assert sqlite_store.path_of("sqlite:////a/b.db") == Path("/a/b.db")
+    assert sqlite_store.parse_path("sqlite:///a/b.db") == tmp_path / "a/b.db"
+    assert sqlite_store.parse_path("sqlite:////a/b.db") == Path("/a/b.db")
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_every_error_of_the_libraries_is_translated(
 ) -> None:
     # Some classes want arguments of their own, which do not matter here.
     cause = error.__new__(error, "in /secret/place")
-    with pytest.raises(StoreUnavailableError) as caught, translated("Some", foreign):
+    with pytest.raises(StoreUnavailableError) as caught, translate_errors("Some", foreign):
         raise cause
     assert caught.value.__cause__ is cause
     assert "secret" not in caught.value.message

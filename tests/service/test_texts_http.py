@@ -181,7 +181,7 @@ def test_ten_megabytes_are_told_both_numbers_and_the_setting(
 def test_too_many_pages_are_told_both_numbers_and_the_setting(http: httpx.Client) -> None:
     body = problem(http.post("/write", json={"document": text_of(200)}), 413, "too-many-pages")
     assert body["limit"] == MOST_PAGES
-    for part in ("pages of 120 tokens", "at most 20", "GRADMEM_MAX_PAGES"):
+    for part in ("at least 24 pages", "at most 20", "GRADMEM_MAX_PAGES"):
         assert part in body["detail"]
 
 

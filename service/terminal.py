@@ -1,0 +1,113 @@
+"""The input and output of the command line."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import typer
+from pydantic import BaseModel
+
+from service.schemas import AnswerInfo, MemoryInfo, ModelCard, ReadResponse, Reason, WriteResult
+
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+EXIT_UNANSWERED = 3
+REASONS: dict[Reason, str] = {
+    "not stated": "not in memory",
+    "below threshold": "not confident enough",
+}
+DOCUMENT_FORMATS = {"text": "plain text", "records": "lists of `key: value` lines"}
+
+
+def read_document(file: str) -> str:
+    """Return the text of a file or of standard input, without a single newline at its end."""
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        text = content.decode("utf-8-sig")  # Windows editors put a byte order mark in front
+    except OSError as error:
+        fail(f"cannot read {file}: {error.strerror}", EXIT_REFUSED)
+    except UnicodeDecodeError as error:
+        fail(f"{file} is not UTF-8 at byte {error.start}", EXIT_REFUSED)
+    return re.sub(r"\r?\n\Z", "", text)
+
+
+def parse_steps(text: str | None) -> int | Literal["auto"] | None:
+    """Parse a number of gradient steps, or `auto`."""
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is neither a number nor auto", param_hint="--steps")
+    return int(text)
+
+
+def parse_entry(text: str) -> tuple[str, str]:
+    """Split KEY=VALUE; exit where there is no equals sign."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        fail("--metadata must be KEY=VALUE", EXIT_REFUSED)
+    return key, value
+
+
+def print_notes(memory: WriteResult) -> None:
+    """Note what was left out of a memory, and the lines that it may not give back."""
+    for key in memory.duplicate_keys:
+        typer.echo(f"note: {key!r} occurs more than once; only its last value was kept", err=True)
+    for line in memory.skipped_lines:
+        typer.echo(f"note: line {line} is not a record and was skipped", err=True)
+    if weak := _weak_lines(memory):
+        typer.echo(f"note: little came back of line {', '.join(map(str, weak))}", err=True)
+
+
+def _weak_lines(memory: MemoryInfo) -> list[int]:
+    """Return the lines of which less than half came back when they were read back."""
+    return sorted(
+        {line for page in memory.pages if page.read_back for line in page.read_back.weak_lines}
+    )
+
+
+def print_answers(answers: list[AnswerInfo], *, as_json: bool) -> None:
+    """Print an answer a line, empty where there is none, or all of them as JSON."""
+    if as_json:
+        tokens = sum(answer.tokens for answer in answers)
+        typer.echo(ReadResponse(answers=answers, tokens=tokens).model_dump_json())
+    else:
+        typer.echo("\n".join(answer.answer or "" for answer in answers))
+
+
+def exit_if_unanswered(answers: list[AnswerInfo]) -> None:
+    """Report the queries without an answer, and exit where there are any."""
+    unanswered = [(answer.reason, answer.query) for answer in answers if answer.reason is not None]
+    for reason, query in unanswered:
+        typer.echo(f"{REASONS[reason]}: {query}", err=True)
+    if unanswered:
+        raise typer.Exit(EXIT_UNANSWERED)
+
+
+def format_card(card: ModelCard) -> str:
+    """Return the card of a checkpoint as text."""
+    return (
+        f"{card.name}: {card.purpose or 'no purpose given'}\n"
+        f"  documents: {DOCUMENT_FORMATS[card.document_format]}\n"
+        f"  example document: {json.dumps(card.example_document, ensure_ascii=False)}\n"
+        f"  example query: {card.example_query}\n"
+        f"  example answer: {card.example_answer}"
+    )
+
+
+def format_fields(model: BaseModel) -> str:
+    """Return the fields of a model as text, a line each."""
+    fields = model.model_dump(mode="json")
+    return "\n".join(
+        f"{name}: {value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in fields.items()
+    )
+
+
+def fail(error: Exception | str, status: int) -> NoReturn:
+    """Print an error as one line and exit."""
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    raise typer.Exit(status)
