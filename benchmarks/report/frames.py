@@ -12,6 +12,8 @@ from training.writers import Training
 
 ORIGIN = ("file", "checkpoint", "fingerprint", "threads", "date")
 TRAINING = {field: f"trained_{field}" for field in Training.model_fields}
+LEAST_PAIRS = 16
+"Pairs that the main recipes train on at least."
 FAMILY = ["writer", "trained_recipe"]
 "Columns that runs share which differ by nothing but the training seed."
 
@@ -59,10 +61,9 @@ def as_written(rows: DataFrame) -> DataFrame:
     return whole.sort_index()
 
 
-def bases(rows: DataFrame) -> DataFrame:
-    """Leave out ablations: recipes called `BASE.OPTION`."""
-    recipes = rows.trained_recipe.fillna("").astype(str)
-    return rows[~recipes.str.contains(".", regex=False)]
+def main_recipes(rows: DataFrame) -> DataFrame:
+    """Leave out recipes that were made to compare options or seeds, on fewer pairs."""
+    return rows[rows.trained_sizes.map(max, na_action="ignore") >= LEAST_PAIRS]
 
 
 def at_trained_size(rows: DataFrame) -> DataFrame:

@@ -68,7 +68,7 @@ def percent(share: float) -> str:
 
 def milliseconds(seconds: float) -> str:
     """Write seconds as milliseconds, those below a tenth of a second with two decimals."""
-    return f"{1000 * seconds:.2f}" if seconds < 0.1 else f"{1000 * seconds:,.0f}"
+    return f"{1000 * seconds:.2f}" if 0 < seconds < 0.1 else f"{1000 * seconds:,.0f}"
 
 
 def mebibytes(count: float) -> str:

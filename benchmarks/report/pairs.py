@@ -10,8 +10,8 @@ from benchmarks.report.frames import (
     FAMILY,
     as_written,
     at_trained_size,
-    bases,
     frame,
+    main_recipes,
     of_checkpoint,
     pairs,
 )
@@ -66,7 +66,7 @@ def baselines(files: Files) -> str:
     A row of ours is a recipe, the mean over its training seeds, at that published K which is best
     at the size that it was trained for.
     """
-    rows = bases(as_written(pairs(files)))
+    rows = main_recipes(as_written(pairs(files)))
     rows = rows[rows.k.isin(STEPS)]
     if rows.empty:
         return ""
@@ -90,12 +90,12 @@ def baselines(files: Files) -> str:
 
 
 def seeds(files: Files) -> str:
-    """Return mean and range over training seeds, at one size."""
+    """Return mean and range over training seeds at one size, of what learned it at all."""
     rows = as_written(pairs(files))
     rows = rows[rows["size"] == SPREAD_SIZE]
     groups = rows.groupby([*FAMILY, "write_steps"]).exact_match
     found = groups.agg(seeds="count", mean="mean", lowest="min", highest="max")
-    found = found[found.seeds > 1]
+    found = found[(found.seeds > 1) & (found["mean"] > THRESHOLDS[0])]
     shares = ["mean", "lowest", "highest"]
     found[shares] = found[shares].map(percent)
     return table(found.reset_index())
@@ -104,14 +104,13 @@ def seeds(files: Files) -> str:
 def write_steps(files: Files) -> str:
     """Return exact match by write steps of recipes at the size of their training and beyond.
 
-    Of several training seeds it is the first; behind the automatic stop stands its mean K.
+    Behind the automatic stop stands its mean K.
     """
-    rows = bases(as_written(pairs(files)))
+    rows = main_recipes(as_written(pairs(files)))
     rows = rows[(rows.writer == "gradmem") & rows.write_steps.isin(SHOWN)]
-    rows = rows[rows.trained_seed == rows.groupby("trained_recipe").trained_seed.transform("min")]
     least = at_trained_size(rows).groupby("fingerprint")["size"].first().rename("least")
     rows = rows.join(least, on="fingerprint")
-    return _grid(rows[rows["size"] >= rows.least], "checkpoint")
+    return _grid(rows[rows["size"] >= rows.least], "checkpoint", "trained_seed")
 
 
 def ablations(files: Files) -> str:
@@ -151,9 +150,10 @@ def bits(files: Files) -> str:
 
 
 def cost(files: Files) -> str:
-    """Return what training took until an evaluation first reached a threshold, if ever.
+    """Return what training took until an evaluation first reached a threshold.
 
-    A row is a recipe at the largest size and K that it evaluated, the median over its seeds.
+    A row is a recipe at the largest size and K that it evaluated, the median over its seeds. Those
+    that never reached the lowest threshold are left out.
     """
     rows = frame(CurvePoint, files)
     rows = rows[rows.task == KeyValueTask.name].sort_values("contexts")
@@ -166,6 +166,7 @@ def cost(files: Files) -> str:
         | {f"≥ {threshold:.0%}": _reached(points, threshold) for threshold in THRESHOLDS}
         | {"highest": percent(points.exact_match.max())}
         for _, points in rows.groupby(by)
+        if points.exact_match.max() >= min(THRESHOLDS)
     ]
     return table(DataFrame(lines))
 

@@ -13,7 +13,8 @@ PRINTED: tuple[Callable[..., str], ...] = (*pairs.PRINTED, *texts.PRINTED, *serv
 OTHERS: tuple[Callable[..., str], ...] = (
     *(index.measured_files, goals.prose_goals, goals.serving_goals),
     *(pairs.ladder, pairs.baselines, pairs.seeds, pairs.write_steps, pairs.ablations, pairs.bits),
-    *(texts.summary, texts.page_costs, texts.records_training, texts.stories),
+    *(texts.summary, texts.page_costs, texts.stories),
+    *(texts.records_summary, texts.records_training),
 )
 "What pages have besides."
 TABLES = {function.__name__.replace("_", "-"): function for function in (*PRINTED, *OTHERS)}
@@ -30,12 +31,13 @@ def render(files: Files) -> str:
 
 
 def named_table(files: Files, place: str) -> str:
-    """Return the table for the words of a place: its name and the arguments of its function.
+    """Return the table for the words of a place: its name, and arguments as `KEY=VALUE`.
 
     Raises:
-        InputError: There is no such table, or it takes other arguments.
+        InputError: There is no such table.
     """
-    name, *arguments = place.split()
+    name, *words = place.split()
     if name not in TABLES:
         raise InputError(f"no table is called {name!r}: use one of {', '.join(sorted(TABLES))}")
-    return TABLES[name](files, *arguments)
+    arguments = dict(word.split("=", 1) for word in words)
+    return TABLES[name](files, **arguments)

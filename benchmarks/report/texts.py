@@ -86,6 +86,7 @@ def page_costs(files: Files, checkpoint: str) -> str:
     pays_off = queries_to_pay_off(found.once, found.each[0] - found.each)
     found["once (ms)"] = found.pop("once").map(milliseconds)
     found["each question (ms)"] = found.pop("each").map(milliseconds)
+    pays_off[0] = None  # the text itself
     return table(found.assign(**{"cheaper than the text from question": pays_off}))
 
 
@@ -110,6 +111,20 @@ def records(files: Files, checkpoint: str | None = None) -> str:
         for kind, head in RECORDS.items()
     ]
     return "\n\n".join(filter(None, tables))
+
+
+def records_summary(files: Files, checkpoint: str) -> str:
+    """Return shares of all records and absent keys of each kind of documents, as served."""
+    rows = _of(frame(kinds.Records, files), checkpoint=checkpoint)
+    rows = rows[rows.write_steps == SERVED_STEPS]
+    counts = {"exact_match": "records", "false_rejection_rate": "records"}
+    counts["rejection_recall"] = "absent_keys"
+    for share, count in counts.items():
+        rows[share] *= rows[count]
+    found = rows.groupby("kind")[["documents", "records", "absent_keys", *counts]].sum()
+    for share, count in counts.items():
+        found[share] /= found[count]
+    return table(found.reset_index())
 
 
 def records_failures(files: Files, checkpoint: str | None = None) -> str:
@@ -147,9 +162,9 @@ def stories(files: Files) -> str:
     return "" if rows.empty else table(found.reset_index())
 
 
-def answers(files: Files, task: str | None = None) -> str:
-    """Return exact match and F1 on a task of stories or prose, by writer and K."""
-    rows = _of(frame(kinds.ExactMatch, files), task=task)
+def answers(files: Files, task: str | None = None, checkpoint: str | None = None) -> str:
+    """Return exact match and F1 on tasks of stories and prose, by writer and K."""
+    rows = _of(frame(kinds.ExactMatch, files), task=task, checkpoint=checkpoint)
     rows = rows[rows.task != KeyValueTask.name]
     rows["questions"] = rows.contexts * rows.queries
     shown = ["task", "writer", "checkpoint", "write_steps", "questions", "state_floats"]
@@ -174,7 +189,7 @@ def training_loss(files: Files) -> str:
     rows = frame(kinds.TrainingLoss, files)
     rows = rows[~rows.task.isin(GENERATED)]
     rows["minutes"] = (rows.trained_seconds / 60).round()
-    by = ["run", "trained_writer", "task", "trained_write_steps", "trained_contexts", "minutes"]
+    by = ["run", "trained_writer", "task", "trained_contexts", "minutes"]
     rows["part_of"] = "part " + rows.part.astype(str) + " of " + rows.parts.astype(str)
     found = rows.pivot_table(index=by, columns="part_of", values="loss").map("{:.3f}".format)
     return table(found.reset_index())
