@@ -27,7 +27,6 @@ QUESTIONS = [
 "Columns of the tables of questions, in their order."
 SECTIONS = {
     "sentences": "single sentences",
-    "windows-96": "windows of 96 tokens",
     "paragraphs-1": "paragraphs, through pages",
     "paragraphs-10": "documents of ten paragraphs",
     "formats": "tables, logs, mails, code",
