@@ -10,7 +10,8 @@ from gradmem_core.errors import GradMemError
 def describe_problem(entry: Any) -> str:  # noqa: ANN401 (pydantic's ErrorDetails is not public)
     """Return the message of an entry of a validation error, with its field."""
     place = ".".join(str(part) for part in entry["loc"])
-    return f"{place}: {entry['msg']}" if place else str(entry["msg"])
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def fail(error: GradMemError) -> NoReturn:

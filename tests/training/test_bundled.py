@@ -1,11 +1,11 @@
-"""The bundled checkpoint holds what it is said to hold."""
-
-from pathlib import Path
+"""The bundled checkpoints answer as well as their cards say."""
 
 import pytest
 import torch
 
-from benchmarks.accuracy.records import Plan, Shape, measure_records
+from benchmarks.accuracy.lists import Shape
+from benchmarks.accuracy.records import measure_records
+from benchmarks.rows import Records
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.writing.descent import write
 from training.evaluation.scores import evaluate
@@ -67,7 +67,7 @@ def test_exact_match(name: str, pairs: int, least: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["kv-16", "kv-32", "kv-48", "records", "babi"])
-def test_it_is_told_how_they_were_trained(name: str) -> None:
+def test_they_hold_the_record_of_their_training(name: str) -> None:
     training = load_writer(name).training
     assert training is not None
     assert training.recipe == name
@@ -85,23 +85,24 @@ def test_a_story_is_answered() -> None:
         form.encode_query(Question("What is north of the office?", "", "")),
     ]
     (answers,) = loaded.writer.answer(state, [asked], max_tokens=4, stop_ids=form.stop_ids)
-    assert [tokenizer.decode(one) for one in answers] == ["office", "kitchen"]
+    assert [tokenizer.decode(answer) for answer in answers] == ["office", "kitchen"]
 
 
 def test_lists_are_answered_and_absent_keys_refused() -> None:
-    lists = Path(__file__).resolve().parents[2] / "benchmarks" / "lists"
-    plan = Plan(
+    measurement = measure_records(
+        "records",
         shapes=[Shape(8, 8, 8)],
         pages=[2],
         page_shape=Shape(8, 10, 10),
-        lists=lists,
-        write_steps=[5],
         contexts=20,
+        steps=[5],
+        seed=11,
     )
-    result = measure_records("records", plan, seed=11, command="a test")
+    rows = [row for row in measurement.rows if isinstance(row, Records)]
     for kind in ("shape", "pages", "list"):
-        cells = [cell for cell in result.cells if cell.kind == kind]
-        records = sum(cell.records for cell in cells)
-        assert sum(cell.exact_match * cell.records for cell in cells) >= 0.93 * records, kind
-        assert sum(cell.absent_refused * cell.records for cell in cells) >= 0.88 * records, kind
-        assert sum(cell.present_refused * cell.records for cell in cells) <= 0.03 * records, kind
+        groups = [row for row in rows if row.kind == kind]
+        records = sum(row.records for row in groups)
+        assert sum(row.exact_match * row.records for row in groups) >= 0.93 * records, kind
+        assert sum(row.rejection_recall * row.records for row in groups) >= 0.88 * records, kind
+        wrongly = sum(row.false_rejection_rate * row.records for row in groups)
+        assert wrongly <= 0.03 * records, kind

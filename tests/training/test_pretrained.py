@@ -1,4 +1,4 @@
-"""Checkpoints of models that others trained: made, trained, measured beside their rivals."""
+"""Checkpoints of pretrained models: made, trained, compared with the whole text."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.accuracy.exact_match import Grid, measure
 from gradmem_core.adapters import is_adapter
 from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -17,10 +16,12 @@ from gradmem_core.errors import CheckpointError, InputError, RecipeError
 from gradmem_core.reading.scoring import read
 from gradmem_core.writing.descent import write
 from tests.pretrained import FAMILIES, model_folder, text_folder
-from training.checkpoints.pretrained import Origin, init_checkpoint
+from training.checkpoints.pretrained import Origin, build_memory_config, init_checkpoint
+from training.evaluation.scores import evaluate
 from training.loop.trainer import Trainer
 from training.recipe import Recipe
 from training.recipes.loading import load_recipe
+from training.tasks import build_task
 from training.writers import load_writer
 from training.writers.baselines import BASELINES, build_baseline
 from training.writers.files import load_training
@@ -68,6 +69,22 @@ def recipe(tmp_path: Path, *overrides: str) -> Recipe:
     return load_recipe("text", [*small, *overrides])
 
 
+def test_the_memory_of_a_pretrained_model_takes_overrides() -> None:
+    config = build_memory_config(["memory_tokens=8", "adapter.rank=4", "write_head=true"])
+    assert (config.memory_tokens, config.write_head) == (8, True)
+    assert config.adapter == AdapterConfig(rank=4, phases="write")
+    assert config.memory_projection
+    assert build_memory_config().adapter is None
+    for override, problem in (
+        ("memory_tokens=0", "memory_tokens: "),
+        ("memory_token=8", "memory_token: "),
+        ("adapter.rank=x", r"adapter\.rank: "),
+        ("memory_tokens", "not of the form"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            build_memory_config([override])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_folder_of_each_family_becomes_a_checkpoint(tmp_path: Path, family: str) -> None:
     checkpoint = made(tmp_path, family)
@@ -105,8 +122,8 @@ def test_adapters_are_on_at_write_and_off_at_read(tmp_path: Path, family: str) -
     model = made(tmp_path, family, adapter=ADAPTER).model
     before = write(model, IDS, LENGTHS, 2, create_graph=False).memory
     seen = read(model, before, IDS[:, None])
-    flags = {name: one.requires_grad for name, one in model.named_parameters()}
-    adapters = [one for name, one in model.named_parameters() if is_adapter(name)]
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    adapters = [parameter for name, parameter in model.named_parameters() if is_adapter(name)]
     assert len(adapters) >= 2 * 3 * 4  # of three blocks with four linear layers at least
     with torch.no_grad():
         for adapter in adapters:
@@ -114,13 +131,13 @@ def test_adapters_are_on_at_write_and_off_at_read(tmp_path: Path, family: str) -
     after = write(model, IDS, LENGTHS, 2, create_graph=False).memory
     assert not torch.allclose(before, after, atol=1e-3)
     assert torch.equal(read(model, before, IDS[:, None]), seen)
-    assert {name: one.requires_grad for name, one in model.named_parameters()} == flags
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
 
 
 def test_training_differentiates_through_write_into_the_adapters(tmp_path: Path) -> None:
     model = made(tmp_path, adapter=ADAPTER).model.requires_grad_(True)
     model.train_write_side()
-    adapters = [one for name, one in model.named_parameters() if is_adapter(name)]
+    adapters = [parameter for name, parameter in model.named_parameters() if is_adapter(name)]
     with torch.no_grad():
         for adapter in adapters:
             adapter.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
@@ -130,11 +147,17 @@ def test_training_differentiates_through_write_into_the_adapters(tmp_path: Path)
         return read(model, memory, IDS[:, None]).log_softmax(dim=-1)[..., 5].mean()
 
     loss().backward()  # type: ignore[no-untyped-call]
-    assert all(one.grad is None for name, one in model.named_parameters() if ".base_layer." in name)
-    norm = torch.stack([one.grad.square().sum() for one in adapters if one.grad is not None])
+    assert all(
+        parameter.grad is None
+        for name, parameter in model.named_parameters()
+        if ".base_layer." in name
+    )
+    norm = torch.stack(
+        [parameter.grad.square().sum() for parameter in adapters if parameter.grad is not None]
+    )
     expected = norm.sum().sqrt()
     assert expected > 1e-4
-    ways = [one.grad / expected for one in adapters if one.grad is not None]
+    ways = [parameter.grad / expected for parameter in adapters if parameter.grad is not None]
     losses = []
     for step in (1e-4, -2e-4):
         with torch.no_grad():
@@ -258,23 +281,24 @@ def test_the_first_blocks_make_a_model_of_their_own(tmp_path: Path) -> None:
         whole.copy_first_layers(4)
 
 
-@pytest.mark.parametrize("rival", [None, *BASELINES])
-def test_rivals_are_measured_on_the_same_backbone(tmp_path: Path, rival: str | None) -> None:
+@pytest.mark.parametrize("baseline", [None, *BASELINES])
+def test_baselines_are_measured_on_the_same_backbone(tmp_path: Path, baseline: str | None) -> None:
     made(tmp_path)
     text_folder(tmp_path / "data")
-    result = measure(
-        str(tmp_path / "start"),
-        None,
-        Grid(sizes=[6], write_steps=None, blobs=[None], contexts=4, queries=1),
+    loaded = load_writer(tmp_path / "start")
+    score = evaluate(
+        loaded.writer if baseline is None else build_baseline(baseline, loaded.writer),
+        loaded.form,
+        build_task("text", tmp_path / "data"),
+        size=6,
+        contexts=4,
+        queries=1,
+        write_steps=1,
         seed=1,
-        command="x",
-        data=tmp_path / "data",
-        rival=rival,
+        split="test",
     )
-    (cell,) = result.cells
-    assert result.writer == (rival or "gradmem")
-    assert cell.f1 is not None
-    assert (cell.state_floats == 0) == (rival == "no-context")
+    assert score.f1 is not None
+    assert (score.state_floats == 0) == (baseline == "no-context")
 
 
 def test_keeping_the_first_tokens_is_reading_them_alone(tmp_path: Path) -> None:
