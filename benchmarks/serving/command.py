@@ -77,27 +77,23 @@ class ServingRun:
                 self.rows += await run_in(
                     elsewhere, measure_device, self.checkpoint, runs=self.runs, seed=self.seed
                 )
-            if {"write", "read", "overload", "growth"} & set(self.only):
-                with self._service(settings) as service:
-                    async with aclosing(HttpWay(service.url, elsewhere)) as http:
-                        inside = settings.model_copy(
-                            update={"threads": threads, "store_url": settings.store_url + ".engine"}
+            if not {"write", "read", "overload", "growth"} & set(self.only):
+                return
+            with self._service(settings) as service:
+                async with aclosing(HttpWay(service.url, elsewhere)) as http:
+                    if {"write", "read"} & set(self.only):
+                        store_url = f"{settings.store_url}.engine"
+                        update = {"threads": threads, "store_url": store_url}
+                        await self._measure_load(
+                            http, settings.model_copy(update=update), elsewhere
                         )
-                        await self._measure_load(http, inside, elsewhere)
-                        await self._measure_service(http, service)
+                    await self._measure_service(http, service)
 
     async def _measure_load(self, http: HttpWay, settings: Settings, elsewhere: Executor) -> None:
-        """Measure the service beside its engine in this process."""
-        if not {"write", "read"} & set(self.only):
-            return
+        """Measure the service beside an engine in this process."""
         async with EngineWay.start(settings) as engine:
             throughput = Throughput(
-                ways=(http, engine),
-                elsewhere=elsewhere,
-                checkpoint=self.checkpoint,
-                seconds=self.seconds,
-                runs=self.runs,
-                seed=self.seed,
+                (http, engine), elsewhere, self.checkpoint, self.seconds, self.runs, self.seed
             )
             if self._begins("write"):
                 self.rows += await throughput.measure_writes()
@@ -107,14 +103,10 @@ class ServingRun:
     async def _measure_service(self, http: HttpWay, service: RunningService) -> None:
         """Measure the service alone."""
         if self._begins("overload"):
-            self.rows.append(
-                await measure_overload(
-                    http,
-                    seconds=self.seconds,
-                    overload_seconds=self.overload_seconds,
-                    seed=self.seed,
-                )
+            row = await measure_overload(
+                http, seconds=self.seconds, overload_seconds=self.overload_seconds, seed=self.seed
             )
+            self.rows.append(row)
         if self._begins("growth"):
             footprints = await measure_growth(
                 http, service.resident_bytes, requests=self.requests, seed=self.seed

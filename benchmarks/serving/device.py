@@ -92,7 +92,8 @@ def _write(model: MemoryModel, batch: Batch, steps: int) -> Tensor:
 def _measure_efficiency(model: MemoryModel, batch: Batch, runs: int) -> list[Efficiency]:
     writing = partial(_write, model, batch, STEPS)
     count, tokens = batch[0].shape
-    products = LayerProducts(model, vectors=count * (model.config.memory_tokens + tokens))
+    vectors = count * (model.config.memory_tokens + tokens)
+    products, gemm_flop = layer_products(model, vectors=vectors)
     with FlopCounterMode(display=False) as counter:
         writing()
     seconds = alternate({"write": writing, "gemm": products}, runs)
@@ -104,38 +105,35 @@ def _measure_efficiency(model: MemoryModel, batch: Batch, runs: int) -> list[Eff
             steps=STEPS,
             write_flop=counter.get_total_flops(),
             write=ours,
-            gemm_flop=products.flop,
+            gemm_flop=gemm_flop,
             gemm=plain,
         )
         for run, (ours, plain) in _numbered(seconds)
     ]
 
 
-class LayerProducts:
-    """The matrix products of one forward pass through the layers, and nothing else.
+def layer_products(model: MemoryModel, *, vectors: int) -> tuple[Work, int]:
+    """Return the matrix products of one forward pass through the layers, and their operations.
 
     Args:
         model: Has the layers.
         vectors: Vectors that go through them: positions of all documents of a batch.
     """
+    weights = [
+        module.weight.detach()
+        for layer in model.backbone.layers
+        for module in layer.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    operands = [
+        (torch.ones(vectors, w.shape[1]), w.T, torch.empty(vectors, w.shape[0])) for w in weights
+    ]
 
-    def __init__(self, model: MemoryModel, *, vectors: int) -> None:
-        weights = [
-            module.weight.detach()
-            for layer in model.backbone.layers
-            for module in layer.modules()
-            if isinstance(module, nn.Linear)
-        ]
-        self._operands = [
-            (torch.ones(vectors, w.shape[1]), w.T, torch.empty(vectors, w.shape[0]))
-            for w in weights
-        ]
-        self.flop = sum(2 * vectors * w.numel() for w in weights)
-
-    def __call__(self) -> None:
-        """Compute them."""
-        for inputs, weight, out in self._operands:
+    def multiply() -> None:
+        for inputs, weight, out in operands:
             torch.mm(inputs, weight, out=out)
+
+    return multiply, sum(2 * vectors * w.numel() for w in weights)
 
 
 def _measure_unrolled(model: MemoryModel, batch: Batch, pairs: int, runs: int) -> list[Unrolled]:

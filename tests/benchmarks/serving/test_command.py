@@ -8,63 +8,61 @@ from typer.testing import CliRunner, Result
 
 from benchmarks.command import make_command
 from benchmarks.results import load_result, rows_of
-from benchmarks.rows import Load
-from benchmarks.serving import throughput
+from benchmarks.rows import Footprint, Load, Overload
+from benchmarks.serving import growth, overload, throughput
 from benchmarks.serving.command import measure_serving
-from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from gradmem_core.model import MemoryModel
 
 app = typer.Typer(rich_markup_mode=None)
 app.command()(make_command(measure_serving))
-
-
-@pytest.fixture(scope="module")
-def wide_folder(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A smaller model than tiny that takes documents of 16 pairs."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "wide"
-    backbone = Backbone.from_config(
-        {
-            "model_type": "llama",
-            "vocab_size": len(tiny.tokenizer),
-            "hidden_size": 8,
-            "intermediate_size": 8,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 1,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 128,
-        },
-        seed=1,
-    )
-    config = tiny.model.config.model_copy(update={"memory_tokens": 1, "max_context_tokens": 120})
-    model = MemoryModel(backbone, config, seed=1)
-    save_checkpoint(
-        folder, name="wide", model=model, tokenizer=tiny.tokenizer, task=tiny.task, card="# wide\n"
-    )
-    return folder
 
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_command_measures_a_service_of_its_own(
-    wide_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_a_service_is_started_and_loaded_on_every_way(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(throughput, "WRITERS", (1, 32))
-    sections = ("--only", "write,growth", "--requests", 20)
-    options = ("--seconds", 0.2, "--runs", 1, "--output", tmp_path / "serving")
-    done = run("--checkpoint", wide_folder, *sections, *options)
+    small = {"PAIRS": 2, "DIFFERENT": 4, "WRITERS": (2,), "READERS": (2,), "BATCH": 2}
+    for name, value in small.items():
+        monkeypatch.setattr(throughput, name, value)
+    for name in ("PAIRS", "DIFFERENT", "BATCH"):
+        monkeypatch.setattr(overload, name, small[name])
+    monkeypatch.setattr(growth, "WORKERS", 2)
+    monkeypatch.setenv("GRADMEM_THREADS", "1")  # the machine that tests run on may be busy
+    sections = ("--only", "write,read,overload,growth", "--overload-seconds", 2)
+    options = ("--requests", 20, "--seconds", 0.1, "--runs", 2, "--output", tmp_path / "serving")
+    done = run("--checkpoint", tiny_folder, *sections, *options)
     assert done.exit_code == 0, done.stderr
-    assert done.stderr == "write\ngrowth\n"
-    result = load_result(tmp_path / "serving.json")
-    assert result.result.subject is not None
-    assert result.result.subject.checkpoint == "wide"
-    loads = [row for _, row in rows_of(Load, [result])]
-    assert len(loads) == 5
-    assert {row.via for row in loads} == {"HTTP", "in-process", "ready batches"}
-    assert {row["measurement"] for row in result.result.rows} == {"load", "footprint"}
-    assert done.stdout.count("| HTTP") == 2
+    assert done.stderr.split() == ["write", "read", "overload", "growth"]
+    assert "| HTTP" in done.stdout
+    file = load_result(tmp_path / "serving.json")
+    assert file.result.subject is not None
+    assert file.result.subject.checkpoint == "tiny"
+
+    loads = [row for _, row in rows_of(Load, [file])]
+    writes = [row for row in loads if row.operation == "write"]
+    assert [(row.run, row.via) for row in writes] == [
+        (1, "HTTP"),
+        (1, "in-process"),
+        (1, "ready batches"),
+        (2, "in-process"),
+        (2, "HTTP"),
+        (2, "ready batches"),
+    ]
+    reads = [row for row in loads if row.operation != "write"]
+    beside = ["read alone", "read beside writers", "writers beside read"]
+    assert [row.operation for row in reads] == ["read", "read", *beside, *beside] * 2
+    assert all((row.gradient_step is None) == (row.operation == "read") for row in reads)
+    assert {row.failed for row in loads} == {0}
+
+    ((_, flood),) = rows_of(Overload, [file])
+    assert (flood.failed, flood.unanswered) == (0, 0)
+    assert flood.sent == flood.succeeded + flood.refused > 0
+    footprints = [row for _, row in rows_of(Footprint, [file])]
+    assert [row.requests for row in footprints][:2] == [10, 20]
+    assert all(row.bytes > 2**26 for row in footprints)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +79,7 @@ def test_what_cannot_be_measured_is_an_error(options: list[str], status: int, me
     assert message in " ".join(done.stderr.split())
 
 
-def test_a_service_of_another_checkpoint_is_refused(base_url: str, wide_folder: Path) -> None:
-    done = run("--only", "growth", "--url", base_url, "--checkpoint", wide_folder)
+def test_a_service_of_another_checkpoint_is_refused(base_url: str) -> None:
+    done = run("--only", "growth", "--url", base_url)
     assert done.exit_code == 2
-    assert "tiny of another fingerprint than wide" in done.stderr
+    assert "tiny of another fingerprint than kv-32" in done.stderr

@@ -1,9 +1,7 @@
 """The measurements on a tiny checkpoint: what they compute and count, not how fast."""
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import aclosing
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -11,17 +9,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rows import Efficiency, Operation, PeakMemory, ReadByLength, Unrolled
-from benchmarks.serving import break_even, device, throughput
+from benchmarks.serving import break_even, device, growth
 from benchmarks.serving.documents import draw_documents, tokenize
-from benchmarks.serving.growth import CYCLE, WORKERS, measure_growth
-from benchmarks.serving.overload import measure_overload
 from benchmarks.serving.process import RunningService
-from benchmarks.serving.throughput import Throughput
-from benchmarks.serving.ways import EngineWay, HttpWay
+from benchmarks.serving.ways import HttpWay
 from gradmem_core.attention import BLOCK, causal_attention
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.writing.descent import write
-from service.settings import Settings
 
 RUNS = 2
 
@@ -71,10 +65,10 @@ def test_the_counter_sees_all_of_attentions_products() -> None:
 
 
 def test_plain_products_are_those_of_a_forward_pass(tiny: Checkpoint) -> None:
-    products = device.LayerProducts(tiny.model, vectors=10)
+    products, flop = device.layer_products(tiny.model, vectors=10)
     with FlopCounterMode(display=False) as counter:
         products()
-    assert counter.get_total_flops() == products.flop == 2 * 10 * 2 * (4 * 32 * 32 + 3 * 32 * 64)
+    assert counter.get_total_flops() == flop == 2 * 10 * 2 * (4 * 32 * 32 + 3 * 32 * 64)
 
 
 def test_the_unrolled_write_makes_the_same_memories(tiny: Checkpoint) -> None:
@@ -131,58 +125,16 @@ def test_a_profile_keeps_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.anyio
-async def test_write_and_read_are_loaded_on_every_way(
-    settings: Settings, base_url: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Writers of the service run in another process, ready batches and steps too."""
-    for name, value in {"PAIRS": 2, "WRITERS": (2,), "READERS": (2,), "BATCH": 2}.items():
-        monkeypatch.setattr(throughput, name, value)
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, torch.set_num_threads, (1,)) as elsewhere:
-        async with (
-            aclosing(HttpWay(base_url, elsewhere)) as http,
-            EngineWay.start(settings) as engine,
-        ):
-            loads = Throughput((http, engine), elsewhere, str(tiny_folder), 0.1, RUNS, seed=3)
-            writes, reads = await loads.measure_writes(), await loads.measure_reads()
-    assert [(row.run, row.via) for row in writes] == [
-        (1, "HTTP"),
-        (1, "in-process"),
-        (1, "ready batches"),
-        (2, "in-process"),
-        (2, "HTTP"),
-        (2, "ready batches"),
-    ]
-    assert {row.steps for row in writes} == {throughput.STEPS}
-    beside = ["read alone", "read beside writers", "writers beside read"]
-    assert [row.operation for row in reads] == ["read", "read", *beside, *beside] * RUNS
-    steps = [row.gradient_step is not None for row in reads]
-    assert steps == [row.operation != "read" for row in reads]
-    assert {row.failed for row in [*writes, *reads]} == {0}
-
-
-@pytest.mark.anyio
-async def test_an_overload_is_measured_between_two_closed_loops(
+async def test_growth_looks_at_the_memory_on_the_way(
     base_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.serving.overload.PAIRS", 2)
+    monkeypatch.setattr(growth, "WORKERS", 4)
     async with aclosing(HttpWay(base_url)) as way:
-        row = await measure_overload(way, seconds=0.1, overload_seconds=0.2, seed=3)
-    assert row.sent == row.succeeded + row.refused + row.failed + row.unanswered
-    assert (row.failed, row.unanswered) == (0, 0)
-    assert row.succeeded > 0
-    assert row.p50 is not None
-    assert row.offered > row.before
-
-
-@pytest.mark.anyio
-async def test_growth_looks_at_the_memory_on_the_way(base_url: str) -> None:
-    async with aclosing(HttpWay(base_url)) as way:
-        rows = await measure_growth(way, lambda: 2**20, requests=1, seed=3)
-        unseen = await measure_growth(
+        rows = await growth.measure_growth(way, lambda: 2**20, requests=1, seed=3)
+        unseen = await growth.measure_growth(
             way, RunningService(base_url, None).resident_bytes, requests=1, seed=3
         )
     # Every worker lives through one memory before it sees that there were enough.
-    assert [row.requests for row in rows] == [CYCLE * count for count in range(1, WORKERS + 1)]
+    assert [row.requests for row in rows] == [growth.CYCLE * count for count in range(1, 5)]
     assert {(row.failed, row.bytes) for row in rows} == {(0, 2**20)}
     assert unseen == []
