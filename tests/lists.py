@@ -1,4 +1,4 @@
-"""What checkpoints for lists of records have in common in tests."""
+"""The task and the tokenizer of checkpoints for lists of records, for tests."""
 
 from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.tokenizer import ABSENT, QUERY_MARK, Tokenizer

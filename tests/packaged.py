@@ -40,19 +40,19 @@ class Packaged:
     """The folders of a packaged model."""
 
     site: Path
-    "What stands on `sys.path` where the package is installed."
+    "The entry of `sys.path` that holds the installed package."
     gguf: Path
-    "The model inside it."
+    "The model inside the package."
     imported: Path
-    "What an import of it makes."
+    "The imported model."
     checkpoint: Path
-    "Names the package."
+    "A checkpoint that names the package."
     sha256: str
-    "Of the model, in the checkpoint."
+    "Hash of the model, as the checkpoint names it."
 
 
 def install(site: Path, version: str = VERSION) -> Path:
-    """Install a package without its model, as pip would; returns where the model goes."""
+    """Install a package without its model, as pip would; return the path for the model."""
     module = NAME.replace("-", "_")
     info = site / f"{module}-{version}.dist-info"
     info.mkdir(parents=True)
