@@ -29,7 +29,7 @@ KINDS = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
-class Asked:
+class StoryQuestion:
     """A question with what was told before it."""
 
     story: int
@@ -111,7 +111,7 @@ class BabiTask(FileTask):
             example_answer="garden",
         )
 
-    def _asked(self, kind: int, part: str) -> Iterator[Asked]:
+    def _asked(self, kind: int, part: str) -> Iterator[StoryQuestion]:
         found = sorted(self._data.glob(f"qa{kind}_*_{part}.txt"))
         if len(found) != 1:
             raise DataError(
@@ -121,7 +121,7 @@ class BabiTask(FileTask):
         return read_stories(found[0])
 
 
-def read_stories(path: Path) -> Iterator[Asked]:
+def read_stories(path: Path) -> Iterator[StoryQuestion]:
     """The questions of a file, each with the statements before it.
 
     Raises:
@@ -144,7 +144,7 @@ def read_stories(path: Path) -> Iterator[Asked]:
         if answer is None:
             statements.append(text)
         else:
-            yield Asked(story, tuple(statements), text, answer.strip())
+            yield StoryQuestion(story, tuple(statements), text, answer.strip())
 
 
 def _begun(rng: np.random.Generator, story: str, count: int) -> list[Question]:
@@ -160,7 +160,7 @@ def _begun(rng: np.random.Generator, story: str, count: int) -> list[Question]:
     return questions
 
 
-def _example(one: Asked) -> Example:
+def _example(one: StoryQuestion) -> Example:
     return Example(" ".join(one.statements), [_question(one.question, one.answer)])
 
 

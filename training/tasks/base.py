@@ -42,7 +42,7 @@ class TextFormat:
     tokenizer: Tokenizer
     card: Task
 
-    def query(self, question: Question) -> list[int]:
+    def encode_query(self, question: Question) -> list[int]:
         """The tokens of a query, in its template where it takes one."""
         template = self.card.query_template if question.templated else QUERY
         return self.tokenizer.encode_query(question.query, template)

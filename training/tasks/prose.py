@@ -1,100 +1,257 @@
-"""Plain text: say it again, or go on where it ends.
+"""Windows of passages: texts of a page's length from many sources, asked in words.
 
-Reads `train.txt`, `valid.txt` and `test.txt` of a folder (the last alone is the test split; without
-`train.txt` training takes `valid.txt`). Paragraphs are lines; a line such as ` = Title = ` begins
-an article, and articles are held out for selection as a whole.
+The task of the general checkpoint. A context is a window around a question's pieces; it is asked
+what it answers, sometimes something that it does not answer, and to continue words of its own.
 """
 
-import re
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import islice
+from typing import Literal
 
 import numpy as np
 
 from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.errors import DataError
+from gradmem_core.tokenizer import Tokenizer
 from training.seeds import Split
-from training.tasks.base import Example, Question
-from training.tasks.files import PretrainedTask, held_out, text_of
+from training.tasks.base import Example, Question, TrainingTask
+from training.tasks.files import PretrainedTask
+from training.tasks.passages.base import Passage, PassageQuestion, PassageSource
 
-TITLE = re.compile(r"= [^=].*[^=] =")
-REPEAT = "Text:"
-"The query for the whole text."
-SEEN, UNSEEN = 8, 16
-"Words of the text that a continuation is asked for with, and words of it."
-CONTINUED = 0.5
-"Share of the questions after the first that ask for what follows."
+ABSENT = "not stated"
+"The answer to what the text does not say."
+LONGEST_ASKED = 64
+"Most tokens of a query with its answer: a batch's are padded to the longest."
+CONTINUATION = "\nText:"
+SEEN = (4, 10)
+"Fewest and most tokens that a continuation is asked for with."
+CONTINUED = 16
+"Tokens of a continuation; the core asks for as many to see what a memory holds."
+CONTINUATIONS = 2
+"Most continuations that a context is asked for; each has as many tokens as several answers."
+FROM_THE_START = 0.15
+"Share of the continuations that start where the text does, without any of its words."
+NEAR = 0.4
+"Share of the unanswerable questions that are the passage's own near misses, where it has some."
+TRIES = 50
+"Draws that do not fit, after which a size is refused."
+
+Asks = Literal["all", "answered", "absent"]
+"Which questions are asked: as in training, or of one kind to measure with."
+
+
+@dataclass(frozen=True)
+class WeightedSource:
+    """A source with its share."""
+
+    source: PassageSource
+    weight: float
+    "Above 0, relative to the others'."
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a passage."""
+
+    passage: Passage
+    first: int
+    "Index of its first piece behind the lead."
+    last: int
+    "Index of its last piece."
+
+    @property
+    def text(self) -> str:
+        """The text, the passage's lead included."""
+        pieces = self.passage.pieces
+        lead = pieces[: min(self.passage.lead, self.first)]
+        return "".join([*lead, *pieces[self.first : self.last + 1]]).strip()
+
+    def widened(self, *, behind: bool) -> "Window | None":
+        """Return the window with one more piece behind or before it; None where there is none."""
+        if behind:
+            there = self.last + 1 < len(self.passage.pieces)
+            return replace(self, last=self.last + 1) if there else None
+        return replace(self, first=self.first - 1) if self.first > self.passage.lead else None
+
+    def answers(self, question: PassageQuestion) -> bool:
+        """Say whether the window holds all that a question needs."""
+        lead = self.passage.lead
+        return bool(question.answers) and all(
+            place < lead or self.first <= place <= self.last
+            for place in range(question.first, question.last + 1)
+        )
+
+    def misses(self, question: PassageQuestion) -> bool:
+        """Say whether a question is answered by another part of the passage, and not by this."""
+        apart = question.last < self.first or question.first > self.last
+        if not question.answers or not apart:
+            return False
+        text = self.text
+        return not any(answer in text for answer in question.answers)
 
 
 class ProseTask(PretrainedTask):
-    """Pieces of paragraphs; the size is their words.
-
-    The first question asks for the text itself; of the others, where there are any, some ask for
-    what follows it.
+    """Windows of at most `size` tokens; a size of 1 stands for what one question needs.
 
     Args:
-        name: `text`.
-        data: Folder with the files.
+        sources: Where passages come from.
+        tokenizer: What counts tokens.
+        absent: Chance that a context is asked something that it does not answer, 0 to 1.
+        longest: Most tokens of any window.
+        asks: Which questions are asked.
     """
 
-    def __init__(self, name: str, data: Path) -> None:
-        self.name = name
-        self._data = data
-        self._read: dict[Split, list[list[str]]] = {}
+    name = "prose"
+    fails = "digits, codes and names come out mangled where training was short"
+
+    def __init__(
+        self,
+        sources: Sequence[WeightedSource],
+        tokenizer: Tokenizer,
+        *,
+        absent: float,
+        longest: int,
+        asks: Asks = "all",
+    ) -> None:
+        self._sources = list(sources)
+        weights = np.array([each.weight for each in sources])
+        self._shares = weights / weights.sum()
+        self._tokenizer = tokenizer
+        self._absent = absent
+        self._longest = longest
+        self._asks = asks
+        self._count = lru_cache(maxsize=100_000)(lambda text: len(tokenizer.encode(text)))
 
     def sample(
         self, rng: np.random.Generator, *, size: int, queries: int, split: Split = "train"
     ) -> Example:
-        """Draw a piece of `size` words, or a whole paragraph where none is that long."""
-        paragraphs = self.paragraphs(split)
-        long_enough = [one for one in paragraphs if len(one) >= size] or [max(paragraphs, key=len)]
-        words = long_enough[rng.integers(len(long_enough))]
-        start = int(rng.integers(max(len(words) - size, 0) + 1))
-        piece, after = words[start : start + size], words[start + size :][:UNSEEN]
-        questions = [_question(REPEAT, piece)]
-        for _ in range(queries - 1):
-            goes_on = bool(after) and rng.random() < CONTINUED
-            questions.append(_question(" ".join(piece[-SEEN:]), after) if goes_on else questions[0])
-        return Example(" ".join(piece), questions)
-
-    def paragraphs(self, split: Split) -> list[list[str]]:
-        """The words of each paragraph of a split.
+        """Draw a window and questions about it (see the class).
 
         Raises:
-            DataError: A file is missing, or there is no paragraph in it.
+            DataError: A file is missing or malformed, or no window is that short.
         """
-        if split not in self._read:
-            self._read[split] = self._paragraphs(split)
-        return self._read[split]
+        for _ in range(TRIES):
+            window = self._window(rng, size, split)
+            if window is None:
+                continue
+            questions = list(islice(self._questions(rng, window, queries, split), queries))
+            if questions:
+                order = range(queries)
+                return Example(window.text, [questions[i % len(questions)] for i in order])
+        raise DataError(f"{self.name}: no context of at most {size} tokens was found")
 
-    def card(self) -> Task:
-        """The end of the line ends an answer."""
+    def parts(self) -> dict[str, TrainingTask]:
+        """Return what is measured apart: each source's answered questions, and all absent ones."""
+        make = partial(ProseTask, tokenizer=self._tokenizer, longest=self._longest)
+        parts: dict[str, TrainingTask] = {
+            each.source.name: make([each], absent=0, asks="answered") for each in self._sources
+        }
+        if self._absent:
+            parts["absent"] = make(self._sources, absent=1, asks="absent")
+        return parts
+
+    @classmethod
+    def card(cls) -> Task:
+        """Describe the task; the end of the line ends an answer."""
         return Task(
-            name=self.name,
+            name=cls.name,
+            purpose="Any text, asked in words.",
             stop_tokens=["\n"],
-            query_template="\n{query}",
-            example_document="The Amazon rainforest covers most of the Amazon basin.",
-            example_query=REPEAT,
-            example_answer="The Amazon rainforest covers most of the Amazon basin.",
+            query_template="\nQuestion: {query}\nAnswer:",
+            absent_answer=f" {ABSENT}\n",
+            continuation_prompt=CONTINUATION,
+            example_document="Mira Okonjo runs the bakery on Elm Street. It opens at six.",
+            example_query="Who runs the bakery on Elm Street?",
+            example_answer="Mira Okonjo",
         )
 
-    def _paragraphs(self, split: Split) -> list[list[str]]:
-        name = "test.txt" if split == "test" else "train.txt"
-        if split != "test" and not (self._data / name).is_file():
-            name = "valid.txt"
-        found, title = [], ""
-        for line in text_of(self._data / name).splitlines():
-            text = line.strip()
-            if TITLE.fullmatch(text):
-                title = text
-            elif not text or text.startswith("= "):
-                continue
-            elif split == "test" or held_out(title or text) == (split == "selection"):
-                found.append(text.split())
-        if not found:
-            raise DataError(f"{self._data / name} has no paragraph for the {split} split")
-        return found
+    def _draw(self, rng: np.random.Generator, split: Split) -> Passage:
+        chosen = self._sources[rng.choice(len(self._sources), p=self._shares)]
+        return chosen.source.draw(rng, split)
+
+    def _window(self, rng: np.random.Generator, size: int, split: Split) -> Window | None:
+        """Draw a window around a question; None where what it needs is too long."""
+        passage = self._draw(rng, split)
+        known = [q for q in passage.questions if q.answers and self._is_short(q)]
+        if not known:
+            return None
+        chosen = known[rng.integers(len(known))]
+        first = min(max(chosen.first, passage.lead), len(passage.pieces) - 1)
+        window = Window(passage, first, max(first, chosen.last))
+        most = self._longest if size == 1 else size
+        if self._count(window.text) > most:
+            return None
+        while size > 1 and (wider := self._widened(rng, window, size)) is not None:
+            window = wider
+        return window
+
+    def _widened(self, rng: np.random.Generator, window: Window, size: int) -> Window | None:
+        """Take in a neighbouring piece, on either side; None where neither has room."""
+        sides = [window.widened(behind=behind) for behind in (False, True)]
+        wider = [side for side in sides if side and self._count(side.text) <= size]
+        return wider[rng.integers(len(wider))] if wider else None
+
+    def _questions(
+        self, rng: np.random.Generator, window: Window, most: int, split: Split
+    ) -> Iterator[Question]:
+        """Draw what is asked: answered questions first, then one that is not, then to go on."""
+        if self._asks != "absent":
+            known = [q for q in window.passage.questions if window.answers(q) and self._is_short(q)]
+            room = most if self._asks == "answered" else max(1, most - 1)
+            for place in rng.permutation(len(known))[:room]:
+                yield _answered(known[place])
+        if rng.random() < self._absent:
+            yield from self._unanswered(rng, window, split)
+        for _ in range(CONTINUATIONS if self._asks == "all" else 0):
+            goes_on = self._continuation(rng, window.text)
+            if goes_on is not None:
+                yield goes_on
+
+    def _unanswered(
+        self, rng: np.random.Generator, window: Window, split: Split
+    ) -> Iterator[Question]:
+        """Draw a question that the window does not answer, where there is one."""
+        asked = window.passage.questions
+        near = [q for q in asked if not q.answers]
+        elsewhere = [q for q in asked if window.misses(q)]
+        if near and rng.random() < NEAR:
+            chosen = near
+        elif elsewhere and rng.random() < 0.5:
+            chosen = elsewhere
+        else:
+            other = self._draw(rng, split)
+            queries = {q.query for q in asked}
+            chosen = [q for q in other.questions if q.answers and q.query not in queries]
+        chosen = [q for q in chosen or near or elsewhere if self._is_short(q)]
+        if chosen:
+            yield Question(chosen[rng.integers(len(chosen))].query, f" {ABSENT}\n", ABSENT)
+
+    def _continuation(self, rng: np.random.Generator, text: str) -> Question | None:
+        """Draw some tokens of the text, and those that follow; None for a text of too few."""
+        ends = [0, *self._tokenizer.find_token_ends(text)]
+        seen = int(rng.integers(SEEN[0], SEEN[1] + 1))
+        last = len(ends) - seen - CONTINUED // 2
+        if last < 1:
+            return None
+        starts = [i for i in range(last) if i == 0 or text[ends[i]].isspace()]  # whole words
+        start = starts[rng.integers(len(starts))]
+        middle = start + seen
+        if rng.random() < FROM_THE_START:
+            start = middle = 0
+        end = ends[min(middle + CONTINUED, len(ends) - 1)]
+        following = text[ends[middle] : end]
+        if not following:  # within a character of many tokens
+            return None
+        prompt = CONTINUATION + text[ends[start] : ends[middle]]
+        return Question(prompt, following, following, templated=False)
+
+    def _is_short(self, question: PassageQuestion) -> bool:
+        longest = question.answers[0] if question.answers else ABSENT
+        return self._count(question.query) + self._count(longest) <= LONGEST_ASKED
 
 
-def _question(query: str, words: list[str]) -> Question:
-    text = " ".join(words)
-    return Question(query, f" {text}\n", text)
+def _answered(question: PassageQuestion) -> Question:
+    first, *others = question.answers
+    return Question(question.query, f" {first}\n", first, tuple(others))

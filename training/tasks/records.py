@@ -16,7 +16,7 @@ from gradmem_core.texts.records import Record, fold_key, format_key_query
 from gradmem_core.tokenizer import ABSENT, QUERY_MARK, Tokenizer
 from training.seeds import Split
 from training.tasks.base import Example, Question, TrainingTask
-from training.tasks.texts import PRINTABLE, Texts
+from training.tasks.ingredients import PRINTABLE, Ingredients
 
 LONGEST_KEY, LONGEST_VALUE = 24, 56
 "Characters of the longest key and value that are generated."
@@ -144,7 +144,7 @@ def _example(rng: np.random.Generator, drawn: Drawn, *, queries: int) -> Example
 
 
 class _Column:
-    """Texts of one column of a document: mostly of one kind, some alike.
+    """Ingredients of one column of a document: mostly of one kind, some alike.
 
     Args:
         rng: Where the randomness comes from.
@@ -242,5 +242,5 @@ def _longest(rng: np.random.Generator, most: int) -> int:
 
 
 @cache
-def _texts() -> Texts:
-    return Texts()
+def _texts() -> Ingredients:
+    return Ingredients()

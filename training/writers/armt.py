@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.reading.scoring import read_hidden
-from training.writers.base import State, Writer, WriteSteps
+from training.writers.base import Writer, WriterState, WriteSteps
 from training.writers.rmt import RmtConfig, RmtModel, around, forward_passes
 
 SHIFTS = 3
@@ -93,7 +93,7 @@ class Armt(Writer):
 
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
-    ) -> State:
+    ) -> WriterState:
         """Make states of contexts (see `Writer.write`)."""
         model = self.model
         passes = forward_passes(steps, model.config.max_write_steps)
@@ -108,9 +108,9 @@ class Armt(Writer):
                 with self._layers(stores, written=size):
                     model.backbone.hidden(inputs, mask=mask, positions=positions)
         tensors = tuple(tensor for store in stores for tensor in store)
-        return State(tensors, sum(tensor[0].numel() for tensor in tensors))
+        return WriterState(tensors, sum(tensor[0].numel() for tensor in tensors))
 
-    def hidden(self, state: State, query_ids: Tensor) -> Tensor:
+    def hidden(self, state: WriterState, query_ids: Tensor) -> Tensor:
         """Run queries through the backbone (see `Writer.hidden`)."""
         stores = list(zip(state.tensors[::2], state.tensors[1::2], strict=True))
         memory = self.model.initial_memory.expand(len(query_ids), -1, -1)

@@ -22,7 +22,7 @@ WriteSteps = int | Literal["auto"]
 "A number of write steps, or as many as still help."
 
 
-class Limits(BaseModel):
+class LengthLimits(BaseModel):
     """How long contexts, queries and answers may be."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +36,7 @@ class Limits(BaseModel):
 
 
 @dataclass(frozen=True)
-class State:
+class WriterState:
     """What a writer keeps of contexts."""
 
     tensors: tuple[Tensor, ...]
@@ -67,9 +67,9 @@ class Writer(ABC):
     "Its parameters, with the configuration as `config`."
 
     @property
-    def config(self) -> "MemoryConfig | Limits":
+    def config(self) -> "MemoryConfig | LengthLimits":
         """What its states are, and its limits."""
-        return cast("MemoryConfig | Limits", self.model.config)
+        return cast("MemoryConfig | LengthLimits", self.model.config)
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +79,7 @@ class Writer(ABC):
     @abstractmethod
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
-    ) -> State:
+    ) -> WriterState:
         """Make states of contexts.
 
         Args:
@@ -93,18 +93,18 @@ class Writer(ABC):
         """
 
     @abstractmethod
-    def hidden(self, state: State, query_ids: Tensor) -> Tensor:
+    def hidden(self, state: WriterState, query_ids: Tensor) -> Tensor:
         """Run queries `(B, Q, T)` through the backbone: hidden states `(B, Q, T, d)`."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score what follows hidden states: `(..., d)` → `(..., V)`."""
         return cast("Backbone", self.model.backbone).logits(hidden)
 
-    def read(self, state: State, query_ids: Tensor) -> Tensor:
+    def read(self, state: WriterState, query_ids: Tensor) -> Tensor:
         """Score what follows each token of queries `(B, Q, T)`: logits `(B, Q, T, V)`."""
         return self.logits(self.hidden(state, query_ids))
 
-    def stored(self, state: State, dtype: BlobDtype) -> State:  # noqa: ARG002
+    def stored(self, state: WriterState, dtype: BlobDtype) -> WriterState:  # noqa: ARG002
         """The state after it went through a blob.
 
         Raises:
@@ -115,7 +115,7 @@ class Writer(ABC):
     @torch.no_grad()
     def answer(
         self,
-        state: State,
+        state: WriterState,
         queries: Sequence[Sequence[list[int]]],
         *,
         max_tokens: int,

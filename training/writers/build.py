@@ -10,12 +10,12 @@ from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import InputError
 from gradmem_core.model import MemoryModel
 from training.writers.armt import Armt, ArmtConfig, ArmtModel
-from training.writers.base import Limits, Writer
+from training.writers.base import LengthLimits, Writer
 from training.writers.full_context import FullContext, FullContextModel
 from training.writers.gradmem import FirstOrderGradMem, GradMem
 from training.writers.rmt import Rmt, RmtConfig, RmtModel
 
-Config: TypeAlias = MemoryConfig | Limits
+Config: TypeAlias = MemoryConfig | LengthLimits
 "What a recipe says about a writer's memory."
 
 CONFIGS: dict[str, type[Config]] = {
@@ -23,7 +23,7 @@ CONFIGS: dict[str, type[Config]] = {
     FirstOrderGradMem.kind: MemoryConfig,
     Rmt.kind: RmtConfig,
     Armt.kind: ArmtConfig,
-    FullContext.kind: Limits,
+    FullContext.kind: LengthLimits,
 }
 "The configuration that each writer takes."
 

@@ -139,7 +139,7 @@ def load_writer(reference: str | Path, *, merge: bool = True) -> LoadedWriter:
     if (Path(reference) / WRITER).is_file():
         return _load_baseline(Path(reference))
     checkpoint = load_checkpoint(reference, merge=merge)
-    training = training_of(reference)
+    training = load_training(reference)
     return LoadedWriter(
         name=checkpoint.name,
         fingerprint=checkpoint.fingerprint,
@@ -149,13 +149,13 @@ def load_writer(reference: str | Path, *, merge: bool = True) -> LoadedWriter:
     )
 
 
-def training_of(reference: str | Path) -> Training | None:
+def load_training(reference: str | Path) -> Training | None:
     """How a checkpoint was trained, where that is known.
 
     Raises:
         CheckpointError: There is no such checkpoint, or its record is damaged.
     """
-    return _load_training(find_checkpoint(reference))
+    return _read_training(find_checkpoint(reference))
 
 
 def _load_baseline(folder: Path) -> LoadedWriter:
@@ -179,11 +179,11 @@ def _load_baseline(folder: Path) -> LoadedWriter:
         fingerprint=_fingerprint(folder),
         writer=writer,
         form=form,
-        training=_load_training(folder),
+        training=_read_training(folder),
     )
 
 
-def _load_training(folder: Path) -> Training | None:
+def _read_training(folder: Path) -> Training | None:
     path = folder / TRAINING
     if not path.exists():
         return None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradmem_core.backbone import Backbone
 from gradmem_core.padding import pad_right
-from training.writers.base import Limits, State, Writer, WriteSteps
+from training.writers.base import LengthLimits, Writer, WriterState, WriteSteps
 from training.writers.rmt import forward_passes
 
 
@@ -22,7 +22,7 @@ class FullContextModel(nn.Module):
         config: The limits.
     """
 
-    def __init__(self, backbone: Backbone, config: Limits) -> None:
+    def __init__(self, backbone: Backbone, config: LengthLimits) -> None:
         super().__init__()
         self.backbone = backbone
         self.config = config
@@ -46,13 +46,13 @@ class FullContext(Writer):
         steps: WriteSteps,
         *,
         train: bool,  # noqa: ARG002 (reading keeps the graph)
-    ) -> State:
+    ) -> WriterState:
         """Make states of contexts (see `Writer.write`)."""
         forward_passes(steps, most=1)
         cached = int(lengths.max()) * self.model.backbone.cache_elements_per_token
-        return State((context_ids, lengths), floats=cached)
+        return WriterState((context_ids, lengths), floats=cached)
 
-    def hidden(self, state: State, query_ids: Tensor) -> Tensor:
+    def hidden(self, state: WriterState, query_ids: Tensor) -> Tensor:
         """Run queries through the backbone (see `Writer.hidden`)."""
         context_ids, lengths = state.tensors
         batch, queries, tokens = query_ids.shape
@@ -65,7 +65,7 @@ class FullContext(Writer):
     @torch.no_grad()
     def answer(
         self,
-        state: State,
+        state: WriterState,
         queries: Sequence[Sequence[list[int]]],
         *,
         max_tokens: int,

@@ -17,7 +17,7 @@ from gradmem_core.reading.generation import generate
 from gradmem_core.reading.scoring import read_hidden
 from gradmem_core.writing.descent import write
 from gradmem_core.writing.stopping import write_until_settled
-from training.writers.base import State, Writer, WriteSteps
+from training.writers.base import Writer, WriterState, WriteSteps
 
 NOTHING_KNOWN = PageInfo(
     page_id="0" * 16,
@@ -43,7 +43,7 @@ class GradMem(Writer):
 
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
-    ) -> State:
+    ) -> WriterState:
         """Make states of contexts (see `Writer.write`)."""
         if steps == "auto":
             return self._until_settled(context_ids, lengths)
@@ -58,22 +58,22 @@ class GradMem(Writer):
             measure=False,
         )
         memory = written.memory
-        return State((memory,), memory[0].numel(), write_loss=written.losses[:, -1])
+        return WriterState((memory,), memory[0].numel(), write_loss=written.losses[:, -1])
 
-    def _until_settled(self, context_ids: Tensor, lengths: Tensor) -> State:
+    def _until_settled(self, context_ids: Tensor, lengths: Tensor) -> WriterState:
         most = self.model.config.max_write_steps
         settled = write_until_settled(self.model, context_ids, lengths, most)
         memory = settled.memory
-        return State((memory,), memory[0].numel(), settled.losses, settled.steps)
+        return WriterState((memory,), memory[0].numel(), settled.losses, settled.steps)
 
-    def stored(self, state: State, dtype: BlobDtype) -> State:
+    def stored(self, state: WriterState, dtype: BlobDtype) -> WriterState:
         """The state after it went through a blob."""
         (memory,) = state.tensors
         info = BlobInfo(fingerprint="", pages=(NOTHING_KNOWN,) * len(memory))
         kept = unpack(pack(memory, info, dtype=dtype)).memory.to(memory.device)
         return replace(state, tensors=(kept,), stored_bytes=count_tensor_bytes(memory[:1], dtype))
 
-    def hidden(self, state: State, query_ids: Tensor) -> Tensor:
+    def hidden(self, state: WriterState, query_ids: Tensor) -> Tensor:
         """Run queries through the backbone (see `Writer.hidden`)."""
         (memory,) = state.tensors
         with self.model.backbone.gradient_checkpointing() if self.recompute else nullcontext():
@@ -81,7 +81,7 @@ class GradMem(Writer):
 
     def answer(
         self,
-        state: State,
+        state: WriterState,
         queries: Sequence[Sequence[list[int]]],
         *,
         max_tokens: int,

@@ -16,10 +16,10 @@ from gradmem_core.backbone import Backbone
 from gradmem_core.errors import InputError
 from gradmem_core.model import make_identity
 from gradmem_core.reading.scoring import read_hidden
-from training.writers.base import Limits, State, Writer, WriteSteps
+from training.writers.base import LengthLimits, Writer, WriterState, WriteSteps
 
 
-class RmtConfig(Limits):
+class RmtConfig(LengthLimits):
     """What an RMT memory is."""
 
     memory_tokens: int = Field(ge=1)
@@ -64,7 +64,7 @@ class Rmt(Writer):
 
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
-    ) -> State:
+    ) -> WriterState:
         """Make states of contexts (see `Writer.write`)."""
         model = self.model
         passes = forward_passes(steps, model.config.max_write_steps)
@@ -74,9 +74,9 @@ class Rmt(Writer):
             memory = model.initial_memory.expand(len(context_ids), -1, -1)  # (B, m, d)
             for _ in range(passes):
                 memory = self._pass(memory, embedded, mask, positions)
-        return State((memory,), memory[0].numel())
+        return WriterState((memory,), memory[0].numel())
 
-    def hidden(self, state: State, query_ids: Tensor) -> Tensor:
+    def hidden(self, state: WriterState, query_ids: Tensor) -> Tensor:
         """Run queries through the backbone (see `Writer.hidden`)."""
         (memory,) = state.tensors
         return read_hidden(self.model, memory, query_ids)[:, :, 1:]

@@ -1,5 +1,0 @@
-"""Invented prose: paragraphs of facts that no model can know, and questions about them."""
-
-from training.tasks.invented.source import InventedPassages
-
-__all__ = ["InventedPassages"]
