@@ -53,4 +53,4 @@ def test_an_empty_folder_is_no_backbone(tmp_path: Path) -> None:
     given.mkdir()
     message = read_refusal(tmp_path, "prose", **{BACKBONE: str(given)})
     assert str(given) in message
-    assert f"set {BACKBONE} to a folder with the checkpoint's weights of SmolLM2-135M-Instruct" in message
+    assert f"set {BACKBONE} to a folder with the checkpoint's weights of SmolLM2" in message
