@@ -2,8 +2,8 @@
 
 The COPY and RUN lines of the build stage run in a temporary folder that stands for the root of the
 image, with this machine's Python in place of the image's. Then the CMD of the final stage runs in
-its environment, and its HEALTHCHECK probes it. Not covered: the base image, the user, and the limits
-that a container puts on the process.
+its environment, and its HEALTHCHECK probes it. Not covered: the base image, the user, and the
+limits that a container puts on the process.
 """
 
 import argparse

@@ -51,13 +51,14 @@ class RecordingJob(Job):
 class FakeDevice:
     """A device that gives each work a result of its own, and fails for poisoned or too many works.
 
-    It also raises the error that `faults` holds for the number of a call.
+    It also raises an error of the class that `faults` holds for the number of a call. Each error is
+    a new one: the traceback of one that is raised again and again grows without end.
     """
 
     clock: Clock
-    poisoned: dict[int, Exception] = field(default_factory=dict)
+    poisoned: set[int] = field(default_factory=set)
     room: int = 10_000
-    faults: dict[int, Exception] = field(default_factory=dict)
+    faults: dict[int, type[Exception]] = field(default_factory=dict)
     trace: list[tuple[str, list[int], float]] = field(default_factory=list)
     decoding: list[OngoingRead] = field(default_factory=list)
 
@@ -119,12 +120,11 @@ class FakeDevice:
         self.trace.append((call, [number_of(item) for item in items], self.clock.turn_began))
         self.clock.now += 1
         if fault := self.faults.get(len(self.trace) - 1):
-            raise fault
+            raise fault("a fault")
         if len(items) > self.room:
             raise torch.OutOfMemoryError
-        for item in items:
-            if error := self.poisoned.get(number_of(item)):
-                raise error
+        if any(number_of(item) in self.poisoned for item in items):
+            raise RuntimeError("a poisoned work")
 
 
 def number_of(item: OngoingWrite | OngoingRead) -> int:

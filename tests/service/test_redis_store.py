@@ -1,4 +1,4 @@
-"""What Redis adds to the promises of every store: expiry of its own, outages, recovery."""
+"""The Redis store beyond the behaviour of every store: its own expiry, outages, recovery."""
 
 import asyncio
 import signal
@@ -18,6 +18,13 @@ from tests.service.stored import a_memory, soon
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divide every time limit of the store by ten."""
+    monkeypatch.setattr(redis_store, "DEADLINE_SECONDS", redis_store.DEADLINE_SECONDS / 10)
+    monkeypatch.setattr(redis_store, "SOCKET_SECONDS", redis_store.SOCKET_SECONDS / 10)
+
+
 async def test_redis_removes_an_expired_memory(redis_server: str) -> None:
     memory = a_memory(expires_at=soon(60))
     async with (
@@ -30,7 +37,7 @@ async def test_redis_removes_an_expired_memory(redis_server: str) -> None:
         assert 59_000 < left <= 60_000
 
 
-async def test_a_memory_that_is_replaced_keeps_its_time(redis_server: str) -> None:
+async def test_a_replaced_memory_keeps_its_expiry(redis_server: str) -> None:
     ends, stays = a_memory(expires_at=soon(60)), a_memory()
     async with (
         create_store(redis_server) as store,
@@ -43,7 +50,7 @@ async def test_a_memory_that_is_replaced_keeps_its_time(redis_server: str) -> No
         assert await client.pttl(KEY_PREFIX + stays.memory_id) == -1
 
 
-async def test_redis_outage_and_recovery(own_redis: RedisServer) -> None:
+async def test_the_store_recovers_from_an_outage(own_redis: RedisServer) -> None:
     async with create_store(own_redis.url) as store:
         memory = a_memory()
         await asyncio.gather(*(store.ping() for _ in range(5)), store.put(memory))
@@ -64,6 +71,7 @@ async def test_a_restart_between_two_puts_goes_unnoticed(own_redis: RedisServer)
         await store.put(a_memory())
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_redis_that_hangs_is_unavailable(own_redis: RedisServer) -> None:
     async with create_store(own_redis.url) as store:
         memory = a_memory()
@@ -89,7 +97,7 @@ async def expect_quick_errors(store: Store, memory: StoredMemory) -> None:
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailableError] * 5
 
 
-async def test_a_redis_that_is_not_there_does_not_open(own_redis: RedisServer) -> None:
+async def test_a_store_without_its_redis_does_not_open(own_redis: RedisServer) -> None:
     own_redis.stop()
     store = create_store(own_redis.url)
     with pytest.raises(StoreUnavailableError):
@@ -99,14 +107,15 @@ async def test_a_redis_that_is_not_there_does_not_open(own_redis: RedisServer) -
         await store.ping()
 
 
-async def test_a_wrong_password_is_unavailable_and_not_told(redis_server: str) -> None:
+async def test_a_wrong_password_is_unavailable_and_not_repeated(redis_server: str) -> None:
     url = redis_server.replace("redis://", "redis://me:hunter2@")
     with pytest.raises(StoreUnavailableError) as caught:
         await create_store(url).open()
     assert "hunter2" not in f"{caught.value} {caught.value.__cause__}"
 
 
-async def test_tls_with_a_server_that_speaks_none_is_unavailable(redis_server: str) -> None:
+@pytest.mark.usefixtures("impatient")
+async def test_tls_to_a_server_without_tls_is_unavailable(redis_server: str) -> None:
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError):
         await create_store(redis_server.replace("redis://", "rediss://")).open()

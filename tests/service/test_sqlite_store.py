@@ -1,4 +1,4 @@
-"""What SQLite adds to the promises of every store: private files, no traces, outages."""
+"""The SQLite store beyond the behaviour of every store: private files, no traces, outages."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "memories.db"
 
 
-async def test_sqlite_files_are_for_the_owner_only(path: Path) -> None:
+async def test_only_the_owner_can_read_the_files(path: Path) -> None:
     path.touch(mode=0o644)
     async with SqliteStore(path) as store:
         await store.put(a_memory())
@@ -107,7 +107,7 @@ async def test_a_locked_sqlite_file_is_unavailable_to_writes(path: Path) -> None
         await store.delete(memory.memory_id)
 
 
-async def test_the_event_loop_runs_on_while_sqlite_waits(path: Path) -> None:
+async def test_the_event_loop_keeps_running_while_sqlite_waits(path: Path) -> None:
     async with SqliteStore(path, busy_seconds=0.5) as store:
         with write_locked(path):
             waiting = asyncio.create_task(store.put(a_memory()))
@@ -128,7 +128,7 @@ async def test_a_missing_folder_is_unavailable(tmp_path: Path) -> None:
     await expect_not_to_open(tmp_path / "missing" / "memories.db")
 
 
-async def test_a_folder_is_unavailable(tmp_path: Path) -> None:
+async def test_a_folder_in_place_of_the_file_is_unavailable(tmp_path: Path) -> None:
     await expect_not_to_open(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The promises that both stores keep, and their errors as errors of our tree."""
+"""The behaviour that both stores share, and the translation of their libraries' errors."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ async def store(store_url: str) -> AsyncIterator[Store]:
         yield opened
 
 
-# What every store promises
+# Every store
 
 
 @pytest.mark.parametrize("expires_at", [None, NOW + timedelta(days=365_000, microseconds=1)])
@@ -62,10 +62,9 @@ blobs = st.builds(
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-async def test_any_memory_survives_a_round_trip(store_url: str, memory: StoredMemory) -> None:
-    async with create_store(store_url) as store:
-        await store.put(memory)
-        assert await store.get(memory.memory_id) == memory
+async def test_any_memory_survives_a_round_trip(store: Store, memory: StoredMemory) -> None:
+    await store.put(memory)
+    assert await store.get(memory.memory_id) == memory
 
 
 @pytest.mark.parametrize(
@@ -117,11 +116,11 @@ async def test_put_does_not_overwrite(store: Store) -> None:
     assert await store.get(memory.memory_id) == memory
 
 
-async def test_many_at_once(store: Store) -> None:
+async def test_many_operations_at_once_succeed(store: Store) -> None:
     memories = [a_memory(os.urandom(20_000)) for _ in range(150)]
     await asyncio.gather(*map(store.put, memories))
-    found = await asyncio.gather(*(store.get(memory.memory_id) for memory in memories))
-    assert found == memories
+    stored = await asyncio.gather(*(store.get(memory.memory_id) for memory in memories))
+    assert stored == memories
 
 
 async def test_of_many_puts_of_one_id_one_succeeds(store: Store) -> None:
@@ -134,7 +133,7 @@ async def test_of_many_puts_of_one_id_one_succeeds(store: Store) -> None:
     assert await store.get(memory_id) == memories[outcomes.index(None)]
 
 
-async def test_two_stores_share_what_is_stored(store: Store, store_url: str) -> None:
+async def test_two_stores_on_one_url_share_their_memories(store: Store, store_url: str) -> None:
     memory = a_memory()
     async with create_store(store_url) as other:
         await other.put(memory)
@@ -171,7 +170,7 @@ async def test_a_cancelled_operation_leaves_the_store_usable(store: Store) -> No
 # Replacing
 
 
-async def test_what_is_unchanged_is_replaced_and_expires_as_before(store: Store) -> None:
+async def test_replacing_an_unchanged_memory_keeps_its_expiry(store: Store) -> None:
     old = a_memory(expires_at=soon(1))
     await store.put(old)
     new = replace(old, blob=b"other pages")
@@ -184,7 +183,7 @@ async def test_what_is_unchanged_is_replaced_and_expires_as_before(store: Store)
         await store.replace(new, old)
 
 
-async def test_what_others_changed_meanwhile_stays(store: Store) -> None:
+async def test_a_memory_that_others_changed_is_not_replaced(store: Store) -> None:
     old = a_memory()
     await store.put(old)
     theirs, ours = replace(old, blob=b"theirs"), replace(old, blob=b"ours")
@@ -194,7 +193,7 @@ async def test_what_others_changed_meanwhile_stays(store: Store) -> None:
     assert await store.replace(theirs, ours)
 
 
-async def test_what_is_gone_is_not_replaced(store: Store) -> None:
+async def test_a_deleted_memory_is_not_replaced(store: Store) -> None:
     memory = a_memory()
     with pytest.raises(MemoryNotFoundError):
         await store.replace(memory, memory)
@@ -206,14 +205,14 @@ async def test_what_is_gone_is_not_replaced(store: Store) -> None:
         await store.get(memory.memory_id)
 
 
-async def test_what_expired_is_not_replaced(store: Store) -> None:
+async def test_an_expired_memory_is_not_replaced(store: Store) -> None:
     memory = a_memory(expires_at=soon(-1))
     await store.put(memory)
     with pytest.raises(MemoryNotFoundError):
         await store.replace(memory, replace(memory, blob=b"again"))
 
 
-async def test_every_field_of_the_old_memory_has_to_be_as_it_was(store: Store) -> None:
+async def test_a_memory_is_replaced_only_if_every_field_is_unchanged(store: Store) -> None:
     old = a_memory()
     await store.put(old)
     other = replace(old, metadata={"title": "another"})
@@ -221,14 +220,14 @@ async def test_every_field_of_the_old_memory_has_to_be_as_it_was(store: Store) -
     assert await store.get(old.memory_id) == old
 
 
-async def test_of_many_who_replace_at_once_one_does(store: Store, store_url: str) -> None:
+async def test_of_many_replacements_at_once_one_succeeds(store: Store, store_url: str) -> None:
     old = a_memory()
     await store.put(old)
     news = [replace(old, blob=bytes([number])) for number in range(10)]
     async with create_store(store_url) as other:
         stores = [store, other] * 5
         done = await asyncio.gather(
-            *(one.replace(old, new) for one, new in zip(stores, news, strict=True))
+            *(each.replace(old, new) for each, new in zip(stores, news, strict=True))
         )
     assert done.count(True) == 1
     assert await store.get(old.memory_id) == news[done.index(True)]
@@ -349,7 +348,7 @@ def test_a_bad_url_is_a_value_error_without_its_password(url: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
-def test_redis_urls_keep_their_password_to_themselves(scheme: str) -> None:
+def test_a_redis_store_keeps_its_password_out_of_repr(scheme: str) -> None:
     assert "hunter2" not in repr(vars(create_store(f"{scheme}://:hunter2@host:1/3"))["_redis"])
 
 
@@ -357,8 +356,8 @@ def test_redis_urls_keep_their_password_to_themselves(scheme: str) -> None:
 
 
 def library_errors(module: object) -> list[type[Exception]]:
-    found = [value for value in vars(module).values() if isinstance(value, type)]
-    return [value for value in found if issubclass(value, Exception)]
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    return [value for value in classes if issubclass(value, Exception)]
 
 
 @pytest.mark.parametrize(
