@@ -6,7 +6,6 @@ name it in `benchmarks.cli`.
 """
 
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,7 +52,7 @@ class Measurement:
     notes: tuple[str, ...] = ()
 
 
-def command(measure: Callable[..., Measurement]) -> Callable[..., None]:
+def make_command(measure: Callable[..., Measurement]) -> Callable[..., None]:
     """Make a command of a function that measures.
 
     It has the function's parameters as options, `--output` and `--json`. The option `seed`, where
@@ -103,7 +102,7 @@ def reported_errors() -> Iterator[None]:
 
 def _gather(measurement: Measurement, stopwatch: Stopwatch) -> Result:
     """Measure every row, counting them on a terminal."""
-    rows = list(tqdm(measurement.rows, unit="row", disable=not sys.stderr.isatty()))
+    rows = list(tqdm(measurement.rows, unit="row", disable=None))
     if not rows:
         raise InputError("these options leave nothing to measure")
     machine = this_machine()

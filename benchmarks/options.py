@@ -50,6 +50,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def one_of(words: Sequence[str]) -> Callable[[str], str]:
+    """Make a parser of some words, which raises `ValueError` for others."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+        return text
+
+    return parse
+
+
 CheckpointName = Annotated[
     str, typer.Argument(help="A folder, or the name of a bundled checkpoint.")
 ]

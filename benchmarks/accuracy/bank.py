@@ -1,4 +1,4 @@
-"""Memories kept on disk between measurements: writing them is what takes the time.
+"""Memories that are written once for several measurements: WRITE is what takes the time.
 
 Shapes: `N` pages, `m` memory vectors, `d` width.
 """
@@ -14,6 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.errors import NonFiniteLossError
+from gradmem_core.limits import check_context, check_steps
 from gradmem_core.padding import pad_right
 from gradmem_core.writing.descent import take_gradient_step
 
@@ -22,64 +24,96 @@ BATCH_TOKENS = 512
 
 
 class MemoryBank:
-    """Writes pages with a checkpoint, each once.
+    """Writes pages with a checkpoint, and keeps their memories.
 
     Args:
-        folder: Where the memories are kept; a file for each page.
         checkpoint: What writes them.
+        folder: Where they are kept, a file for each page; None keeps nothing.
     """
 
-    def __init__(self, folder: Path, checkpoint: Checkpoint) -> None:
-        self._folder = folder / checkpoint.fingerprint[:16]
+    def __init__(self, checkpoint: Checkpoint, folder: Path | None = None) -> None:
         self._checkpoint = checkpoint
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder = None if folder is None else folder / checkpoint.fingerprint[:16]
 
     def memories(self, pages: Sequence[list[int]], steps: Sequence[int]) -> dict[int, Tensor]:
         """Return the pages' memories `(N, m, d)` after each number of steps.
 
         Args:
             pages: Token ids of each page.
-            steps: Numbers of gradient steps, ascending.
-        """
-        missing = {self._path(page, steps): page for page in pages}
-        missing = {path: page for path, page in missing.items() if not path.exists()}
-        with tqdm(total=len(missing), desc="pages", disable=not missing) as bar:
-            for batch in _batches(list(missing.values())):
-                for page, found in zip(batch, self._write(batch, steps), strict=True):
-                    path = self._path(page, steps)
-                    save_file(found, path.with_suffix(".new"))
-                    path.with_suffix(".new").rename(path)
-                bar.update(len(batch))
-        kept = [load_file(self._path(page, steps)) for page in pages]
-        return {k: torch.stack([memories[str(k)] for memories in kept]) for k in steps}
+            steps: Numbers of gradient steps.
 
-    def _path(self, page: list[int], steps: Sequence[int]) -> Path:
-        key = hashlib.sha256(json.dumps([page, list(steps)]).encode()).hexdigest()
-        return self._folder / f"{key[:40]}.safetensors"
+        Raises:
+            EmptyContextError: A page has no token.
+            ContextTooLongError: A page is longer than the checkpoint was trained for.
+            WriteStepsError: A number of steps is out of range.
+            NonFiniteLossError: A memory became infinite or NaN.
+        """
+        config = self._checkpoint.model.config
+        for page in pages:
+            check_context(config, len(page))
+        for k in steps:
+            check_steps(config, k)
+        kept = {_key(page, steps): page for page in pages}
+        memories = {key: found for key in kept if (found := self._load(key)) is not None}
+        missing = {key: page for key, page in kept.items() if key not in memories}
+        with tqdm(total=len(missing), unit="page", disable=None, leave=False) as bar:
+            for batch in _batches(missing):
+                for key, written in zip(
+                    batch, self._write(list(batch.values()), steps), strict=True
+                ):
+                    memories[key] = written
+                    self._save(key, written)
+                bar.update(len(batch))
+        rows = [memories[_key(page, steps)] for page in pages]
+        return {k: torch.stack([row[str(k)] for row in rows]) for k in steps}
 
     def _write(self, pages: Sequence[list[int]], steps: Sequence[int]) -> list[dict[str, Tensor]]:
-        """Take the last number of steps, keeping the memory after each that is asked for."""
+        """Make the largest number of steps, keeping the memory after each that is asked for."""
         model = self._checkpoint.model
         start = model.initial_memory.detach()
         ids = pad_right(pages, self._checkpoint.tokenizer.pad_id, device=start.device)
         lengths = torch.tensor([len(page) for page in pages], device=start.device)
         memory = start.expand(len(pages), -1, -1)
-        kept: list[dict[str, Tensor]] = [{} for _ in pages]
+        written: list[dict[str, Tensor]] = [{} for _ in pages]
         for step in range(1, max(steps) + 1):
             memory, _ = take_gradient_step(model, memory, ids, lengths)
             if step in steps:
-                for row, found in enumerate(kept):
-                    found[str(step)] = memory[row].cpu().clone()
-        return kept
+                for row, memories in enumerate(written):
+                    memories[str(step)] = memory[row].cpu().clone()
+        finite = memory.isfinite().all(dim=(1, 2))
+        if not finite.all():
+            samples = (~finite).nonzero().flatten().tolist()
+            message = f"WRITE diverged for {len(samples)} pages; use fewer steps"
+            raise NonFiniteLossError(message, samples=samples)
+        return written
+
+    def _load(self, key: str) -> dict[str, Tensor] | None:
+        if self._folder is None or not (self._folder / key).exists():
+            return None
+        return load_file(self._folder / key)
+
+    def _save(self, key: str, memories: dict[str, Tensor]) -> None:
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self._folder / f"{key}.new"
+        save_file(memories, unfinished)
+        unfinished.rename(self._folder / key)
 
 
-def _batches(pages: list[list[int]]) -> Iterator[list[list[int]]]:
+def _key(page: list[int], steps: Sequence[int]) -> str:
+    """Return the name of a page's file."""
+    digest = hashlib.sha256(json.dumps([page, list(steps)]).encode()).hexdigest()
+    return f"{digest[:40]}.safetensors"
+
+
+def _batches(pages: dict[str, list[int]]) -> Iterator[dict[str, list[int]]]:
     """Put pages of similar length together."""
-    batch: list[list[int]] = []
-    for page in sorted(pages, key=len):
-        if batch and (len(batch) + 1) * len(page) > BATCH_TOKENS:
+    batch: dict[str, list[int]] = {}
+    for key in sorted(pages, key=lambda key: len(pages[key])):
+        if batch and (len(batch) + 1) * len(pages[key]) > BATCH_TOKENS:
             yield batch
-            batch = []
-        batch.append(page)
+            batch = {}
+        batch[key] = pages[key]
     if batch:
         yield batch

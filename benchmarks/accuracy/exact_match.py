@@ -1,105 +1,110 @@
-"""Measures a trained writer over a grid of sizes, write steps and kinds of blobs."""
+"""`gradmem-bench exact-match`: a trained writer over a grid of sizes, write steps and blobs."""
 
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Annotated, get_args
 
-from tqdm import tqdm
+import typer
 
-from benchmarks.measurement import header
-from benchmarks.training_results import Accuracy, Cell
+from benchmarks.command import Measurement, Topic
+from benchmarks.options import CheckpointName, Seed, one_of, positive, separated
+from benchmarks.results import Subject
+from benchmarks.rows import ExactMatch
 from gradmem_core.config import BlobDtype
 from training.evaluation.scores import evaluate
-from training.tasks import task_by_name
+from training.tasks import build_task
 from training.writers import WriteSteps, load_writer
-from training.writers.rivals import rival_of
+from training.writers.baselines import build_baseline
+
+TOPICS: dict[str, Topic] = {"kv": "pairs", "records": "records", "text": "texts"}
+"Topics of tasks; all others are stories and questions."
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What to measure: every size with every K and every kind of blob."""
-
-    sizes: Sequence[int]
-    "Context sizes."
-    write_steps: Sequence[WriteSteps] | None
-    "Write steps (K); None for the writer's own."
-    blobs: Sequence[BlobDtype | None]
-    "Kinds of blobs; None reads states as they were written."
-    contexts: int
-    "Contexts of each cell."
-    queries: int
-    "Queries for each context."
+def _write_steps(text: str) -> WriteSteps:
+    return "auto" if text == "auto" else positive(text)
 
 
-def measure(
-    reference: str,
-    task: str | None,
-    grid: Grid,
-    *,
-    seed: int,
-    command: str,
-    data: Path | None = None,
-    rival: str | None = None,
-) -> Accuracy:
-    """Measure a checkpoint on the test split.
+Sizes = Annotated[
+    Sequence[int],
+    separated("--sizes", "--pairs", parse=positive, help="Sizes of contexts, for `kv` in pairs."),
+]
+StepsOrAuto = Annotated[
+    Sequence[WriteSteps] | None,
+    separated(
+        parse=_write_steps,
+        metavar="N,auto",
+        help="Numbers of write steps (K), for instance 1,2,auto; by default the checkpoint's own.",
+    ),
+]
+Blobs = Annotated[
+    Sequence[BlobDtype] | None,
+    separated(
+        parse=one_of(get_args(BlobDtype)),
+        metavar="DTYPES",
+        help="Store memories before they are read: float32, float16, int8; by default they are"
+        " read as written.",
+    ),
+]
 
-    Args:
-        reference: Its folder, or the name of a bundled one.
-        task: Name of the task; None for the checkpoint's own.
-        grid: What to measure.
-        seed: Seed of the test split.
-        command: The command line that asks.
-        data: Where the task's files are.
-        rival: Measure this rival on the checkpoint's backbone in its place.
 
-    Raises:
-        CheckpointError: There is no such checkpoint.
-        InputError: A cell of the grid is beyond what the writer can do.
+def measure_exact_match(
+    checkpoint: CheckpointName,
+    task: Annotated[
+        str | None, typer.Option(help="Name of the task; by default the checkpoint's own.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the task's files.")] = None,
+    rival: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of the memory: full-context, first-tokens (as many as the memory has"
+            " vectors) or no-context, on the checkpoint's backbone."
+        ),
+    ] = None,
+    sizes: Sizes = (16,),
+    contexts: Annotated[int, typer.Option(min=1, help="Contexts of each size.")] = 200,
+    queries: Annotated[int, typer.Option(min=1, help="Queries for each context.")] = 16,
+    steps: StepsOrAuto = None,
+    blob: Blobs = None,
+    seed: Seed = 7,
+) -> Measurement:
+    """Measure exact match on contexts that no training or selection stream can hold.
+
+    Every size is measured with every K and every kind of blob.
     """
-    started = time.perf_counter()
-    loaded = load_writer(reference)
-    chosen = task_by_name(task or loaded.form.card.name, data)
-    writer = loaded.writer if rival is None else rival_of(rival, loaded.writer)
+    loaded = load_writer(checkpoint)
+    source = build_task(task or loaded.form.card.name, data)
+    writer = loaded.writer if rival is None else build_baseline(rival, loaded.writer)
     own = getattr(writer.config, "write_steps", 1)  # a forward writer's single pass
-    places = list(product(grid.sizes, grid.write_steps or [own], grid.blobs))
-    cells = []
-    for size, write_steps, blob in tqdm(places, unit="cell", disable=not sys.stderr.isatty()):
+
+    def measure(size: int, write_steps: WriteSteps, dtype: BlobDtype | None) -> ExactMatch:
         score = evaluate(
             writer,
             loaded.form,
-            chosen,
+            source,
             size=size,
-            contexts=grid.contexts,
-            queries=grid.queries,
+            contexts=contexts,
+            queries=queries,
             write_steps=write_steps,
             seed=seed,
             split="test",
-            blob_dtype=blob,
+            blob_dtype=dtype,
         )
-        cells.append(
-            Cell(
-                size=size,
-                contexts=score.contexts,
-                write_steps=write_steps,
-                steps_taken=score.steps_taken,
-                blob=blob,
-                state_floats=score.state_floats,
-                state_bytes=score.state_bytes,
-                exact_match=score.exact_match,
-                f1=score.f1,
-                token_accuracy=score.token_accuracy,
-            )
+        scores = {name: value for name, value in vars(score).items() if name != "seconds"}
+        return ExactMatch(
+            task=source.name,
+            writer=writer.kind,
+            size=size,
+            queries=queries,
+            write_steps=write_steps,
+            blob=dtype,
+            **scores,
         )
-    return Accuracy(
-        **header(command, seed=seed, started=started).model_dump(),
-        checkpoint=loaded.name,
-        fingerprint=loaded.fingerprint,
-        writer=writer.kind,
-        training=loaded.training,
-        task=chosen.name,
-        queries=grid.queries,
-        cells=tuple(cells),
+
+    blobs: Sequence[BlobDtype | None] = blob or [None]
+    grid = product(sizes, steps or [own], blobs)
+    subject = Subject(
+        checkpoint=loaded.name, fingerprint=loaded.fingerprint, training=loaded.training
     )
+    topic = TOPICS.get(source.name, "stories")
+    return Measurement(topic, (measure(*place) for place in grid), subject)

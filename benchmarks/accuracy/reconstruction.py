@@ -1,16 +1,17 @@
-"""How much of a text a memory holds: tokens that greedy decoding recovers, against K."""
+"""`gradmem-bench reconstruction`: tokens of texts that greedy decoding recovers from memories."""
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import torch
+import typer
 from torch import Tensor
 
-from benchmarks.measurement import header
-from benchmarks.training_results import TextCell, TextResult
+from benchmarks.command import Measurement
+from benchmarks.options import CheckpointName, Seed, Steps, positive, separated
+from benchmarks.results import subject_of
+from benchmarks.rows import Reconstruction
 from gradmem_core.checkpoints.checkpoint import load_checkpoint
 from gradmem_core.errors import DataError
 from gradmem_core.limits import check_context
@@ -18,119 +19,107 @@ from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.writing.descent import score_reconstruction, take_gradient_step
 from training.seeds import stream
-from training.tasks.prose import ProseTask
-from training.writers.files import training_of
+from training.tasks.text import TextTask
+from training.writers.files import load_training
 
-Inner = Literal["gradient", "adam"]
 ADAM_RATE = 0.02
+Lengths = Annotated[Sequence[int], separated(parse=positive, help="Lengths of the texts, tokens.")]
 
 
-@dataclass(frozen=True)
-class TextPlan:
-    """What to measure."""
+def measure_reconstruction(
+    checkpoint: CheckpointName,
+    data: Annotated[Path, typer.Option(help="Folder with test.txt.")],
+    tokens: Lengths = (16, 32, 64),
+    steps: Steps = (1, 2, 5, 10, 20),
+    texts: Annotated[int, typer.Option(min=1, help="Texts of each length.")] = 8,
+    adam: Annotated[
+        bool,
+        typer.Option("--adam", help=f"Write by Adam at a rate of {ADAM_RATE}, for the untrained."),
+    ] = False,
+    query: Annotated[
+        str | None,
+        typer.Option(help="Decode after this query; by default right behind the memory."),
+    ] = None,
+    seed: Seed = 7,
+) -> Measurement:
+    """Measure the tokens of a text that greedy decoding recovers from its memory."""
+    loaded = load_checkpoint(checkpoint)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    for length in tokens:
+        check_context(model.config, length)
+    query_ids: list[int] = []
+    if query is not None:
+        query_ids = tokenizer.encode_query(query, loaded.task.query_template)
+    task = TextTask("text", data)
 
-    data: Path
-    "Folder with `test.txt`."
-    tokens: Sequence[int]
-    "Lengths of the texts."
-    write_steps: Sequence[int]
-    "Numbers of write steps (K)."
-    pieces: int
-    "Texts of each length."
-    inner: Inner
-    "`gradient` writes as the checkpoint does; `adam` by Adam at ADAM_RATE, for what is untrained."
-    query: str | None = None
-    "Decode after this query in its template; right behind the memory without one."
-
-
-def measure_text(reference: str, plan: TextPlan, *, seed: int, command: str) -> TextResult:
-    """Measure a checkpoint of a pretrained model on pieces of the test split.
-
-    Raises:
-        CheckpointError: There is no such checkpoint.
-        DataError: The test file is missing, or has no paragraph of a length.
-        ContextTooLongError: A length is beyond the checkpoint's limit.
-    """
-    started = time.perf_counter()
-    checkpoint = load_checkpoint(reference)
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    for tokens in plan.tokens:
-        check_context(model.config, tokens)
-    task = ProseTask("text", plan.data)
-    query: list[int] = []
-    if plan.query is not None:
-        query = tokenizer.encode_query(plan.query, checkpoint.task.query_template)
-    cells = []
-    for tokens in plan.tokens:
-        ids = _pieces(task, tokenizer, tokens=tokens, count=plan.pieces, seed=seed)
-        for steps, memory in _memories(model, ids, plan):
-            loss, recall = score_reconstruction(model, memory, ids, _lengths(ids))
-            said = _continued(model, memory, query, tokens)
-            cells.append(
-                TextCell(
-                    tokens=tokens,
-                    pieces=len(ids),
-                    write_steps=steps,
-                    recovered=float((said == ids).float().mean()),
+    def rows() -> Iterator[Reconstruction]:
+        for length in tokens:
+            ids = _draw_texts(task, tokenizer, tokens=length, count=texts, seed=seed)
+            for k, memory in _memories(model, ids, steps, adam=adam):
+                loss, recall = score_reconstruction(model, memory, ids, _lengths(ids))
+                decoded = _decode(model, memory, query_ids, length)
+                yield Reconstruction(
+                    optimizer="adam" if adam else "gradient",
+                    query=query,
+                    memory_tokens=model.config.memory_tokens,
+                    tokens=length,
+                    texts=len(ids),
+                    write_steps=k,
+                    recovered=float((decoded == ids).float().mean()),
                     recall=float(recall.mean()),
                     loss=float(loss.mean()),
                 )
-            )
-    return TextResult(
-        **header(command, seed=seed, started=started).model_dump(),
-        checkpoint=checkpoint.name,
-        fingerprint=checkpoint.fingerprint,
-        training=training_of(reference),
-        memory_tokens=model.config.memory_tokens,
-        inner=plan.inner,
-        query=plan.query,
-        cells=tuple(cells),
-    )
+
+    return Measurement("texts", rows(), subject_of(loaded, load_training(checkpoint)))
 
 
-def _pieces(task: ProseTask, tokenizer: Tokenizer, *, tokens: int, count: int, seed: int) -> Tensor:
-    """Texts of exactly that many tokens, from different paragraphs, `(N, T)`."""
+def _draw_texts(
+    task: TextTask, tokenizer: Tokenizer, *, tokens: int, count: int, seed: int
+) -> Tensor:
+    """Draw texts of exactly that many tokens, from different paragraphs, `(N, T)`."""
     rng = stream("test", seed, tokens)
-    found: list[list[int]] = []
+    drawn: list[list[int]] = []
     paragraphs = task.paragraphs("test")
     for index in rng.permutation(len(paragraphs)):
         ids = tokenizer.encode(" ".join(paragraphs[index]))
         if len(ids) >= tokens:
             start = int(rng.integers(len(ids) - tokens + 1))
-            found.append(ids[start : start + tokens])
-        if len(found) == count:
-            return torch.tensor(found)
-    raise DataError(f"the test split has {len(found)} paragraphs of {tokens} tokens, not {count}")
+            drawn.append(ids[start : start + tokens])
+        if len(drawn) == count:
+            return torch.tensor(drawn)
+    raise DataError(f"the test split has {len(drawn)} paragraphs of {tokens} tokens, not {count}")
 
 
-def _memories(model: MemoryModel, ids: Tensor, plan: TextPlan) -> Iterator[tuple[int, Tensor]]:
-    """The memories `(N, m, d)` after each number of steps that is to be measured."""
+def _memories(
+    model: MemoryModel, ids: Tensor, steps: Sequence[int], *, adam: bool
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the memories `(N, m, d)` after each number of steps that is to be measured."""
     memory = model.initial_memory.detach().repeat(len(ids), 1, 1).requires_grad_()
-    adam = torch.optim.Adam([memory], lr=ADAM_RATE)
-    for step in range(1, max(plan.write_steps) + 1):
+    optimizer = torch.optim.Adam([memory], lr=ADAM_RATE)
+    for step in range(1, max(steps) + 1):
         following, _ = take_gradient_step(model, memory, ids, _lengths(ids))
-        if plan.inner == "adam":
+        if adam:
             memory.grad = (memory - following).detach() / model.inner_learning_rate()
-            adam.step()
+            optimizer.step()
         else:
             memory = following
-        if step in plan.write_steps:
+        if step in steps:
             yield step, memory.detach()
 
 
 @torch.no_grad()
-def _continued(model: MemoryModel, memory: Tensor, query: list[int], tokens: int) -> Tensor:
-    """What greedy decoding says after memories and a query, `(N, T)`."""
+def _decode(model: MemoryModel, memory: Tensor, query: list[int], tokens: int) -> Tensor:
+    """Decode greedily after memories and a query, `(N, T)`."""
     backbone = model.backbone
     cache = backbone.new_cache()
-    asked = backbone.embed(torch.tensor([query] * len(memory), dtype=torch.long))
-    inputs = torch.cat([model.prefix(memory), asked], dim=1)
-    said: list[Tensor] = []
+    query_ids = torch.tensor([query] * len(memory), dtype=torch.long)
+    inputs = torch.cat([model.prefix(memory), backbone.embed(query_ids)], dim=1)
+    decoded: list[Tensor] = []
     for _ in range(tokens):
         hidden = backbone.hidden(inputs, cache=cache)
-        said.append(backbone.logits(hidden[:, -1]).argmax(dim=-1))
-        inputs = backbone.embed(said[-1][:, None])
-    return torch.stack(said, dim=1)
+        decoded.append(backbone.logits(hidden[:, -1]).argmax(dim=-1))
+        inputs = backbone.embed(decoded[-1][:, None])
+    return torch.stack(decoded, dim=1)
 
 
 def _lengths(ids: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ queries of each, `T` tokens, `d` width, `H` heads, `G` key-value heads, `w` widt
 vocabulary.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,24 +20,14 @@ from training.loop.batch import IGNORED, Batch
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 "Queries, keys and values `(B, H, T, w)` to `(B, H, T, w)`."
+Layer = Sequence[Tensor]
+"Weights of the two norms, then of each of JOINTS."
 JOINTS = {
     "projection": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "output": ("self_attn.o_proj",),
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "down": ("mlp.down_proj",),
 }
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The weights of a layer."""
-
-    first_norm: Tensor
-    second_norm: Tensor
-    projection: Tensor
-    output: Tensor
-    gate_up: Tensor
-    down: Tensor
 
 
 class PlainStep:
@@ -105,7 +95,7 @@ class PlainStep:
             for name in ("input_layernorm", "post_attention_layernorm")
         )
         joints = (leaves[name].unbind() for name in JOINTS)
-        return [Layer(*parts) for parts in zip(*norms, *joints, strict=True)]
+        return list(zip(*norms, *joints, strict=True))
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         exact = x.float()
@@ -117,8 +107,8 @@ class PlainStep:
         heads, key_heads = self._config.num_attention_heads, self._config.num_key_value_heads
         cos, sin = (turn[:, :, None] for turn in self._rotary(x, positions))  # (1, T, 1, w)
         width = cos.shape[-1]
-        for layer in layers:
-            joined = F.linear(self._norm(x, layer.first_norm), layer.projection)
+        for first_norm, second_norm, projection, output, gate_up, down in layers:
+            joined = F.linear(self._norm(x, first_norm), projection)
             joined = joined.view(*x.shape[:2], -1, width)  # (B, T, H + 2 G, w)
             turned, value = torch.split(joined, [heads + key_heads, key_heads], dim=2)
             left, right = turned.chunk(2, dim=-1)
@@ -127,9 +117,9 @@ class PlainStep:
             groups = heads // key_heads
             key, value = (part.repeat_interleave(groups, dim=2) for part in (key, value))
             out = attend(*(part.transpose(1, 2) for part in (query, key, value)))
-            x = x + F.linear(out.transpose(1, 2).flatten(2), layer.output)
-            gate, up = F.linear(self._norm(x, layer.second_norm), layer.gate_up).chunk(2, dim=-1)
-            x = x + F.linear(F.silu(gate) * up, layer.down)
+            x = x + F.linear(out.transpose(1, 2).flatten(2), output)
+            gate, up = F.linear(self._norm(x, second_norm), gate_up).chunk(2, dim=-1)
+            x = x + F.linear(F.silu(gate) * up, down)
         return self._norm(x, self._last_norm)
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -169,17 +159,12 @@ class PlainStep:
     def _read(self, layers: list[Layer], memory: Tensor, query_ids: Tensor) -> Tensor:
         """Return the hidden states of the queries' tokens but the last, `(B, Q, T - 1, d)`."""
         batch, queries, tokens = query_ids.shape
-        size, device = memory.shape[1], query_ids.device
-        owner = torch.arange(queries, device=device).repeat_interleave(tokens)
-        owner = torch.cat([torch.full((size,), -1, device=device), owner])
+        size, count = memory.shape[1], partial(torch.arange, device=query_ids.device)
+        # Query of each place, -1 for the memory's; each sees the memory and itself.
+        owner = torch.cat([count(size) * 0 - 1, count(queries).repeat_interleave(tokens)])
         seen = (owner[None] == -1) | (owner[None] == owner[:, None])
         mask = seen & torch.ones_like(seen).tril()
-        positions = torch.cat(
-            [
-                torch.arange(size, device=device),
-                size + torch.arange(tokens, device=device).repeat(queries),
-            ]
-        )[None]
+        positions = torch.cat([count(size), size + count(tokens).repeat(queries)])[None]
         embedded = F.embedding(query_ids.flatten(1), self._tokens)
         inputs = torch.cat([self._prefix(memory), embedded], dim=1)
 

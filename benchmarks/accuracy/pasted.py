@@ -4,16 +4,16 @@ They lie in `benchmarks/texts` and are for reports alone: no checkpoint is train
 """
 
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from benchmarks.measurement import Strict
+from benchmarks.accuracy.replies import AskedText
+from benchmarks.results import Strict
 from gradmem_core.errors import DataError
 from training.evaluation.grading import normalise
+from training.problems import describe_problem
 from training.tasks import Question
 
 TEXTS = Path(__file__).parents[1] / "texts"
@@ -21,7 +21,7 @@ Line = Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$")]
 "Some text without blanks around it, on one line."
 
 
-class Asked(Strict):
+class _Entry(Strict):
     """A question of a file."""
 
     ask: Line
@@ -29,24 +29,15 @@ class Asked(Strict):
     "All that count, the first as the text has it; none where the text does not say."
 
     def question(self) -> Question:
-        """Return the question as others are."""
+        """Return the question as tasks have it."""
         first, *others = self.answers or [""]
         return Question(self.ask, f" {first}\n", first, tuple(others))
 
 
-class Questions(Strict):
+class _Entries(Strict):
     """The questions about a text: the contents of its `.toml`."""
 
-    questions: Annotated[list[Asked], Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class AskedText:
-    """A text with questions that it answers, and others."""
-
-    text: str
-    present: tuple[Question, ...]
-    absent: tuple[Question, ...]
+    questions: Annotated[list[_Entry], Field(min_length=1)]
 
 
 def read_texts(folder: Path = TEXTS) -> dict[str, AskedText]:
@@ -59,38 +50,32 @@ def read_texts(folder: Path = TEXTS) -> dict[str, AskedText]:
         DataError: There are none, a text's questions are missing or malformed, or the first answer
             to a question is not in its text.
     """
-    found = {file.stem: _read(file) for file in sorted(folder.glob("*.txt"))}
-    if not found:
+    texts = {file.stem: _read(file) for file in sorted(folder.glob("*.txt"))}
+    if not texts:
         raise DataError(f"{folder} has no texts: they are called NAME.txt")
-    return found
+    return texts
 
 
 def _read(file: Path) -> AskedText:
     text, beside = file.read_text(encoding="utf-8").rstrip("\n"), file.with_suffix(".toml")
-    asked = _questions(beside)
-    for one in asked:
-        if one.answers and normalise(one.answers[0]) not in normalise(text):
-            raise DataError(f"{beside}: {one.ask!r}: {one.answers[0]!r} is not in {file.name}")
+    entries = _entries(beside)
+    for entry in entries:
+        if entry.answers and normalise(entry.answers[0]) not in normalise(text):
+            raise DataError(f"{beside}: {entry.ask!r}: {entry.answers[0]!r} is not in {file.name}")
     return AskedText(
         text,
-        present=tuple(one.question() for one in asked if one.answers),
-        absent=tuple(one.question() for one in asked if not one.answers),
+        present=tuple(entry.question() for entry in entries if entry.answers),
+        absent=tuple(entry.question() for entry in entries if not entry.answers),
     )
 
 
-def _questions(file: Path) -> Sequence[Asked]:
+def _entries(file: Path) -> list[_Entry]:
     try:
         contents = tomllib.loads(file.read_text(encoding="utf-8"))
-        return Questions.model_validate(contents).questions
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: {_reason(error)}") from error
-
-
-def _reason(error: OSError | ValueError) -> str:
-    """Say in a line what is wrong with a file."""
-    if isinstance(error, OSError):
-        return str(error.strerror)
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error)
+        return _Entries.model_validate(contents).questions
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from error
+    except ValidationError as error:
+        raise DataError(f"{file}: {describe_problem(error.errors()[0])}") from error
+    except ValueError as error:
+        raise DataError(f"{file}: {error}") from error
