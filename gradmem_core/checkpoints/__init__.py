@@ -1,1 +1,1 @@
-"""Checkpoints: folders with all that serving needs, how they are saved, loaded and checked."""
+"""Checkpoints: folders with everything that serving needs, saved, loaded and verified."""

@@ -1,7 +1,7 @@
-"""Confidence: from what READ shows to the probability that an answer is right.
+"""Calibration of confidence: from READ's log-probabilities to the probability of a right answer.
 
-Logistic regression on log-probabilities. A checkpoint carries the weights, which were fitted on
-questions that are in no figure reported for it.
+Logistic regression. A checkpoint holds the weights, which were fitted on questions that no reported
+figure uses.
 """
 
 import math
@@ -12,17 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 @dataclass(frozen=True)
 class Evidence:
-    """What READ shows of one query on one page, as natural logarithms of probabilities."""
+    """Natural logarithms of probabilities that READ computes for a query on a page."""
 
     query: float
-    """Of the query's tokens but the first, its template's among them, given the page: the mean over
-    them; 0 where no calibration weighs it."""
+    """Mean over the query's tokens, the template's included, except the first; 0 where the
+    calibration does not weigh it."""
     absent: float
-    "Of the first token of the answer that says that the text does not say, where an answer begins."
+    "First token of the absent answer, at the start of the answer; 0 without an absent answer."
     answer: float = 0.0
-    "Of the answer's tokens, its end among them, the mean over them."
+    "Mean over the answer's tokens, the stop token included."
     weakest: float = 0.0
-    "Of the least likely of those."
+    "The least likely token of the answer."
 
 
 class Logistic(BaseModel):
@@ -36,7 +36,7 @@ class Logistic(BaseModel):
     answer: float = 0.0
     weakest: float = 0.0
     pages: float = 0.0
-    "Weight of the logarithm of the number of pages that were asked."
+    "Weight of the logarithm of the number of pages."
 
     def score(self, evidence: Evidence, *, pages: int) -> float:
         """Return the log-odds."""
@@ -57,15 +57,15 @@ class Logistic(BaseModel):
 
 
 class Calibration(BaseModel):
-    """How a checkpoint finds the answering page, and what its confidence means."""
+    """The logistic functions that select pages and give confidence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     page: Logistic
-    "That a page answers the query, from `query` and `absent` alone: which pages are read on."
+    "That a page answers the query, from `query` and `absent` alone; it selects the pages to read."
     answer: Logistic
-    "That a page's answer is right."
+    "That the answer of a page is right."
     absence: Logistic
-    "That the text does not say, where a page says so."
+    "That the text has no answer, where a page gives the absent answer."
     min_confidence: float = Field(ge=0, le=1)
-    "Answers below it count as not found where the caller names no other bound."
+    "Answers below it count as not found, unless the caller sets another minimum."

@@ -1,9 +1,9 @@
-"""Checkpoints: a folder with all that serving needs.
+"""Checkpoints: folders with everything that serving needs.
 
-`backbone/` is a plain Hugging Face model folder, the tokenizer stands beside it in the ordinary
-files, `gradmem.json` holds the configuration and the fingerprint, `gradmem.safetensors` M0 and the
-write side, `adapter/` an adapter as peft stores it, `README.md` the model card.
-`docs/FORMATS.md` has the fields.
+`backbone/` is a plain Hugging Face model folder, beside it are the tokenizer's ordinary files,
+`gradmem.json` with the configuration and the fingerprint, `gradmem.safetensors` with M0 and the
+write side, `adapter/` with an adapter as peft stores it, and `README.md`, the model card.
+`docs/FORMATS.md` describes the fields.
 """
 
 import shutil
@@ -38,7 +38,7 @@ from gradmem_core.tokenizer import ABSENT, QUERY, QUERY_MARK, Tokenizer
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint, ready to serve: nothing in it requires a gradient."""
+    """A loaded checkpoint, ready to serve; no tensor requires a gradient."""
 
     name: str
     fingerprint: str
@@ -50,22 +50,22 @@ class Checkpoint:
 
     @cached_property
     def parameters(self) -> int:
-        """Parameters of its model."""
+        """Number of parameters of the model."""
         return sum(weight.numel() for weight in self.model.parameters())
 
     @property
     def min_confidence(self) -> float:
-        """The confidence below which an answer counts as not found, unless a caller says else."""
+        """Confidence below which an answer counts as not found, unless the caller sets another."""
         return 0.0 if self.calibration is None else self.calibration.min_confidence
 
     @property
     def takes_pages(self) -> bool:
-        """Whether its memories have several pages, to which others may be added."""
+        """Whether its memories may have several pages, and pages may be added to them."""
         return self.task.document_format == "records" or self.model.config.page_tokens is not None
 
     @cached_property
     def absent_id(self) -> int | None:
-        """The token that says that a key is not in memory; None where answers are texts."""
+        """Token of the answer for a key that is not in memory; None for checkpoints of texts."""
         if self.task.document_format == "text":
             return None
         return self.tokenizer.require_ids([ABSENT])[0]
@@ -87,86 +87,98 @@ def save_checkpoint(
     """Write a checkpoint folder, all or nothing; an older one at the same place is replaced.
 
     Args:
-        folder: Where the checkpoint goes.
-        name: What it is called when served.
-        model: Its backbone, M0 and write side.
-        tokenizer: Its tokenizer.
-        task: What it answers.
+        folder: Place of the checkpoint.
+        name: Name under which the checkpoint is served.
+        model: Backbone, M0 and write side.
+        tokenizer: The tokenizer.
+        task: The task that the checkpoint was trained for.
         card: The model card, Markdown.
-        external_backbone: Name this model folder (absolute, or relative to `folder`), or what
-            another checkpoint names, instead of storing the backbone.
-        calibration: What its confidence is made of.
-        adapter_dtype: How an adapter is stored, float32 or bfloat16.
-        notes: Further files by name, which loading leaves alone.
+        external_backbone: Model folder (absolute, or relative to `folder`) to name instead of
+            storing the backbone, or the entry of another checkpoint.
+        calibration: Calibration of confidence.
+        adapter_dtype: Type of a stored adapter's tensors, float32 or bfloat16.
+        notes: Contents of further files by name, which loading ignores.
 
     Returns:
         The fingerprint.
 
     Raises:
         CheckpointError: The model's adapter was merged into its weights, or the named backbone is
-            missing or another one.
+            missing or has another hash.
     """
     if model.config.adapter is not None and model.backbone.adapter is None:
         raise CheckpointError(
             f"{name!r} cannot be saved: its adapter was merged into the backbone's weights; load it"
             " with merge=False"
         )
-    with atomic_folder(folder) as made:
-        tokenizer.save(made)
-        tensors = {
-            key: value.detach().contiguous()
-            for key, value in model.write_side().items()
-            if not adapters.is_adapter(key)
-        }
-        save_file(tensors, made / "gradmem.safetensors")
-        if model.config.adapter is not None:
-            model.backbone.save_adapter(made / adapters.FOLDER, dtype=adapter_dtype)
-        external = _named(folder, external_backbone)
-        backbone = made / "backbone"
+    external = external_backbone
+    if isinstance(external, str):
+        path = (folder / external).resolve()  # `folder` need not exist yet
+        external = ExternalBackbone(path=external, sha256=digest_backbone(path))
+    with atomic_folder(folder) as new:
+        tokenizer.save(new)
+        _save_write_side(model, new, adapter_dtype=adapter_dtype)
         if external is None:
-            model.backbone.save(backbone)
+            model.backbone.save(new / "backbone")
         else:
-            backbone = find_external_backbone(folder, external)
-            if external.package is not None:  # its weights are imported, see ExternalBackbone
-                (made / "backbone").mkdir()
-                shutil.copy(backbone / "config.json", made / "backbone")
+            _save_external(external, folder, new)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=name,
-            fingerprint=compute_fingerprint(made, _digest(backbone, external), model.config),
+            fingerprint=compute_fingerprint(new, _digest(new / "backbone", external), model.config),
             memory=model.config,
             task=task,
             calibration=calibration,
             backbone=external,
         )
-        (made / "gradmem.json").write_text(manifest.model_dump_json(indent=2) + "\n")
-        for name_of_file, text in {"README.md": card, **(notes or {})}.items():
-            (made / name_of_file).write_text(text)
+        (new / "gradmem.json").write_text(manifest.model_dump_json(indent=2) + "\n")
+        for file, text in {"README.md": card, **(notes or {})}.items():
+            (new / file).write_text(text)
     return manifest.fingerprint
 
 
-def _named(folder: Path, external: str | ExternalBackbone | None) -> ExternalBackbone | None:
-    """Return the manifest's entry of a backbone that stands elsewhere."""
-    if not isinstance(external, str):
-        return external
-    path = (folder / external).resolve()  # `folder` need not exist yet
-    return ExternalBackbone(path=external, sha256=digest_backbone(path))
+def _save_write_side(model: MemoryModel, folder: Path, *, adapter_dtype: torch.dtype) -> None:
+    tensors = {
+        name: tensor.detach().contiguous()
+        for name, tensor in model.write_side().items()
+        if not adapters.is_adapter(name)
+    }
+    save_file(tensors, folder / "gradmem.safetensors")
+    if model.config.adapter is not None:
+        model.backbone.save_adapter(folder / adapters.FOLDER, dtype=adapter_dtype)
+
+
+def _save_external(external: ExternalBackbone, folder: Path, new: Path) -> None:
+    """Check an external backbone, and keep the configuration of a packaged one.
+
+    Args:
+        external: The entry in the manifest.
+        folder: Place of the checkpoint, from which the entry's path counts.
+        new: The folder that is being filled.
+
+    Raises:
+        CheckpointError: See `find_external_backbone`.
+    """
+    backbone = find_external_backbone(folder, external)
+    if external.package is not None:  # the import needs it, see ExternalBackbone
+        (new / "backbone").mkdir()
+        shutil.copy(backbone / "config.json", new / "backbone")
 
 
 def _digest(backbone: Path, external: ExternalBackbone | None) -> str:
-    """Return a backbone's digest; a named one was compared with its own when it was found."""
+    """Return the digest of a backbone; that of an external one was checked when it was found."""
     return digest_backbone(backbone) if external is None else external.sha256
 
 
 def check_template(tokenizer: Tokenizer, template: str, config: MemoryConfig) -> None:
-    """Refuse a query template that has no place or no room for a query.
+    """Refuse a query template without a place or room for a query.
 
     Raises:
-        CheckpointError: It holds QUERY not exactly once, has `max_query_tokens` or more, or has
-            characters outside the vocabulary.
+        CheckpointError: The template does not contain QUERY exactly once, has `max_query_tokens` or
+            more, or has characters outside the vocabulary.
     """
     if template.count(QUERY) != 1:
-        raise CheckpointError(f"the query template must hold {QUERY} once")
+        raise CheckpointError(f"the query template must contain {QUERY} exactly once")
     try:
         tokens = len(tokenizer.encode_query("", template))
     except UnknownCharactersError as error:
@@ -186,15 +198,15 @@ def load_checkpoint(
     """Load a checkpoint for serving, strictly.
 
     Args:
-        reference: A checkpoint folder, or the name of one that the package bundles.
-        device: Where the model goes.
-        merge: Add an adapter that is on at WRITE and READ to the weights; training wants it apart.
+        reference: A checkpoint folder, or the name of a bundled checkpoint.
+        device: Device of the model.
+        merge: Merge an adapter that is on at WRITE and READ into the weights; training needs it
+            separate.
 
     Raises:
         CheckpointError: There is no such checkpoint, a file is missing or damaged, a tensor is
-            missing, left over or of another shape, or the contents are not those of the
-            fingerprint.
-        DeviceError: The device is not there.
+            missing, unexpected or of another shape, or the contents do not match the fingerprint.
+        DeviceError: The device cannot be used.
     """
     folder = find_checkpoint(reference)
     manifest = read_manifest(folder)
@@ -207,7 +219,7 @@ def load_checkpoint(
     return Checkpoint(
         name=manifest.name,
         fingerprint=manifest.fingerprint,
-        model=_placed(model.requires_grad_(False).eval(), device),
+        model=_move(model.requires_grad_(False).eval(), device),
         tokenizer=tokenizer,
         task=manifest.task,
         stop_ids=tokenizer.require_ids(manifest.task.stop_tokens),
@@ -216,16 +228,17 @@ def load_checkpoint(
 
 
 def verify_backbone(checkpoint: Path, manifest: Manifest) -> Path:
-    """Return the model folder of a checkpoint folder whose contents are those of its fingerprint.
+    """Compare a checkpoint folder with its fingerprint, and return its model folder.
 
     Raises:
-        CheckpointError: They are others, a file is missing or damaged, or see `find_backbone`.
+        CheckpointError: The contents do not match the fingerprint, a file is missing or damaged, or
+            see `find_backbone`.
     """
     backbone = find_backbone(checkpoint, manifest)
-    found = compute_fingerprint(checkpoint, _digest(backbone, manifest.backbone), manifest.memory)
-    if found != manifest.fingerprint:
+    actual = compute_fingerprint(checkpoint, _digest(backbone, manifest.backbone), manifest.memory)
+    if actual != manifest.fingerprint:
         raise CheckpointError(
-            f"the contents of {checkpoint} have fingerprint {found}, its gradmem.json says"
+            f"the contents of {checkpoint} have fingerprint {actual}, its gradmem.json says"
             f" {manifest.fingerprint}: a file was damaged or changed; fetch the checkpoint again"
         )
     return backbone
@@ -235,7 +248,7 @@ def find_backbone(checkpoint: Path, manifest: Manifest) -> Path:
     """Return the model folder of a checkpoint folder: its own, or the one that it names.
 
     Raises:
-        CheckpointError: The named one is missing, of another hash, or cannot be imported.
+        CheckpointError: The named folder is missing, has another hash, or cannot be imported.
     """
     if manifest.backbone is None:
         return checkpoint / "backbone"
@@ -245,7 +258,7 @@ def find_backbone(checkpoint: Path, manifest: Manifest) -> Path:
 def _load_model(
     folder: Path, backbone: Backbone, config: MemoryConfig, *, merge: bool
 ) -> MemoryModel:
-    """Put a backbone, a write side and an adapter together."""
+    """Build the model from a backbone and the stored write side and adapter."""
     stored, adapter = folder / adapters.FOLDER, config.adapter
     merged = merge and adapter is not None and adapter.phases == "both"
     if adapter is not None and merged:
@@ -255,13 +268,13 @@ def _load_model(
     if adapter is not None and not merged:
         if stored.exists():
             backbone.load_adapter(stored)
-        else:  # format 1 has it among the write side
+        else:  # format 1 stores it with the write side
             tensors = _take_adapter(backbone, tensors, folder)
     _load_write_side(model, tensors, folder)
     return model
 
 
-def _placed(model: MemoryModel, device: str) -> MemoryModel:
+def _move(model: MemoryModel, device: str) -> MemoryModel:
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:  # torch raises either
@@ -279,15 +292,15 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def _take_adapter(
     backbone: Backbone, tensors: dict[str, Tensor], folder: Path
 ) -> dict[str, Tensor]:
-    """Give the backbone the adapter that stands among a write side of format 1; return the rest."""
+    """Move the adapter from a write side of format 1 to the backbone; return the other tensors."""
     prefix, old = "backbone.causal_lm.", ".write.weight"
-    taken = {name: tensor for name, tensor in tensors.items() if adapters.is_adapter(name)}
-    renamed = {
+    adapter = {
         name.removeprefix(prefix).replace(old, f".{adapters.NAME}.weight"): tensor
-        for name, tensor in taken.items()
+        for name, tensor in tensors.items()
+        if adapters.is_adapter(name)
     }
-    adapters.set_adapter(backbone.causal_lm, renamed, folder)
-    return {name: tensor for name, tensor in tensors.items() if name not in taken}
+    adapters.set_adapter(backbone.causal_lm, adapter, folder)
+    return {name: tensor for name, tensor in tensors.items() if not adapters.is_adapter(name)}
 
 
 def _load_write_side(model: MemoryModel, tensors: dict[str, Tensor], folder: Path) -> None:

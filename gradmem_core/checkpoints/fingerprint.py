@@ -1,6 +1,6 @@
-"""The SHA-256 that tells whether a memory and a checkpoint belong together.
+"""The fingerprint of a checkpoint: the SHA-256 that ties a memory to the checkpoint that wrote it.
 
-It is taken from the files as stored, so that a later release of a library, which may add fields to
+It is computed from the stored files, so that a later release of a library, which may add fields to
 a configuration in memory, does not change it.
 """
 
@@ -23,22 +23,22 @@ LIMITS = {
     "max_query_tokens",
     "max_answer_tokens",
 }
-"Fields of MemoryConfig that say what callers may ask for, not what a memory means."
+"Fields of MemoryConfig that limit requests and do not change the meaning of a memory."
 LATER = {"token_weights", "adapter"}
-"Options newer than the first checkpoints: left out where they are off, which changes nothing."
+"Options newer than the first checkpoints; left out where they are off, to keep old fingerprints."
 VOLATILE = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
-"Fields of a backbone's configuration that change without the model changing."
+"Fields of a backbone's configuration that do not change the model."
 UNBOUND = {"base_model_name_or_path", "peft_version", "revision", "inference_mode"}
-"Fields of an adapter's configuration that change without the adapter changing."
+"Fields of an adapter's configuration that do not change the adapter."
 
 
 def compute_fingerprint(folder: Path, backbone_sha256: str, config: MemoryConfig) -> str:
-    """Compute the fingerprint: of every tensor, and every setting that a memory depends on.
+    """Compute the fingerprint of every tensor and every setting that a memory depends on.
 
     Args:
         folder: The checkpoint, with its tokenizer and `gradmem.safetensors`.
-        backbone_sha256: The backbone's digest, see `digest_backbone`.
-        config: The memory's configuration; its limits do not count.
+        backbone_sha256: Digest of the backbone, see `digest_backbone`.
+        config: Configuration of the memory; its limits do not count.
 
     Raises:
         CheckpointError: A file is missing or damaged.
@@ -46,24 +46,24 @@ def compute_fingerprint(folder: Path, backbone_sha256: str, config: MemoryConfig
     digest = hashlib.sha256()
     settings = config.model_dump(mode="json", exclude=LIMITS)
     off = {name for name in LATER if settings[name] == MemoryConfig.model_fields[name].default}
-    kept = {name: settings[name] for name in settings.keys() - off}
+    relevant = {name: settings[name] for name in settings.keys() - off}
     adapter = folder / "adapter"
     if config.adapter is not None and not adapter.exists():
-        # Format 1 had the adapter among the write side and its rank among the settings.
-        kept["write_lora_rank"] = kept.pop("adapter")["rank"]
-    _add_json(digest, kept)
+        # Format 1 has the adapter among the write side and its rank among the settings.
+        relevant["write_lora_rank"] = relevant.pop("adapter")["rank"]
+    _add_json(digest, relevant)
     _add_json(digest, _read_json(folder / "tokenizer.json"))
     _add_tensors(digest, folder / "gradmem.safetensors")
     if adapter.exists():
-        described = _read_json(adapter / "adapter_config.json")
-        _add_json(digest, {name: described[name] for name in described.keys() - UNBOUND})
+        fields = _read_json(adapter / "adapter_config.json")
+        _add_json(digest, {name: fields[name] for name in fields.keys() - UNBOUND})
         _add_tensors(digest, adapter / "adapter_model.safetensors")
     digest.update(backbone_sha256.encode())
     return digest.hexdigest()
 
 
 def digest_backbone(folder: Path) -> str:
-    """SHA-256 of a model folder's configuration and tensors.
+    """Return the SHA-256 of a model folder's configuration and tensors.
 
     Raises:
         CheckpointError: A file is missing or damaged.
@@ -100,5 +100,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object")
+        raise CheckpointError(f"{path} is not a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""Folders that are there as a whole or not at all."""
+"""Folders that are written as a whole or not at all."""
 
 import shutil
 import tempfile
@@ -9,25 +9,25 @@ from pathlib import Path
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Give a scratch folder to fill, and put it in `folder`'s place when that is done.
+    """Yield a scratch folder to fill, and move it to `folder` afterwards.
 
     Args:
-        folder: Where the result goes; what is there stays until the new one is whole.
+        folder: Place of the result; an older folder stays there until the new one is complete.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_prefix(folder)) as scratch:
-        made = Path(scratch) / folder.name
-        made.mkdir()
-        yield made
-        for path in made.rglob("*.safetensors"):
-            path.chmod(0o644)  # safetensors keeps its files private; a container's user reads them
+        new = Path(scratch) / folder.name
+        new.mkdir()
+        yield new
+        for path in new.rglob("*.safetensors"):
+            path.chmod(0o644)  # safetensors makes its files private; a container's user reads them
         if folder.exists():
             folder.rename(Path(scratch) / "replaced")
-        made.rename(folder)
+        new.rename(folder)
 
 
 def remove_scratch(folder: Path) -> None:
-    """Remove what killed processes left of `atomic_folder`; nobody may be filling one meanwhile."""
+    """Remove scratch folders of killed processes; no process may be in `atomic_folder` now."""
     for scratch in folder.parent.glob(f"{_prefix(folder)}*"):
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint, `gradmem.json`, and where checkpoints stand."""
+"""The manifest of a checkpoint, `gradmem.json`, and the folders in which checkpoints are found."""
 
 import json
 from pathlib import Path
@@ -17,34 +17,34 @@ BUNDLED = Path(__file__).parents[1] / "bundled"
 
 
 class Task(BaseModel):
-    """What a checkpoint was trained to answer."""
+    """The task that a checkpoint was trained for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    "The training task."
+    "Name of the training task."
     purpose: str = ""
-    "What the checkpoint is for, and what not, in a sentence or two; empty where nobody has said."
+    "Uses that the checkpoint is and is not suited for, in a sentence or two; may be empty."
     stop_tokens: list[str] = Field(min_length=1)
     "Tokens that end an answer; they are not part of it."
     query_template: str = QUERY
-    """What the model gets for a query, which stands in place of `{query}`; the tokenizer's special
-    tokens count as such in it, and never in a query."""
+    """Input of READ for a query, with `{query}` in its place. Names of the tokenizer's special
+    tokens are special tokens in the template, and plain characters in a query."""
     absent_answer: str | None = None
-    """The answer to a query that the text does not answer, with the tokens that end it; None where
-    the checkpoint was not trained to give one."""
+    """Answer to a query that the text does not answer, with the tokens that end it; None where the
+    checkpoint was not trained to give it."""
     continuation_prompt: str | None = None
-    """What stands before some words of the text that READ is to continue; None where the checkpoint
-    was not trained to do so."""
+    """Prompt before words of the text that READ is to continue; None where the checkpoint was not
+    trained to continue a text."""
     document_format: Literal["text", "records"] = "text"
-    """What a document is: any text of the vocabulary, or a list of records (lines of key and value,
+    """Form of a document: any text of the vocabulary, or a list of records (lines of key and value,
     see `gradmem_core/texts/records.py`), whose queries are keys."""
     example_document: str
     "A document as the checkpoint expects it."
     example_query: str
-    "A query of that document."
+    "A query about that document."
     example_answer: str
-    "The right answer to it."
+    "The right answer to the query."
 
 
 class Manifest(BaseModel):
@@ -58,12 +58,13 @@ class Manifest(BaseModel):
     memory: MemoryConfig
     task: Task
     calibration: Calibration | None = None
-    "What confidence is made of; None for the mean probability of an answer's tokens."
+    "Calibration of confidence; None for the mean probability of an answer's tokens."
     backbone: ExternalBackbone | None = None
+    "The backbone that the checkpoint names; None where it holds its own."
 
 
 def find_checkpoint(reference: str | Path) -> Path:
-    """The folder of a checkpoint given by path or by the name of a bundled one.
+    """Return the folder of a checkpoint, given by its path or by the name of a bundled one.
 
     Raises:
         CheckpointError: There is no such checkpoint.
@@ -79,7 +80,7 @@ def find_checkpoint(reference: str | Path) -> Path:
 
 
 def list_bundled() -> list[str]:
-    """Names of the checkpoints that the package holds."""
+    """Return the names of the checkpoints in the package."""
     return sorted(path.parent.name for path in BUNDLED.glob("*/gradmem.json"))
 
 
@@ -87,25 +88,25 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `gradmem.json`.
 
     Raises:
-        CheckpointError: It is missing, damaged, or of a later format.
+        CheckpointError: The file is missing or damaged, or has a later format version.
     """
     try:
         fields = json.loads((folder / "gradmem.json").read_text())
         version = fields.get("format_version")
         if version == 1:
-            fields = _of_version_1(fields)
+            fields = _migrate_version_1(fields)
         elif version != FORMAT_VERSION:
             raise CheckpointError(
                 f"{folder} has format version {version}; this GradMem reads 1 to {FORMAT_VERSION}"
             )
         return Manifest.model_validate(fields)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        detail = _first_problem(error) if isinstance(error, ValidationError) else repr(error)
+        detail = _describe_first(error) if isinstance(error, ValidationError) else repr(error)
         raise CheckpointError(f"gradmem.json of {folder} cannot be read: {detail}") from error
 
 
-def _of_version_1(fields: dict[str, Any]) -> dict[str, Any]:
-    """Say what format 1, whose only adapters were on at WRITE, says in terms of format 2."""
+def _migrate_version_1(fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert format 1, whose adapters are all on at WRITE alone, to format 2."""
     memory = dict(fields["memory"])
     rank = memory.pop("write_lora_rank", None)
     adapter = None if rank is None else {"rank": rank, "phases": "write"}
@@ -115,6 +116,6 @@ def _of_version_1(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, "memory": memory | {"adapter": adapter}, "task": task}
 
 
-def _first_problem(error: ValidationError) -> str:
+def _describe_first(error: ValidationError) -> str:
     problem = error.errors()[0]
     return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"

@@ -230,14 +230,17 @@ def test_too_little_room_is_said_before_the_work(
     tiny: Packaged, tmp_path: Path, installed: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = changed(tiny, tmp_path / "large", size_bytes=10**18)
-    with pytest.raises(CheckpointError, match=rf"it needs 1(,000)+ bytes and .*{CACHE}"):
+    with pytest.raises(CheckpointError, match=rf" 1(,000)+ bytes are needed .*{CACHE}"):
         load_checkpoint(checkpoint)
     assert capfd.readouterr().err == ""
     assert names_in(installed) == {f"{tiny.sha256}.lock"}
 
 
 def test_a_disk_that_gets_full_leaves_nothing(tiny: Packaged, installed: Path) -> None:
-    with no_file_longer_than(20_000), pytest.raises(CheckpointError, match=f"put into.*{CACHE}"):
+    with (
+        no_file_longer_than(20_000),
+        pytest.raises(CheckpointError, match=f"imported into.*{CACHE}"),
+    ):
         load_checkpoint(tiny.checkpoint)
     assert names_in(installed) == {f"{tiny.sha256}.lock"}
     load_checkpoint(tiny.checkpoint)
@@ -245,7 +248,7 @@ def test_a_disk_that_gets_full_leaves_nothing(tiny: Packaged, installed: Path) -
 
 def test_a_cache_that_cannot_be_made_is_said(tiny: Packaged, installed: Path) -> None:
     installed.parent.write_text("a file where the cache should be")
-    with pytest.raises(CheckpointError, match=f"Tiny cannot be put into .*{CACHE}"):
+    with pytest.raises(CheckpointError, match=f"Tiny cannot be imported into .*{CACHE}"):
         load_checkpoint(tiny.checkpoint)
 
 
@@ -271,7 +274,7 @@ def test_an_altered_cache_is_refused_with_the_way_out(
 ) -> None:
     load_checkpoint(tiny.checkpoint)
     damage(installed / tiny.sha256, how)
-    with pytest.raises(CheckpointError, match=rf"; delete {installed / tiny.sha256} and it is"):
+    with pytest.raises(CheckpointError, match=rf"; delete {installed / tiny.sha256} to import"):
         load_checkpoint(tiny.checkpoint)
     shutil.rmtree(installed / tiny.sha256)
     load_checkpoint(tiny.checkpoint)
@@ -294,7 +297,7 @@ def test_a_folder_of_other_weights_is_refused(
         shutil.copytree(tiny.imported, given)
         damage(given, how)
     monkeypatch.setenv(BACKBONE, str(given))
-    with pytest.raises(CheckpointError, match=f"{given}.*; {BACKBONE} has to name .*Tiny"):
+    with pytest.raises(CheckpointError, match=f"{given}.*; set {BACKBONE} to .*Tiny"):
         load_checkpoint(tiny.checkpoint)
     assert not cache.parent.exists()
 
