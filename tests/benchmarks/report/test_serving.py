@@ -1,0 +1,120 @@
+"""Tables of the service, and what is to be reached, from small made-up results."""
+
+import pytest
+
+from benchmarks.report import serving
+from benchmarks.report.goals import PROSE, SERVING, Goal, prose_goals, serving_goals
+from benchmarks.results import ResultFile, Row
+from benchmarks.rows import BreakEven, Footprint, Overload
+from tests.benchmarks.report.made_up import answers, load, result_file
+
+LOADS = [
+    load(operation, run, "HTTP", concurrency, factor * run)
+    for run in (1, 2, 3)
+    for operation, concurrency, factor in (
+        ("write", 1, 1),
+        ("write", 32, 3),
+        ("read alone", 4, 8),
+        ("read beside writers", 4, 1),
+        ("writers beside read", 32, 2),
+    )
+]
+
+
+def served(*rows: Row) -> list[ResultFile]:
+    return [result_file(*rows, name="serving/made-up")]
+
+
+def rows(table: str) -> list[str]:
+    return table.splitlines()[2:]
+
+
+def test_loads_are_medians_over_the_runs() -> None:
+    assert rows(serving.write_load(served(*LOADS))) == [
+        "| 1 | HTTP | 2.0 | 250 | 500 | 3 |",
+        "| 32 | HTTP | 6.0 | 83.33 | 167 | 3 |",
+    ]
+    assert serving.read_load(served(*LOADS)) == ""
+
+
+def test_read_beside_writers_is_held_to_its_idle_latency_and_a_step() -> None:
+    # In the runs (1, 2, 3): p99 alone 1/8, 1/16, 1/24, beside writers 1, 1/2, 1/3, a step 1/4.
+    (row,) = rows(serving.mixed_load(served(*LOADS)))
+    assert row == "| HTTP | 31.25 | 62.50 | 250 | 500 | 250 | 1.6 | 4 |"
+    goals = serving_goals(served(*LOADS))
+    assert "| READ p99 beside writers / (alone + a step), HTTP | 1.6 | ≤ 1.5 | no |" in goals
+    assert "| WRITE throughput, HTTP, concurrency 32 / 1 | 3 | ≥ 2 | yes |" in goals
+    assert "| WRITE throughput, in-process, concurrency 32 / 1 | not measured | ≥ 2 | no |" in goals
+
+
+@pytest.mark.parametrize(
+    ("cached", "reread", "against"),
+    [(0.2, 0.6, "| 20 | 4 |"), (0.1, 0.05, "| never | never |"), (0.05, 9.0, "| never | 1 |")],
+)
+def test_queries_until_a_memory_pays_off(cached: float, reread: float, against: str) -> None:
+    described: dict[str, float] = {
+        "pairs": 4,
+        "tokens": 29,
+        "batch": 1,
+        "steps": 5,
+        "memory_bytes": 4096,
+    }
+    described |= {"cache_bytes": 9, "text_bytes": 29, "write": 2.1, "read": 0.1, "prefill": 0.1}
+    row = BreakEven.model_validate(described | {"cached": cached, "reread": reread})
+    assert rows(serving.break_even(served(row)))[0].endswith(against)
+
+
+def test_memory_is_compared_once_it_is_warm() -> None:
+    prints = [
+        Footprint(requests=count, failed=0, bytes=size * 2**20)
+        for count, size in ((10, 1), (1000, 100), (2000, 110))
+    ]
+    assert rows(serving.footprint(served(*prints))) == [
+        "| 1,000 | 0 | 100.0 |",
+        "| 2,000 | 0 | 110.0 |",
+    ]
+    assert "| memory after all requests / after 1,000 | 1.1 | ≤ 1.05 | no |" in serving_goals(
+        served(*prints)
+    )
+
+
+def test_goodput_is_a_share_of_what_a_closed_loop_did_before_and_after() -> None:
+    described = {"pairs": 16, "steps": 5, "before": 15.0, "after": 5.0, "concurrency": 32}
+    described |= {"offered": 50.0, "seconds": 60.0, "sent": 3000, "succeeded": 540}
+    described |= {"refused": 2459, "failed": 1, "unanswered": 0, "goodput": 9.0}
+    row = Overload.model_validate(described | {"p50": None, "p99": None})
+    goals = serving_goals(served(row))
+    assert "| overload: goodput / capacity | 0.9 | ≥ 0.9 | yes |" in goals
+    assert "| overload: requests failed | 1 | ≤ 0 | no |" in goals
+    assert rows(serving.overload(served(row))) == [
+        "| 10.0 | 50.0 | 3,000 | 540 | 2,459 | 1 | 0 | 9.0 |"
+    ]
+
+
+def test_nothing_measured_is_nothing_shown() -> None:
+    assert serving.render([]) == serving_goals([]) == prose_goals([], "prose") == ""
+
+
+def test_goals_of_a_checkpoint_stand_beside_what_it_reached() -> None:
+    both = [
+        answers("sentences", "memory", 0.25, write_steps=5),
+        answers("sentences", "memory", 0.9, write_steps=9),
+        answers("sentences", "whole text", 0.5),
+        answers("lists", "list ports, key alone", 1.0, write_steps=5, blob="int8"),
+        answers("lists", "list prices, key alone", 0.96, write_steps=5, blob="int8"),
+    ]
+    goals = prose_goals([result_file(*both)], "tiny")
+    assert "| Short SQuAD, exact match | 25.0 | ≥ 56.0 | no |  |\n" in goals
+    assert "| Short SQuAD, share of the same model's whole-text figure | 50.0 |" in goals
+    assert "| lists, keys asked plainly | 98.0 | ≥ 97.0 | yes |  |\n" in goals
+    assert "| windows of 96 tokens, exact match | not measured | ≥ 50.0 | no |  |\n" in goals
+    assert prose_goals([result_file(*both)], "other") == ""
+
+
+@pytest.mark.parametrize("goal", [*PROSE, *SERVING], ids=lambda goal: goal.name)
+def test_a_goal_is_reached_on_its_side_of_the_limit(goal: Goal) -> None:
+    side = -1 if goal.at_most else 1
+    assert goal.is_reached(goal.limit)
+    assert goal.is_reached(goal.limit + side * 0.01)
+    assert not goal.is_reached(goal.limit - side * 0.01)
+    assert not goal.is_reached(float("nan"))
