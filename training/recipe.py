@@ -184,7 +184,7 @@ class Recipe(RecipeTable):
     task: str
     "Name of the task."
     data: Path | None = None
-    "Where the task's files are, for one that reads files."
+    "Folder of the task's files, for a task that reads files."
     writer: str = "gradmem"
     "The writer: `gradmem`, or one of its baselines in `training/writers`."
     seed: int = Field(ge=0)
@@ -211,7 +211,7 @@ class Recipe(RecipeTable):
     workers: int = Field(default=0, ge=0)
     "Processes that draw contexts; with 0 the training process does. The contexts are the same."
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    "Where the model is trained; `auto` takes a GPU where there is one."
+    "Device to train on; `auto` takes a GPU where there is one."
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Dtype of the transformer's matrix products; weights, memories and their updates are always
     float32. A GPU rounds float32 products to TF32 with `tf32`, and with `bfloat16` those that

@@ -59,6 +59,19 @@ sizes = [1]
 write_steps = [1]
 """
 
+PHASES = """
+[[phases]]
+name = "begin"
+budget_tokens = 200
+
+[[phases]]
+name = "end"
+budget_tokens = 100
+memory.token_weights = true
+curriculum.stages = [{ size = 3 }]
+"""
+"Phases to add to the recipe."
+
 TinyRecipe = Callable[..., Recipe]
 
 

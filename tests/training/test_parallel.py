@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradmem_core.errors import RecipeError
-from tests.training.conftest import TinyRecipe
+from tests.training.conftest import PHASES, TinyRecipe
 from training.loop.feed import Feed
 from training.loop.parallel import Processes, choose_device
 from training.loop.trainer import Trainer
@@ -149,6 +149,19 @@ def test_processes_read_texts_and_memories_in_one_step_and_end_by_one_clock(
     assert training is not None
     assert training.contexts >= 8 * 5
     assert training.seconds >= 4
+
+
+def test_phases_follow_each_other_in_all_processes(tiny_file: Path, tmp_path: Path) -> None:
+    tiny_file.write_text(tiny_file.read_text() + PHASES)
+    fit = ("--no-python", Path(sys.executable).with_name("gradmem-train"), "fit", tiny_file)
+    fields = [word for field in (*FIELDS, "device=cpu") for word in ("--set", field)]
+    done = torchrun(*fit, "--output", tmp_path / "run", *fields)
+    assert done.returncode == 0, done.stderr
+    before = load_writer(tmp_path / "run" / "begin" / "checkpoint").training
+    training = load_writer(tmp_path / "run" / "checkpoint").training
+    assert before is not None
+    assert training is not None
+    assert training.tokens >= before.tokens + 100 >= 300
 
 
 def test_micro_batches_that_cannot_be_shared_are_refused(tiny_file: Path, tmp_path: Path) -> None:

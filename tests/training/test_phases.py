@@ -7,24 +7,13 @@ import torch
 from typer.testing import CliRunner
 
 from gradmem_core.errors import RecipeError
+from tests.training.conftest import PHASES
 from training.cli import app
 from training.loop.phases import fit_phases
 from training.loop.state import RunState
 from training.loop.trainer import Trainer
 from training.recipes.loading import load_phases
 from training.writers import load_writer
-
-PHASES = """
-[[phases]]
-name = "begin"
-budget_tokens = 200
-
-[[phases]]
-name = "end"
-budget_tokens = 100
-memory.token_weights = true
-curriculum.stages = [{ size = 3 }]
-"""
 
 
 @pytest.fixture

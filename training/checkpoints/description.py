@@ -1,4 +1,4 @@
-"""How a trained checkpoint is described: the record of its training and its model card."""
+"""Descriptions of a trained checkpoint: the record of its training, and its model card."""
 
 import platform
 
@@ -24,7 +24,7 @@ def describe_training(
 
     Args:
         recipe: The run's recipe.
-        before: The record of the checkpoint that it started from; None where that has none, or
+        before: The record of the checkpoint that it started from; None if it has none, or if
             nothing that it had learned was taken.
         contexts: Contexts that the run has written.
         tokens: Their tokens.

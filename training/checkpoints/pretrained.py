@@ -17,7 +17,7 @@ from gradmem_core.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from gradmem_core.checkpoints.fingerprint import digest_backbone
-from gradmem_core.checkpoints.manifest import find_checkpoint, read_manifest
+from gradmem_core.checkpoints.manifest import Task, find_checkpoint, read_manifest
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError, InputError
 from gradmem_core.model import MemoryModel
@@ -111,9 +111,9 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
     """Write a checkpoint of a pretrained model, with M0 of token embeddings drawn at random.
 
     Args:
-        folder: Where it goes.
-        origin: What it is made of.
-        config: What a memory is.
+        folder: Its folder.
+        origin: The model and the task that it is made for.
+        config: The memory's settings.
         seed: Seed of the draws.
 
     Returns:
@@ -125,51 +125,28 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
             write side is one of another backbone or of other sizes.
         RecipeError: There is no such task.
     """
-    card = find_card(origin.task)
-    tokenizer = Tokenizer.from_folder(origin.backbone)
-    template = origin.query_template or card.query_template
-    if template == "chat":
-        if tokenizer.chat_template is None:
-            raise CheckpointError(f"the tokenizer in {origin.backbone} has no chat template")
-        template = tokenizer.chat_template
+    card, tokenizer = find_card(origin.task), Tokenizer.from_folder(origin.backbone)
+    template = _choose_template(origin, tokenizer, card)
     check_template(tokenizer, template, config)
-    backbone = Backbone.from_pretrained(origin.backbone)
-    if len(tokenizer) > backbone.vocabulary_size:
-        raise CheckpointError(
-            f"the tokenizer in {origin.backbone} has {len(tokenizer)} tokens and the model"
-            f" {backbone.vocabulary_size}: they do not belong together"
-        )
-    if origin.layers is not None:
-        backbone = backbone.copy_first_layers(origin.layers)
-    model = MemoryModel(backbone, config, seed=seed)
+    model = MemoryModel(_load_backbone(origin, tokenizer), config, seed=seed)
+    before: Training | None = UNTRAINED
     if origin.write_side is None:
         start_from_tokens(model, seed=seed)
     else:
         _take_write_side(model, origin.write_side, digest_backbone(origin.backbone))
+        before = load_training(origin.write_side)  # training from here on adds to it
     fields = {
         "query_template": template,
         "stop_tokens": [tokenizer.find_last_token(text) for text in card.stop_tokens],
     }
     external = not origin.inside and origin.layers is None
-    # What is trained from here counts what came before.
-    before = UNTRAINED if origin.write_side is None else load_training(origin.write_side)
     return save_checkpoint(
         folder,
         name=folder.name,
         model=model,
         tokenizer=tokenizer,
         task=card.model_copy(update=fields),
-        card=CARD.format(
-            name=folder.name,
-            backbone=origin.backbone.resolve().name,
-            task=origin.task,
-            vectors=config.memory_tokens,
-            origin=(
-                f"embeddings of tokens drawn with seed {seed}"
-                if origin.write_side is None
-                else f"those of `{origin.write_side.name}`, with its write side"
-            ),
-        ),
+        card=_write_card(folder.name, origin, config, seed=seed),
         external_backbone=str(origin.backbone.resolve()) if external else None,
         notes=None if before is None else {TRAINING: before.model_dump_json(indent=2) + "\n"},
     )
@@ -177,7 +154,7 @@ def init_checkpoint(folder: Path, origin: Origin, config: MemoryConfig, *, seed:
 
 @torch.no_grad()
 def start_from_tokens(model: MemoryModel, *, seed: int) -> None:
-    """Take embeddings of random tokens, which the backbone knows how to read, as M0."""
+    """Set M0 to embeddings of random tokens, which the backbone can read."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(
         model.backbone.vocabulary_size, (1, model.config.memory_tokens), generator=generator
@@ -185,13 +162,45 @@ def start_from_tokens(model: MemoryModel, *, seed: int) -> None:
     model.initial_memory.copy_(model.backbone.embed(ids)[0])
 
 
+def _choose_template(origin: Origin, tokenizer: Tokenizer, card: Task) -> str:
+    template = origin.query_template or card.query_template
+    if template != "chat":
+        return template
+    if tokenizer.chat_template is None:
+        raise CheckpointError(f"the tokenizer in {origin.backbone} has no chat template")
+    return tokenizer.chat_template
+
+
+def _load_backbone(origin: Origin, tokenizer: Tokenizer) -> Backbone:
+    backbone = Backbone.from_pretrained(origin.backbone)
+    if len(tokenizer) > backbone.vocabulary_size:
+        raise CheckpointError(
+            f"the tokenizer in {origin.backbone} has {len(tokenizer)} tokens and the model"
+            f" {backbone.vocabulary_size}: they do not belong together"
+        )
+    return backbone if origin.layers is None else backbone.copy_first_layers(origin.layers)
+
+
+def _write_card(name: str, origin: Origin, config: MemoryConfig, *, seed: int) -> str:
+    source = f"embeddings of tokens drawn with seed {seed}"
+    if origin.write_side is not None:
+        source = f"those of `{origin.write_side.name}`, with its write side"
+    return CARD.format(
+        name=name,
+        backbone=origin.backbone.resolve().name,
+        task=origin.task,
+        vectors=config.memory_tokens,
+        origin=source,
+    )
+
+
 def _take_write_side(model: MemoryModel, reference: Path, digest: str) -> None:
-    """Take over what a checkpoint on the same backbone has learned.
+    """Copy the M0 and the write side of a checkpoint on the same backbone into a model.
 
     Args:
-        model: Takes it.
+        model: The model.
         reference: The checkpoint's folder.
-        digest: Of the model's backbone.
+        digest: Digest of the model's backbone.
     """
     folder = find_checkpoint(reference)
     if digest_backbone(find_backbone(folder, read_manifest(folder))) != digest:
@@ -204,7 +213,7 @@ def _take_write_side(model: MemoryModel, reference: Path, digest: str) -> None:
         shapes = [list(side[name].shape) if name in side else "none" for side in (theirs, ours)]
         if shapes[0] != shapes[1]:
             raise CheckpointError(
-                f"the write side of {reference} has {name} {shapes[0]}, and the options ask for"
+                f"the write side of {reference} has {name} {shapes[0]}, and the settings ask for"
                 f" {shapes[1]}; make them alike"
             )
     model.load_state_dict(theirs, strict=False)  # the backbone is there already

@@ -1,4 +1,4 @@
-"""The weights that are evaluated and exported: averaged over steps, and mixed with the start's."""
+"""The weights that are evaluated and exported: averages over steps, and with the start."""
 
 import copy
 from typing import Any
@@ -9,12 +9,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """An average of a model's weights; the weights themselves where none is asked for.
+    """Averages a model's weights over steps and with those that it started from.
 
     Args:
         model: The model on its device, before its first step.
-        decay: Decay a step of a moving average; None for no average over steps.
-        start_share: Share in the result of the weights that the model has now.
+        decay: Decay per step of the moving average; None for no average over steps.
+        start_share: Share of the weights that the model has now in the result; 0 for none.
     """
 
     def __init__(self, model: nn.Module, *, decay: float | None, start_share: float) -> None:

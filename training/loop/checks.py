@@ -35,14 +35,14 @@ def check_recipe(recipe: Recipe, data: TrainingData, *, processes: int) -> None:
 
 
 def check_phases(phases: Sequence[Recipe], *, processes: int) -> None:
-    """Refuse phases of which one would fail when its turn comes.
+    """Refuse phases if any would fail when its turn comes.
 
     Args:
         phases: The phases' recipes, in turn.
         processes: Number of processes that train them together.
 
     Raises:
-        RecipeError: See `check_recipe`; or a phase cannot take the weights of the one before.
+        RecipeError: See `check_recipe`; or a phase cannot take the weights of the phase before.
     """
     start = phases[0].start  # its memory and its tokenizer are those of later phases, too
     opened = [

@@ -13,7 +13,7 @@ from training.writers import LengthLimits
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A source of contexts and questions, with all that making tokens of them takes."""
+    """A source of contexts and questions, with all that turns them into tokens."""
 
     task: TrainingTask
     "Source of contexts and questions."

@@ -11,8 +11,8 @@ from gradmem_core.errors import OutOfMemoryError
 from training.loop.batch import Batch
 
 STEP_VALUES = 50
-"""Values kept for the gradient of a write step, in multiples of tokens, width and layers: what
-`gradmem-bench training-step` measures of the joined step's peak, and a fifth more."""
+"""Values kept for the gradient of a write step, in multiples of tokens, width and layers: the peak
+of the joined step as `gradmem-bench training-step` measures it, and a fifth more."""
 READ_VALUES = 20
 "The same for READ, which is differentiated once."
 USED = 0.85
@@ -29,8 +29,9 @@ class DeviceMemory:
     Args:
         backbone: The model's transformer.
         memory_tokens: Vectors that stand before a context (m).
-        recompute: Compute graphs again in place of keeping them; `auto` where they would not fit.
-            Batches are split where even that is too much, with `auto` before it is tried.
+        recompute: Compute graphs again in place of keeping them; `auto` does so where they would
+            not fit, and splits batches that would not fit even then. Without `auto`, batches are
+            split only after they did not fit.
         dtype: Dtype of the transformer's matrix products.
         device: The device that computes.
     """

@@ -134,7 +134,7 @@ class StepGradient:
 
 
 class _TooLargeError(Exception):
-    """The device has no memory for a batch."""
+    """Carries the batch that the device has no memory for."""
 
     def __init__(self, batch: Batch, steps: int) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that evaluates, reports and writes files."""
+        """True for the process that evaluates, reports and writes files."""
         return self.rank == 0
 
     def sum_gradients(self, model: nn.Module) -> None:

@@ -25,7 +25,7 @@ CHANGEABLE = {
 
 @dataclass
 class RunState:
-    """A run from step to step."""
+    """All that changes from step to step."""
 
     recipe: Recipe
     "The run's settings."

@@ -58,7 +58,7 @@ class Stepper:
         state: The run; its weights and counters change with every step.
         gradient: Computes the gradient of micro-batches.
         processes: The processes that share each step.
-        device: The device of this one.
+        device: This process's device.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ class Phase:
     """A part of a run with settings and a budget of its own."""
 
     recipe: Recipe
-    "Its settings; those of a later phase start from where the one before goes by default."
+    "Its settings. A later phase starts from the default folder of the phase before."
     folder: str
     "Its folder in that of the run: `.` for the last phase, the phase's name for the others."
 
@@ -57,7 +57,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(reference: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe; of one with phases, the last phase, whose checkpoint is the run's.
+    """Read a recipe; of a recipe with phases the last one, whose checkpoint is the run's.
 
     Args:
         reference: A TOML file, or the name of a recipe that the package holds; with `:PHASE` behind
@@ -72,7 +72,7 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def load_phases(reference: str | Path, overrides: Sequence[str] = ()) -> list[Phase]:
-    """Read the phases of a recipe; one without phases makes a single one.
+    """Read the phases of a recipe; a recipe without any is a single phase.
 
     Args:
         reference: See `load_recipe`.
@@ -151,7 +151,7 @@ def _merge(base: Fields, changes: Fields) -> Fields:
 
 
 def _split(fields: Fields, reference: str) -> dict[str, Fields]:
-    """Return the fields of every phase by its name, without those of one phase in another."""
+    """Return the fields of every phase by its name."""
     tables = fields["phases"]
     if not isinstance(tables, list) or not tables:
         raise RecipeError(f"{reference}: phases: give a table for each, [[phases]]")
