@@ -1,4 +1,4 @@
-"""A tiny checkpoint, and the service over a real socket."""
+"""Tiny checkpoints, and services over real sockets."""
 
 import string
 import threading
@@ -31,8 +31,8 @@ TASK = Task(
     example_answer="Q3",
 )
 
-MOST_PAGES = 5
-"Of a memory of the service for lists."
+MAX_PAGES = 5
+"Most pages of a memory of the service for lists."
 SYMBOLS = Tokenizer.from_characters(string.ascii_letters + string.digits + "!?:|")
 
 
@@ -44,7 +44,7 @@ def save_tiny(
     task: Task = TASK,
     tokenizer: Tokenizer = SYMBOLS,
 ) -> Path:
-    """A checkpoint with random weights."""
+    """Save a checkpoint with random weights."""
     backbone = Backbone.from_config(
         {
             "model_type": "llama",
@@ -98,7 +98,7 @@ def settings(tmp_path: Path, tiny_folder: Path) -> Settings:
 
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
-    """Serve an app on a free loopback port; gives its base URL."""
+    """Serve an app on a free port of the loopback interface; yield its base URL."""
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
     )
@@ -119,13 +119,13 @@ def running(app: FastAPI) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def serving() -> Serving:
-    """Serve any app: `with serving(app) as base_url`."""
+    """The function that serves an app: `with serving(app) as base_url`."""
     return running
 
 
 @pytest.fixture(scope="session")
 def base_url(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A service with the tiny checkpoint and a store in SQLite, for the whole session."""
+    """Base URL of a service with the tiny checkpoint and a SQLite store, for the whole session."""
     url = f"sqlite:///{tmp_path_factory.mktemp('store')}/memories.db"
     with running(create_app(Settings(store_url=url, threads=1), models=Models([tiny]))) as base:
         yield base
@@ -133,7 +133,7 @@ def base_url(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def lists(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A checkpoint for records that nobody trained: pages of 64 tokens, keys of 14, values of 7."""
+    """An untrained checkpoint for records: pages of 64 tokens, keys of 14, values of 7."""
     folder = tmp_path_factory.mktemp("checkpoints") / "lists"
     save_tiny(folder, seed=2, name="lists", task=RECORDS, tokenizer=TOKENIZER)
     return load_checkpoint(folder)
@@ -143,8 +143,8 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def lists_url(
     lists: Checkpoint, tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """A service with that checkpoint, and the tiny one beside it, for the whole session."""
+    """Base URL of a service with that checkpoint and the tiny one, for the whole session."""
     url = f"sqlite:///{tmp_path_factory.mktemp('store')}/memories.db"
-    settings = Settings(store_url=url, threads=1, max_pages=MOST_PAGES)
+    settings = Settings(store_url=url, threads=1, max_pages=MAX_PAGES)
     with running(create_app(settings, models=Models([lists, tiny]))) as base:
         yield base

@@ -218,7 +218,8 @@ def served(tiny_folder: Path, tmp_path: Path) -> Iterator[tuple[str, "subprocess
         process.wait()
 
 
-def test_serve_serves_until_it_is_stopped(
+@pytest.mark.slow
+def test_serve_runs_until_it_is_stopped(
     served: tuple[str, "subprocess.Popen[bytes]"], tmp_path: Path
 ) -> None:
     url, process = served

@@ -1,4 +1,4 @@
-"""The client, sync and async, against the running service."""
+"""The client, sync and async, against a running service."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,7 +29,7 @@ TOO_LONG = 2**70
 
 
 class Blocking:
-    """An AsyncClient whose methods are called as those of a Client."""
+    """An AsyncClient with the blocking methods of a Client."""
 
     def __init__(self, client: AsyncClient, portal: BlockingPortal) -> None:
         self._client = client
@@ -58,7 +58,7 @@ def memory(client: Client) -> MemoryInfo:
     return client.write(DOCUMENT)
 
 
-def test_write_returns_what_the_service_says_of_the_memory(client: Client) -> None:
+def test_write_returns_the_description_of_the_memory(client: Client) -> None:
     memory = client.write(
         DOCUMENT, model="tiny", steps=3, ttl_seconds=60, metadata={"ключ": "🎉\x00\n"}
     )
@@ -149,14 +149,14 @@ def test_unknown_characters_are_refused_with_their_places(client: Client) -> Non
     ],
     ids=str,
 )
-def test_a_wrong_argument_of_write_is_refused(client: Client, options: dict[str, Any]) -> None:
+def test_an_invalid_option_of_write_is_refused(client: Client, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         client.write(DOCUMENT, **options)
     assert caught.value.status == 422
 
 
 @pytest.mark.parametrize("document", ["", "\udc80", 5], ids=ascii)
-def test_a_document_that_is_no_text_is_refused(client: Client, document: Any) -> None:
+def test_a_document_that_is_not_text_is_refused(client: Client, document: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         client.write(document)
     assert caught.value.status == 422
@@ -167,7 +167,7 @@ def test_a_document_that_is_no_text_is_refused(client: Client, document: Any) ->
     [{"temperature": float("nan")}, {"temperature": -1}, {"top_p": 0}, {"seed": TOO_LONG}],
     ids=str,
 )
-def test_a_wrong_argument_of_read_is_refused(
+def test_an_invalid_option_of_read_is_refused(
     client: Client, memory: MemoryInfo, options: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -180,7 +180,7 @@ def test_a_wrong_argument_of_read_is_refused(
     [[], "?!aB:", ["?!aB:"] * (MAX_QUERIES + 1), [""]],
     ids=["none", "a text", "too many", "empty"],
 )
-def test_wrong_queries_are_refused(client: Client, memory: MemoryInfo, queries: Any) -> None:
+def test_invalid_queries_are_refused(client: Client, memory: MemoryInfo, queries: Any) -> None:
     with pytest.raises(InvalidRequest):
         client.read_many(memory.memory_id, queries)
 
@@ -218,7 +218,7 @@ def test_a_memory_of_another_checkpoint_is_a_conflict(
 
 
 @pytest.mark.anyio
-async def test_one_async_client_carries_many_calls_at_once(base_url: str) -> None:
+async def test_an_async_client_makes_many_calls_at_once(base_url: str) -> None:
     answers: dict[str, str | None] = {}
     async with AsyncClient(base_url) as client:
         memory = await client.write(DOCUMENT)

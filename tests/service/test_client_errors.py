@@ -1,4 +1,4 @@
-"""The client when nobody, or somebody else, answers."""
+"""The client without a service, and with another server at its URL."""
 
 import json
 import socket
@@ -40,7 +40,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 @pytest.fixture
 def free_port() -> int:
-    """A port of loopback where nobody listens."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -49,20 +49,20 @@ def free_port() -> int:
 
 @pytest.fixture
 def silent_url() -> Iterator[str]:
-    """Somebody listens there and never says a word."""
+    """Base URL of a server that never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def answered_by(handler: Handler, base_url: str = "http://gradmem") -> Client:
+def client_of(handler: Handler, base_url: str = "http://gradmem") -> Client:
     return Client(base_url, transport=httpx.MockTransport(handler))
 
 
-def answering(status: int, **response: Any) -> Handler:
+def respond(status: int, **response: Any) -> Handler:
     return lambda _: httpx.Response(status, **response)
 
 
-def test_a_port_where_nobody_listens_is_a_failed_connection(free_port: int) -> None:
+def test_a_free_port_is_a_failed_connection(free_port: int) -> None:
     url = f"http://127.0.0.1:{free_port}"
     with Client(url) as client:
         assert client.ready() is False
@@ -71,13 +71,13 @@ def test_a_port_where_nobody_listens_is_a_failed_connection(free_port: int) -> N
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "ftp://x", "http://h:0x", "http://a..b"])
-def test_a_url_of_no_service_is_a_failed_connection(url: str) -> None:
+def test_an_invalid_url_is_a_failed_connection(url: str) -> None:
     with pytest.raises(ConnectionFailed), Client(url) as client:
         client.models()
 
 
-def raised(kind: type[Exception], **attributes: Any) -> Exception:
-    """An error of httpx, whatever its class wants to be made of."""
+def make_error(kind: type[Exception], **attributes: Any) -> Exception:
+    """Return an error of httpx, whatever arguments its class takes."""
     error = kind.__new__(kind)
     Exception.__init__(error, "secret")
     vars(error).update(attributes)
@@ -86,10 +86,10 @@ def raised(kind: type[Exception], **attributes: Any) -> Exception:
 
 @pytest.mark.parametrize("kind", HTTPX_ERRORS, ids=lambda kind: kind.__name__)
 def test_every_error_of_httpx_has_a_counterpart(kind: type[Exception]) -> None:
-    def handler(request: httpx.Request) -> httpx.Response:  # noqa: ARG001
-        raise raised(kind)
+    def handler(_request: httpx.Request) -> httpx.Response:
+        raise make_error(kind)
 
-    client = answered_by(handler, "http://user:password@gradmem:81")
+    client = client_of(handler, "http://user:password@gradmem:81")
     with pytest.raises((ConnectionFailed, UnexpectedResponse)) as caught:
         client.models()
     assert isinstance(caught.value.__cause__, kind)
@@ -99,12 +99,12 @@ def test_every_error_of_httpx_has_a_counterpart(kind: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize("kind", [httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout])
-def test_a_late_answer_is_told_from_an_unreachable_service(kind: type[Exception]) -> None:
-    def handler(request: httpx.Request) -> httpx.Response:  # noqa: ARG001
-        raise raised(kind)
+def test_a_timeout_is_distinguished_from_an_unreachable_service(kind: type[Exception]) -> None:
+    def handler(_request: httpx.Request) -> httpx.Response:
+        raise make_error(kind)
 
     with pytest.raises(ConnectionFailed, match="longer timeout"):
-        answered_by(handler).write(DOCUMENT)
+        client_of(handler).write(DOCUMENT)
 
 
 def test_a_timeout_over_a_real_socket(silent_url: str) -> None:
@@ -133,50 +133,50 @@ def test_a_problem_becomes_the_error_of_its_status(status: int, kind: type[Probl
     body = {"type": "urn:x", "title": "t", "status": status, "detail": "do this", "later": "field"}
     reply = httpx.Response(status, json=body, headers=PROBLEM | {"retry-after": "7"})
     with pytest.raises(ProblemError, match="do this") as caught:
-        answered_by(lambda _: reply).models()
+        client_of(lambda _: reply).models()
     assert type(caught.value) is kind
     assert (caught.value.status, caught.value.problem.type) == (status, "urn:x")
     assert caught.value.retry_after == 7
 
 
 @pytest.mark.parametrize("value", ["", "-1", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", "9" * 99])
-def test_a_retry_after_that_is_no_number_of_seconds_is_left_out(value: str) -> None:
+def test_a_retry_after_that_is_not_a_number_of_seconds_is_ignored(value: str) -> None:
     body = {"type": "urn:x", "title": "t", "status": 429, "detail": "wait"}
     reply = httpx.Response(429, json=body, headers=PROBLEM | {"retry-after": value})
     with pytest.raises(Overloaded) as caught:
-        answered_by(lambda _: reply).models()
+        client_of(lambda _: reply).models()
     assert caught.value.retry_after is None
 
 
 @pytest.mark.parametrize(
     "handler",
     [
-        answering(200, text="<html>"),
-        answering(200, json={"models": [{}]}),
-        answering(200, content=b"\xff"),
-        answering(204),
-        answering(304),
-        answering(302, headers={"location": "/elsewhere"}),
-        answering(404, text="nothing here"),
-        answering(404, json={"detail": "Not Found"}),
-        answering(502, text="<html>bad gateway"),
-        answering(500, json={"title": "no detail"}, headers=PROBLEM),
-        answering(500, content=b"\xff", headers=PROBLEM),
+        respond(200, text="<html>"),
+        respond(200, json={"models": [{}]}),
+        respond(200, content=b"\xff"),
+        respond(204),
+        respond(304),
+        respond(302, headers={"location": "/elsewhere"}),
+        respond(404, text="nothing here"),
+        respond(404, json={"detail": "Not Found"}),
+        respond(502, text="<html>bad gateway"),
+        respond(500, json={"title": "no detail"}, headers=PROBLEM),
+        respond(500, content=b"\xff", headers=PROBLEM),
     ],
 )
-def test_an_answer_of_somebody_else_is_unexpected(handler: Handler) -> None:
+def test_a_response_of_another_server_is_unexpected(handler: Handler) -> None:
     with pytest.raises(UnexpectedResponse, match=r"http://gradmem/ .*base URL"):
-        answered_by(handler).models()
+        client_of(handler).models()
 
 
 def test_fewer_answers_than_queries_are_unexpected() -> None:
     with pytest.raises(UnexpectedResponse):
-        answered_by(answering(200, json={"answers": []})).read(UNKNOWN_ID, "?")
+        client_of(respond(200, json={"answers": []})).read(UNKNOWN_ID, "?")
 
 
 @pytest.mark.parametrize("status", [404, 429, 500, 503])
 def test_a_service_that_refuses_is_not_ready(status: int) -> None:
-    assert answered_by(answering(status)).ready() is False
+    assert client_of(respond(status)).ready() is False
 
 
 def test_a_base_url_may_have_a_path() -> None:
@@ -186,18 +186,18 @@ def test_a_base_url_may_have_a_path() -> None:
         seen.append(request.url.raw_path.decode())
         return httpx.Response(204)
 
-    answered_by(handler, "http://gradmem/below").delete("../a b")
+    client_of(handler, "http://gradmem/below").delete("../a b")
     assert seen == ["/below/memories/%2E%2E%2Fa%20b"]
 
 
-def test_only_what_was_given_is_sent() -> None:
+def test_only_given_options_are_sent() -> None:
     sent: list[object] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
         sent.append(json.loads(request.content))
         return httpx.Response(500)
 
-    client = answered_by(handler)
+    client = client_of(handler)
     with pytest.raises(ClientError):
         client.write("d", steps=None, ttl_seconds=5)
     with pytest.raises(ClientError):
@@ -208,7 +208,7 @@ def test_only_what_was_given_is_sent() -> None:
     ]
 
 
-def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+def test_a_proxy_of_the_environment_is_not_used_for_this_machine(
     base_url: str, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port}")
@@ -216,10 +216,10 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
         assert client.models()
 
 
-def test_the_tree_stands_apart_from_the_core() -> None:
+def test_client_errors_are_not_errors_of_the_core() -> None:
     assert not issubclass(ClientError, GradMemError)
 
 
-def test_the_client_needs_no_torch() -> None:
+def test_the_client_does_not_import_torch() -> None:
     code = "import sys, service.client, service.cli; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

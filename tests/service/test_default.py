@@ -34,6 +34,7 @@ def test_texts_are_served_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (Settings().checkpoints, Settings().blob_dtype) == (["prose"], "int8")
 
 
+@pytest.mark.slow
 def test_a_text_is_written_and_its_own_example_is_answered(gradmem: Gradmem) -> None:
     with Client(gradmem.url) as client:
         model = client.models()[0]
@@ -45,7 +46,8 @@ def test_a_text_is_written_and_its_own_example_is_answered(gradmem: Gradmem) -> 
     assert 0 < answer.confidence <= 1
 
 
-def test_pages_of_a_text_are_appended_asked_and_deleted(gradmem: Gradmem) -> None:
+@pytest.mark.slow
+def test_pages_of_a_text_are_appended_read_and_deleted(gradmem: Gradmem) -> None:
     memory = gradmem.write("--no-verify", stdin=TEXT.encode())
     both = gradmem.write("--no-verify", "--append-to", memory.memory_id, stdin=MORE.encode())
     assert [page.first_line for page in both.pages] == [1, 1]
@@ -55,8 +57,8 @@ def test_pages_of_a_text_are_appended_asked_and_deleted(gradmem: Gradmem) -> Non
         )
         assert {answer.page_id for answer in answers} <= {page.page_id for page in both.pages}
         client.delete_page(memory.memory_id, both.pages[0].page_id)
-        (left,) = client.read_many(memory.memory_id, ["Who was the director of the mill?"])
-    assert left.page_id == both.pages[1].page_id
+        (answer,) = client.read_many(memory.memory_id, ["Who was the director of the mill?"])
+    assert answer.page_id == both.pages[1].page_id
 
 
 def test_a_key_that_is_not_in_memory_is_reported(gradmem: Gradmem) -> None:

@@ -1,4 +1,4 @@
-"""The engine on a tiny model: beside others, interleaved, cancelled, late, failing and stopping."""
+"""The engine with a tiny model: work that is concurrent, cancelled, late, failing or stopped."""
 
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -48,7 +48,7 @@ QUERIES = ["?!kk:", "?!a:", "?!"]
 
 
 class Gated(TorchDevice):
-    """The real device behind a gate; it notes its WRITE batches and fails for a length."""
+    """The real device behind a gate, which records its WRITE batches and fails for a length."""
 
     def __init__(self, *, bad: int = 0, error: BaseException | None = None) -> None:
         super().__init__(prefix_bytes=2**20)
@@ -86,25 +86,25 @@ def a_write(tiny: Checkpoint, document: str, steps: Steps = 2) -> WriteWork:
 
 
 def a_read(tiny: Checkpoint, memory: torch.Tensor, page: PageKey | None = None) -> ReadWork:
-    """Queries of a memory `(m, d)` of one page."""
+    """Return queries to a memory `(m, d)` of one page."""
     queries = [tiny.tokenizer.encode(text) for text in QUERIES]
     sampling = [Sampling(4), Sampling(8, temperature=1.0, seed=3), Sampling(2)]
     page_keys = None if page is None else [page]
     return ReadWork(tiny, memory[None], queries, sampling, [None], page_keys)
 
 
-async def write_one(engine: Engine, work: WriteWork) -> WrittenPage:
-    (made,) = await engine.write_pages(work.checkpoint, [work.context_ids], work.steps)
-    return made
+async def write_page(engine: Engine, work: WriteWork) -> WrittenPage:
+    (page,) = await engine.write_pages(work.checkpoint, [work.context_ids], work.steps)
+    return page
 
 
-async def read_one(engine: Engine, work: ReadWork) -> list[Answer]:
+async def read_page(engine: Engine, work: ReadWork) -> list[Answer]:
     return await engine.read_pages(
         work.checkpoint, work.memory, work.page_keys, work.queries, work.sampling
     )
 
 
-def written_alone(work: WriteWork) -> tuple[torch.Tensor, list[float]]:
+def write_alone(work: WriteWork) -> tuple[torch.Tensor, list[float]]:
     ids, lengths = torch.tensor([work.context_ids]), torch.tensor([len(work.context_ids)])
     assert isinstance(work.steps, int)
     found = write(work.checkpoint.model, ids, lengths, work.steps, create_graph=False)
@@ -125,27 +125,27 @@ def read_alone(work: ReadWork) -> list[Answer]:
     ]
 
 
-async def outcome(engine: Engine, work: WriteWork, into: list[object], place: int) -> None:
+async def record_outcome(engine: Engine, work: WriteWork, into: list[object], place: int) -> None:
     try:
-        into[place] = await write_one(engine, work)
+        into[place] = await write_page(engine, work)
     except GradMemError as error:
         into[place] = error
 
 
 async def write_all(engine: Engine, works: Sequence[WriteWork], device: Gated) -> list[object]:
-    """Queue one work first, then the rest behind its first step; every outcome in order."""
+    """Queue one work first, then the rest during its first step; return the outcomes in order."""
     outcomes: list[object] = [None] * len(works)
     async with anyio.create_task_group() as group:
-        group.start_soon(outcome, engine, works[0], outcomes, 0)
+        group.start_soon(record_outcome, engine, works[0], outcomes, 0)
         await anyio.to_thread.run_sync(device.entered.wait)
         for place, work in enumerate(works[1:], start=1):
-            group.start_soon(outcome, engine, work, outcomes, place)
+            group.start_soon(record_outcome, engine, work, outcomes, place)
         await anyio.wait_all_tasks_blocked()
         device.gate.set()
     return outcomes
 
 
-async def test_work_beside_other_work_equals_work_alone(tiny: Checkpoint) -> None:
+async def test_concurrent_work_has_the_results_of_work_alone(tiny: Checkpoint) -> None:
     writes = [a_write(tiny, text, steps) for text in DOCUMENTS for steps in (1, 3, 8)]
     memories = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
     reads = [a_read(tiny, memories[i % 2], ("a memory", str(i % 2))) for i in range(4)]
@@ -153,11 +153,11 @@ async def test_work_beside_other_work_equals_work_alone(tiny: Checkpoint) -> Non
     answers: dict[int, list[Answer]] = {}
 
     async def note_write(place: int) -> None:
-        made[place] = await write_one(engine, writes[place])
+        made[place] = await write_page(engine, writes[place])
 
     async def note_read(place: int) -> None:
         await anyio.sleep(0.01 * place)
-        answers[place] = await read_one(engine, reads[place])
+        answers[place] = await read_page(engine, reads[place])
 
     device = TorchDevice(prefix_bytes=2**20)
     async with started(device) as engine, anyio.create_task_group() as group:
@@ -166,7 +166,7 @@ async def test_work_beside_other_work_equals_work_alone(tiny: Checkpoint) -> Non
         for place in range(len(reads)):
             group.start_soon(note_read, place)
     for place, work in enumerate(writes):
-        memory, losses = written_alone(work)
+        memory, losses = write_alone(work)
         torch.testing.assert_close(made[place].memory, memory, rtol=1e-5, atol=1e-5)
         assert made[place].losses == pytest.approx(losses, rel=1e-5)
         assert made[place].steps == work.steps
@@ -177,12 +177,12 @@ async def test_work_beside_other_work_equals_work_alone(tiny: Checkpoint) -> Non
             assert found.confidence == pytest.approx(expected.confidence, abs=1e-5)
 
 
-async def test_auto_stops_where_the_core_stops(tiny: Checkpoint) -> None:
+async def test_auto_stops_where_the_core_does(tiny: Checkpoint) -> None:
     works = [a_write(tiny, text, "auto") for text in DOCUMENTS]
     outcomes: list[object] = [None] * len(works)
     async with started(TorchDevice(prefix_bytes=0)) as engine, anyio.create_task_group() as group:
         for place, work in enumerate(works):
-            group.start_soon(outcome, engine, work, outcomes, place)
+            group.start_soon(record_outcome, engine, work, outcomes, place)
     for work, found in zip(works, outcomes, strict=True):
         assert isinstance(found, WrittenPage)
         ids, lengths = torch.tensor([work.context_ids]), torch.tensor([len(work.context_ids)])
@@ -200,7 +200,7 @@ async def test_documents_share_gradient_steps_whatever_their_steps(tiny: Checkpo
     assert [len(batch) for batch in device.batches] == [1, 4, 2, 1]
 
 
-async def test_listeners_are_told_in_order_before_the_result(tiny: Checkpoint) -> None:
+async def test_listeners_get_events_in_order_before_the_result(tiny: Checkpoint) -> None:
     steps: list[StepMade] = []
     tokens: list[TokenChosen] = []
     async with started(TorchDevice(prefix_bytes=0)) as engine:
@@ -212,12 +212,12 @@ async def test_listeners_are_told_in_order_before_the_result(tiny: Checkpoint) -
             tiny, work.memory, None, work.queries, work.sampling, listener=tokens.append
         )
     for query, answer in enumerate(answers):
-        told = [e.token for e in tokens if e.query == query]
-        assert told[: len(answer.tokens)] == answer.tokens
-        assert len(told) == len(answer.tokens) + (answer.finish_reason == "stop")
+        chosen = [e.token for e in tokens if e.query == query]
+        assert chosen[: len(answer.tokens)] == answer.tokens
+        assert len(chosen) == len(answer.tokens) + (answer.finish_reason == "stop")
 
 
-async def test_one_that_diverges_fails_alone(tiny: Checkpoint) -> None:
+async def test_a_page_that_diverges_fails_alone(tiny: Checkpoint) -> None:
     works = [a_write(tiny, text, 8) for text in DOCUMENTS]
 
     class Diverging(Gated):
@@ -234,34 +234,34 @@ async def test_one_that_diverges_fails_alone(tiny: Checkpoint) -> None:
     assert failed == [False, True, False, False]
 
 
-async def test_errors_of_the_device_are_translated_and_the_engine_lives(
+async def test_errors_of_the_device_are_translated_and_the_engine_goes_on(
     tiny: Checkpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = Gated(bad=len(DOCUMENTS[1]), error=RuntimeError("document text"))
     device.gate.set()
     async with started(device) as engine:
         with pytest.raises(DeviceError):
-            await write_one(engine, a_write(tiny, DOCUMENTS[1]))
-        assert isinstance(await write_one(engine, a_write(tiny, DOCUMENTS[0])), WrittenPage)
+            await write_page(engine, a_write(tiny, DOCUMENTS[1]))
+        assert isinstance(await write_page(engine, a_write(tiny, DOCUMENTS[0])), WrittenPage)
     assert "document text" not in caplog.text
 
 
-async def test_a_full_engine_refuses_and_takes_up_again(tiny: Checkpoint) -> None:
+async def test_a_full_engine_refuses_until_it_has_room(tiny: Checkpoint) -> None:
     device = Gated()
     tokens = len(DOCUMENTS[0])
     async with started(device, AdmissionLimits(tokens=3 * tokens, seconds=30)) as engine:
         outcomes = await write_all(engine, [a_write(tiny, DOCUMENTS[0])] * 6, device)
-        assert isinstance(await write_one(engine, a_write(tiny, DOCUMENTS[2])), WrittenPage)
+        assert isinstance(await write_page(engine, a_write(tiny, DOCUMENTS[2])), WrittenPage)
     refused = [result for result in outcomes if isinstance(result, OverloadedError)]
     assert len(refused) == 3
     assert {error.limit for error in refused} == {3 * tokens}
 
 
-async def test_what_is_late_is_answered_in_time_and_never_begun(tiny: Checkpoint) -> None:
+async def test_a_request_that_times_out_is_answered_and_never_begun(tiny: Checkpoint) -> None:
     device = Gated()
     first: list[object] = [None]
     async with started(device) as engine, anyio.create_task_group() as group:
-        group.start_soon(outcome, engine, a_write(tiny, DOCUMENTS[0]), first, 0)
+        group.start_soon(record_outcome, engine, a_write(tiny, DOCUMENTS[0]), first, 0)
         await anyio.to_thread.run_sync(device.entered.wait)
         page = tiny.tokenizer.encode(DOCUMENTS[1])
         with pytest.raises(DeadlineError, match=r"within 0\.05 s"):
@@ -271,28 +271,28 @@ async def test_what_is_late_is_answered_in_time_and_never_begun(tiny: Checkpoint
     assert all(batch == [len(DOCUMENTS[0])] for batch in device.batches)
 
 
-async def test_whoever_leaves_frees_their_place_between_steps(tiny: Checkpoint) -> None:
+async def test_a_cancelled_request_frees_its_place_between_steps(tiny: Checkpoint) -> None:
     device = Gated()
     async with started(device) as engine:
         with anyio.move_on_after(0.05):
-            await write_one(engine, a_write(tiny, DOCUMENTS[1], 8))
+            await write_page(engine, a_write(tiny, DOCUMENTS[1], 8))
         device.gate.set()
-        await write_one(engine, a_write(tiny, DOCUMENTS[0], 2))
+        await write_page(engine, a_write(tiny, DOCUMENTS[0], 2))
     assert device.batches == [[len(DOCUMENTS[1])], *[[len(DOCUMENTS[0])]] * 2]
 
 
-async def test_stopping_answers_everyone(tiny: Checkpoint) -> None:
+async def test_stopping_answers_every_request(tiny: Checkpoint) -> None:
     device = Gated()
     outcomes: list[object] = [None] * 3
     async with started(device) as engine, anyio.create_task_group() as group:
-        group.start_soon(outcome, engine, a_write(tiny, DOCUMENTS[0], 1), outcomes, 0)
+        group.start_soon(record_outcome, engine, a_write(tiny, DOCUMENTS[0], 1), outcomes, 0)
         await anyio.to_thread.run_sync(device.entered.wait)
-        group.start_soon(outcome, engine, a_write(tiny, DOCUMENTS[1]), outcomes, 1)
+        group.start_soon(record_outcome, engine, a_write(tiny, DOCUMENTS[1]), outcomes, 1)
         await anyio.wait_all_tasks_blocked()
         stopper = threading.Thread(target=engine.stop)
         stopper.start()
         await anyio.sleep(0.05)
-        group.start_soon(outcome, engine, a_write(tiny, DOCUMENTS[2]), outcomes, 2)
+        group.start_soon(record_outcome, engine, a_write(tiny, DOCUMENTS[2]), outcomes, 2)
         device.gate.set()
         await anyio.to_thread.run_sync(stopper.join)
     assert isinstance(outcomes[0], WrittenPage)
@@ -302,7 +302,7 @@ async def test_stopping_answers_everyone(tiny: Checkpoint) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("error", [SystemExit(), torch.AcceleratorError("device lost")])
-async def test_a_device_that_is_lost_ends_the_engine_with_everyone_answered(
+async def test_a_lost_device_ends_the_engine_with_every_request_answered(
     tiny: Checkpoint, error: BaseException
 ) -> None:
     device = Gated(bad=len(DOCUMENTS[0]), error=error)
@@ -311,19 +311,19 @@ async def test_a_device_that_is_lost_ends_the_engine_with_everyone_answered(
     engine.on_failure = failed.set
     engine.start()
     outcomes = await write_all(engine, [a_write(tiny, text) for text in DOCUMENTS], device)
-    assert all(isinstance(one, EngineStoppedError) for one in outcomes)
+    assert all(isinstance(outcome, EngineStoppedError) for outcome in outcomes)
     assert await anyio.to_thread.run_sync(failed.wait, 10)
     engine.stop()
     assert not engine.alive
 
 
-def test_prefixes_are_computed_once_and_the_least_recently_read_goes_first(
+def test_prefixes_are_cached_until_others_were_read_more_recently(
     tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[int] = []
     memory = torch.zeros(4, 32)
-    one = 4 * tiny.model.backbone.cache_elements_per_token * 4  # float32, four vectors
-    cache = PrefixCache(2 * one)
+    size = 4 * tiny.model.backbone.cache_elements_per_token * 4  # float32, four vectors
+    cache = PrefixCache(2 * size)
 
     def counted(model: MemoryModel, memories: torch.Tensor) -> list[Prefix]:
         computed.append(len(memories))
@@ -333,39 +333,39 @@ def test_prefixes_are_computed_once_and_the_least_recently_read_goes_first(
 
     def ask(*ids: str | None) -> list[object]:
         pages = [None if name is None else (name, "a page") for name in ids]
-        found = cache.of([OngoingRead(a_read(tiny, memory, page)) for page in pages])
-        return [prefix for (prefix,) in found]
+        prefixes = cache.of([OngoingRead(a_read(tiny, memory, page)) for page in pages])
+        return [prefix for (prefix,) in prefixes]
 
     first = ask("a", "b", "a")
     assert first[0] is first[2]
     assert computed == [2]
     ask("a")
-    ask("c")  # gives up b, which was read before a
+    ask("c")  # removes b, which was read before a
     ask("a")
     assert computed == [2, 1]
-    assert cache.bytes == 2 * one
+    assert cache.bytes == 2 * size
     ask("b")
     assert computed == [2, 1, 1]
     cache.forget("b")
-    assert cache.bytes == one
+    assert cache.bytes == size
     ask(None, None)
     assert computed == [2, 1, 1, 2]
-    assert cache.bytes == one
+    assert cache.bytes == size
 
 
-async def test_a_transformer_in_bfloat16_writes_and_reads_float32_memories() -> None:
+async def test_a_transformer_in_bfloat16_uses_float32_memories() -> None:
     checkpoint = Models.load(["kv-16"], device="cpu", precision="bfloat16").get(None)
     task, tokenizer = checkpoint.task, checkpoint.tokenizer
     query = tokenizer.encode(task.example_query)
     write_work = WriteWork(checkpoint, tokenizer.encode(task.example_document), 5)
     async with started(TorchDevice(prefix_bytes=2**20)) as engine:
-        written = await write_one(engine, write_work)
+        written = await write_page(engine, write_work)
         (answer,) = await engine.read_pages(
             checkpoint, written.memory[None], None, [query], [Sampling(4)]
         )
     assert tokenizer.decode(answer.tokens) == task.example_answer
     assert written.memory.dtype == torch.float32
     checkpoint.model.backbone.autocast = None
-    exact, _ = written_alone(write_work)
+    exact, _ = write_alone(write_work)
     assert not torch.equal(written.memory, exact)
     assert torch.allclose(written.memory, exact, atol=0.1)

@@ -1,7 +1,7 @@
-"""What a memory has and has not, read with a model made by hand, whose answers are known.
+"""Answers and missing answers, with a handmade model whose answers are known.
 
-Its attention is the same everywhere and hands on one number of a page's vectors: above 0 the answer
-is `x`, below 0 that the key is not there, the surer the further from 0.
+Its attention is uniform and passes on one number of a page's vectors. Above 0 the answer is `x`,
+below 0 it is that the key is absent; the further from 0, the more confident.
 """
 
 import asyncio
@@ -35,20 +35,20 @@ from tests.lists import RECORDS
 from tests.service.conftest import running
 
 WIDTH, VECTORS = 32, 4
-EVERYWHERE, TOLD, NOWHERE = 0, 1, 2
-"Elements of a vector: 1 in every token, the number that is handed on, and 0 in every token."
+CONSTANT, SIGNAL, UNUSED = 0, 1, 2
+"Elements of a vector: 1 in every token, the number that is passed on, and 0 in every token."
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SURE, LESS_SURE, NOT_SURE = 0.5, 0.4, 0.02
-"Numbers that a page tells: the first two make nearly equal confidences."
+"Signals of a page: the first two give nearly equal confidences."
 
 Page = tuple[float, str]
-"The number that it tells, and the document that it is of."
+"Its signal, and the letter of its document."
 Stored = Callable[..., list[str]]
-"Stores a memory; gives its id and those of its pages."
+"Stores a memory; returns its id and those of its pages."
 
 
 @pytest.fixture(scope="module")
-def teller() -> Checkpoint:
+def handmade() -> Checkpoint:
     tokenizer = Tokenizer.from_characters(string.ascii_letters + " \t\n" + QUERY_MARK + ABSENT)
     settings = {
         "model_type": "llama",
@@ -65,12 +65,12 @@ def teller() -> Checkpoint:
     with torch.no_grad():
         for name, weight in weights.items():
             weight.fill_(1.0 if "norm" in name else 0.0)
-        weights["model.embed_tokens.weight"][:, EVERYWHERE] = 1
-        weights["model.layers.0.self_attn.v_proj.weight"][TOLD, TOLD] = 1
-        weights["model.layers.0.self_attn.o_proj.weight"][TOLD, TOLD] = 1
+        weights["model.embed_tokens.weight"][:, CONSTANT] = 1
+        weights["model.layers.0.self_attn.v_proj.weight"][SIGNAL, SIGNAL] = 1
+        weights["model.layers.0.self_attn.o_proj.weight"][SIGNAL, SIGNAL] = 1
         head = weights["lm_head.weight"]
-        head[[absent, found], EVERYWHERE] = 20
-        head[absent, TOLD], head[found, TOLD] = -0.3, 0.3
+        head[[absent, found], CONSTANT] = 20
+        head[absent, SIGNAL], head[found, SIGNAL] = -0.3, 0.3
     config = MemoryConfig(
         memory_tokens=VECTORS,
         write_steps=1,
@@ -81,7 +81,7 @@ def teller() -> Checkpoint:
         max_answer_tokens=8,
     )
     return Checkpoint(
-        name="teller",
+        name="handmade",
         fingerprint="f" * 64,
         model=MemoryModel(backbone, config, seed=0).requires_grad_(False).eval(),
         tokenizer=tokenizer,
@@ -90,10 +90,10 @@ def teller() -> Checkpoint:
     )
 
 
-def vectors(told: float) -> Tensor:
-    """Vectors of length 1 that tell a number."""
+def make_vectors(signal: float) -> Tensor:
+    """Return vectors of length 1 that carry a signal."""
     page = torch.zeros(VECTORS, WIDTH)
-    page[:, TOLD], page[:, NOWHERE] = told, (1 - told**2) ** 0.5
+    page[:, SIGNAL], page[:, UNUSED] = signal, (1 - signal**2) ** 0.5
     return page
 
 
@@ -103,9 +103,9 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def url(teller: Checkpoint, store_url: str) -> Iterator[str]:
+def url(handmade: Checkpoint, store_url: str) -> Iterator[str]:
     settings = Settings(store_url=store_url, threads=1)
-    with running(create_app(settings, models=Models([teller]))) as base_url:
+    with running(create_app(settings, models=Models([handmade]))) as base_url:
         yield base_url
 
 
@@ -122,16 +122,16 @@ def stored(store_url: str) -> Stored:
                 document_sha256=document.lower() * 64,
                 losses=(2.0, 1.0),
                 write_accuracy=0.5,
-                # Each time that a document is written is named by a letter's case.
+                # The case of the letter is the time at which the document was written.
                 created_at=NOW + timedelta(days=document.isupper()),
             )
             for number, (_, document) in enumerate(pages)
         )
         blob = pack(
-            torch.stack([vectors(told) for told, _ in pages]),
+            torch.stack([make_vectors(signal) for signal, _ in pages]),
             BlobInfo(fingerprint="f" * 64, pages=infos),
         )
-        memory = StoredMemory(new_memory_id(), "teller", blob, {}, NOW)
+        memory = StoredMemory(new_memory_id(), "handmade", blob, {}, NOW)
 
         async def store_it() -> None:
             async with create_store(store_url) as store:
@@ -148,18 +148,18 @@ def read(url: str, memory_id: str, **fields: object) -> dict[str, Any]:
     response = httpx.post(f"{url}/read", json=body)
     assert response.status_code == 200, response.text
     [answer] = response.json()["answers"]
-    found: dict[str, Any] = answer
-    return found
+    result: dict[str, Any] = answer
+    return result
 
 
-def events(url: str, memory_id: str) -> list[tuple[str, dict[str, Any]]]:
+def stream(url: str, memory_id: str) -> list[tuple[str, dict[str, Any]]]:
     body = {"memory_id": memory_id, "query": "a", "stream": True}
     blocks = httpx.post(f"{url}/read", json=body).text.strip().split("\n\n")
     lines = [block.split("\n") for block in blocks]
     return [(name.removeprefix("event: "), json.loads(data[6:])) for name, data in lines]
 
 
-def test_what_is_there_is_found(url: str, stored: Stored) -> None:
+def test_a_known_key_is_found(url: str, stored: Stored) -> None:
     memory_id, page = stored((SURE, "a"))
     answer = read(url, memory_id)
     assert (answer["found"], answer["answer"], answer["page_id"]) == (True, "x", page)
@@ -167,7 +167,7 @@ def test_what_is_there_is_found(url: str, stored: Stored) -> None:
     assert 0.9 < answer["confidence"] < 1
 
 
-def test_what_is_not_there_is_null(url: str, stored: Stored) -> None:
+def test_an_absent_key_is_null(url: str, stored: Stored) -> None:
     memory_id, page = stored((-SURE, "a"))
     answer = read(url, memory_id)
     assert (answer["found"], answer["answer"], answer["page_id"]) == (False, None, page)
@@ -187,48 +187,48 @@ def test_what_is_not_there_is_null(url: str, stored: Stored) -> None:
         ([(SURE, "a"), (LESS_SURE, "b"), (-SURE, "c")], 1),
     ],
 )
-def test_the_page_that_answers(url: str, stored: Stored, pages: list[Page], answers: int) -> None:
+def test_the_right_page_answers(url: str, stored: Stored, pages: list[Page], answers: int) -> None:
     memory_id, *page_ids = stored(*pages)
     answer = read(url, memory_id)
     assert (answer["found"], answer["page_id"]) == (True, page_ids[answers])
 
 
-def test_what_no_page_has_is_told_by_the_least_sure(url: str, stored: Stored) -> None:
+def test_the_least_confident_page_reports_an_absent_key(url: str, stored: Stored) -> None:
     memory_id, *pages = stored((-SURE, "a"), (-NOT_SURE, "a"), (-LESS_SURE, "b"))
     answer = read(url, memory_id)
     assert (answer["found"], answer["answer"], answer["page_id"]) == (False, None, pages[1])
 
 
-def test_a_document_written_again_takes_back_what_came_between(url: str, stored: Stored) -> None:
+def test_a_document_written_again_revokes_what_came_between(url: str, stored: Stored) -> None:
     memory_id, *pages = stored((SURE, "a"), (LESS_SURE, "b"), (LESS_SURE, "A"))
     assert read(url, memory_id)["page_id"] == pages[2]
 
 
-def test_a_page_that_was_deleted_answers_no_more(url: str, stored: Stored) -> None:
-    memory_id, absent, there = stored((-SURE, "a"), (SURE, "a"))
+def test_a_deleted_page_no_longer_answers(url: str, stored: Stored) -> None:
+    memory_id, absent, present = stored((-SURE, "a"), (SURE, "a"))
     assert read(url, memory_id)["found"] is True
-    path = f"{url}/memories/{memory_id}/pages/{there}"
+    path = f"{url}/memories/{memory_id}/pages/{present}"
     assert httpx.delete(path).status_code == 204
     answer = read(url, memory_id)
     assert (answer["found"], answer["page_id"]) == (False, absent)
     assert answer["confidence"] > 0.9
 
 
-def test_a_stream_says_nothing_of_a_mark(url: str, stored: Stored) -> None:
+def test_a_stream_hides_the_absence_mark(url: str, stored: Stored) -> None:
     memory_id, _ = stored((-SURE, "a"))
-    [(name, result)] = events(url, memory_id)
+    [(name, result)] = stream(url, memory_id)
     assert name == "result"
     assert result["answers"][0]["answer"] is None
 
 
-def test_a_stream_of_several_pages_tells_the_answer_of_one(url: str, stored: Stored) -> None:
+def test_a_stream_of_several_pages_has_the_answer_of_one(url: str, stored: Stored) -> None:
     memory_id, *_ = stored((-SURE, "a"), (SURE, "a"))
-    (name, told), (_, result) = events(url, memory_id)
-    assert (name, told) == ("token", {"query": 0, "text": "x" * 8})
+    (name, event), (_, result) = stream(url, memory_id)
+    assert (name, event) == ("token", {"query": 0, "text": "x" * 8})
     assert result["answers"][0]["answer"] == "x" * 8
 
 
-def test_a_memory_that_expired_takes_no_more_pages(url: str, stored: Stored) -> None:
+def test_an_expired_memory_cannot_be_changed(url: str, stored: Stored) -> None:
     memory_id, page = stored((SURE, "a"), expires_at=datetime.now(UTC) - timedelta(seconds=1))
     append = httpx.post(f"{url}/write", json={"document": "a: b", "append_to": memory_id})
     delete = httpx.delete(f"{url}/memories/{memory_id}/pages/{page}")
@@ -256,7 +256,7 @@ def test_an_answer_below_the_threshold_is_not_found(url: str, stored: Stored) ->
     assert answer["page_id"] == page
 
 
-def test_the_threshold_is_not_for_what_is_not_stated(url: str, stored: Stored) -> None:
+def test_the_threshold_does_not_apply_to_an_absent_key(url: str, stored: Stored) -> None:
     memory_id, _ = stored((-NOT_SURE, "a"))
     assert read(url, memory_id, min_confidence=1.0)["reason"] == "not stated"
 
@@ -269,14 +269,14 @@ def test_a_threshold_out_of_range_is_refused(url: str, stored: Stored, value: ob
 
 
 @pytest.fixture(scope="module")
-def calibrated_url(teller: Checkpoint, store_url: str) -> Iterator[str]:
-    """A service of the same checkpoint with a calibration, on the same store."""
-    models = Models([replace(teller, calibration=CALIBRATION)])
+def calibrated_url(handmade: Checkpoint, store_url: str) -> Iterator[str]:
+    """Base URL of a service with the same checkpoint, calibrated, on the same store."""
+    models = Models([replace(handmade, calibration=CALIBRATION)])
     with running(create_app(Settings(store_url=store_url, threads=1), models=models)) as base_url:
         yield base_url
 
 
-def test_confidence_and_threshold_are_the_calibrations(
+def test_a_calibration_sets_confidence_and_threshold(
     url: str, calibrated_url: str, stored: Stored
 ) -> None:
     memory_id, *_ = stored((SURE, "a"))
@@ -297,7 +297,7 @@ def test_confidence_and_threshold_are_the_calibrations(
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_the_command_line_says_what_is_not_in_memory(
+def test_the_command_line_reports_an_absent_key(
     url: str, stored: Stored, options: list[str]
 ) -> None:
     memory_id, _ = stored((-SURE, "a"))
@@ -312,7 +312,7 @@ def test_the_command_line_says_what_is_not_in_memory(
         assert result.stdout == "\n\n"
 
 
-def test_the_command_line_is_content_with_what_is_there(url: str, stored: Stored) -> None:
+def test_the_command_line_succeeds_where_all_keys_are_found(url: str, stored: Stored) -> None:
     memory_id, *_ = stored((-SURE, "a"), (SURE, "a"))
     command = ["read", memory_id, "a", "b", "--max-new-tokens", "2", "--url", url]
     result = CliRunner().invoke(app, command)
@@ -320,7 +320,7 @@ def test_the_command_line_is_content_with_what_is_there(url: str, stored: Stored
 
 
 @pytest.mark.parametrize("name", ["read", "ask"])
-def test_the_command_line_says_what_it_is_not_sure_enough_of(
+def test_the_command_line_reports_an_answer_below_the_threshold(
     url: str, stored: Stored, name: str
 ) -> None:
     memory_id, _ = stored((SURE, "a"))
@@ -331,7 +331,7 @@ def test_the_command_line_says_what_it_is_not_sure_enough_of(
     assert CliRunner().invoke(app, [*command, "--min-confidence", "0.5"]).stdout == "x\n"
 
 
-def test_the_client_says_what_is_not_in_memory(url: str, stored: Stored) -> None:
+def test_the_client_reports_an_absent_key(url: str, stored: Stored) -> None:
     memory_id, page = stored((-SURE, "a"))
     with Client(url) as client:
         answer = client.read(memory_id, "a")
@@ -339,7 +339,7 @@ def test_the_client_says_what_is_not_in_memory(url: str, stored: Stored) -> None
 
 
 @pytest.mark.anyio
-async def test_the_async_client_says_what_is_not_in_memory(url: str, stored: Stored) -> None:
+async def test_the_async_client_reports_an_absent_key(url: str, stored: Stored) -> None:
     memory_id, page = await asyncio.to_thread(stored, (-SURE, "a"))
     async with AsyncClient(url) as client:
         answer = await client.read(memory_id, "a")

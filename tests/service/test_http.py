@@ -1,4 +1,4 @@
-"""The HTTP surface over a real uvicorn."""
+"""The HTTP API over a real uvicorn."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from gradmem_core.reading.answers import ReadingRules
 from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import generate
 from gradmem_core.tokenizer import Tokenizer
-from gradmem_core.writing.descent import write
+from gradmem_core.writing.descent import write as core_write
 from service.app import create_app
 from service.models import Models
 from service.settings import Settings
@@ -38,7 +38,7 @@ def http(base_url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def written(http: httpx.Client, **fields: object) -> dict[str, Any]:
+def write(http: httpx.Client, **fields: object) -> dict[str, Any]:
     response = http.post("/write", json={"document": DOCUMENT, **fields})
     assert response.status_code == 201, response.text
     result: dict[str, Any] = response.json()
@@ -54,8 +54,8 @@ def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
     return body
 
 
-def test_write_reports_the_memory(http: httpx.Client, tiny: Checkpoint) -> None:
-    result = written(http, steps=3, ttl_seconds=60, metadata={"from": "a test"})
+def test_write_describes_the_memory(http: httpx.Client, tiny: Checkpoint) -> None:
+    result = write(http, steps=3, ttl_seconds=60, metadata={"from": "a test"})
     assert result["model"] == "tiny"
     assert result["fingerprint"] == tiny.fingerprint
     assert result["tokens"] == len(DOCUMENT)
@@ -69,13 +69,13 @@ def test_write_reports_the_memory(http: httpx.Client, tiny: Checkpoint) -> None:
         result["created_at"]
     )
     assert lifetime == timedelta(seconds=60)
-    of_the_document: dict[str, object] = {"duplicate_keys": [], "skipped_lines": []}
-    assert http.get(f"/memories/{result['memory_id']}").json() | of_the_document == result
+    remarks: dict[str, object] = {"duplicate_keys": [], "skipped_lines": []}
+    assert http.get(f"/memories/{result['memory_id']}").json() | remarks == result
 
 
-def test_answers_are_those_of_the_core(http: httpx.Client, tiny: Checkpoint) -> None:
+def test_answers_equal_those_of_the_core(http: httpx.Client, tiny: Checkpoint) -> None:
     ids = torch.tensor([tiny.tokenizer.encode(DOCUMENT)])
-    memory = write(tiny.model, ids, torch.tensor([ids.shape[1]]), 2, create_graph=False).memory
+    memory = core_write(tiny.model, ids, torch.tensor([ids.shape[1]]), 2, create_graph=False).memory
     expected = generate(
         tiny.model,
         quantize(memory, "int8"),
@@ -84,7 +84,7 @@ def test_answers_are_those_of_the_core(http: httpx.Client, tiny: Checkpoint) -> 
         [Sampling(8)] * 3,
         rules=ReadingRules.from_checkpoint(tiny),
     )
-    memory_id = written(http)["memory_id"]
+    memory_id = write(http)["memory_id"]
     response = http.post("/read", json={"memory_id": memory_id, "queries": QUERIES})
     answers = response.json()["answers"]
     assert [a["query"] for a in answers] == QUERIES
@@ -95,15 +95,15 @@ def test_answers_are_those_of_the_core(http: httpx.Client, tiny: Checkpoint) -> 
         assert answer["confidence"] == pytest.approx(wanted.confidence, rel=1e-4)
 
 
-def test_one_query_reads_like_several(http: httpx.Client) -> None:
-    memory_id = written(http)["memory_id"]
+def test_a_single_query_is_answered_like_one_of_several(http: httpx.Client) -> None:
+    memory_id = write(http)["memory_id"]
     several = http.post("/read", json={"memory_id": memory_id, "queries": QUERIES}).json()
     alone = http.post("/read", json={"memory_id": memory_id, "query": QUERIES[1]}).json()
     assert alone["answers"][0]["answer"] == several["answers"][1]["answer"]
 
 
-def test_draws_repeat_with_their_seed(http: httpx.Client) -> None:
-    body = {"memory_id": written(http)["memory_id"], "query": "?!kk:", "temperature": 5.0}
+def test_a_seed_repeats_its_draws(http: httpx.Client) -> None:
+    body = {"memory_id": write(http)["memory_id"], "query": "?!kk:", "temperature": 5.0}
     draws = [
         http.post("/read", json={**body, "seed": seed}).json()["answers"][0]["answer"]
         for seed in (1, 2, 3, 1)
@@ -112,15 +112,15 @@ def test_draws_repeat_with_their_seed(http: httpx.Client) -> None:
     assert len(set(draws)) > 1
 
 
-def test_max_new_tokens_ends_an_answer(http: httpx.Client) -> None:
-    memory_id = written(http)["memory_id"]
+def test_max_new_tokens_limits_an_answer(http: httpx.Client) -> None:
+    memory_id = write(http)["memory_id"]
     body = {"memory_id": memory_id, "queries": QUERIES, "max_new_tokens": 1}
     for answer in http.post("/read", json=body).json()["answers"]:
         assert answer["tokens"] <= 1
 
 
-def test_delete_forgets(http: httpx.Client) -> None:
-    memory_id = written(http)["memory_id"]
+def test_a_deleted_memory_is_not_found(http: httpx.Client) -> None:
+    memory_id = write(http)["memory_id"]
     assert http.delete(f"/memories/{memory_id}").status_code == 204
     problem(http.get(f"/memories/{memory_id}"), 404, "memory-not-found")
     problem(http.delete(f"/memories/{memory_id}"), 404, "memory-not-found")
@@ -138,8 +138,8 @@ def test_models_and_health(http: httpx.Client, tiny: Checkpoint) -> None:
         assert http.get(route).json() == {"status": "ok"}
 
 
-def test_metrics_name_routes_not_memories(http: httpx.Client) -> None:
-    memory_id = written(http)["memory_id"]
+def test_metrics_name_routes_but_no_memories(http: httpx.Client) -> None:
+    memory_id = write(http)["memory_id"]
     http.get(f"/memories/{memory_id}")
     http.get("/no/such/route")
     text = http.get("/metrics").text
@@ -168,18 +168,20 @@ def test_metrics_name_routes_not_memories(http: httpx.Client) -> None:
         ({}, 422, "invalid-request"),
     ],
 )
-def test_write_refuses(http: httpx.Client, fields: Any, status: int, slug: str) -> None:
+def test_an_invalid_write_is_refused(
+    http: httpx.Client, fields: Any, status: int, slug: str
+) -> None:
     problem(http.post("/write", json=fields), status, slug)
 
 
-def test_a_long_document_is_told_both_numbers(http: httpx.Client) -> None:
+def test_a_document_too_long_is_refused_with_both_numbers(http: httpx.Client) -> None:
     body = problem(http.post("/write", json={"document": "a" * 99}), 413, "document-too-long")
     assert body["limit"] == 64
     assert "99" in body["detail"]
     assert "64" in body["detail"]
 
 
-def test_unknown_characters_are_named_with_positions(http: httpx.Client) -> None:
+def test_unknown_characters_are_reported_with_their_positions(http: httpx.Client) -> None:
     response = http.post("/write", json={"document": "!a:é!|\N{GRINNING FACE}"})
     body = problem(response, 422, "unknown-characters")
     assert body["positions"] == [3, 6]
@@ -203,19 +205,21 @@ def test_unknown_characters_are_named_with_positions(http: httpx.Client) -> None
         ({"query": "?!kk:", "seed": 2**63}, 422, "invalid-request"),
     ],
 )
-def test_read_refuses(http: httpx.Client, fields: Any, status: int, slug: str) -> None:
-    memory_id = written(http)["memory_id"]
+def test_an_invalid_read_is_refused(
+    http: httpx.Client, fields: Any, status: int, slug: str
+) -> None:
+    memory_id = write(http)["memory_id"]
     problem(http.post("/read", json={"memory_id": memory_id, **fields}), status, slug)
 
 
 @pytest.mark.parametrize("memory_id", [UNKNOWN_ID, "short", "0" * 31 + "G", "é"])
-def test_ids_that_nothing_has(http: httpx.Client, memory_id: str) -> None:
+def test_an_id_without_a_memory_is_not_found(http: httpx.Client, memory_id: str) -> None:
     problem(http.get(f"/memories/{memory_id}"), 404, "memory-not-found")
     problem(http.delete(f"/memories/{memory_id}"), 404, "memory-not-found")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"document": "\\ud800"}'])
-def test_bodies_that_are_no_request(http: httpx.Client, content: bytes) -> None:
+def test_a_malformed_body_is_refused(http: httpx.Client, content: bytes) -> None:
     response = http.post("/write", content=content, headers={"content-type": "application/json"})
     problem(response, 422, "invalid-request")
 
@@ -228,7 +232,7 @@ def test_bodies_that_are_no_request(http: httpx.Client, content: bytes) -> None:
         {"query": "?!kk:", "\ud800": 1},
     ],
 )
-def test_lone_surrogates_in_a_read(http: httpx.Client, fields: dict[str, Any]) -> None:
+def test_lone_surrogates_in_a_read_are_refused(http: httpx.Client, fields: dict[str, Any]) -> None:
     body = json.dumps({"memory_id": UNKNOWN_ID, **fields})
     response = http.post("/read", content=body, headers={"content-type": "application/json"})
     problem(response, 422, "invalid-request")
@@ -237,19 +241,19 @@ def test_lone_surrogates_in_a_read(http: httpx.Client, fields: dict[str, Any]) -
 @pytest.mark.parametrize(
     "fields", [{"model": "\ud800"}, {"metadata": {"\ud800": "x"}}, {"metadata": {"x": "\ud800"}}]
 )
-def test_lone_surrogates_in_a_write(http: httpx.Client, fields: dict[str, Any]) -> None:
+def test_lone_surrogates_in_a_write_are_refused(http: httpx.Client, fields: dict[str, Any]) -> None:
     body = json.dumps({"document": DOCUMENT, **fields})
     response = http.post("/write", content=body, headers={"content-type": "application/json"})
     problem(response, 422, "invalid-request")
 
 
-def test_texts_far_beyond_the_limit_are_refused_without_tokenising(
+def test_texts_far_beyond_the_limit_are_refused_without_tokenizing(
     http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory_id = written(http)["memory_id"]
+    memory_id = write(http)["memory_id"]
 
     def encode(*_: object) -> list[int]:
-        raise AssertionError("the text was tokenised")
+        raise AssertionError("the text was tokenized")
 
     monkeypatch.setattr(Tokenizer, "encode", encode)
     text = "a" * 900_000
@@ -258,13 +262,13 @@ def test_texts_far_beyond_the_limit_are_refused_without_tokenising(
     problem(http.post("/read", json=query), 413, "query-too-long")
 
 
-def test_a_response_names_a_few_wrong_fields_only(http: httpx.Client) -> None:
+def test_a_response_names_only_the_first_invalid_fields(http: httpx.Client) -> None:
     fields = {f"field{i}": i for i in range(1000)}
     body = problem(http.post("/write", json=fields), 422, "invalid-request")
     assert len(body["errors"]) == 20
 
 
-def test_what_nobody_foresaw_is_a_500_without_its_text(
+def test_an_unforeseen_error_is_answered_without_its_text(
     http: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def put(*_: object) -> None:
@@ -277,24 +281,26 @@ def test_what_nobody_foresaw_is_a_500_without_its_text(
     assert 'route="/write",status="500"' in http.get("/metrics").text
 
 
-def test_a_slash_at_the_end_is_another_route(http: httpx.Client) -> None:
+def test_a_trailing_slash_is_another_route(http: httpx.Client) -> None:
     assert http.post("/write/", json={"document": DOCUMENT}).status_code == 404
 
 
-def test_a_body_that_is_not_text(http: httpx.Client) -> None:
+def test_a_body_that_is_not_utf_8_is_refused(http: httpx.Client) -> None:
     response = http.post("/write", content=b"\xff", headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_routes_that_are_not_there(http: httpx.Client) -> None:
+def test_an_unknown_route_or_method_is_a_problem(http: httpx.Client) -> None:
     for response, status in ((http.get("/nothing"), 404), (http.put("/write"), 405)):
         assert response.status_code == status
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["type"] == "about:blank"
 
 
-def test_a_body_beyond_the_limit(settings: Settings, tiny: Checkpoint, serving: Serving) -> None:
+def test_a_body_beyond_the_limit_is_refused(
+    settings: Settings, tiny: Checkpoint, serving: Serving
+) -> None:
     app = create_app(settings.model_copy(update={"max_body_bytes": 1024}), models=Models([tiny]))
     body = json.dumps({"document": "a" * 2000}).encode()
     with serving(app) as url:
@@ -329,7 +335,7 @@ def test_memories_outlive_the_process(
     assert before.json() == after.json()
 
 
-def test_redis_down_and_back(
+def test_the_service_recovers_with_its_redis(
     settings: Settings, tiny: Checkpoint, serving: Serving, own_redis: RedisServer
 ) -> None:
     app = create_app(
@@ -348,18 +354,18 @@ def test_redis_down_and_back(
         assert http.get("/readyz").status_code == 200
 
 
-def test_no_text_and_no_handle_in_the_log(
+def test_the_log_holds_no_text_and_no_memory_id(
     http: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    memory_id = written(http, document=f"!{SECRET}:7x!|")["memory_id"]
+    memory_id = write(http, document=f"!{SECRET}:7x!|")["memory_id"]
     http.post("/read", json={"memory_id": memory_id, "query": f"?!{SECRET}:"})
     http.post("/write", json={"document": f"{SECRET} \n"})
     http.post("/write", json={"document": SECRET, "steps": "x"})
     http.get(f"/memories/{memory_id}")
-    deadline = time.monotonic() + 10  # the line follows the answer
+    deadline = time.monotonic() + 10  # a request is logged after its response
     while "/memories/{memory_id} 200" not in caplog.text:
         assert time.monotonic() < deadline
         time.sleep(0.01)

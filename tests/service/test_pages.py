@@ -1,4 +1,4 @@
-"""Requests of several pages: work side by side within limits, ended by the first error."""
+"""Requests of several pages: done side by side within limits, ended by the first error."""
 
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -37,7 +37,7 @@ CALIBRATION = Calibration(
 
 
 class Watched(TorchDevice):
-    """The real device; it notes what it is given, waits at a gate and fails for a token."""
+    """The real device, which records its work, waits at a gate and fails for a token."""
 
     def __init__(self, *, bad: int | None = None) -> None:
         super().__init__(prefix_bytes=2**20)
@@ -71,60 +71,60 @@ async def started(device: Watched, admission: AdmissionLimits = PLENTY) -> Async
         engine.stop()
 
 
-def pages(tiny: Checkpoint, count: int) -> list[list[int]]:
-    """Pages of as many tokens, each of its own."""
+def make_pages(tiny: Checkpoint, count: int) -> list[list[int]]:
+    """Return different pages of equal length."""
     return [tiny.tokenizer.encode(f"!{chr(97 + number)}B:7x!|") for number in range(count)]
 
 
-def memories(count: int) -> Tensor:
+def make_memories(count: int) -> Tensor:
     return torch.randn(count, 4, 32, generator=torch.Generator().manual_seed(0))
 
 
-def queries(tiny: Checkpoint, count: int) -> list[list[int]]:
+def make_queries(tiny: Checkpoint, count: int) -> list[list[int]]:
     return [tiny.tokenizer.encode(f"?!{chr(97 + number % 26)}") for number in range(count)]
 
 
-def check(found: Sequence[Answer], expected: Sequence[Answer]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert (one.tokens, one.page, one.finish_reason) == (
-            other.tokens,
-            other.page,
-            other.finish_reason,
+def assert_equal_answers(answers: Sequence[Answer], expected: Sequence[Answer]) -> None:
+    for answer, wanted in zip(answers, expected, strict=True):
+        assert (answer.tokens, answer.page, answer.finish_reason) == (
+            wanted.tokens,
+            wanted.page,
+            wanted.finish_reason,
         )
-        assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+        assert answer.confidence == pytest.approx(wanted.confidence, abs=1e-5)
 
 
-async def test_pages_are_written_as_alone_and_come_in_their_order(tiny: Checkpoint) -> None:
+async def test_pages_are_written_as_alone_and_in_order(tiny: Checkpoint) -> None:
     device = Watched()
     device.gate.set()
-    told: list[StepMade] = []
+    events: list[StepMade] = []
     async with started(device) as engine:
-        made = await engine.write_pages(tiny, pages(tiny, 5), 2, listener=told.append)
-    for number, (ids, one) in enumerate(zip(pages(tiny, 5), made, strict=True)):
+        written = await engine.write_pages(tiny, make_pages(tiny, 5), 2, listener=events.append)
+    for number, (ids, page) in enumerate(zip(make_pages(tiny, 5), written, strict=True)):
         alone = write(tiny.model, torch.tensor([ids]), torch.tensor([8]), 2, create_graph=False)
-        torch.testing.assert_close(one.memory, alone.memory[0], rtol=1e-5, atol=1e-5)
-        steps = [(event.step, event.loss) for event in told if event.page == number]
-        assert steps == [(1, one.losses[0]), (2, one.losses[1])]
+        torch.testing.assert_close(page.memory, alone.memory[0], rtol=1e-5, atol=1e-5)
+        steps = [(event.step, event.loss) for event in events if event.page == number]
+        assert steps == [(1, page.losses[0]), (2, page.losses[1])]
 
 
 @pytest.mark.parametrize(("at_once", "room"), [(2, 2 * SHARES * 8), (1, SHARES * 8), (1, 9)])
-async def test_a_request_takes_its_share_of_the_engine_only(
+async def test_a_request_takes_only_its_share_of_the_engine(
     tiny: Checkpoint, at_once: int, room: int
 ) -> None:
     device = Watched()
     admission = AdmissionLimits(tokens=room, seconds=30)
     async with started(device, admission) as engine, anyio.create_task_group() as group:
-        group.start_soon(engine.write_pages, tiny, pages(tiny, 5), 1)
+        group.start_soon(engine.write_pages, tiny, make_pages(tiny, 5), 1)
         await anyio.to_thread.run_sync(device.entered.wait)
         await anyio.wait_all_tasks_blocked()
         assert engine._tokens == at_once * 8
         device.gate.set()
     assert max(map(len, device.written)) == at_once
-    assert sorted(ids for batch in device.written for ids in batch) == sorted(pages(tiny, 5))
+    assert sorted(ids for batch in device.written for ids in batch) == sorted(make_pages(tiny, 5))
 
 
 async def test_the_first_page_that_fails_ends_the_others(tiny: Checkpoint) -> None:
-    wanted = pages(tiny, 4)
+    wanted = make_pages(tiny, 4)
     device = Watched(bad=wanted[1][1])
     device.gate.set()
     async with started(device, AdmissionLimits(tokens=SHARES * 8, seconds=30)) as engine:
@@ -135,12 +135,12 @@ async def test_the_first_page_that_fails_ends_the_others(tiny: Checkpoint) -> No
     assert not any(wanted[3] in batch for batch in device.written)
 
 
-async def test_whoever_leaves_ends_all_pages(tiny: Checkpoint) -> None:
+async def test_a_cancelled_request_ends_all_its_pages(tiny: Checkpoint) -> None:
     device = Watched()
     other = tiny.tokenizer.encode(PAGE + PAGE)
     async with started(device) as engine:
         async with anyio.create_task_group() as group:
-            group.start_soon(engine.write_pages, tiny, pages(tiny, 3), 5)
+            group.start_soon(engine.write_pages, tiny, make_pages(tiny, 3), 5)
             await anyio.to_thread.run_sync(device.entered.wait)
             group.cancel_scope.cancel()
         assert engine._tokens == 0
@@ -151,16 +151,18 @@ async def test_whoever_leaves_ends_all_pages(tiny: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "most"), [(0.05, 30), (None, 0.05), (99.0, 0.05)])
-async def test_a_request_out_of_time_is_answered_once(
+async def test_a_request_that_times_out_is_answered_once(
     tiny: Checkpoint, seconds: float | None, most: float
 ) -> None:
     device = Watched()
     async with started(device, AdmissionLimits(tokens=SHARES * 8, seconds=most)) as engine:
         with pytest.raises(DeadlineError, match=r"0\.05 s"):
-            await engine.write_pages(tiny, pages(tiny, 3), 1, deadline=engine.deadline(seconds))
+            await engine.write_pages(
+                tiny, make_pages(tiny, 3), 1, deadline=engine.deadline(seconds)
+            )
         assert engine._tokens == 0
         device.gate.set()
-    assert device.written == [pages(tiny, 3)[:1]]
+    assert device.written == [make_pages(tiny, 3)[:1]]
 
 
 @pytest.mark.parametrize("calibration", [None, CALIBRATION], ids=["plain", "calibrated"])
@@ -170,30 +172,34 @@ async def test_pages_are_read_as_the_core_reads_them(
 ) -> None:
     device = Watched()
     tiny = replace(tiny, calibration=calibration)
-    memory, wanted, sampling = memories(count), queries(tiny, asked), [GREEDY] * asked
-    told: list[TokenChosen] = []
+    memory, wanted, sampling = make_memories(count), make_queries(tiny, asked), [GREEDY] * asked
+    events: list[TokenChosen] = []
     ids = [("a memory", str(page)) for page in range(count)]
     async with started(device) as engine:
-        found = await engine.read_pages(tiny, memory, ids, wanted, sampling, listener=told.append)
-    check(found, answer_queries(tiny, memory, wanted, sampling))
-    assert len({one.page for one in found}) > 1 or count == 1
+        answers = await engine.read_pages(
+            tiny, memory, ids, wanted, sampling, listener=events.append
+        )
+    assert_equal_answers(answers, answer_queries(tiny, memory, wanted, sampling))
+    assert len({answer.page for answer in answers}) > 1 or count == 1
     assert sum(device.joined) == count * asked
     assert max(device.joined) <= max(ROWS, count)
     read_on = min(count, CANDIDATES) if calibration else count
-    assert len({(event.query, event.page) for event in told}) == asked * read_on
-    for number, answer in enumerate(found):
-        tokens = [e.token for e in told if (e.query, e.page) == (number, answer.page)]
+    assert len({(event.query, event.page) for event in events}) == asked * read_on
+    for number, answer in enumerate(answers):
+        tokens = [e.token for e in events if (e.query, e.page) == (number, answer.page)]
         assert tokens[: len(answer.tokens)] == answer.tokens
 
 
-async def test_of_documents_nearly_as_confident_the_later_answers(tiny: Checkpoint) -> None:
-    memory = memories(1).expand(3, -1, -1)
-    wanted = queries(tiny, 2)
+async def test_of_documents_about_as_confident_the_later_answers(tiny: Checkpoint) -> None:
+    memory = make_memories(1).expand(3, -1, -1)
+    wanted = make_queries(tiny, 2)
     async with started(Watched()) as engine:
-        one = await engine.read_pages(tiny, memory, None, wanted, [GREEDY] * 2)
+        together = await engine.read_pages(tiny, memory, None, wanted, [GREEDY] * 2)
         several = await engine.read_pages(
             tiny, memory, None, wanted, [GREEDY] * 2, documents=["a", "b", "c"]
         )
     assert [answer.page for answer in several] == [2, 2]
-    check(several, answer_queries(tiny, memory, wanted, [GREEDY] * 2, documents=["a", "b", "c"]))
-    assert [answer.tokens for answer in one] == [answer.tokens for answer in several]
+    assert_equal_answers(
+        several, answer_queries(tiny, memory, wanted, [GREEDY] * 2, documents=["a", "b", "c"])
+    )
+    assert [answer.tokens for answer in together] == [answer.tokens for answer in several]

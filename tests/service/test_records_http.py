@@ -14,7 +14,7 @@ from gradmem_core.tokenizer import ABSENT
 from service.app import create_app
 from service.models import Models
 from service.settings import Settings
-from tests.service.conftest import MOST_PAGES, Serving
+from tests.service.conftest import MAX_PAGES, Serving
 from tests.service.test_http import problem
 
 UNKNOWN_ID = "0" * 32
@@ -31,7 +31,7 @@ def records(count: int, *, first: int = 0) -> str:
     return "\n".join(f"key {i:02}: {i:04}" for i in range(first, first + count))
 
 
-def written(http: httpx.Client, document: str, **fields: object) -> dict[str, Any]:
+def write(http: httpx.Client, document: str, **fields: object) -> dict[str, Any]:
     response = http.post("/write", json={"document": document, **fields})
     assert response.status_code == 201, response.text
     result: dict[str, Any] = response.json()
@@ -39,7 +39,7 @@ def written(http: httpx.Client, document: str, **fields: object) -> dict[str, An
 
 
 def test_a_long_list_is_several_pages(http: httpx.Client) -> None:
-    memory = written(http, "My numbers\n" + records(12) + "\nKEY 03: 9999")
+    memory = write(http, "My numbers\n" + records(12) + "\nKEY 03: 9999")
     assert (memory["records"], memory["tokens"]) == (12, 144)
     assert [page["records"] for page in memory["pages"]] == [4, 4, 4]
     assert [page["tokens"] for page in memory["pages"]] == [48, 48, 48]
@@ -53,7 +53,7 @@ def test_a_long_list_is_several_pages(http: httpx.Client) -> None:
 
 
 def test_pages_may_take_different_numbers_of_steps(http: httpx.Client) -> None:
-    memory = written(http, records(12), steps="auto")
+    memory = write(http, records(12), steps="auto")
     assert memory["write_steps"] == max(page["write_steps"] for page in memory["pages"])
     assert len(memory["losses"]) == memory["write_steps"] + 1
     last = sum(page["losses"][-1] * page["tokens"] for page in memory["pages"]) / memory["tokens"]
@@ -61,7 +61,7 @@ def test_pages_may_take_different_numbers_of_steps(http: httpx.Client) -> None:
 
 
 def test_every_query_is_read_against_all_pages(http: httpx.Client) -> None:
-    memory = written(http, records(12))
+    memory = write(http, records(12))
     queries = [" KEY 03", "key 11:", "nobody"]
     body = {"memory_id": memory["memory_id"], "queries": queries}
     answers = http.post("/read", json=body).json()["answers"]
@@ -75,16 +75,16 @@ def test_every_query_is_read_against_all_pages(http: httpx.Client) -> None:
         assert alone["answers"][0] | {"confidence": 0} == answer | {"confidence": 0}
 
 
-def test_as_many_queries_as_are_allowed_of_every_page(http: httpx.Client) -> None:
-    memory = written(http, records(5 * MOST_PAGES))
-    assert len(memory["pages"]) == MOST_PAGES
+def test_the_most_queries_are_answered_from_the_most_pages(http: httpx.Client) -> None:
+    memory = write(http, records(5 * MAX_PAGES))
+    assert len(memory["pages"]) == MAX_PAGES
     body = {"memory_id": memory["memory_id"], "queries": ["key 01"] * 256, "max_new_tokens": 2}
     assert len(http.post("/read", json=body).json()["answers"]) == 256
 
 
 def test_appended_pages_join_the_memory(http: httpx.Client) -> None:
-    memory = written(http, records(5), metadata={"from": "a test"}, ttl_seconds=600)
-    whole = written(http, "x: 1\nx: 2\nhello", append_to=memory["memory_id"])
+    memory = write(http, records(5), metadata={"from": "a test"}, ttl_seconds=600)
+    whole = write(http, "x: 1\nx: 2\nhello", append_to=memory["memory_id"])
     assert whole["pages"][0] == memory["pages"][0]
     assert [page["records"] for page in whole["pages"]] == [5, 1]
     assert (whole["duplicate_keys"], whole["skipped_lines"]) == (["x"], [3])
@@ -94,7 +94,7 @@ def test_appended_pages_join_the_memory(http: httpx.Client) -> None:
 
 
 @pytest.mark.anyio
-async def test_pages_that_are_appended_at_once_all_join(lists_url: str) -> None:
+async def test_pages_appended_at_once_all_join_the_memory(lists_url: str) -> None:
     async with httpx.AsyncClient(base_url=lists_url, timeout=30) as http:
         memory = (await http.post("/write", json={"document": "a: 1"})).json()
         bodies = [{"document": f"b{i}: {i}", "append_to": memory["memory_id"]} for i in range(4)]
@@ -106,7 +106,7 @@ async def test_pages_that_are_appended_at_once_all_join(lists_url: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_many_changes_at_once_are_all_made(
+async def test_many_changes_at_once_all_succeed(
     lists: Checkpoint, settings: Settings, serving: Serving
 ) -> None:
     with serving(create_app(settings, models=Models([lists]))) as url:
@@ -136,20 +136,24 @@ async def test_services_that_share_a_store_append_to_one_memory(
 ) -> None:
     shared = settings.model_copy(update={"store_url": redis_server})
     apps = [create_app(shared, models=Models([lists])) for _ in range(2)]
-    with serving(apps[0]) as one, serving(apps[1]) as other:
+    with serving(apps[0]) as first, serving(apps[1]) as second:
         async with httpx.AsyncClient(timeout=30) as http:
-            memory = (await http.post(f"{one}/write", json={"document": "a: 1"})).json()
+            memory = (await http.post(f"{first}/write", json={"document": "a: 1"})).json()
             bodies = [{"document": f"b{i}: 1", "append_to": memory["memory_id"]} for i in range(8)]
             answers = await asyncio.gather(
-                *(http.post(f"{url}/write", json=body) for body in bodies for url in (one, other))
+                *(
+                    http.post(f"{url}/write", json=body)
+                    for body in bodies
+                    for url in (first, second)
+                )
             )
             assert [answer.status_code for answer in answers] == [201] * 16
-            shown = (await http.get(f"{one}/memories/{memory['memory_id']}")).json()
+            shown = (await http.get(f"{first}/memories/{memory['memory_id']}")).json()
     assert len({page["page_id"] for page in shown["pages"]}) == 17
 
 
-def test_appending_is_refused_and_changes_nothing(http: httpx.Client) -> None:
-    memory = written(http, records(5 * MOST_PAGES - 5))
+def test_a_refused_append_changes_nothing(http: httpx.Client) -> None:
+    memory = write(http, records(5 * MAX_PAGES - 5))
     path, id_ = f"/memories/{memory['memory_id']}", memory["memory_id"]
     before = http.get(path).json()
 
@@ -166,15 +170,15 @@ def test_appending_is_refused_and_changes_nothing(http: httpx.Client) -> None:
     assert http.get(path).json() == before
 
 
-def test_texts_have_one_page(http: httpx.Client) -> None:
-    memory = written(http, "!aB:7x!|", model="tiny")
+def test_memories_without_pages_refuse_appending(http: httpx.Client) -> None:
+    memory = write(http, "!aB:7x!|", model="tiny")
     assert (memory["records"], len(memory["pages"])) == (None, 1)
     body = {"document": "!kk:Q3!|", "append_to": memory["memory_id"]}
     assert "have pages" in problem(http.post("/write", json=body), 422, "invalid-input")["detail"]
 
 
 def test_a_page_can_be_deleted(http: httpx.Client) -> None:
-    memory = written(http, records(12))
+    memory = write(http, records(12))
     path = f"/memories/{memory['memory_id']}"
     first, second, third = memory["pages"]
     assert http.delete(f"{path}/pages/{second['page_id']}").status_code == 204
@@ -197,12 +201,12 @@ def test_a_page_can_be_deleted(http: httpx.Client) -> None:
         ("", 422, "invalid-request"),
         ("key of 15 chars: 1", 413, "record-too-long"),
         ("key: 12345678", 413, "record-too-long"),
-        (records(5 * MOST_PAGES + 1), 413, "too-many-pages"),
+        (records(5 * MAX_PAGES + 1), 413, "too-many-pages"),
         ("".join(f"{i}: {i}\n" for i in range(60_000)), 413, "too-many-pages"),
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_list_that_cannot_be_written(
+def test_an_invalid_list_is_refused(
     http: httpx.Client, document: str, status: int, slug: str
 ) -> None:
     body = problem(http.post("/write", json={"document": document}), status, slug)
@@ -219,30 +223,30 @@ def test_a_list_that_cannot_be_written(
         ("\x15", 422, "unknown-characters"),
     ],
 )
-def test_a_query_that_cannot_be_read(
+def test_an_invalid_query_is_refused(
     http: httpx.Client, query: str, status: int, slug: str
 ) -> None:
-    memory = written(http, "a: 1")
+    memory = write(http, "a: 1")
     body = {"memory_id": memory["memory_id"], "query": query}
     problem(http.post("/read", json=body), status, slug)
 
 
-def test_streams_name_pages_and_hide_marks(http: httpx.Client) -> None:
+def test_streams_number_pages_and_hide_the_absence_mark(http: httpx.Client) -> None:
     body: dict[str, object] = {"document": records(12)}
     text = http.post("/write", json=body, headers={"Accept": "text/event-stream"}).text
     events = [part.split("\n") for part in text.strip().split("\n\n")]
     steps = [json.loads(data[6:]) for name, data in events if name == "event: step"]
-    assert sorted((one["page"], one["step"]) for one in steps) == [
+    assert sorted((event["page"], event["step"]) for event in steps) == [
         (page, step) for page in range(3) for step in (1, 2)
     ]
     memory = json.loads(events[-1][1][6:])
     body = {"memory_id": memory["memory_id"], "queries": ["key 01", "nobody"], "stream": True}
     text = http.post("/read", json=body).text
     events = [part.split("\n") for part in text.strip().split("\n\n")]
-    told = [json.loads(data[6:]) for name, data in events if name == "event: token"]
+    tokens = [json.loads(data[6:]) for name, data in events if name == "event: token"]
     answers = json.loads(events[-1][1][6:])["answers"]
-    found = [answer["answer"] for answer in answers if answer["found"]]
-    assert [one["text"] for one in told] == found
+    texts = [answer["answer"] for answer in answers if answer["found"]]
+    assert [token["text"] for token in tokens] == texts
     assert ABSENT not in text
     assert "\\u0015" not in text
 
@@ -253,7 +257,7 @@ def test_no_text_in_the_logs(
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.WARNING)
-    memory_id = written(http, "sEcReT: hIdDeN\nsEcReT: tWiCe")["memory_id"]
+    memory_id = write(http, "sEcReT: hIdDeN\nsEcReT: tWiCe")["memory_id"]
     append = {"document": "sEcReT: hIdDeN", "append_to": memory_id}
     refused = [
         {"document": "a very long sEcReT key: hIdDeN"},
@@ -267,17 +271,18 @@ def test_no_text_in_the_logs(
     for query in ("sEcReT", "a very long sEcReT key", "sEcReT \u00e9"):
         http.post("/read", json={"memory_id": memory_id, "query": query})
     http.delete(f"/memories/{memory_id}/pages/{UNKNOWN_ID[:16]}")
-    http.get("/livez")  # the line of a request may follow its answer, but not the next one's
-    said = caplog.text.lower()
+    http.get("/livez")  # a request is logged before the response to the next
+    log = caplog.text.lower()
     for line in ("POST /write 201", "POST /write 409", "POST /read 200", "/pages/{page_id} 404"):
-        assert line.lower() in said
-    assert not any(word in said for word in ("secret", "hidden", "twice", memory_id))
+        assert line.lower() in log
+    assert not any(word in log for word in ("secret", "hidden", "twice", memory_id))
 
 
-def test_the_model_says_what_its_documents_are(http: httpx.Client) -> None:
-    formats = {one["name"]: one["document_format"] for one in http.get("/models").json()["models"]}
+def test_models_name_their_document_format(http: httpx.Client) -> None:
+    models = http.get("/models").json()["models"]
+    formats = {model["name"]: model["document_format"] for model in models}
     assert formats == {"lists": "records", "tiny": "text"}
 
 
-def test_ready_with_lists(http: httpx.Client) -> None:
+def test_a_service_for_lists_is_ready(http: httpx.Client) -> None:
     assert http.get("/readyz").status_code == 200

@@ -1,4 +1,4 @@
-"""Streams of events, clients that leave, and requests out of time, over a real uvicorn."""
+"""Event streams, clients that leave, and requests that time out, over a real uvicorn."""
 
 import json
 import threading
@@ -26,7 +26,7 @@ EVENTS = {"Accept": "text/event-stream"}
 
 
 class Slow(TorchDevice):
-    """The real device, a gradient step at a time: each waits for a permit."""
+    """The real device, where each gradient step waits for a permit."""
 
     def __init__(self) -> None:
         super().__init__(prefix_bytes=0)
@@ -68,20 +68,20 @@ def events_of(text: str) -> list[tuple[str, Any]]:
     return events
 
 
-def test_write_tells_of_every_step(base_url: str) -> None:
+def test_write_streams_every_step(base_url: str) -> None:
     body = {"document": DOCUMENT, "steps": 3}
     response = httpx.post(f"{base_url}/write", json=body, headers=EVENTS)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
     *steps, (name, result) = events_of(response.text)
     assert name == "result"
-    told = [(name, data["step"], data["loss"]) for name, data in steps]
-    assert told == [("step", i + 1, result["losses"][i]) for i in range(3)]
+    events = [(name, data["step"], data["loss"]) for name, data in steps]
+    assert events == [("step", i + 1, result["losses"][i]) for i in range(3)]
     shown = httpx.get(f"{base_url}/memories/{result['memory_id']}").json()
     assert {name: result[name] for name in shown} == shown
 
 
-def test_steps_arrive_as_they_are_made(
+def test_steps_arrive_while_the_memory_is_written(
     settings: Settings, tiny: Checkpoint, serving: Serving
 ) -> None:
     with slow_service(settings, tiny, serving) as (device, client, _):
@@ -95,7 +95,7 @@ def test_steps_arrive_as_they_are_made(
             assert "event: result" in list(lines)
 
 
-def test_read_tells_of_every_token(base_url: str) -> None:
+def test_read_streams_every_token(base_url: str) -> None:
     memory = httpx.post(f"{base_url}/write", json={"document": DOCUMENT}).json()["memory_id"]
     body = {"memory_id": memory, "queries": QUERIES, "max_new_tokens": 5}
     plain = httpx.post(f"{base_url}/read", json=body).json()
@@ -119,7 +119,7 @@ def test_read_tells_of_every_token(base_url: str) -> None:
         ("/read", {"memory_id": "0" * 32, "query": "?!a:", "stream": True}),
     ],
 )
-def test_what_is_refused_at_once_is_an_ordinary_problem(
+def test_a_refusal_before_the_first_event_is_an_ordinary_problem(
     base_url: str, path: str, body: dict[str, Any]
 ) -> None:
     response = httpx.post(f"{base_url}{path}", json=body, headers=EVENTS)
@@ -127,7 +127,7 @@ def test_what_is_refused_at_once_is_an_ordinary_problem(
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_what_fails_on_the_way_is_an_event(
+def test_a_failure_after_the_first_event_is_an_event(
     settings: Settings, tiny: Checkpoint, serving: Serving
 ) -> None:
     with slow_service(settings, tiny, serving) as (device, client, _):
@@ -146,7 +146,7 @@ def test_what_fails_on_the_way_is_an_event(
 
 
 @pytest.mark.parametrize("headers", [{}, EVENTS])
-def test_a_client_that_leaves_frees_its_place(
+def test_the_work_of_a_client_that_leaves_is_dropped(
     settings: Settings, tiny: Checkpoint, serving: Serving, headers: dict[str, str]
 ) -> None:
     with slow_service(settings, tiny, serving) as (device, client, _):
@@ -158,13 +158,13 @@ def test_a_client_that_leaves_frees_its_place(
         ):
             response.read()
         time.sleep(0.2)
-        device.permits.release(2)  # the step that it was in, and the other document's
+        device.permits.release(2)  # the step in progress, and that of the other document
         assert client.post("/write", json={"document": DOCUMENT, "steps": 1}).status_code == 201
         assert device.steps == 3
         assert b"gradmem_cancelled_total 1.0" in device.telemetry.exposition()
 
 
-def test_out_of_time_is_504(settings: Settings, tiny: Checkpoint, serving: Serving) -> None:
+def test_a_timeout_is_504(settings: Settings, tiny: Checkpoint, serving: Serving) -> None:
     with slow_service(settings, tiny, serving) as (device, client, _):
         response = client.post("/write", json={"document": DOCUMENT, "timeout": 0.1})
         assert response.status_code == 504
@@ -174,7 +174,9 @@ def test_out_of_time_is_504(settings: Settings, tiny: Checkpoint, serving: Servi
         assert client.post("/write", json={"document": DOCUMENT, "steps": 1}).status_code == 201
 
 
-def test_a_lost_device_is_not_ready(settings: Settings, tiny: Checkpoint, serving: Serving) -> None:
+def test_a_service_that_lost_its_device_is_not_ready(
+    settings: Settings, tiny: Checkpoint, serving: Serving
+) -> None:
     with slow_service(settings, tiny, serving) as (device, client, engine):
         assert client.get("/livez").status_code == 200
         device.error = torch.AcceleratorError("lost")
@@ -187,7 +189,7 @@ def test_a_lost_device_is_not_ready(settings: Settings, tiny: Checkpoint, servin
         assert not engine.alive
 
 
-def test_auto_says_how_many_steps_it_took(base_url: str, tiny: Checkpoint) -> None:
+def test_auto_reports_the_steps_taken(base_url: str, tiny: Checkpoint) -> None:
     body = {"document": DOCUMENT, "steps": "auto"}
     memory = httpx.post(f"{base_url}/write", json=body).json()
     assert 1 <= memory["write_steps"] <= tiny.model.config.max_write_steps

@@ -1,6 +1,6 @@
 """Texts over HTTP: pages, appending, deleting a page, and every bad input.
 
-The model was trained on nothing: nothing comes back of what it writes, so every page is weak.
+The model is untrained: nothing that it writes comes back, so every page is weak.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from tests.service.conftest import Serving, running
 from tests.service.test_http import problem
 from tests.service.test_streams import EVENTS, events_of
 
-MOST_PAGES = 20
+MAX_PAGES = 20
 PAGE = 120
 "Tokens of a page."
 UNKNOWN_ID = "0" * 32
@@ -45,8 +45,8 @@ SENTENCE = "The tower by the river was built in {year} and stands near the old m
 FAMILY = "👨‍👩‍👧‍👦"
 
 
-def text_of(sentences: int) -> str:
-    """A text of a page for every three sentences, each a paragraph."""
+def make_text(sentences: int) -> str:
+    """Return a text of one page for every three sentences, each a paragraph."""
     return "\n\n".join(SENTENCE.format(year=1800 + number) for number in range(sentences))
 
 
@@ -62,8 +62,8 @@ def store_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(text: Checkpoint, tiny: Checkpoint, store_file: Path) -> Iterator[str]:
-    """A service for texts, with the tiny checkpoint beside it."""
-    settings = Settings(store_url=f"sqlite:///{store_file}", threads=1, max_pages=MOST_PAGES)
+    """Base URL of a service for texts, with the tiny checkpoint beside it."""
+    settings = Settings(store_url=f"sqlite:///{store_file}", threads=1, max_pages=MAX_PAGES)
     with running(create_app(settings, models=Models([text, tiny]))) as base:
         yield base
 
@@ -74,8 +74,8 @@ def http(url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def kept(store_file: Path) -> dict[str, bytes]:
-    """All that a store holds."""
+def read_store(store_file: Path) -> dict[str, bytes]:
+    """Return every record of a store by its id."""
     connection = sqlite3.connect(store_file)
     try:
         return dict(connection.execute("SELECT memory_id, record FROM memories"))
@@ -85,21 +85,21 @@ def kept(store_file: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def unchanged(http: httpx.Client, store_file: Path) -> Iterator[None]:
-    """Assert that a test changes nothing of the store and leaves the service alive."""
-    before = kept(store_file)
+    """Assert that a test changes nothing in the store and leaves the service alive."""
+    before = read_store(store_file)
     yield
-    assert kept(store_file) == before
+    assert read_store(store_file) == before
     assert http.get("/livez").json() == {"status": "ok"}
 
 
-def written(http: httpx.Client, document: str, **fields: object) -> dict[str, Any]:
+def write(http: httpx.Client, document: str, **fields: object) -> dict[str, Any]:
     response = http.post("/write", json={"document": document, **fields})
     assert response.status_code == 201, response.text
     result: dict[str, Any] = response.json()
     return result
 
 
-def answers_of(http: httpx.Client, memory_id: str, **fields: object) -> list[dict[str, Any]]:
+def read(http: httpx.Client, memory_id: str, **fields: object) -> list[dict[str, Any]]:
     body = {"memory_id": memory_id, "max_new_tokens": 4, **fields}
     response = http.post("/read", json=body)
     assert response.status_code == 200, response.text
@@ -107,8 +107,8 @@ def answers_of(http: httpx.Client, memory_id: str, **fields: object) -> list[dic
     return answers
 
 
-def reads(http: httpx.Client) -> float:
-    """Tokens of READ that the service has made."""
+def count_read_batches(http: httpx.Client) -> float:
+    """Return the number of batches of READ that the service has run."""
     for line in http.get("/metrics").text.splitlines():
         if line.startswith('gradmem_batch_size_count{kind="read"}'):
             return float(line.split()[-1])
@@ -131,20 +131,20 @@ def reads(http: httpx.Client) -> float:
         ("\udc80", 422, "invalid-request"),
         ("w" * 2000, 413, "word-too-long"),
         ("e" + "\u0301" * 2000, 413, "word-too-long"),
-        (text_of(200), 413, "too-many-pages"),
+        (make_text(200), 413, "too-many-pages"),
     ],
     ids=ascii,
 )
-def test_a_text_that_cannot_be_written(
+def test_an_invalid_text_is_refused(
     http: httpx.Client, document: str, status: int, slug: str
 ) -> None:
-    body = json.dumps({"document": document})  # httpx cannot send halves of pairs
+    body = json.dumps({"document": document})  # httpx cannot encode lone surrogates
     for headers in (JSON, JSON | EVENTS):
         problem(http.post("/write", content=body, headers=headers), status, slug)
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_a_problem_says_where_control_characters_stand(http: httpx.Client) -> None:
+def test_control_characters_are_reported_with_their_positions(http: httpx.Client) -> None:
     response = http.post("/write", json={"document": "one\r\ntwo\x00three\x07"})
     body = problem(response, 422, "binary-text")
     assert body["positions"] == [8, 14]
@@ -153,7 +153,7 @@ def test_a_problem_says_where_control_characters_stand(http: httpx.Client) -> No
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_a_word_that_no_page_takes_is_told_both_numbers_and_its_line(http: httpx.Client) -> None:
+def test_a_word_too_long_is_refused_with_both_numbers_and_its_line(http: httpx.Client) -> None:
     response = http.post("/write", json={"document": "short\n\n" + "w" * 2000})
     body = problem(response, 413, "word-too-long")
     assert body["limit"] == PAGE
@@ -162,7 +162,7 @@ def test_a_word_that_no_page_takes_is_told_both_numbers_and_its_line(http: httpx
 
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("streamed", [False, True])
-def test_ten_megabytes_are_told_both_numbers_and_the_setting(
+def test_ten_megabytes_are_refused_with_both_numbers_and_the_setting(
     http: httpx.Client, streamed: bool
 ) -> None:
     content = b'{"document": "' + b"many words " * 10**6 + b'"}'
@@ -178,9 +178,9 @@ def test_ten_megabytes_are_told_both_numbers_and_the_setting(
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_too_many_pages_are_told_both_numbers_and_the_setting(http: httpx.Client) -> None:
-    body = problem(http.post("/write", json={"document": text_of(200)}), 413, "too-many-pages")
-    assert body["limit"] == MOST_PAGES
+def test_too_many_pages_are_refused_with_both_numbers_and_the_setting(http: httpx.Client) -> None:
+    body = problem(http.post("/write", json={"document": make_text(200)}), 413, "too-many-pages")
+    assert body["limit"] == MAX_PAGES
     for part in ("at least 24 pages", "at most 20", "GRADMEM_MAX_PAGES"):
         assert part in body["detail"]
 
@@ -199,19 +199,19 @@ def test_too_many_pages_are_told_both_numbers_and_the_setting(http: httpx.Client
     ],
     ids=lambda value: ascii(value)[:24],
 )
-def test_texts_that_are_unusual_are_written_and_answer(http: httpx.Client, document: str) -> None:
-    memory = written(http, document, steps=1)
+def test_an_unusual_text_is_written_and_read(http: httpx.Client, document: str) -> None:
+    memory = write(http, document, steps=1)
     assert all(page["tokens"] <= PAGE for page in memory["pages"])
     assert memory["pages"][-1]["last_line"] == len(document.rstrip().split("\n"))
-    (answer,) = answers_of(http, memory["memory_id"], query="מתי? 什么时候 🗼")
+    (answer,) = read(http, memory["memory_id"], query="מתי? 什么时候 🗼")
     assert answer["page_id"] in {page["page_id"] for page in memory["pages"]}
 
 
-def test_a_query_that_cannot_be_read(http: httpx.Client, store_file: Path) -> None:
-    memory_id = written(http, "The old tower.")["memory_id"]
-    before = kept(store_file)
+def test_an_invalid_query_is_refused(http: httpx.Client, store_file: Path) -> None:
+    memory_id = write(http, "The old tower.")["memory_id"]
+    before = read_store(store_file)
 
-    def refused(status: int, slug: str, **fields: object) -> str:
+    def assert_refused(status: int, slug: str, **fields: object) -> str:
         body = json.dumps({"memory_id": memory_id, **fields})
         for stream in ({}, {"stream": True}):
             content = json.dumps(json.loads(body) | stream)
@@ -219,38 +219,38 @@ def test_a_query_that_cannot_be_read(http: httpx.Client, store_file: Path) -> No
             detail: str = problem(response, status, slug)["detail"]
         return detail
 
-    refused(422, "empty-query", query="")
-    refused(422, "empty-query", query=" \n\t")
-    refused(422, "empty-query", queries=["When?", ""])
-    refused(422, "invalid-request", query="\ud800")
-    detail = refused(413, "query-too-long", query="What is it? " * 20)
+    assert_refused(422, "empty-query", query="")
+    assert_refused(422, "empty-query", query=" \n\t")
+    assert_refused(422, "empty-query", queries=["When?", ""])
+    assert_refused(422, "invalid-request", query="\ud800")
+    detail = assert_refused(413, "query-too-long", query="What is it? " * 20)
     assert "at most 80" in detail
     assert "What" not in detail
-    refused(413, "query-too-long", query="w" * 900_000)
-    refused(413, "query-too-long", queries=["When?", "w" * 200])
+    assert_refused(413, "query-too-long", query="w" * 900_000)
+    assert_refused(413, "query-too-long", queries=["When?", "w" * 200])
     for confidence in (-0.1, 1.1, float("nan"), float("inf"), "0.5"):
-        refused(422, "invalid-request", query="When?", min_confidence=confidence)
-    refused(422, "generation", query="When?", max_new_tokens=41)
-    assert kept(store_file) == before
+        assert_refused(422, "invalid-request", query="When?", min_confidence=confidence)
+    assert_refused(422, "generation", query="When?", max_new_tokens=41)
+    assert read_store(store_file) == before
 
 
-def test_an_answer_says_why_it_is_none(http: httpx.Client) -> None:
-    memory_id = written(http, text_of(2))["memory_id"]
+def test_a_missing_answer_has_a_reason(http: httpx.Client) -> None:
+    memory_id = write(http, make_text(2))["memory_id"]
     queries = ["When was the tower built?", "Where?"]
-    for answer in answers_of(http, memory_id, queries=queries, min_confidence=0):
+    for answer in read(http, memory_id, queries=queries, min_confidence=0):
         assert (answer["found"], answer["reason"]) == (True, None)
         assert 0 < answer["confidence"] < 1
-    for answer in answers_of(http, memory_id, queries=queries, min_confidence=1):
+    for answer in read(http, memory_id, queries=queries, min_confidence=1):
         assert (answer["found"], answer["answer"]) == (False, None)
         assert answer["reason"] == "below threshold"
-    by_default = answers_of(http, memory_id, queries=queries)
-    assert by_default == answers_of(http, memory_id, queries=queries, min_confidence=None)
+    by_default = read(http, memory_id, queries=queries)
+    assert by_default == read(http, memory_id, queries=queries, min_confidence=None)
 
 
 def test_pages_carry_the_numbers_of_their_lines(http: httpx.Client, text: Checkpoint) -> None:
-    document = text_of(6)
-    memory = written(http, document, verify=False)
-    pages = prepare_document(text, document, max_pages=MOST_PAGES).pages
+    document = make_text(6)
+    memory = write(http, document, verify=False)
+    pages = prepare_document(text, document, max_pages=MAX_PAGES).pages
     assert len(pages) > 1
     assert [page["tokens"] for page in memory["pages"]] == [len(page.ids) for page in pages]
     lines = [(page["first_line"], page["last_line"]) for page in memory["pages"]]
@@ -258,20 +258,20 @@ def test_pages_carry_the_numbers_of_their_lines(http: httpx.Client, text: Checkp
     assert memory["records"] is None
 
 
-def test_without_verify_nothing_is_read(http: httpx.Client) -> None:
-    before = reads(http)
-    memory = written(http, text_of(4), verify=False)
+def test_without_verify_nothing_is_read_back(http: httpx.Client) -> None:
+    before = count_read_batches(http)
+    memory = write(http, make_text(4), verify=False)
     assert memory["read_back"] is None
     assert [page["read_back"] for page in memory["pages"]] == [None] * len(memory["pages"])
-    assert reads(http) == before
-    memory = written(http, text_of(4))
+    assert count_read_batches(http) == before
+    memory = write(http, make_text(4))
     assert memory["read_back"] == 0
     assert all(page["read_back"]["words"] > 0 for page in memory["pages"])
-    assert reads(http) > before
+    assert count_read_batches(http) > before
 
 
-def test_auto_takes_each_page_the_steps_that_help(http: httpx.Client, text: Checkpoint) -> None:
-    memory = written(http, text_of(4), steps="auto")
+def test_auto_chooses_the_steps_of_each_page(http: httpx.Client, text: Checkpoint) -> None:
+    memory = write(http, make_text(4), steps="auto")
     most = text.model.config.max_write_steps
     for page in memory["pages"]:
         assert 1 <= page["write_steps"] <= most
@@ -280,32 +280,32 @@ def test_auto_takes_each_page_the_steps_that_help(http: httpx.Client, text: Chec
 
 
 def test_appended_pages_join_a_text(http: httpx.Client) -> None:
-    memory = written(http, text_of(3), metadata={"title": "Town"}, ttl_seconds=600, verify=False)
+    memory = write(http, make_text(3), metadata={"title": "Town"}, ttl_seconds=600, verify=False)
     path = f"/memories/{memory['memory_id']}"
     first = f"{path}/prompt-embeds?page={memory['pages'][0]['page_id']}"
     vectors = http.get(first).content
-    whole = written(http, "\n\n" + text_of(3), append_to=memory["memory_id"], verify=False)
-    assert http.get(first).content == vectors  # int8 loses nothing the second time
-    there = len(memory["pages"])
-    assert whole["pages"][:there] == memory["pages"]
-    added = whole["pages"][there:]
-    assert added[0]["first_line"] == 3  # of the document that was added
+    whole = write(http, "\n\n" + make_text(3), append_to=memory["memory_id"], verify=False)
+    assert http.get(first).content == vectors  # packing int8 again loses nothing
+    existing = len(memory["pages"])
+    assert whole["pages"][:existing] == memory["pages"]
+    added = whole["pages"][existing:]
+    assert added[0]["first_line"] == 3  # of the appended document
     assert [page["tokens"] for page in added] == [page["tokens"] for page in memory["pages"]]
-    assert len({page["page_id"] for page in whole["pages"]}) == 2 * there
+    assert len({page["page_id"] for page in whole["pages"]}) == 2 * existing
     for field in ("memory_id", "metadata", "expires_at", "created_at", "model"):
         assert whole[field] == memory[field]
     assert http.get(path).json()["pages"] == whole["pages"]
 
 
-def test_what_cannot_be_appended_changes_nothing(http: httpx.Client, store_file: Path) -> None:
-    id_ = written(http, text_of(3 * MOST_PAGES - 3), verify=False)["memory_id"]
-    before = kept(store_file)
+def test_a_refused_append_changes_nothing(http: httpx.Client, store_file: Path) -> None:
+    id_ = write(http, make_text(3 * MAX_PAGES - 3), verify=False)["memory_id"]
+    before = read_store(store_file)
 
     def append(**fields: object) -> httpx.Response:
         return http.post("/write", json={"document": "Rain.", "append_to": id_, **fields})
 
-    body = problem(append(document=text_of(6)), 413, "too-many-pages")
-    assert body["limit"] == MOST_PAGES
+    body = problem(append(document=make_text(6)), 413, "too-many-pages")
+    assert body["limit"] == MAX_PAGES
     assert "the memory has 19 of at most 20 pages already" in body["detail"]
     assert "GRADMEM_MAX_PAGES" in body["detail"]
     problem(append(document="!aB:7x!|", model="tiny"), 409, "fingerprint-mismatch")
@@ -316,68 +316,68 @@ def test_what_cannot_be_appended_changes_nothing(http: httpx.Client, store_file:
     problem(append(document=" "), 422, "empty-document")
     problem(append(document="\x00"), 422, "binary-text")
     problem(append(steps=10**6), 422, "write-steps")
-    assert kept(store_file) == before
+    assert read_store(store_file) == before
 
 
-def test_a_document_takes_fewer_pages_where_there_is_room_for_fewer(
+def test_a_document_is_split_into_fewer_pages_where_room_is_short(
     http: httpx.Client, text: Checkpoint
 ) -> None:
     section = "# Town\n\n" + "The tower by the river stands near the old market. " * 4
-    document = "\n\n".join([section] * 5)  # rather a page each than a section torn
-    pages = prepare_document(text, document, max_pages=MOST_PAGES).pages
+    document = "\n\n".join([section] * 5)  # a page per section where there is room
+    pages = prepare_document(text, document, max_pages=MAX_PAGES).pages
     fewest = prepare_document(text, document, max_pages=len(pages) - 1).pages
-    id_ = written(http, "Rain. " * 11, verify=False)["memory_id"]
-    while (there := len(http.get(f"/memories/{id_}").json()["pages"])) < MOST_PAGES - len(fewest):
-        written(http, "Rain.", append_to=id_, steps=1, verify=False)
-    whole = written(http, document, append_to=id_)  # weak halves would find no room
+    id_ = write(http, "Rain. " * 11, verify=False)["memory_id"]
+    while (existing := len(http.get(f"/memories/{id_}").json()["pages"])) < MAX_PAGES - len(fewest):
+        write(http, "Rain.", append_to=id_, steps=1, verify=False)
+    whole = write(http, document, append_to=id_)  # there is no room for weak halves
     assert len(fewest) < len(pages)
-    assert len(whole["pages"]) == there + len(fewest) == MOST_PAGES
+    assert len(whole["pages"]) == existing + len(fewest) == MAX_PAGES
 
 
 def test_a_page_of_a_text_can_be_deleted(http: httpx.Client) -> None:
-    memory = written(http, text_of(9), verify=False)
+    memory = write(http, make_text(9), verify=False)
     path, queries = f"/memories/{memory['memory_id']}", ["When?", "Where?", "Who?"]
     left = [page["page_id"] for page in memory["pages"]]
     assert len(left) == 3
     while len(left) > 1:
-        answer = answers_of(http, memory["memory_id"], queries=queries)[0]
+        answer = read(http, memory["memory_id"], queries=queries)[0]
         deleted = answer["page_id"]
         assert http.delete(f"{path}/pages/{deleted}").status_code == 204
         left.remove(deleted)
         answering = {
-            one["page_id"] for one in answers_of(http, memory["memory_id"], queries=queries)
+            answer["page_id"] for answer in read(http, memory["memory_id"], queries=queries)
         }
         assert answering <= set(left)
         assert [page["page_id"] for page in http.get(path).json()["pages"]] == left
         problem(http.delete(f"{path}/pages/{deleted}"), 404, "page-not-found")
     problem(http.delete(f"{path}/pages/{left[0]}"), 422, "invalid-input")
-    assert len(answers_of(http, memory["memory_id"], queries=queries)) == 3
+    assert len(read(http, memory["memory_id"], queries=queries)) == 3
 
 
-def test_a_stream_counts_halves_on_after_the_pages(http: httpx.Client, text: Checkpoint) -> None:
-    document = text_of(6)
-    pages = len(prepare_document(text, document, max_pages=MOST_PAGES).pages)
+def test_a_stream_numbers_halves_after_the_pages(http: httpx.Client, text: Checkpoint) -> None:
+    document = make_text(6)
+    pages = len(prepare_document(text, document, max_pages=MAX_PAGES).pages)
     response = http.post("/write", json={"document": document}, headers=EVENTS)
-    *told, (name, result) = events_of(response.text)
+    *events, (name, result) = events_of(response.text)
     assert name == "result"
-    assert {name for name, _ in told} == {"step"}
+    assert {name for name, _ in events} == {"step"}
     steps: dict[int, list[int]] = {}
-    for _, data in told:
+    for _, data in events:
         steps.setdefault(data["page"], []).append(data["step"])
     assert sorted(steps) == list(range(3 * pages))  # each page was weak, and has two halves
-    assert all(made == [1, 2] for made in steps.values())
+    assert all(numbers == [1, 2] for numbers in steps.values())
     assert list(steps)[:pages] == list(range(pages))
     assert all(page["read_back"]["right"] == 0 for page in result["pages"])
     assert len(result["pages"]) == pages  # the halves were no better
 
 
 class Watched(TorchDevice):
-    """The real device; a test may make a page diverge, and hold up a kind of work."""
+    """The real device, with which a test can make a page diverge and block WRITE or READ."""
 
     def __init__(self) -> None:
         super().__init__(prefix_bytes=0)
         self.diverging = -1
-        "Which page of a batch diverges."
+        "Index of the page that diverges in each batch."
         self.may_write, self.may_read = threading.Event(), threading.Event()
         self.may_write.set()
         self.may_read.set()
@@ -420,32 +420,32 @@ def test_a_page_that_diverges_stores_nothing(
     text: Checkpoint, tmp_path: Path, serving: Serving
 ) -> None:
     with watched_service(text, tmp_path, serving) as (device, http, store_file):
-        memory = written(http, "Rain.", verify=False)
-        before = kept(store_file)
+        memory = write(http, "Rain.", verify=False)
+        before = read_store(store_file)
         device.diverging = 1
         for fields in ({}, {"append_to": memory["memory_id"]}, {"steps": "auto"}):
-            response = http.post("/write", json={"document": text_of(6), **fields})
+            response = http.post("/write", json={"document": make_text(6), **fields})
             problem(response, 422, "write-diverged")
-        response = http.post("/write", json={"document": text_of(6)}, headers=EVENTS)
+        response = http.post("/write", json={"document": make_text(6)}, headers=EVENTS)
         *_, (name, data) = events_of(response.text)
         assert (name, data["type"]) == ("error", "urn:gradmem:problem:write-diverged")
-        assert kept(store_file) == before
+        assert read_store(store_file) == before
         device.diverging = -1
-        written(http, text_of(6))
+        write(http, make_text(6))
 
 
-def test_time_that_is_over_while_reading_back_stores_nothing(
+def test_a_timeout_while_reading_back_stores_nothing(
     text: Checkpoint, tmp_path: Path, serving: Serving
 ) -> None:
     with watched_service(text, tmp_path, serving) as (device, http, store_file):
         device.may_read.clear()
-        response = http.post("/write", json={"document": text_of(6), "timeout": 3})
+        response = http.post("/write", json={"document": make_text(6), "timeout": 3})
         body = problem(response, 504, "timeout")
         assert device.reading.is_set()
         assert "3 s" in body["detail"]
         device.may_read.set()
-        assert kept(store_file) == {}
-        written(http, text_of(6))
+        assert read_store(store_file) == {}
+        write(http, make_text(6))
 
 
 @pytest.mark.parametrize("headers", [{}, EVENTS])
@@ -460,18 +460,20 @@ def test_a_client_that_leaves_stores_nothing(
         with (
             pytest.raises(httpx.ReadTimeout),
             http.stream(
-                "POST", "/write", json={"document": text_of(6)}, headers=headers, timeout=1
+                "POST", "/write", json={"document": make_text(6)}, headers=headers, timeout=1
             ) as response,
         ):
             response.read()
         assert begun.wait(60)
         until = time.monotonic() + 60
-        while 'route="/write"' not in http.get("/metrics").text:  # until it is noticed
+        while (
+            'route="/write"' not in http.get("/metrics").text
+        ):  # until the disconnection is noticed
             assert time.monotonic() < until
             time.sleep(0.01)
         gate.set()
-        written(http, "Rain.", verify=False)  # is stored after whatever was before it
-        assert len(kept(store_file)) == 1
+        write(http, "Rain.", verify=False)  # is stored after anything before it
+        assert len(read_store(store_file)) == 1
 
 
 @pytest.mark.anyio
@@ -479,7 +481,7 @@ async def test_many_clients_at_once_are_all_answered(url: str) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=120) as http:
 
         async def use(number: int) -> None:
-            body = {"document": text_of(4 + number % 3), "steps": 1}
+            body = {"document": make_text(4 + number % 3), "steps": 1}
             memory = await http.post("/write", json=body)
             assert memory.status_code == 201, memory.text
             ask = {"memory_id": memory.json()["memory_id"], "query": "When?", "max_new_tokens": 4}
@@ -490,20 +492,20 @@ async def test_many_clients_at_once_are_all_answered(url: str) -> None:
         await asyncio.gather(*(use(number) for number in range(16)))
 
 
-Called = list[tuple[str, bool]]
-"Which functions were called, and whether on an event loop's thread."
+Calls = list[tuple[str, bool]]
+"Names of called functions; True for calls on the thread of an event loop."
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> Called:
-    """Watch where the functions run that may take long."""
-    found: Called = []
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Calls of the functions that may take long."""
+    recorded: Calls = []
 
     def watch(owner: object, name: str) -> None:
         original: Callable[..., object] = getattr(owner, name)
 
         def watched(*args: object, **kwargs: object) -> object:
-            found.append((name, asyncio._get_running_loop() is not None))
+            recorded.append((name, asyncio._get_running_loop() is not None))
             return original(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, watched)
@@ -514,42 +516,42 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
     watch(service.reading, "prepare_query")
     for name in ("split_text", "make_probes"):
         watch(compression, name)
-    return found
+    return recorded
 
 
-def test_texts_are_taken_apart_off_the_event_loop(http: httpx.Client, called: Called) -> None:
-    memory = written(http, text_of(20), steps=1, verify=True)
+def test_texts_are_split_off_the_event_loop(http: httpx.Client, calls: Calls) -> None:
+    memory = write(http, make_text(20), steps=1, verify=True)
     id_ = memory["memory_id"]
-    assert {name for name, _ in called} == {"prepare_document", "make_probes", "split_text", "pack"}
-    assert not any(on_loop for _, on_loop in called)
-    called.clear()
-    written(http, "Rain.", append_to=id_)
+    assert {name for name, _ in calls} == {"prepare_document", "make_probes", "split_text", "pack"}
+    assert not any(on_loop for _, on_loop in calls)
+    calls.clear()
+    write(http, "Rain.", append_to=id_)
     http.delete(f"/memories/{id_}/pages/{memory['pages'][0]['page_id']}")
     problem(http.post("/write", json={"document": "a " * 400_000}), 413, "too-many-pages")
-    packing = [call for call in called if call[0] in ("prepare_document", "pack")]
+    packing = [call for call in calls if call[0] in ("prepare_document", "pack")]
     assert packing == [("prepare_document", False), ("pack", False), *packing[2:]]
     assert not any(on_loop for _, on_loop in packing)
 
 
 def test_large_requests_are_decoded_off_the_event_loop(
-    http: httpx.Client, called: Called, monkeypatch: pytest.MonkeyPatch
+    http: httpx.Client, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    id_ = written(http, text_of(6), verify=False)["memory_id"]
-    called.clear()
-    answers_of(http, id_, query="When?")
-    assert called == [("unpack", True), ("prepare_query", True)]
-    called.clear()
-    answers_of(http, id_, queries=["When was the tower of the town built?" + " " * 20] * 256)
-    assert set(called) == {("unpack", True), ("prepare_query", True)}
-    called.clear()
+    id_ = write(http, make_text(6), verify=False)["memory_id"]
+    calls.clear()
+    read(http, id_, query="When?")
+    assert calls == [("unpack", True), ("prepare_query", True)]
+    calls.clear()
+    read(http, id_, queries=["When was the tower of the town built?" + " " * 20] * 256)
+    assert set(calls) == {("unpack", True), ("prepare_query", True)}
+    calls.clear()
     monkeypatch.setattr(service.offload, "SMALL_BYTES", 1000)
     http.get(f"/memories/{id_}")
     http.get(f"/memories/{id_}/prompt-embeds")
-    answers_of(http, id_, query="When?")
-    assert called == [("unpack", False)] * 3 + [("prepare_query", False)]
+    read(http, id_, query="When?")
+    assert calls == [("unpack", False)] * 3 + [("prepare_query", False)]
 
 
-def test_many_wrong_fields_are_not_looked_at_one_by_one(http: httpx.Client) -> None:
+def test_many_unknown_fields_are_refused_quickly(http: httpx.Client) -> None:
     many = {f"field {number}": 1 for number in range(40_000)}
     body = problem(http.post("/write", json={"document": "a", **many}), 422, "invalid-request")
     assert len(body["errors"]) == 20
@@ -560,16 +562,16 @@ def test_many_wrong_fields_are_not_looked_at_one_by_one(http: httpx.Client) -> N
     ]
 
 
-def test_no_word_of_a_text_is_told(
+def test_no_word_of_a_text_leaks(
     http: httpx.Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.WARNING)
-    told = []
+    responses = []
     secret = "The zebra of Xanadu knows 8675309 and tells it to nobody but the wombat."
     record = "Xanadu code: zebra8675309"
-    id_ = written(http, f"# Xanadu\n\n{secret}\n\n{record}\n\n{text_of(5)}")["memory_id"]
+    id_ = write(http, f"# Xanadu\n\n{secret}\n\n{record}\n\n{make_text(5)}")["memory_id"]
     for document in (
         f"{secret}\x00",
         f"{secret} {'zebra' * 400}",
@@ -579,29 +581,27 @@ def test_no_word_of_a_text_is_told(
     ):
         for fields in ({}, {"append_to": id_}):
             content = json.dumps({"document": document, **fields})
-            told.append(http.post("/write", content=content, headers=JSON))
-    told.append(http.post("/write", json={"document": secret, "steps": "zebra"}))
-    told.append(http.post("/write", json={"document": secret, "metadata": {"a": 8675309}}))
+            responses.append(http.post("/write", content=content, headers=JSON))
+    responses.append(http.post("/write", json={"document": secret, "steps": "zebra"}))
+    responses.append(http.post("/write", json={"document": secret, "metadata": {"a": 8675309}}))
     for query in ("zebra " * 200, "zebra\ud800", ["zebra"]):
         content = json.dumps({"memory_id": id_, "query": query})
-        told.append(http.post("/read", content=content, headers=JSON))
-    assert {response.status_code for response in told} == {413, 422}
+        responses.append(http.post("/read", content=content, headers=JSON))
+    assert {response.status_code for response in responses} == {413, 422}
     for stream in (False, True):
         body = {"memory_id": id_, "query": "What does the zebra of Xanadu know?", "stream": stream}
         assert http.post("/read", json=body).status_code == 200
     shown = http.get(f"/memories/{id_}").text
-    metrics = http.get(
-        "/metrics"
-    ).text  # the line of a request may follow its answer, not the next's
+    metrics = http.get("/metrics").text  # a request is logged before the response to the next
     assert "POST /write 201" in caplog.text
-    for place in (caplog.text, metrics, shown, *(response.text for response in told)):
+    for place in (caplog.text, metrics, shown, *(response.text for response in responses)):
         assert not any(word in place.lower() for word in ("zebra", "xanadu", "8675309", "wombat"))
     assert id_ not in caplog.text + metrics
 
 
 @pytest.mark.parametrize("headers", [{}, EVENTS])
 @pytest.mark.filterwarnings("error")
-def test_what_nobody_foresaw_tells_no_word_either(
+def test_an_unforeseen_error_leaks_no_word_of_a_text(
     http: httpx.Client,
     store_file: Path,
     caplog: pytest.LogCaptureFixture,
@@ -611,13 +611,13 @@ def test_what_nobody_foresaw_tells_no_word_either(
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.WARNING)
-    before = kept(store_file)
+    before = read_store(store_file)
 
-    def probes(*_: object, **__: object) -> list[object]:
+    def fail(*_: object, **__: object) -> list[object]:
         raise ValueError("zebra")
 
-    monkeypatch.setattr(compression, "make_probes", probes)
-    response = http.post("/write", json={"document": text_of(6)}, headers=headers)
+    monkeypatch.setattr(compression, "make_probes", fail)
+    response = http.post("/write", json={"document": make_text(6)}, headers=headers)
     if headers:
         *_, (name, data) = events_of(response.text)
         assert (name, data["type"]) == ("error", "urn:gradmem:problem:internal")
@@ -626,8 +626,8 @@ def test_what_nobody_foresaw_tells_no_word_either(
     assert http.get("/livez").status_code == 200
     assert "failed with ValueError" in caplog.text
     assert "zebra" not in caplog.text + response.text
-    assert kept(store_file) == before
+    assert read_store(store_file) == before
 
 
-def test_ready_with_texts(http: httpx.Client) -> None:
+def test_a_service_for_texts_is_ready(http: httpx.Client) -> None:
     assert http.get("/readyz").status_code == 200

@@ -1,4 +1,4 @@
-"""How many cores a thread may use."""
+"""The number of threads that a thread computes with."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,30 +8,30 @@ import torch
 from service.engine.threads import use_threads
 
 
-def test_a_thread_keeps_its_number_whatever_others_are_told() -> None:
+def test_a_thread_keeps_its_number_whatever_other_threads_set() -> None:
     usual = torch.get_num_threads()
-    told, others_told = threading.Event(), threading.Event()
+    engine_set, others_set = threading.Event(), threading.Event()
 
-    def threads_of_an_engine() -> int:
+    def count_threads_of_the_engine() -> int:
         use_threads(3)
-        told.set()
-        assert others_told.wait(30)
+        engine_set.set()
+        assert others_set.wait(30)
         return torch.get_num_threads()
 
     try:
         with ThreadPoolExecutor() as engine:
-            counted = engine.submit(threads_of_an_engine)
-            assert told.wait(30)
+            counted = engine.submit(count_threads_of_the_engine)
+            assert engine_set.wait(30)
             with ThreadPoolExecutor(initializer=use_threads, initargs=(1,)) as workers:
                 assert workers.submit(torch.get_num_threads).result() == 1
-                others_told.set()
+                others_set.set()
                 assert counted.result() == 3
                 assert workers.submit(torch.get_num_threads).result() == 1
     finally:
         use_threads(usual)
 
 
-def test_none_leaves_a_thread_what_it_has() -> None:
+def test_none_leaves_the_number_of_a_thread() -> None:
     usual = torch.get_num_threads()
     assert use_threads(None) == usual
     assert torch.get_num_threads() == usual
