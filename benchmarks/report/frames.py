@@ -10,6 +10,7 @@ from gradmem_core.errors import InputError
 from training.tasks import KeyValueTask
 from training.writers import Training
 
+Files = Sequence[ResultFile]
 ORIGIN = ("file", "checkpoint", "fingerprint", "threads", "date")
 TRAINING = {field: f"trained_{field}" for field in Training.model_fields}
 LEAST_PAIRS = 16
@@ -18,7 +19,7 @@ FAMILY = ["writer", "trained_recipe"]
 "Columns that runs share which differ by nothing but the training seed."
 
 
-def frame(kind: type[Row], files: Sequence[ResultFile]) -> DataFrame:
+def frame(kind: type[Row], files: Files) -> DataFrame:
     """Return the rows of one measurement with where they come from.
 
     The columns are the row's fields, `ORIGIN`, and the training's fields with `trained_` in front;
@@ -31,13 +32,13 @@ def frame(kind: type[Row], files: Sequence[ResultFile]) -> DataFrame:
     return DataFrame(lines, columns=[*ORIGIN, *TRAINING.values(), *kind.model_fields])
 
 
-def of_checkpoint(files: Sequence[ResultFile], checkpoint: str) -> list[ResultFile]:
+def of_checkpoint(files: Files, checkpoint: str) -> list[ResultFile]:
     """Keep the results of a checkpoint, by its name."""
     subjects = [(file, file.result.subject) for file in files]
     return [file for file, subject in subjects if subject and subject.checkpoint == checkpoint]
 
 
-def pairs(files: Sequence[ResultFile]) -> DataFrame:
+def pair_rows(files: Files) -> DataFrame:
     """Return exact match on pairs, each measurement once: that over most contexts, then the latest.
 
     The column `k` is the number of write steps, missing for the automatic stop.

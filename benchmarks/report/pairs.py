@@ -1,23 +1,22 @@
 """Tables of docs/RESULTS.md about exact match on pairs, and what it cost."""
 
 import math
-from collections.abc import Sequence
 
 import pandas as pd
 from pandas import DataFrame
 
 from benchmarks.report.frames import (
     FAMILY,
+    Files,
     as_written,
     at_trained_size,
     frame,
     main_recipes,
     of_checkpoint,
-    pairs,
+    pair_rows,
 )
 from benchmarks.report.markdown import code, percent, table
 from benchmarks.report.published import PAIRS, SIZES
-from benchmarks.results import ResultFile
 from benchmarks.rows import CurvePoint
 from training.tasks import KeyValueTask
 
@@ -32,20 +31,19 @@ THRESHOLDS = (0.5, 0.9, 0.99)
 "Exact match whose cost is reported."
 BITS_PER_VALUE = 2 * math.log2(62)
 "Information of a value: two symbols out of letters and digits."
-Files = Sequence[ResultFile]
 
 
 def exact_match(files: Files, checkpoint: str | None = None) -> str:
     """Return exact match by size and write steps; of one checkpoint, as written and for fixed K."""
     if checkpoint is not None:
-        rows = as_written(pairs(of_checkpoint(files, checkpoint)))
+        rows = as_written(pair_rows(of_checkpoint(files, checkpoint)))
         return _grid(rows[rows.k.notna()])
-    return _grid(pairs(files), "checkpoint", "trained_seed", "fingerprint", "blob")
+    return _grid(pair_rows(files), "checkpoint", "trained_seed", "fingerprint", "blob")
 
 
 def ladder(files: Files) -> str:
     """Compare the best GradMem checkpoint at each size with what was published."""
-    rows = as_written(pairs(files))
+    rows = as_written(pair_rows(files))
     ours = rows[(rows.writer == "gradmem") & rows["size"].isin(LADDER)]
     if ours.empty:
         return ""
@@ -66,7 +64,7 @@ def baselines(files: Files) -> str:
     A row of ours is a recipe, the mean over its training seeds, at that published K which is best
     at the size that it was trained for.
     """
-    rows = main_recipes(as_written(pairs(files)))
+    rows = main_recipes(as_written(pair_rows(files)))
     rows = rows[rows.k.isin(STEPS)]
     if rows.empty:
         return ""
@@ -90,8 +88,8 @@ def baselines(files: Files) -> str:
 
 
 def seeds(files: Files) -> str:
-    """Return mean and range over training seeds at one size, of what learned it at all."""
-    rows = as_written(pairs(files))
+    """Return mean and range over training seeds at one size, of recipes that learned it."""
+    rows = as_written(pair_rows(files))
     rows = rows[rows["size"] == SPREAD_SIZE]
     groups = rows.groupby([*FAMILY, "write_steps"]).exact_match
     found = groups.agg(seeds="count", mean="mean", lowest="min", highest="max")
@@ -106,7 +104,7 @@ def write_steps(files: Files) -> str:
 
     Behind the automatic stop stands its mean K.
     """
-    rows = main_recipes(as_written(pairs(files)))
+    rows = main_recipes(as_written(pair_rows(files)))
     rows = rows[(rows.writer == "gradmem") & rows.write_steps.isin(SHOWN)]
     least = at_trained_size(rows).groupby("fingerprint")["size"].first().rename("least")
     rows = rows.join(least, on="fingerprint")
@@ -115,7 +113,7 @@ def write_steps(files: Files) -> str:
 
 def ablations(files: Files) -> str:
     """Compare recipes called `BASE.OPTION` with `BASE`; in brackets the change in points."""
-    rows = as_written(pairs(files)).dropna(subset=["trained_recipe", "k"])
+    rows = as_written(pair_rows(files)).dropna(subset=["trained_recipe", "k"])
     rows = rows[rows["size"] >= SPREAD_SIZE]
     if rows.empty:
         return ""
@@ -136,7 +134,7 @@ def ablations(files: Files) -> str:
 
 def bits(files: Files) -> str:
     """Return the information that each checkpoint stores with each kind of blob, at its most."""
-    rows = pairs(files)
+    rows = pair_rows(files)
     rows["bits stored"] = rows["size"] * rows.exact_match * BITS_PER_VALUE
     rows["bits per float"] = (rows["bits stored"] / rows.state_floats).map("{:.3f}".format)
     rows["bits per byte"] = (rows["bits stored"] / rows.state_bytes).map("{:.3f}".format)
@@ -149,11 +147,14 @@ def bits(files: Files) -> str:
     return table(best[[*columns, "state_bytes", "bits per float", "bits per byte"]])
 
 
-def cost(files: Files) -> str:
-    """Return what training took until an evaluation first reached a threshold.
+def cost(files: Files, reached: str = "0") -> str:
+    """Return what training took until an evaluation first reached a threshold, if ever.
 
-    A row is a recipe at the largest size and K that it evaluated, the median over its seeds. Those
-    that never reached the lowest threshold are left out.
+    A row is a recipe at the largest size and K that it evaluated, the median over its seeds.
+
+    Args:
+        files: Results.
+        reached: Exact match below which a recipe is left out.
     """
     rows = frame(CurvePoint, files)
     rows = rows[rows.task == KeyValueTask.name].sort_values("contexts")
@@ -166,7 +167,7 @@ def cost(files: Files) -> str:
         | {f"≥ {threshold:.0%}": _reached(points, threshold) for threshold in THRESHOLDS}
         | {"highest": percent(points.exact_match.max())}
         for _, points in rows.groupby(by)
-        if points.exact_match.max() >= min(THRESHOLDS)
+        if points.exact_match.max() >= float(reached)
     ]
     return table(DataFrame(lines))
 

@@ -4,7 +4,7 @@ Colours are Okabe and Ito's, which are told apart with any colour vision; shapes
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
@@ -15,10 +15,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from benchmarks.report.frames import as_written, pairs
+from benchmarks.report.frames import Files, as_written, pair_rows
 from benchmarks.report.published import PAIRS, SIZES
 from benchmarks.report.serving import loads
-from benchmarks.results import ResultFile
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
@@ -26,21 +25,13 @@ DASHES = ("-", "--", ":")
 MOST_STEPS = 5
 "Most write steps of the published figures."
 STYLE: Any = {
-    "svg.hashsalt": "gradmem",
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e0e0e0",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
+    **{"svg.hashsalt": "gradmem", "svg.fonttype": "none", "font.family": "DejaVu Sans"},
+    **{"axes.spines.top": False, "axes.spines.right": False},
+    **{"axes.grid": True, "grid.color": "#e0e0e0", "axes.axisbelow": True},
+    **{"legend.frameon": False, "legend.fontsize": 9},
 }
 PANEL = (8.0, 4.0)
 "Width and height of a panel, inches."
-Files = Sequence[ResultFile]
 
 
 def draw_all(files: Files) -> dict[str, bytes]:
@@ -54,7 +45,7 @@ def capacity(files: Files) -> bytes | None:
 
     A checkpoint's points are its best at up to MOST_STEPS write steps.
     """
-    rows = as_written(pairs(files))
+    rows = as_written(pair_rows(files))
     rows = rows[(rows.writer == "gradmem") & (rows.k <= MOST_STEPS) & (rows["size"] >= SIZES[0])]
     if rows.empty:
         return None

@@ -1,17 +1,14 @@
 """Tables of docs/PERFORMANCE.md: the service, its device, and READ beside a KV cache."""
 
-from collections.abc import Sequence
-
 from pandas import DataFrame, Series, concat
 
 from benchmarks import rows as kinds
-from benchmarks.report.frames import frame
+from benchmarks.report.frames import Files, frame
 from benchmarks.report.markdown import code, mebibytes, milliseconds, table, titled
-from benchmarks.results import ResultFile
 
+WAYS = ("HTTP", "in-process")
 WARM = 1000
 "Requests after which the service's memory counts as warmed up."
-Files = Sequence[ResultFile]
 
 
 def render(files: Files) -> str:

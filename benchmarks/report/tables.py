@@ -1,13 +1,12 @@
 """All tables by name, as pages ask for them and as commands print them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from benchmarks.report import goals, index, pairs, serving, texts
+from benchmarks.report.frames import Files
 from benchmarks.report.markdown import titled
-from benchmarks.results import ResultFile
 from gradmem_core.errors import InputError
 
-Files = Sequence[ResultFile]
 PRINTED: tuple[Callable[..., str], ...] = (*pairs.PRINTED, *texts.PRINTED, *serving.TABLES)
 "What `render` puts together."
 OTHERS: tuple[Callable[..., str], ...] = (

@@ -1,16 +1,13 @@
 """Tables of docs/RESULTS.md about texts: questions, records, stories, and what memories hold."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 from pandas import DataFrame
 
 from benchmarks import rows as kinds
-from benchmarks.report.frames import frame
+from benchmarks.report.frames import Files, frame
 from benchmarks.report.markdown import code, milliseconds, percent, table
 from benchmarks.report.published import LANGUAGE
 from benchmarks.report.serving import queries_to_pay_off
-from benchmarks.results import ResultFile
 from training.tasks import GENERATED, KeyValueTask
 
 RECORDS = {
@@ -40,7 +37,6 @@ WORKS = (
 )
 "Starts of the names of what `page_costs` takes."
 WRITTEN = {"gradient": "the checkpoint's steps", "adam": "Adam, 0.02"}
-Files = Sequence[ResultFile]
 
 
 def questions(files: Files, checkpoint: str | None = None, section: str | None = None) -> str:

@@ -43,8 +43,8 @@ def test_read_beside_writers_is_held_to_its_idle_latency_and_a_step() -> None:
     assert row == "| HTTP | 31.25 | 62.50 | 250 | 500 | 250 | 1.6 | 4 |"
     goals = serving_goals(served(*LOADS))
     assert "| READ p99 beside writers / (alone + a step), HTTP | 1.6 | ≤ 1.5 | no |" in goals
-    assert "| WRITE throughput, HTTP, concurrency 32 / 1 | 3 | ≥ 2 | yes |" in goals
-    assert "| WRITE throughput, in-process, concurrency 32 / 1 | not measured | ≥ 2 | no |" in goals
+    assert "| WRITE/s, HTTP, 32 at once / 1 | 3 | ≥ 2 | yes |" in goals
+    assert "| WRITE/s, in-process, 32 at once / 1 | not measured | ≥ 2 | no |" in goals
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_goodput_is_a_share_of_what_a_closed_loop_did_before_and_after() -> None
     described |= {"refused": 2459, "failed": 1, "unanswered": 0, "goodput": 9.0}
     row = Overload.model_validate(described | {"p50": None, "p99": None})
     goals = serving_goals(served(row))
-    assert "| overload: goodput / capacity | 0.9 | ≥ 0.9 | yes |" in goals
-    assert "| overload: requests failed | 1 | ≤ 0 | no |" in goals
+    assert "| overload, goodput / capacity | 0.9 | ≥ 0.9 | yes |" in goals
+    assert "| overload, failed (5xx or another) | 1 | ≤ 0 | no |" in goals
     assert rows(serving.overload(served(row))) == [
         "| 10.0 | 50.0 | 3,000 | 540 | 2,459 | 1 | 0 | 9.0 |"
     ]
@@ -105,7 +105,7 @@ def test_goals_of_a_checkpoint_stand_beside_what_it_reached() -> None:
     ]
     goals = prose_goals([result_file(*both)], "tiny")
     assert "| Short SQuAD, exact match | 25.0 | ≥ 56.0 | no |  |\n" in goals
-    assert "| Short SQuAD, share of the same model's whole-text figure | 50.0 |" in goals
+    assert "| Short SQuAD, memory / text | 50.0 |" in goals
     assert "| lists, keys asked plainly | 98.0 | ≥ 97.0 | yes |  |\n" in goals
     assert "| windows of 96 tokens, exact match | not measured | ≥ 50.0 | no |  |\n" in goals
     assert prose_goals([result_file(*both)], "other") == ""
