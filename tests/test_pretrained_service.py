@@ -1,4 +1,4 @@
-"""A Hugging Face folder, or a GGUF file, becomes a served memory by documented commands."""
+"""From a Hugging Face folder or a GGUF file to a served memory, by documented commands."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from safetensors.torch import load
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from benchmarks.training_results import TextResult, load_result
+from benchmarks.rows import ExactMatch
 from gradmem_core.checkpoints.checkpoint import load_checkpoint
 from gradmem_core.prompt_embeds import export_prompt_embeds
 from gradmem_core.reading.cache import prefill
@@ -16,6 +16,7 @@ from service.app import create_app
 from service.cli import app as service_cli
 from service.client import Client, InvalidRequest, NotFound
 from service.settings import Settings
+from tests.benchmarks.commands import measure_rows
 from tests.pretrained import TEXT, model_folder, text_folder, tokenizer, write_gguf
 from tests.service.conftest import running
 from training.cli import app as training_cli
@@ -28,13 +29,13 @@ SMALL = (
 
 
 def run(*arguments: str | Path) -> str:
-    """Run `gradmem-train`; what it printed."""
+    """Run `gradmem-train` and return its output."""
     result = CliRunner().invoke(training_cli, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return result.output
 
 
-def initialised(tmp_path: Path, *options: str) -> Path:
+def init_checkpoint(tmp_path: Path, *options: str) -> Path:
     folder = model_folder(tmp_path / "model", "llama")
     limits = ("max_context_tokens=60", "max_query_tokens=40", "max_answer_tokens=9")
     run(
@@ -45,57 +46,36 @@ def initialised(tmp_path: Path, *options: str) -> Path:
     return tmp_path / "start"
 
 
-def served(tmp_path: Path, checkpoint: Path) -> Settings:
+def make_settings(tmp_path: Path, checkpoint: Path) -> Settings:
     return Settings(
         checkpoints=[str(checkpoint)], store_url=f"sqlite:///{tmp_path}/m.db", threads=1
     )
 
 
 def test_a_folder_is_initialised_trained_and_served(tmp_path: Path) -> None:
-    start = initialised(tmp_path, "--set", "adapter.rank=2")
+    start = init_checkpoint(tmp_path, "--set", "adapter.rank=2")
     data = text_folder(tmp_path / "data")
     paths = ("--set", f"start={start}", "--set", f"data={data}")
     run("fit", "text", *paths, *SMALL, "--output", tmp_path / "run")
     checkpoint = tmp_path / "run" / "checkpoint"
-    settings = served(tmp_path, checkpoint)
-    with running(create_app(settings)) as url, Client(url) as client:
-        written = client.write(DOCUMENT, steps=3)
-        assert written.losses[-1] < written.losses[0]
-        answer = client.read(written.memory_id, "Text:")
+    app = create_app(make_settings(tmp_path, checkpoint))
+    with running(app) as url, Client(url) as client:
+        memory = client.write(DOCUMENT, steps=3)
+        assert memory.losses[-1] < memory.losses[0]
+        answer = client.read(memory.memory_id, "Text:")
         assert answer.answer == (answer.answer or "").strip()
         with pytest.raises(InvalidRequest, match="query is empty"):
-            client.read(written.memory_id, "")
+            client.read(memory.memory_id, "")
         with pytest.raises(InvalidRequest, match="at most 40"):
-            client.read(written.memory_id, "quite " * 40)
-    evaluated = run(
-        *("evaluate", checkpoint, "--data", data, "--sizes", "5", "--contexts", "4"),
-        *("--queries", "1"),
-    )
-    assert "| text | gradmem |" in evaluated
-    assert "K = 2" in run(
-        *("reconstruct", checkpoint, "--data", data, "--tokens", "8", "--steps", "1,2"),
-        *("--pieces", "3", "--query", "Text:"),
-    )
+            client.read(memory.memory_id, "quite " * 40)
+    options = ("--data", data, "--sizes", 5, "--contexts", 4, "--queries", 1)
+    [row] = measure_rows(ExactMatch, "exact-match", checkpoint, *options)
+    assert (row.task, row.size, row.contexts) == ("text", 5, 4)
 
 
-def test_adam_writes_an_untrained_memory_better_with_more_steps(tmp_path: Path) -> None:
-    start = initialised(tmp_path)
-    data = text_folder(tmp_path / "data")
-    output = tmp_path / "result.json"
-    run(
-        *("reconstruct", start, "--data", data, "--tokens", "6", "--steps", "1,60", "--adam"),
-        *("--pieces", "4", "--output", output),
-    )
-    result = load_result(output).result
-    assert isinstance(result, TextResult)
-    first, last = result.cells
-    assert last.loss < first.loss
-    assert last.recovered >= first.recovered
-
-
-def test_an_exported_memory_reads_the_same_elsewhere(tmp_path: Path) -> None:
-    start = initialised(tmp_path)
-    with running(create_app(served(tmp_path, start))) as url, Client(url) as client:
+def test_another_engine_answers_from_an_exported_memory_alike(tmp_path: Path) -> None:
+    start = init_checkpoint(tmp_path)
+    with running(create_app(make_settings(tmp_path, start))) as url, Client(url) as client:
         memory_id = client.write(DOCUMENT).memory_id
         file = tmp_path / "memory.safetensors"
         arguments = ["export", memory_id, "--prompt-embeds", str(file), "--url", url]
@@ -115,18 +95,18 @@ def test_an_exported_memory_reads_the_same_elsewhere(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(start)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     query = checkpoint.tokenizer.encode_query("Text:", checkpoint.task.query_template)
-    asked = model.get_input_embeddings()(torch.tensor(query))
-    inputs = torch.cat([embeds, asked])[None]
-    said = model.generate(  # type: ignore[misc]
+    query_embeds = model.get_input_embeddings()(torch.tensor(query))
+    inputs = torch.cat([embeds, query_embeds])[None]
+    tokens = model.generate(  # type: ignore[misc]
         inputs_embeds=inputs, max_new_tokens=9, do_sample=False
     )[0].tolist()
     stop = checkpoint.stop_ids[0]
-    until = said.index(stop) if stop in said else len(said)
-    assert checkpoint.tokenizer.decode(said[:until]).strip() == answer.answer
+    end = tokens.index(stop) if stop in tokens else len(tokens)
+    assert checkpoint.tokenizer.decode(tokens[:end]).strip() == answer.answer
 
 
-def test_what_is_exported_has_the_projection_applied(tmp_path: Path) -> None:
-    model = load_checkpoint(initialised(tmp_path)).model
+def test_an_exported_memory_has_the_projection_applied(tmp_path: Path) -> None:
+    model = load_checkpoint(init_checkpoint(tmp_path)).model
     assert model.memory_projection is not None
     torch.nn.init.normal_(model.memory_projection.weight)
     memory = torch.randn(4, 16)
@@ -156,7 +136,7 @@ def test_a_gguf_file_becomes_the_same_model(tmp_path: Path) -> None:
     assert checkpoint.tokenizer.encode(TEXT) == tokenizer().encode(TEXT)
 
 
-def test_what_is_no_gguf_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF nothing")
     for name in ("x.gguf", "y.gguf"):
         arguments = ["import-gguf", str(tmp_path / name), str(tmp_path / "out")]
@@ -177,11 +157,11 @@ def test_what_is_no_gguf_is_refused(tmp_path: Path) -> None:
         (["--query-template", "nothing"], "{query}"),
     ],
 )
-def test_init_refuses_what_cannot_work(tmp_path: Path, options: list[str], problem: str) -> None:
+def test_init_refuses_invalid_options(tmp_path: Path, options: list[str], problem: str) -> None:
     folder = model_folder(tmp_path / "model", "llama")
     arguments = ["init", "--backbone", str(folder), "--output", str(tmp_path / "start")]
-    room = ["--set", "max_context_tokens=40", "--set", "max_query_tokens=40"]
-    result = CliRunner().invoke(training_cli, [*arguments, *room, *options])
+    limits = ["--set", "max_context_tokens=40", "--set", "max_query_tokens=40"]
+    result = CliRunner().invoke(training_cli, [*arguments, *limits, *options])
     assert result.exit_code == 2
     assert problem in result.output
     assert not (tmp_path / "start").exists()
