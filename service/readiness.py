@@ -4,7 +4,7 @@ import asyncio
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import OverloadedError
-from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.texts.documents import prepare_document, prepare_query
 from service.engine import Engine
 from service.models import Models

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.answers import Answer
-from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import check_queries
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.texts.documents import decode_answer, prepare_query
 from service.engine import Engine, TokenChosen
 from service.memories import Memories, OpenMemory

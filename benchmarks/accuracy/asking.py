@@ -15,8 +15,9 @@ from gradmem_core.backbone import Backbone
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.answers import Answer, ReadingRules
 from gradmem_core.reading.cache import prefill_inputs
-from gradmem_core.reading.decoding import Decoding, Sampling
+from gradmem_core.reading.decoding import Decoding
 from gradmem_core.reading.generation import answer_queries, finish_answers
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.reading.scoring import read
 from gradmem_core.texts.documents import decode_answer, prepare_query
 from training.evaluation.grading import exact_match, f1

@@ -26,8 +26,8 @@ from gradmem_core.checkpoints.calibration import Calibration, Evidence, Logistic
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.checkpoints.manifest import find_checkpoint
 from gradmem_core.reading.answers import CANDIDATES, Answer
-from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import answer_queries
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.texts.documents import decode_answer, prepare_query
 from gradmem_core.texts.paging import Page
 from training.evaluation.grading import exact_match

@@ -21,8 +21,8 @@ from benchmarks.timing import Work, alternate, peak_bytes
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.answers import ReadingRules
-from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import generate
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.descent import write
 
 STEPS = 5

@@ -14,7 +14,7 @@ import httpx
 from benchmarks.rows import Via
 from benchmarks.serving.load import LoadFigures, Request, measure_load
 from gradmem_core.checkpoints.checkpoint import Checkpoint
-from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.compression import WrittenPage
 from service.app import create_app
 from service.client import AsyncClient, ClientError

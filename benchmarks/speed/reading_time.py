@@ -22,8 +22,9 @@ from benchmarks.timing import alternate, median_ratio
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.reading.answers import ReadingRules
 from gradmem_core.reading.cache import Prefix, prefill, prefill_inputs
-from gradmem_core.reading.decoding import Decoding, Sampling
+from gradmem_core.reading.decoding import Decoding
 from gradmem_core.reading.generation import answer_queries, finish_answers
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.texts.documents import prepare_query
 from gradmem_core.texts.paging import Page, split_text
 from gradmem_core.writing.descent import write

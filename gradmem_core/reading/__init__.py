@@ -1,1 +1,1 @@
-"""READ: queries are answered from memories."""
+"""READ: answers to queries from memories."""

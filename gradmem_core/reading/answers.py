@@ -1,4 +1,4 @@
-"""Answers: what ends one, how sure it is, and which page's counts."""
+"""Answers: their confidence, the rules that end them, and the choice among the pages' answers."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -11,9 +11,9 @@ from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.tokenizer import Tokenizer
 
 CANDIDATES = 4
-"Pages of a memory that generate an answer, where a calibration tells which are worth it."
+"Most pages of a memory that generate an answer, where a calibration ranks them."
 NEARLY_AS_CONFIDENT = 0.05
-"Of documents whose answers differ in confidence by less than this, the later one answers."
+"Of documents whose answers differ less than this in confidence, the latest one answers."
 
 
 @dataclass(frozen=True)
@@ -23,36 +23,36 @@ class Answer:
     tokens: list[int]
     "Token ids, without the stop token."
     confidence: float
-    """Probability that it is right, in [0, 1]; without a calibration the mean probability of its
-    tokens, the stop token among them."""
+    """Probability that the answer is right, in [0, 1]; without a calibration the mean probability
+    of its tokens, the stop token included."""
     finish_reason: Literal["stop", "length"]
-    "Whether a stop token ended the answer or `max_new_tokens` did."
+    "`stop` if a stop token ended the answer, `length` if `max_new_tokens` did."
     absent: bool = False
-    "Whether it says that the memory has no answer."
+    "Whether the answer says that the memory has no answer."
     page: int = 0
-    "Which of the memory's pages answered, from 0."
+    "Index of the page that answered, from 0."
     evidence: Evidence | None = None
-    "What its confidence was made of; None without a calibration."
+    "Log-probabilities behind the confidence; None without a calibration."
 
 
 @dataclass(frozen=True)
 class ReadingRules:
-    """What READ has to know of a checkpoint beyond its model."""
+    """Properties of a checkpoint, beyond its model, that READ depends on."""
 
     stop_ids: frozenset[int] = frozenset()
     "Tokens that end an answer."
     says_absent: Callable[[Sequence[int]], bool] = lambda _: False
-    "Whether an answer of these tokens says that the memory has none."
+    "Whether tokens are the absent answer, which says that the memory has no answer."
     absent_start: int | None = None
-    "First token of such an answer; None where the checkpoint cannot give one."
+    "First token of the absent answer; None where the checkpoint has none."
     calibration: Calibration | None = None
-    "What confidence is made of; None for the mean probability of an answer's tokens."
+    "Calibration of confidence; None for the mean probability of an answer's tokens."
     candidates: int = CANDIDATES
-    "Most pages that generate an answer to a query; all of them without a calibration."
+    "Most pages that generate an answer to a query; without a calibration all pages do."
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> "ReadingRules":
-        """The rules of a checkpoint."""
+        """Return the rules of a checkpoint."""
         stop_ids, calibration = frozenset(checkpoint.stop_ids), checkpoint.calibration
         token, text = checkpoint.absent_id, checkpoint.task.absent_answer
         if token is not None:
@@ -65,13 +65,13 @@ class ReadingRules:
 
     @property
     def weighs_queries(self) -> bool:
-        """Whether the probability of a query's tokens counts for anything."""
-        found = self.calibration
-        return found is not None and any(
-            one.query != 0 for one in (found.page, found.answer, found.absence)
-        )
+        """Whether the calibration uses the probability of a query's tokens."""
+        if self.calibration is None:
+            return False
+        logistics = (self.calibration.page, self.calibration.answer, self.calibration.absence)
+        return any(logistic.query != 0 for logistic in logistics)
 
-    def answer(
+    def make_answer(
         self,
         tokens: list[int],
         scores: Sequence[float],
@@ -80,18 +80,18 @@ class ReadingRules:
         pages: int,
         evidence: Evidence | None,
     ) -> Answer:
-        """Make an answer of the tokens that were chosen.
+        """Make an answer of generated tokens.
 
         Args:
-            tokens: Their ids, a stop token at the end where one ended them.
-            scores: Their log-probabilities.
-            page: Which page they are of.
-            pages: How many were asked.
-            evidence: What the first pass found; None without a calibration.
+            tokens: Token ids, with the stop token that ended the answer, if any.
+            scores: Log-probabilities of the tokens.
+            page: Index of the page that the tokens were generated from.
+            pages: Number of pages that were asked.
+            evidence: Log-probabilities from the preselection; None without a calibration.
         """
         stopped = tokens[-1] in self.stop_ids
-        said = tokens[:-1] if stopped else tokens
-        absent = self.says_absent(said)
+        content = tokens[:-1] if stopped else tokens
+        absent = self.says_absent(content)
         if self.calibration is None or evidence is None:
             confidence = sum(map(math.exp, scores)) / len(scores)
         else:
@@ -99,33 +99,31 @@ class ReadingRules:
             evidence = replace(evidence, answer=mean, weakest=min(scores))
             logistic = self.calibration.absence if absent else self.calibration.answer
             confidence = logistic.probability(evidence, pages=pages)
-        return Answer(said, confidence, "stop" if stopped else "length", absent, page, evidence)
+        return Answer(content, confidence, "stop" if stopped else "length", absent, page, evidence)
 
 
 def choose_page(answers: Sequence[Answer], documents: Sequence[Hashable]) -> int:
-    """Which page's answer to a query counts.
+    """Choose the page whose answer to a query counts.
 
-    Of the pages that have an answer the most confident one. What is asked for is in one page of a
-    document at most, but may be in several documents that were written into a memory one after the
-    other: of those that are nearly as confident the later one answers. Where no page has an answer,
-    it is the page that is least sure of that.
+    Of each document the most confident page with an answer is considered, since only one page of a
+    document should have the answer. Several documents of a memory may have it: the latest of those
+    that are nearly as confident as the best answers. If no page has an answer, the page that is
+    least sure of that is chosen.
 
     Args:
-        answers: The answer of each page, in the order in which they were written.
-        documents: For each page what tells its document from others.
+        answers: Answer of each page, in the order in which the pages were written.
+        documents: Identifier of each page's document.
 
     Returns:
-        A place in `answers`.
+        An index into `answers`.
     """
-    found = [page for page, one in enumerate(answers) if not one.absent]
-    if not found:
+    present = [page for page, answer in enumerate(answers) if not answer.absent]
+    if not present:
         return min(range(len(answers)), key=lambda page: answers[page].confidence)
-    found.sort(key=lambda page: answers[page].confidence)
-    best = {documents[page]: page for page in found}  # of each document the most confident
-    most = answers[found[-1]].confidence
-    return max(
-        page for page in best.values() if answers[page].confidence >= most - NEARLY_AS_CONFIDENT
-    )
+    present.sort(key=lambda page: answers[page].confidence)
+    best = {documents[page]: page for page in present}  # the most confident of each document
+    enough = answers[present[-1]].confidence - NEARLY_AS_CONFIDENT
+    return max(page for page in best.values() if answers[page].confidence >= enough)
 
 
 def _has_token(token: int, tokens: Sequence[int]) -> bool:

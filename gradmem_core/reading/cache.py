@@ -18,19 +18,19 @@ from gradmem_core.padding import pad_right
 
 @dataclass(frozen=True)
 class Prefix:
-    """What the backbone makes of one memory, for all queries that read it."""
+    """Keys and values of one memory, shared by all queries that read it."""
 
     layers: KeysAndValues
-    "Of each layer, `(h, m, w)`."
+    "Keys and values of each layer, each `(h, m, w)`."
 
     @property
     def size(self) -> int:
-        """Vectors of the memory (m)."""
+        """Number of vectors of the memory (m)."""
         return self.layers[0][0].shape[1]
 
     @property
     def bytes(self) -> int:
-        """Bytes that it holds."""
+        """Bytes of the keys and values."""
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
 
@@ -41,7 +41,7 @@ def prefill(model: MemoryModel, memory: Tensor) -> list[Prefix]:
 
 @torch.no_grad()
 def prefill_inputs(backbone: Backbone, inputs: Tensor) -> list[Prefix]:
-    """Compute the keys and values of what enters the backbone, `(B, m, d)`."""
+    """Compute the keys and values of inputs of the backbone, `(B, m, d)`."""
     cache = backbone.new_cache()
     backbone.hidden(inputs, cache=cache)
     layers = backbone.unpack_cache(cache)
@@ -52,7 +52,12 @@ def prefill_inputs(backbone: Backbone, inputs: Tensor) -> list[Prefix]:
 
 
 class BatchCache:
-    """The key-value cache of `N` rows. A row has not every column: `seen` says which."""
+    """The key-value cache of `N` rows; `seen` marks the columns that a row has.
+
+    Args:
+        model: Backbone, M0 and write side.
+        prefixes: The memory of each row.
+    """
 
     def __init__(self, model: MemoryModel, prefixes: Sequence[Prefix]) -> None:
         self.model = model
@@ -67,10 +72,10 @@ class BatchCache:
         self.seen = torch.ones(len(prefixes), size, dtype=torch.bool, device=device)  # (N, S)
         self.next_position = torch.full((len(prefixes),), size, device=device)  # (N,)
 
-    def read(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Append `T` tokens at most to each row; their hidden states `(N, T, d)`.
+    def append(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Append at most `T` tokens to each row; return their hidden states `(N, T, d)`.
 
-        A row may have fewer, or none: what stands beyond them means nothing.
+        A row may get fewer tokens, or none; its hidden states beyond them mean nothing.
         """
         device = self.seen.device
         ids = pad_right(tokens, 0, device=device)  # (N, T)
@@ -82,7 +87,7 @@ class BatchCache:
         hidden = self.model.backbone.hidden(
             self.model.backbone.embed(ids),
             mask=torch.cat([before, causal], dim=2)[:, None],
-            # Padding repeats the last position: one beyond may be more than the backbone has.
+            # Padding repeats the last position: the next may be more than the backbone has.
             positions=self.next_position[:, None] + offsets.minimum(last),
             cache=self.cache,
         )  # (N, T, d)
@@ -91,13 +96,13 @@ class BatchCache:
         return hidden
 
     def keep(self, indices: list[int]) -> None:
-        """Drop all rows but these."""
+        """Drop all other rows."""
         rows = torch.tensor(indices, dtype=torch.long, device=self.seen.device)
         self.cache.batch_select_indices(rows)
         self.seen, self.next_position = self.seen[rows], self.next_position[rows]
 
     def join(self, other: "BatchCache") -> None:
-        """Take over the rows of another batch, behind one's own."""
+        """Append the rows of another batch."""
         self._close_gaps()
         columns = max(self.seen.shape[1], other.seen.shape[1])
         backbone = self.model.backbone
@@ -106,20 +111,20 @@ class BatchCache:
         )
         self.cache = backbone.new_cache(
             [
-                (_stacked(mine[0], theirs[0], columns), _stacked(mine[1], theirs[1], columns))
+                (_stack(mine[0], theirs[0], columns), _stack(mine[1], theirs[1], columns))
                 for mine, theirs in pairs
             ]
         )
-        widened = [F.pad(one.seen, (0, columns - one.seen.shape[1])) for one in (self, other)]
-        self.seen = torch.cat(widened)
+        seen = [F.pad(part.seen, (0, columns - part.seen.shape[1])) for part in (self, other)]
+        self.seen = torch.cat(seen)
         self.next_position = torch.cat([self.next_position, other.next_position])
 
     def _close_gaps(self) -> None:
-        """Move every row's columns to the left, so that no more are kept than the fullest has."""
+        """Move the columns of every row to the left, and drop those that no row has."""
         columns = int(self.seen.sum(dim=1).max())
         if columns == self.seen.shape[1]:
             return
-        # Keys hold their position, so that their place among the columns says nothing.
+        # Keys contain their position, so their place among the columns does not matter.
         order = self.seen.byte().argsort(dim=1, descending=True, stable=True)[:, :columns]
         index = order[:, None, :, None]  # (N, 1, S, 1)
         self.cache = self.model.backbone.new_cache(
@@ -131,6 +136,6 @@ class BatchCache:
         self.seen = self.seen.gather(1, order)
 
 
-def _stacked(upper: Tensor, lower: Tensor, columns: int) -> Tensor:
-    """Keys or values `(N, h, S, w)` of two batches as one, padded to a number of columns."""
+def _stack(upper: Tensor, lower: Tensor, columns: int) -> Tensor:
+    """Stack keys or values `(N, h, S, w)` of two batches, padded to a number of columns."""
     return torch.cat([F.pad(x, (0, 0, 0, columns - x.shape[2])) for x in (upper, lower)])

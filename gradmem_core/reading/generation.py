@@ -1,4 +1,4 @@
-"""READ for serving: queries are answered token by token from their memories."""
+"""READ for serving: answers to queries, generated token by token."""
 
 from collections.abc import Hashable, Iterator, Sequence
 
@@ -10,10 +10,11 @@ from gradmem_core.limits import check_query
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.answers import Answer, ReadingRules
 from gradmem_core.reading.cache import prefill
-from gradmem_core.reading.decoding import Decoding, Sampling
+from gradmem_core.reading.decoding import Decoding
+from gradmem_core.reading.sampling import Sampling
 
 ROWS = 64
-"Most answers, one for each page of a query, that a part of a memory's queries makes."
+"Most answers, one for each page and query, that are generated together."
 
 
 def answer_queries(
@@ -27,38 +28,38 @@ def answer_queries(
     """Answer queries from a memory alone, as the service does.
 
     Args:
-        checkpoint: What wrote the memory.
-        memory: Its pages, `(p, m, d)`.
-        queries: Their token ids, each 1 to `max_query_tokens` long.
-        sampling: For each query how its tokens are chosen.
-        documents: For each page what tells its document from others; all are of one by default.
+        checkpoint: The checkpoint that wrote the memory.
+        memory: The memory's pages, `(p, m, d)`.
+        queries: Token ids of each query, 1 to `max_query_tokens` long.
+        sampling: Sampling settings of each query.
+        documents: Identifier of each page's document; by default all pages are of one document.
 
     Returns:
-        One answer for each query, of the page that counts.
+        One answer for each query, from the page that counts.
 
     Raises:
-        EmptyQueryError: A query has no token.
+        EmptyQueryError: A query has no tokens.
         QueryTooLongError: A query is longer than `max_query_tokens`.
-        GenerationError: More tokens are asked for than `max_answer_tokens`.
+        GenerationError: More than `max_answer_tokens` are requested.
     """
     check_queries(checkpoint.model, queries, sampling)
     pages = prefill(checkpoint.model, memory)
-    known = [None] * len(pages) if documents is None else documents
+    origins = [None] * len(pages) if documents is None else documents
     decoding = Decoding(checkpoint.model, ReadingRules.from_checkpoint(checkpoint))
     answers: list[Answer] = []
     for part in split_queries(len(queries), pages=len(pages)):
-        asked = queries[part]
-        numbers = decoding.join([pages] * len(asked), asked, sampling[part], [known] * len(asked))
+        count = len(queries[part])
+        numbers = decoding.join([pages] * count, queries[part], sampling[part], [origins] * count)
         answers += finish_answers(decoding, numbers)
     return answers
 
 
 def split_queries(queries: int, *, pages: int) -> Iterator[slice]:
-    """Parts of a memory's queries that are read together: of `ROWS` answers at most, or one query.
+    """Split the queries of a memory into parts of at most `ROWS` answers, or of one query.
 
     Args:
-        queries: How many there are.
-        pages: The memory's pages, each of which makes an answer.
+        queries: Number of queries.
+        pages: Number of the memory's pages, each of which gives an answer.
     """
     size = max(1, ROWS // pages)
     return (slice(start, start + size) for start in range(0, queries, size))
@@ -80,18 +81,18 @@ def generate(
     Args:
         model: Backbone, M0 and write side.
         memory: `(B, m, d)`.
-        queries: The `N` queries' token ids, each 1 to `max_query_tokens` long.
-        memory_index: For each query the row of `memory` that it reads.
-        sampling: For each query how its tokens are chosen.
-        rules: What ends an answer, and how sure it is.
+        queries: Token ids of the `N` queries, each 1 to `max_query_tokens` long.
+        memory_index: Row of `memory` that each query reads.
+        sampling: Sampling settings of each query.
+        rules: Rules of the checkpoint.
 
     Returns:
         One answer for each query, the same as when it is read alone.
 
     Raises:
-        EmptyQueryError: A query has no token.
+        EmptyQueryError: A query has no tokens.
         QueryTooLongError: A query is longer than `max_query_tokens`.
-        GenerationError: More tokens are asked for than `max_answer_tokens`.
+        GenerationError: More than `max_answer_tokens` are requested.
     """
     check_queries(model, queries, sampling)
     prefixes = prefill(model, memory)
@@ -101,10 +102,10 @@ def generate(
 
 
 def finish_answers(decoding: Decoding, numbers: Sequence[int]) -> list[Answer]:
-    """Step until every query is answered; return the answers of `numbers`, in their order."""
+    """Generate until every query is answered; return the answers of `numbers`, in their order."""
     answers: dict[int, Answer] = {}
     while len(decoding):
-        answers |= {one.query: one.answer for one in decoding.step() if one.answer}
+        answers |= {token.query: token.answer for token in decoding.step() if token.answer}
     return [answers[number] for number in numbers]
 
 
@@ -114,17 +115,17 @@ def check_queries(
     """Refuse queries that are empty or beyond the checkpoint's limits.
 
     Raises:
-        EmptyQueryError: A query has no token.
+        EmptyQueryError: A query has no tokens.
         QueryTooLongError: A query is longer than `max_query_tokens`.
-        GenerationError: More tokens are asked for than `max_answer_tokens`.
+        GenerationError: More than `max_answer_tokens` are requested.
     """
     config = model.config
     for tokens in {len(query) for query in queries} or {0}:
         check_query(config, tokens)
-    asked = max(s.max_new_tokens for s in sampling)
-    if asked > config.max_answer_tokens:
+    requested = max(settings.max_new_tokens for settings in sampling)
+    if requested > config.max_answer_tokens:
         raise GenerationError(
-            f"max_new_tokens is {asked} and this checkpoint answers with at most"
+            f"max_new_tokens is {requested} and this checkpoint answers with at most"
             f" {config.max_answer_tokens}",
             limit=config.max_answer_tokens,
         )

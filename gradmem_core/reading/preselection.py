@@ -1,4 +1,4 @@
-"""The first pass of READ: how likely each page is to answer a query, before any answer is made.
+"""Preselection: the pages of a memory ranked for a query, before any answer is generated.
 
 Shapes: `N` candidates, `P` scored positions, `T` query tokens, `d` width, `V` vocabulary.
 """
@@ -17,10 +17,10 @@ from gradmem_core.padding import pad_right
 from gradmem_core.reading.answers import ReadingRules
 from gradmem_core.reading.cache import BatchCache, Prefix
 
-TOKENS = 256
-"Most tokens of queries that are run at a time, padding included; one query may pass it."
-SCORED = 64
-"Most positions that have logits at a time where the probability of queries is wanted."
+MAX_TOKENS = 256
+"Most query tokens of a pass, padding included; a single query may exceed it."
+MAX_SCORED = 64
+"Most positions whose logits are computed at a time for the probability of queries."
 
 
 @dataclass(eq=False)
@@ -28,36 +28,37 @@ class Candidate:
     """A page that a query is asked of."""
 
     query: int
-    "The query's number."
+    "Number of the query."
     page: int
-    "Which of its pages, from 0."
+    "Index of the page, from 0."
     pages: int
-    "How many they are."
+    "Number of pages that the query is asked of."
     tokens: Sequence[int]
-    "The query's."
+    "Token ids of the query."
     prefix: Prefix
+    "Keys and values of the page."
 
 
 @dataclass(eq=False)
 class ScoredCandidate:
-    """A candidate whose query was run."""
+    """A candidate after its query was run."""
 
     candidate: Candidate
     evidence: Evidence
     score: float
     "Log-odds that the page answers the query."
-    first: Tensor
+    first_logits: Tensor
     "Logits of the answer's first token, `(V,)`."
 
 
 class Preselection:
-    """Runs queries on their pages, a part at each call, and keeps the likeliest of each query.
+    """Runs queries on their pages, a part at each call, and keeps the likeliest pages of a query.
 
-    What is kept does not depend on the parts.
+    The selection does not depend on the parts.
 
     Args:
         model: Backbone, M0 and write side.
-        rules: The checkpoint's; they have a calibration.
+        rules: Rules of the checkpoint, with a calibration.
         candidates: At least one.
     """
 
@@ -67,14 +68,14 @@ class Preselection:
         self._model = model
         self._rules = rules
         self._waiting = list(candidates)
-        self.kept: list[ScoredCandidate] = []
-        "In the order of the candidates."
-        self.columns: BatchCache | None = None
+        self.selected: list[ScoredCandidate] = []
+        "The likeliest so far, in the order of the candidates."
+        self.cache: BatchCache | None = None
         "Their rows; None where there are none."
 
     def __len__(self) -> int:
-        """Pages that may answer still."""
-        return len(self._waiting) + len(self.kept)
+        """Number of pages that may still answer."""
+        return len(self._waiting) + len(self.selected)
 
     @property
     def done(self) -> bool:
@@ -84,39 +85,44 @@ class Preselection:
     @torch.no_grad()
     def advance(self) -> None:
         """Run the next part."""
-        size = self._part()
-        part, left = self._waiting[:size], self._waiting[size:]
-        columns = BatchCache(self._model, [one.prefix for one in part])
-        scored = self._run(part, columns)
-        if self.columns is None:
-            self.columns = columns
+        size = self._part_size()
+        part, rest = self._waiting[:size], self._waiting[size:]
+        cache = BatchCache(self._model, [candidate.prefix for candidate in part])
+        scored = self._score(part, cache)
+        if self.cache is None:
+            self.cache = cache
         else:
-            self.columns.join(columns)
-        self._waiting = left
-        self.kept += scored
-        self._keep(self._best())
+            self.cache.join(cache)
+        self._waiting = rest
+        self.selected += scored
+        self._keep(self._find_best())
 
     def drop(self, numbers: Collection[int]) -> None:
-        """Forget queries."""
-        self._waiting = [one for one in self._waiting if one.query not in numbers]
-        kept = enumerate(self.kept)
-        self._keep([place for place, one in kept if one.candidate.query not in numbers])
+        """Remove queries."""
+        self._waiting = [candidate for candidate in self._waiting if candidate.query not in numbers]
+        self._keep(
+            [
+                place
+                for place, scored in enumerate(self.selected)
+                if scored.candidate.query not in numbers
+            ]
+        )
 
-    def _part(self) -> int:
-        """How many of those that wait are run together."""
+    def _part_size(self) -> int:
+        """Return the number of waiting candidates that are run together."""
         longest = 0
         for count, candidate in enumerate(self._waiting):
             longest = max(longest, len(candidate.tokens))
-            if count and (count + 1) * longest > TOKENS:
+            if count and (count + 1) * longest > MAX_TOKENS:
                 return count
         return len(self._waiting)
 
-    def _run(self, part: Sequence[Candidate], columns: BatchCache) -> list[ScoredCandidate]:
-        """Run queries to their end, and note what that shows."""
+    def _score(self, part: Sequence[Candidate], cache: BatchCache) -> list[ScoredCandidate]:
+        """Run the queries of candidates and score their pages."""
         assert self._rules.calibration is not None
         backbone = self._model.backbone
-        tokens = [one.tokens for one in part]
-        hidden = columns.read(tokens)  # (N, T, d)
+        tokens = [candidate.tokens for candidate in part]
+        hidden = cache.append(tokens)  # (N, T, d)
         queries = [0.0] * len(part)
         if self._rules.weighs_queries:
             queries = score_queries(backbone, hidden, tokens)
@@ -125,40 +131,41 @@ class Preselection:
         if self._rules.absent_start is not None:
             absent = logits.log_softmax(dim=-1)[:, self._rules.absent_start].tolist()
         scored = []
-        for place, one in enumerate(part):
+        for place, candidate in enumerate(part):
             evidence = Evidence(queries[place], absent[place])
-            score = self._rules.calibration.page.score(evidence, pages=one.pages)
-            # A copy: a view would keep the whole part's logits.
-            scored.append(ScoredCandidate(one, evidence, score, logits[place].clone()))
+            score = self._rules.calibration.page.score(evidence, pages=candidate.pages)
+            # A copy: a view would keep the logits of the whole part.
+            scored.append(ScoredCandidate(candidate, evidence, score, logits[place].clone()))
         return scored
 
-    def _best(self) -> list[int]:
-        """Places of those that are among the likeliest of their query."""
-        places: dict[int, list[tuple[float, int]]] = {}
-        for place, one in enumerate(self.kept):
-            places.setdefault(one.candidate.query, []).append((-one.score, place))
-        best = [sorted(of_query)[: self._rules.candidates] for of_query in places.values()]
+    def _find_best(self) -> list[int]:
+        """Find the places of the likeliest candidates of each query."""
+        ranked: dict[int, list[tuple[float, int]]] = {}
+        for place, scored in enumerate(self.selected):
+            ranked.setdefault(scored.candidate.query, []).append((-scored.score, place))
+        best = [sorted(of_query)[: self._rules.candidates] for of_query in ranked.values()]
         return sorted(place for of_query in best for _, place in of_query)
 
     def _keep(self, places: list[int]) -> None:
-        if self.columns is None or len(places) == len(self.kept):
+        """Remove all other candidates that were scored."""
+        if self.cache is None or len(places) == len(self.selected):
             return
-        self.kept = [self.kept[place] for place in places]
-        if self.kept:
-            self.columns.keep(places)
+        self.selected = [self.selected[place] for place in places]
+        if self.selected:
+            self.cache.keep(places)
         else:
-            self.columns = None
+            self.cache = None
 
 
 def compute_next_logits(
     backbone: Backbone, hidden: Tensor, tokens: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Logits of what follows the last token of each row.
+    """Compute the logits of the token after the last token of each row.
 
     Args:
-        backbone: What made the hidden states.
+        backbone: The backbone that computed the hidden states.
         hidden: Hidden states of the rows' tokens, `(N, T, d)`.
-        tokens: The tokens; a row may have none, and its logits mean nothing then.
+        tokens: Token ids; a row may have none, and its logits mean nothing then.
 
     Returns:
         `(N, V)`, float32.
@@ -171,27 +178,27 @@ def compute_next_logits(
 def score_queries(
     backbone: Backbone, hidden: Tensor, tokens: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Mean log-probability of each query's tokens but the first, 0 where there is no other.
+    """Return the mean log-probability of each query's tokens except the first; 0 for one token.
 
-    The first one's was the memory's to tell; a template makes it the same for all queries.
+    The memory alone predicts the first token, which a template makes the same for all queries.
 
     Args:
-        backbone: What made the hidden states.
+        backbone: The backbone that computed the hidden states.
         hidden: Hidden states of the tokens, `(N, T, d)`.
-        tokens: The queries.
+        tokens: Token ids of the queries.
     """
     ids = pad_right(tokens, 0, device=hidden.device)  # (N, T)
     counts = torch.tensor([len(row) - 1 for row in tokens], device=hidden.device)  # (N,)
     places = torch.arange(ids.shape[1] - 1, device=hidden.device)  # (T - 1,)
-    told = places < counts[:, None]  # (N, T - 1)
-    states, targets = hidden[:, :-1][told], ids[:, 1:][told]  # all positions (P, d), (P,)
+    scored = places < counts[:, None]  # (N, T - 1)
+    states, targets = hidden[:, :-1][scored], ids[:, 1:][scored]  # all positions (P, d), (P,)
     losses = [
-        F.cross_entropy(backbone.logits(some).float(), wanted, reduction="none")
-        for some, wanted in zip(
-            torch.split(states, SCORED), torch.split(targets, SCORED), strict=True
+        F.cross_entropy(backbone.logits(part).float(), part_targets, reduction="none")
+        for part, part_targets in zip(
+            torch.split(states, MAX_SCORED), torch.split(targets, MAX_SCORED), strict=True
         )
     ]
-    scores = torch.zeros(told.shape, device=hidden.device)
-    scores[told] = -torch.cat(losses)
+    scores = torch.zeros(scored.shape, device=hidden.device)
+    scores[scored] = -torch.cat(losses)
     means: list[float] = (scores.sum(dim=1) / counts.clamp(min=1)).tolist()
     return means

@@ -1,4 +1,4 @@
-"""READ: a memory and a query become an answer.
+"""Teacher-forced READ: logits of queries and targets behind their memories, for training.
 
 Shapes: `B` memories, `Q` queries of each, `N` queries in all, `m` memory vectors, `T` query tokens,
 `d` width, `V` vocabulary.
@@ -13,19 +13,19 @@ from gradmem_core.backbone import Backbone
 
 
 class Readable(Protocol):
-    """A model that a memory can be read with."""
+    """A model that can read a memory."""
 
     backbone: Backbone
 
     def prefix(self, memory: Tensor) -> Tensor:
-        """What enters the backbone for a memory: `(B, m, d)` → `(B, m, d)`."""
+        """Map memories to inputs of the backbone: `(B, m, d)` → `(B, m, d)`."""
 
 
 def read(model: Readable, memory: Tensor, query_ids: Tensor) -> Tensor:
     """Score every token of the queries (and of the targets that follow them), teacher-forced.
 
     Args:
-        model: Backbone, and what a memory is mapped by.
+        model: Backbone, and the map from a memory to its inputs.
         memory: `(B, m, d)`.
         query_ids: Token ids of queries with their targets, `(B, Q, T)`, padded on the right with
             any id.
@@ -40,9 +40,9 @@ def read(model: Readable, memory: Tensor, query_ids: Tensor) -> Tensor:
 def read_hidden(model: Readable, memory: Tensor, query_ids: Tensor) -> Tensor:
     """Run the queries through the backbone behind their memories.
 
-    The queries of one memory stand one after the other in one sequence, so that the memory is
-    computed once for all of them: each sees the memory and itself, and its positions start
-    right after the memory. That is exactly what reading them one by one computes.
+    The queries of a memory are packed into one sequence, so that the memory is computed once for
+    all of them: each query sees the memory and itself, and its positions start right after the
+    memory. The result is exactly that of reading them one by one.
 
     Args:
         model: See `read`.
@@ -69,13 +69,16 @@ def read_hidden(model: Readable, memory: Tensor, query_ids: Tensor) -> Tensor:
 
 
 def _packed_positions(size: int, queries: int, tokens: int, device: torch.device) -> Tensor:
-    """Position ids `(1, m + Q * T)` that restart after the memory for every query."""
+    """Return position ids `(1, m + Q * T)` that restart after the memory for every query."""
     query = torch.arange(size, size + tokens, device=device).repeat(queries)
     return torch.cat([torch.arange(size, device=device), query])[None]
 
 
 def _packed_mask(size: int, queries: int, tokens: int, device: torch.device) -> Tensor:
-    """Who sees whom, boolean `(1, 1, m + Q * T, m + Q * T)`: causal, the memory and oneself."""
+    """Return the mask `(1, 1, m + Q * T, m + Q * T)`, True where a token sees another.
+
+    A token sees those before it in the memory and in its own query.
+    """
     owner = torch.arange(queries, device=device).repeat_interleave(tokens)
     owner = torch.cat([torch.full((size,), -1, device=device), owner])  # -1 is the memory
     causal = torch.ones(len(owner), len(owner), dtype=torch.bool, device=device).tril()

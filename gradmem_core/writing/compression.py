@@ -15,7 +15,7 @@ from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import TooManyPagesError, WordTooLongError
 from gradmem_core.reading.answers import Answer
-from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.texts.paging import Page, split_text
 from gradmem_core.writing.verification import WEAK, grade, make_probes
 

@@ -16,9 +16,9 @@ BEGINNING = 5
 "Words of a sentence that READ is given."
 CONTINUED = 16
 "Most tokens of a continuation, as in training."
-FEWEST = 3
+MIN_CONTINUED = 3
 "Fewest words after a beginning that READ is asked to continue."
-MOST_PROBES = 8
+MAX_PROBES = 8
 "Most probes of a page, spread over it."
 WEAK = 0.5
 "A line or a page is weak if READ recalls less than this share of its words."
@@ -51,7 +51,7 @@ def make_probes(checkpoint: Checkpoint, text: str, *, lines: Sequence[int]) -> l
         lines: Number of each line in the document; 0 for a line without probes.
 
     Returns:
-        At most MOST_PROBES, in the order of the text; none where the text is too short.
+        At most MAX_PROBES, in the order of the text; none where the text is too short.
     """
     probes: list[Probe] = []
     for place, (number, line) in enumerate(zip(lines, text.split("\n"), strict=True)):
@@ -63,7 +63,7 @@ def make_probes(checkpoint: Checkpoint, text: str, *, lines: Sequence[int]) -> l
             continue
         for nth, sentence in enumerate(SENTENCE_END.split(line.strip())):
             probes += _probe_sentence(checkpoint, sentence, number, first=place + nth == 0)
-    stride = max(1, -(-len(probes) // MOST_PROBES))
+    stride = max(1, -(-len(probes) // MAX_PROBES))
     return probes[::stride]
 
 
@@ -95,7 +95,7 @@ def _probe_sentence(
 ) -> list[Probe]:
     """Ask for the continuation of a sentence; not where few words follow its beginning."""
     words = sentence.split()
-    if len(words) < BEGINNING + FEWEST:
+    if len(words) < BEGINNING + MIN_CONTINUED:
         return []
     beginning = " ".join(words[:BEGINNING])
     tokenizer, prompt = checkpoint.tokenizer, checkpoint.task.continuation_prompt

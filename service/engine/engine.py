@@ -21,8 +21,8 @@ from gradmem_core.errors import (
     OverloadedError,
 )
 from gradmem_core.reading.answers import Answer
-from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import split_queries
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.compression import Steps, WrittenPage
 from service.engine.device import Device
 from service.engine.scheduler import BatchLimits, Job, Scheduler

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.answers import Answer
-from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.compression import Steps, WrittenPage
 
 PageKey: TypeAlias = tuple[str, str]

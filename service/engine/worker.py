@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.answers import Answer
-from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.compression import Steps, WrittenPage
 from service.engine.engine import Deadline, Engine
 from service.engine.work import StepMade

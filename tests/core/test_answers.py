@@ -16,8 +16,9 @@ from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.answers import Answer, ReadingRules, choose_page
 from gradmem_core.reading.cache import prefill
-from gradmem_core.reading.decoding import Decoding, Sampling
+from gradmem_core.reading.decoding import Decoding
 from gradmem_core.reading.generation import answer_queries, generate, split_queries
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.reading.scoring import read
 from gradmem_core.tokenizer import Tokenizer
 
@@ -111,7 +112,7 @@ def teacher_forced(model: MemoryModel, page: int, query: list[int], answer: Answ
 
 @pytest.mark.parametrize("scored", [1, 2, 64])
 def test_evidence_is_what_teacher_forcing_finds(model: MemoryModel, scored: int) -> None:
-    with patch("gradmem_core.reading.preselection.SCORED", scored):
+    with patch("gradmem_core.reading.preselection.MAX_SCORED", scored):
         for row, query in enumerate(QUERIES):
             for page, answer in enumerate(page_by_page(model, CALIBRATED, row)):
                 assert answer.evidence is not None
@@ -196,7 +197,7 @@ def test_only_the_likeliest_pages_are_read_on(
     assert len(decoding) == PAGES * len(QUERIES)
     begun: list[tuple[int, int]] = []
     steps = 0
-    with patch("gradmem_core.reading.preselection.TOKENS", tokens):
+    with patch("gradmem_core.reading.preselection.MAX_TOKENS", tokens):
         while not begun:
             begun = [(one.query, one.page) for one in decoding.step()]
             steps += 1
@@ -236,8 +237,8 @@ def test_answers_do_not_depend_on_who_joins_when(
     """Query `row` joins before step `arrivals[row]`; the one numbered `gone` leaves at a step."""
     expected = [asked(model, rules, row) for row in range(len(QUERIES))]
     with (
-        patch("gradmem_core.reading.decoding.MOST_PADDING", padding),
-        patch("gradmem_core.reading.preselection.TOKENS", tokens),
+        patch("gradmem_core.reading.decoding.MAX_PADDING", padding),
+        patch("gradmem_core.reading.preselection.MAX_TOKENS", tokens),
     ):
         found = joined_at(model, rules, arrivals, {gone: leaves})
     assert found.keys() | {gone} == set(range(len(QUERIES))) | {gone}

@@ -10,8 +10,8 @@ from torch import Tensor
 from gradmem_core.blob import quantize
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.answers import Answer
-from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import answer_queries
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.texts.documents import prepare_document
 from gradmem_core.texts.paging import Page
 from gradmem_core.writing.compression import MemoryPage, Steps, WrittenPage, compress

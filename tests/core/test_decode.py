@@ -12,8 +12,9 @@ from torch import Tensor
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.answers import Answer, ReadingRules
 from gradmem_core.reading.cache import prefill
-from gradmem_core.reading.decoding import Decoding, Sampling
+from gradmem_core.reading.decoding import Decoding
 from gradmem_core.reading.generation import generate
+from gradmem_core.reading.sampling import Sampling
 
 TinyModel = Callable[..., MemoryModel]
 
@@ -53,7 +54,7 @@ def test_answers_do_not_depend_on_who_joins_when(
 
     Without padding queries take a pass of their own, with much they share one with the others.
     """
-    with patch("gradmem_core.reading.decoding.MOST_PADDING", padding):
+    with patch("gradmem_core.reading.decoding.MAX_PADDING", padding):
         check_answers(model, arrivals, gone)
 
 
@@ -92,7 +93,7 @@ def test_columns_that_nobody_sees_are_given_up(model: MemoryModel) -> None:
         decoding.join([[prefixes[turn % 5]]], [[4 + turn]], [Sampling(max_new_tokens=4)])
         decoding.step()
     # Memory, one token of query and at most four of the answer, however long the batch runs.
-    assert decoding._columns.seen.shape[1] <= model.config.memory_tokens + 1 + 4
+    assert decoding._cache.seen.shape[1] <= model.config.memory_tokens + 1 + 4
 
 
 def test_a_prefix_knows_its_size(model: MemoryModel) -> None:

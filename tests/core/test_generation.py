@@ -12,8 +12,8 @@ from torch import Tensor
 from gradmem_core.errors import EmptyQueryError, GenerationError, QueryTooLongError
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.answers import Answer, ReadingRules
-from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import generate
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.reading.scoring import read
 
 TinyModel = Callable[..., MemoryModel]

@@ -3,7 +3,7 @@
 import pytest
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
-from gradmem_core.writing.verification import CONTINUED, MOST_PROBES, grade, make_probes
+from gradmem_core.writing.verification import CONTINUED, MAX_PROBES, grade, make_probes
 from tests.pretrained import text_checkpoint
 
 PROSE = (
@@ -45,9 +45,9 @@ def test_repeated_headings_are_not_asked_about(checkpoint: Checkpoint) -> None:
 
 
 def test_a_page_is_asked_a_bounded_number_of_things(checkpoint: Checkpoint) -> None:
-    lines = [f"key {number}: value" for number in range(3 * MOST_PROBES + 1)]
+    lines = [f"key {number}: value" for number in range(3 * MAX_PROBES + 1)]
     probes = make_probes(checkpoint, "\n".join(lines), lines=tuple(range(1, len(lines) + 1)))
-    assert 1 < len(probes) <= MOST_PROBES
+    assert 1 < len(probes) <= MAX_PROBES
     assert probes[0].line == 1
 
 

@@ -20,8 +20,8 @@ from gradmem_core.errors import (
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.answers import Answer, ReadingRules
 from gradmem_core.reading.cache import Prefix, prefill
-from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import generate
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.compression import Steps, WrittenPage
 from gradmem_core.writing.descent import write
 from gradmem_core.writing.stopping import write_until_settled

@@ -15,8 +15,8 @@ import torch
 from gradmem_core.blob import quantize
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.reading.answers import ReadingRules
-from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import generate
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.writing.descent import write as core_write
 from service.app import create_app

@@ -14,8 +14,8 @@ from gradmem_core.checkpoints.calibration import Calibration, Logistic
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import DeadlineError, DeviceError
 from gradmem_core.reading.answers import CANDIDATES, Answer
-from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import ROWS, answer_queries
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.descent import write
 from service.engine import AdmissionLimits, BatchLimits, Engine, StepMade, TokenChosen, TorchDevice
 from service.engine.device import OngoingRead, OngoingWrite, WriteOutcome

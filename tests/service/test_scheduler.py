@@ -15,7 +15,7 @@ from gradmem_core.errors import (
     EngineStoppedError,
     OutOfMemoryError,
 )
-from gradmem_core.reading.decoding import Sampling
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.compression import WrittenPage
 from service.engine.scheduler import BURST, FATAL, PATIENCE, BatchLimits, Scheduler
 from service.engine.work import DeviceWork, ReadWork, WriteWork

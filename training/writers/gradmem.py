@@ -12,8 +12,8 @@ from gradmem_core.blob import BlobInfo, PageInfo, count_tensor_bytes, pack, unpa
 from gradmem_core.config import BlobDtype
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.answers import ReadingRules
-from gradmem_core.reading.decoding import Sampling
 from gradmem_core.reading.generation import generate
+from gradmem_core.reading.sampling import Sampling
 from gradmem_core.reading.scoring import read_hidden
 from gradmem_core.writing.descent import write
 from gradmem_core.writing.stopping import write_until_settled
