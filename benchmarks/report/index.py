@@ -21,18 +21,19 @@ def measured_files(files: Sequence[ResultFile], topic: str) -> str:
 
 
 def _line(file: ResultFile) -> dict[str, object]:
-    result = file.result
-    machine = result.machine
+    result, subject, machine = file.result, file.result.subject, file.result.machine
+    trains = file.name.startswith("curves/") and subject and subject.training
+    seconds = trains.seconds if trains else result.seconds
     where = machine.cpu if machine.device == "cpu" else f"{machine.device}, {machine.cpu}"
     return {
         "file": f"[{file.name.partition('/')[2]}]({file.name}.json)",
-        "checkpoint": result.subject.checkpoint if result.subject else None,
+        "checkpoint": subject.checkpoint if subject else None,
         "command": code(ELSEWHERE.sub("", OUTPUT.sub("", result.command))),
         "commit": result.commit[:8],
         "machine": f"{where}, {machine.cores} cores, {machine.threads} threads",
         "torch": machine.torch,
         "seed": result.seed,
-        "minutes": f"{result.seconds / 60:.1f}",
+        "minutes": f"{seconds / 60:.1f}",
         "date": f"{result.date:%Y-%m-%d}",
         "notes": "; ".join(result.notes) or pd.NA,
     }

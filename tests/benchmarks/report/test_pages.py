@@ -100,6 +100,12 @@ def test_the_index_names_no_folder_of_the_machine() -> None:
     assert measured_files([file], "speed") == ""
 
 
+def test_the_index_gives_curves_the_minutes_of_their_training() -> None:
+    curve = result_file(match(8, 2), name="curves/made-up", seconds=0.5)
+    assert "| 1.0 |" in measured_files([curve], "curves")
+    assert "| 0.0 |" in measured_files([result_file(match(8, 2), seconds=0.5)], "pairs")
+
+
 @pytest.mark.parametrize(
     ("share", "text"), [(0.5, "50.0"), (1.0, "100.0"), (0.9998, "99.98"), (0.9994, "99.9")]
 )
