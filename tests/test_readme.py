@@ -100,8 +100,10 @@ def test_command_line_block(folder: Path, environment: dict[str, str]) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_curl_block(folder: Path, environment: dict[str, str]) -> None:
     url = environment["GRADMEM_URL"]
-    write = NOTES + "id=$(.venv/bin/gradmem write notes.md)\n"
-    output = run(write + CURL.replace("localhost:8080", url), folder, environment)
+    with Client(url) as client:
+        memory_id = client.write("Its roof was repaired.", verify=False).memory_id
+    script = f"id={memory_id}\n" + CURL.replace("localhost:8080", url)
+    output = run(script, folder, environment)
     memory, read = output.split('}{"answers"')
     assert WriteResult.model_validate_json(memory + "}").expires_at is not None
     (answer,) = ReadResponse.model_validate_json('{"answers"' + read).answers
