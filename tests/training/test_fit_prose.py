@@ -70,7 +70,7 @@ def test_a_fresh_run_takes_the_backbone_and_nothing_learned(
     going_on = Trainer(prose_recipe("fresh=false"), tmp_path / "on")
     for name, tensor in going_on.model.state_dict().items():
         assert torch.equal(tensor, begun[name]), name
-    assert not going_on._record().clean  # nobody knows what its weights have seen
+    assert not going_on.describe().clean  # nobody knows what its weights have seen
 
 
 def test_a_fresh_run_from_a_damaged_checkpoint_is_refused(

@@ -23,7 +23,7 @@ from training.loop.state import RunState
 from training.loop.step import Stepper, StepResult
 from training.recipe import Recipe
 from training.runs import CHECKPOINT
-from training.writers import WRITERS, Writer, save_writer
+from training.writers import WRITERS, Training, Writer, save_writer
 
 
 class Trainer:
@@ -145,15 +145,19 @@ class Trainer:
         """Return the writer to evaluate and export: over averaged weights where there are any."""
         return WRITERS[self.writer.kind](self.state.average.average())
 
-    def export(self) -> str:
-        """Write the checkpoint folder with its model card; return its fingerprint."""
-        training = describe_training(
+    def describe(self) -> Training:
+        """Return the record of the training so far, with the runs that it started from."""
+        return describe_training(
             self.recipe,
             self._initial.before,
             contexts=self.state.contexts,
             tokens=self.state.tokens,
             seconds=self.state.seconds,
         )
+
+    def export(self) -> str:
+        """Write the checkpoint folder with its model card; return its fingerprint."""
+        training = self.describe()
         return save_writer(
             self.folder / CHECKPOINT,
             self.build_result(),
