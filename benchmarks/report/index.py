@@ -30,7 +30,7 @@ def _line(file: ResultFile) -> dict[str, object]:
         "checkpoint": subject.checkpoint if subject else None,
         "command": code(ELSEWHERE.sub("", OUTPUT.sub("", result.command))),
         "commit": result.commit[:8],
-        "machine": f"{where}, {machine.cores} cores, {machine.threads} threads",
+        "machine": f"{where}, {machine.threads} of {machine.cores} cores",
         "torch": machine.torch,
         "seed": result.seed,
         "minutes": f"{seconds / 60:.1f}",

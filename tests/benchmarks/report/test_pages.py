@@ -95,7 +95,7 @@ def test_the_index_names_no_folder_of_the_machine() -> None:
     file = result_file(match(8, 2), command=command, notes=("left out",))
     row = measured_files([file], "pairs").splitlines()[2]
     assert row.startswith("| [made-up](pairs/made-up.json) | `tiny` | `gradmem-train evaluate")
-    assert "evaluate runs/a/checkpoint --data squad` | c0ffeec0 | Abacus, 2 cores" in row
+    assert "evaluate runs/a/checkpoint --data squad` | c0ffeec0 | Abacus, 1 of 2 cores" in row
     assert row.endswith("| 1.0 | 2026-11-23 | left out |")
     assert measured_files([file], "speed") == ""
 
