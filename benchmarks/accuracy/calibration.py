@@ -25,6 +25,7 @@ from gradmem_core.blob import quantize
 from gradmem_core.checkpoints.calibration import Calibration, Evidence, Logistic
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.checkpoints.manifest import find_checkpoint
+from gradmem_core.errors import InputError
 from gradmem_core.reading.answers import CANDIDATES, Answer
 from gradmem_core.reading.generation import answer_queries
 from gradmem_core.reading.sampling import Sampling
@@ -86,7 +87,7 @@ def calibrate_checkpoint(
     ] = 3,
     generated: Annotated[int, typer.Option(min=0, help="Generated documents.")] = 60,
 ) -> None:
-    """Fit a checkpoint's calibration, store it in the checkpoint, and print it."""
+    """Fit a checkpoint's calibration, and store it there."""
     unfitted = Calibration(page=UNFITTED, answer=UNFITTED, absence=UNFITTED, min_confidence=0.0)
     loaded = replace(load_checkpoint(checkpoint), calibration=unfitted)
     kept = MemoryBank(loaded, bank)
@@ -139,6 +140,9 @@ def fit(questions: Sequence[QuestionReplies]) -> Calibration:
 
     Args:
         questions: Questions to documents of one page and of many.
+
+    Raises:
+        InputError: All of them were answered, or none.
     """
     replies = [(reply, len(asked.replies)) for asked in questions for reply in asked.replies]
     page = _fit([(reply.evidence, n, reply.holds) for reply, n in replies], PAGE_FIELDS)
@@ -215,6 +219,8 @@ def _choose(asked: QuestionReplies, page: Logistic, answer: Logistic) -> PageRep
 
 def _fit(samples: Sequence[tuple[Evidence, int, bool]], fields: Sequence[str]) -> Logistic:
     """Fit a regression of what is true on evidence and the number of pages."""
+    if not samples:
+        raise InputError("the checkpoint answered, or refused, every question: ask it more")
     rows = [
         [np.log(pages) if name == "pages" else getattr(evidence, name) for name in fields]
         for evidence, pages, _ in samples

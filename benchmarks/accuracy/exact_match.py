@@ -68,9 +68,10 @@ def measure_exact_match(
     blob: Blobs = None,
     seed: Seed = 7,
 ) -> Measurement:
-    """Measure exact match on contexts that no training or selection stream can hold.
+    """Measure exact match on unseen contexts.
 
-    Every size is measured with every K and every kind of blob.
+    No training or selection stream can hold them. Every size is measured with every K and every
+    kind of blob.
     """
     loaded = load_writer(checkpoint)
     source = build_task(task or loaded.form.card.name, data)

@@ -66,7 +66,7 @@ class ListGroup:
 def list_groups(
     shapes: Sequence[Shape],
     pages: Sequence[int],
-    folder: Path,
+    folder: Path = LISTS,
     *,
     contexts: int,
     seed: int,

@@ -122,7 +122,7 @@ def measure_sentences(
     count: Most = None,
     steps: Steps = (1, 2, 3, 5, 8, 12),
 ) -> Measurement:
-    """Measure Short SQuAD: the sentence that holds the answer, in one page, and its rivals."""
+    """Ask sentences in one page, beside rivals (Short SQuAD)."""
     section = Section("sentences", _source(data, half), checkpoint, bank)
     texts = read_paragraphs(data / FILE, half, count=count, context=find_sentence)
     limit = section.checkpoint.model.config.max_context_tokens
@@ -138,7 +138,7 @@ def measure_windows(
     tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a window.")] = 96,
     steps: Steps = (5,),
 ) -> Measurement:
-    """Measure the sentence that holds the answer among its neighbours, in one page, and rivals."""
+    """Ask sentences among their neighbours in one page, beside rivals."""
     section = Section(f"windows-{tokens}", _source(data, half), checkpoint, bank)
     context = partial(find_window, tokenizer=section.checkpoint.tokenizer, most=tokens)
     texts = read_paragraphs(data / FILE, half, count=count, context=context)
@@ -155,7 +155,10 @@ def measure_paragraphs(
     steps: Steps = (5,),
     together: Annotated[int, typer.Option(min=1, help="Paragraphs of a document.")] = 1,
 ) -> Measurement:
-    """Measure whole paragraphs, or documents of several, asked questions of others too."""
+    """Ask whole paragraphs, or documents of several.
+
+    They are asked questions about other paragraphs, too.
+    """
     section = Section(f"paragraphs-{together}", _source(data, half), checkpoint, bank)
     documents = join_paragraphs(read_paragraphs(data / FILE, half, count=count), together)
     dtypes: Sequence[BlobDtype] = ("float32", "float16", "int8") if together == 1 else (SERVED,)
@@ -181,7 +184,12 @@ def measure_paragraphs(
 
 
 def measure_lists(
-    lists: Annotated[Path, typer.Option(help="Folder of lists of `key: value` lines.")] = LISTS,
+    lists: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of lists of `key: value` lines.", show_default="benchmarks/lists"
+        ),
+    ] = LISTS,
     checkpoint: CheckpointName = "prose",
     bank: Bank = Path("bank"),
     shapes: Shapes = (),
@@ -191,7 +199,7 @@ def measure_lists(
     steps: K = 5,
     seed: Seed = 7,
 ) -> Measurement:
-    """Measure lists as texts: people's, and generated ones as `records` has them.
+    """Ask lists as texts: real and generated ones.
 
     Keys are asked for alone and in words, and as many that a list does not have.
     """
@@ -209,12 +217,18 @@ def measure_lists(
 
 
 def measure_formats(
-    texts: Annotated[Path, typer.Option(help="Folder of texts and their questions.")] = TEXTS,
+    texts: Annotated[
+        Path,
+        typer.Option(help="Folder of texts and their questions.", show_default="benchmarks/texts"),
+    ] = TEXTS,
     checkpoint: CheckpointName = "prose",
     bank: Bank = Path("bank"),
     steps: K = 5,
 ) -> Measurement:
-    """Measure texts as people paste them: tables, configurations, logs, code, mail."""
+    """Ask texts as people paste them.
+
+    Tables, configurations, logs, code, mail: see `benchmarks/texts`.
+    """
     section = Section("formats", texts.name, checkpoint, bank)
     asked = read_texts(texts)
 

@@ -42,7 +42,7 @@ def measure_reconstruction(
     ] = None,
     seed: Seed = 7,
 ) -> Measurement:
-    """Measure the tokens of a text that greedy decoding recovers from its memory."""
+    """Measure the tokens that memories give back."""
     loaded = load_checkpoint(checkpoint)
     model, tokenizer = loaded.model, loaded.tokenizer
     for length in tokens:

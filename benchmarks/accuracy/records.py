@@ -48,12 +48,14 @@ def measure_records(
     page_shape: Annotated[
         Shape, parsed(parse=Shape.parse, metavar="SHAPE", help="Records of a page.")
     ] = PAGE,
-    lists: Annotated[Path, typer.Option(help="Folder of real lists (*.txt).")] = LISTS,
+    lists: Annotated[
+        Path, typer.Option(help="Folder of real lists (*.txt).", show_default="benchmarks/lists")
+    ] = LISTS,
     contexts: Annotated[int, typer.Option(min=1, help="Generated lists of each shape.")] = 100,
     steps: Steps = (5,),
     seed: Seed = 7,
 ) -> Measurement:
-    """Measure a checkpoint for lists of records.
+    """Measure answers about lists of records.
 
     Every list is asked for all its keys, and for as many that it does not have.
     """

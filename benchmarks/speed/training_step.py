@@ -71,7 +71,9 @@ def measure_training_step(
         bool, typer.Option("--profile", help="Print what each step spends its time on.")
     ] = False,
 ) -> Measurement:
-    """Time whole training steps: WRITE, READ and their gradient.
+    """Time training steps beside plain ones.
+
+    A step is WRITE, READ and the gradient through both.
 
     Peak memory is the most that a step has allocated at once beyond the model and what an
     implementation holds between steps, gradients included.

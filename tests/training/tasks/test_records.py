@@ -1,22 +1,12 @@
-"""Generated lists of records, and how a checkpoint for them is measured."""
+"""Generated lists of records."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from benchmarks.accuracy.records import Asked, Plan, Shape, measure_records, parse_shape, score
-from benchmarks.training_results import load_result
-from gradmem_core.backbone import Backbone
-from gradmem_core.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from gradmem_core.config import MemoryConfig
-from gradmem_core.errors import InputError
-from gradmem_core.model import MemoryModel
-from gradmem_core.texts.documents import prepare_document, prepare_query
 from gradmem_core.texts.records import fold_key, parse_records
 from gradmem_core.tokenizer import ABSENT
 from training.cli import app
@@ -26,7 +16,6 @@ from training.tasks.ingredients import PRINTABLE, Ingredients
 from training.tasks.records import draw_absent_key, draw_records
 
 TASK = RecordsTask()
-LISTS = Path(__file__).resolve().parents[3] / "benchmarks" / "lists"
 
 
 def rng(*place: int) -> np.random.Generator:
@@ -118,155 +107,6 @@ def test_the_example_of_the_card_is_a_list() -> None:
 
 
 # Measuring
-
-
-@pytest.fixture(scope="module")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint for records that nobody trained."""
-    tokenizer = TASK.tokenizer()
-    backbone = Backbone.from_config(
-        {
-            "model_type": "llama",
-            "vocab_size": len(tokenizer),
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 256,
-        },
-        seed=1,
-    )
-    config = MemoryConfig(
-        memory_tokens=2,
-        write_steps=2,
-        inner_learning_rate=0.1,
-        max_context_tokens=120,
-        max_query_tokens=26,
-        max_answer_tokens=57,
-    )
-    folder = tmp_path_factory.mktemp("checkpoints") / "untrained"
-    model = MemoryModel(backbone, config, seed=1)
-    save_checkpoint(
-        folder, name="untrained", model=model, tokenizer=tokenizer, task=TASK.card(), card="# x\n"
-    )
-    return folder
-
-
-def test_shapes_are_read_and_written() -> None:
-    assert parse_shape("8x10+12") == Shape(8, 10, 12)
-    assert str(parse_shape(" 16x24+56")) == "16x24+56"
-    for text in ("8", "8x10", "x1+2", "8x10+y"):
-        with pytest.raises(InputError, match="RECORDSxKEY"):
-            parse_shape(text)
-
-
-Answers = Callable[[str], str | None]
-
-
-@pytest.mark.parametrize(
-    ("said", "shares"),
-    [
-        (lambda key: {"a": "1", "b": "2", "c": "3"}.get(key), (1.0, 0.0, 1.0, 1.0)),
-        (lambda _: None, (0.0, 1.0, 1.0, 0.25)),
-        (lambda _: "1", (1 / 3, 0.0, 0.0, None)),
-    ],
-)
-def test_what_is_counted(
-    untrained: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    said: Answers,
-    shares: tuple[float | None, ...],
-) -> None:
-    monkeypatch.setattr(
-        "benchmarks.accuracy.records._answers",
-        lambda _checkpoint, _document, keys, _steps: (2, [said(key) for key in keys]),
-    )
-    asked = [Asked("a: 1\nb: 2\nc: 3\n", {"a": "1", "b": "2", "c": "3"}, ["d"])]
-    cell = score(load_checkpoint(untrained), asked, write_steps=2, kind="list", name="mine")
-    found = (cell.exact_match, cell.present_refused, cell.absent_refused, cell.refusals_right)
-    assert found == shares
-    assert (cell.records, cell.absent_keys, cell.pages, cell.documents) == (3, 1, 2, 1)
-    wrong = [failure for failure in cell.failures if failure.said == failure.expected]
-    assert wrong == []
-
-
-def test_the_real_lists_fit_what_was_trained(untrained: Path) -> None:
-    checkpoint = load_checkpoint(untrained)
-    for path in sorted(LISTS.glob("*.txt")):
-        text = path.read_text()
-        document = prepare_document(checkpoint, text, max_pages=20)
-        assert (document.duplicate_keys, document.skipped_lines) == ([], []), path.name
-        assert sum(page.records or 0 for page in document.pages) == len(text.splitlines())
-        for record in parse_records(text).records:
-            prepare_query(checkpoint, record.key)
-
-
-def test_a_measurement_is_repeatable_and_covers_its_plan(untrained: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("a: 1\nb: 2\n")
-    plan = Plan(
-        shapes=[Shape(2, 4, 4)],
-        pages=[2],
-        page_shape=Shape(6, 6, 6),
-        lists=tmp_path,
-        write_steps=[1, 2],
-        contexts=2,
-    )
-    first, second = (measure_records(str(untrained), plan, seed=3, command="c") for _ in range(2))
-    assert first.cells == second.cells
-    assert [(cell.kind, cell.name, cell.write_steps) for cell in first.cells] == [
-        ("shape", "2x4+4", 1),
-        ("shape", "2x4+4", 2),
-        ("pages", "2", 1),
-        ("pages", "2", 2),
-        ("list", "mine", 1),
-        ("list", "mine", 2),
-    ]
-    assert all(cell.absent_keys == cell.records for cell in first.cells)
-
-
-def test_the_command_writes_a_result_file(untrained: Path, tmp_path: Path) -> None:
-    output = tmp_path / "result.json"
-    options = ["--contexts", "1", "--shapes", "2x4+4", "--pages", "", "--steps", "1"]
-    made = CliRunner().invoke(
-        app, ["evaluate-records", str(untrained), *options, "--output", str(output)]
-    )
-    assert made.exit_code == 0, made.output
-    assert made.stdout.startswith("| checkpoint | records x longest key + longest value | K |")
-    assert load_result(output).result.kind == "records"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["kv-16"], "not for lists of records"),
-        (["kv-16", "--shapes", "8"], "is not a shape"),
-        (["kv-16", "--pages", "x"], "--pages: 'x' is not a number"),
-        (["nowhere"], "there is no checkpoint"),
-    ],
-)
-def test_the_command_refuses(arguments: list[str], says: str) -> None:
-    made = CliRunner().invoke(app, ["evaluate-records", *arguments])
-    assert made.exit_code == 2
-    assert says in made.stderr
-
-
-def test_a_folder_without_lists_is_refused(untrained: Path, tmp_path: Path) -> None:
-    made = CliRunner().invoke(
-        app,
-        [
-            "evaluate-records",
-            str(untrained),
-            "--shapes",
-            "",
-            "--pages",
-            "",
-            "--lists",
-            str(tmp_path),
-        ],
-    )
-    assert made.exit_code == 2
-    assert "no list" in made.stderr
 
 
 def test_sample_prints_documents() -> None:

@@ -1,16 +1,25 @@
 """Calibration: fitted log-odds are those that the samples were drawn with."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.accuracy.asking import calibration_error
-from benchmarks.accuracy.calibrate import Asked, Reply, draw_documents, fit
+from benchmarks.accuracy.calibration import (
+    PageReply,
+    QuestionReplies,
+    draw_documents,
+    fit,
+    squad_documents,
+)
+from benchmarks.accuracy.replies import AskedText
 from gradmem_core.checkpoints.calibration import Evidence, Logistic
+from tests.benchmarks.commands import invoke
+from training.tasks import Question
 
 
-def asked(rng: np.random.Generator, pages: int) -> Asked:
+def draw_replies(rng: np.random.Generator, pages: int) -> QuestionReplies:
     """A question whose pages are right with the probability that their evidence says.
 
     An answer is right with log-odds `2 + 3 * answer`; the text does not say, where a page says so,
@@ -23,7 +32,7 @@ def asked(rng: np.random.Generator, pages: int) -> Asked:
         says_absent = bool(rng.random() < 0.3)
         holds = page == 0
         replies.append(
-            Reply(
+            PageReply(
                 Evidence(-1.0 + holds + 0.2 * rng.random(), absent, answer, 2 * answer),
                 says_absent,
                 right and not says_absent,
@@ -31,12 +40,12 @@ def asked(rng: np.random.Generator, pages: int) -> Asked:
             )
         )
     answered = bool(rng.random() < 1 / (1 + math.exp(4 + replies[0].evidence.absent)))
-    return Asked(answered, replies)
+    return QuestionReplies(answered, replies)
 
 
 def test_the_confidence_of_answers_is_their_frequency() -> None:
     rng = np.random.default_rng(3)
-    fitted = fit([asked(rng, pages=1) for _ in range(4000)])
+    fitted = fit([draw_replies(rng, pages=1) for _ in range(4000)])
     for answer in (-1.5, -1.0, -0.5, -0.1):
         expected = 1 / (1 + math.exp(-(2 + 3 * answer)))
         found = fitted.answer.probability(Evidence(-0.1, -4.0, answer, 2 * answer), pages=1)
@@ -50,10 +59,10 @@ def test_the_confidence_of_answers_is_their_frequency() -> None:
 
 def test_the_page_that_holds_the_answer_is_read_on() -> None:
     rng = np.random.default_rng(4)
-    questions = [asked(rng, pages=6) for _ in range(300)]
+    questions = [draw_replies(rng, pages=6) for _ in range(300)]
     fitted = fit(questions)
-    for one in questions:
-        scores = [fitted.page.score(reply.evidence, pages=6) for reply in one.replies]
+    for asked in questions:
+        scores = [fitted.page.score(reply.evidence, pages=6) for reply in asked.replies]
         assert max(range(6), key=scores.__getitem__) == 0
 
 
@@ -63,21 +72,34 @@ def test_a_probability_needs_no_room_for_large_scores() -> None:
     assert Logistic(bias=-1e6).probability(Evidence(0, 0), pages=1) == 0
 
 
-def test_the_expected_calibration_error_is_that_of_its_bins() -> None:
-    assert calibration_error([(0.75, True), (0.75, False)]) == pytest.approx(0.25)
-    assert calibration_error([(0.05, False), (0.95, True)]) == pytest.approx(0.05)
-    assert calibration_error([(1.0, True), (1.0, False), (0.0, False)]) == pytest.approx(1 / 3)
-
-
 def test_generated_documents_answer_their_questions_and_not_the_others() -> None:
-    documents = draw_documents(60)
-    assert documents == draw_documents(60)
-    assert sum(len(one.absent) for one in documents) > 60
-    for one in documents:
-        (text,) = one.texts
-        assert 1 <= len(text.questions) <= 5
-        queries = {question.query for question in text.questions}
-        assert all(
-            question.answer.casefold() in text.text.casefold() for question in text.questions
+    documents = list(draw_documents(60))
+    assert documents == list(draw_documents(60))
+    assert sum(len(text.absent) for (text,) in documents) > 60
+    for (text,) in documents:
+        assert 1 <= len(text.present) <= 5
+        queries = {question.query for question in text.present}
+        assert all(question.answer.casefold() in text.text.casefold() for question in text.present)
+        assert not queries & {question.query for question in text.absent}
+
+
+def test_paragraphs_are_asked_questions_of_another() -> None:
+    paragraphs = [AskedText(str(n), (Question(f"q{n}", "", "a"),)) for n in range(20)]
+    documents = list(squad_documents(paragraphs, long_documents=1))
+    assert [len(texts) for texts in documents] == [*[1] * 20, 10]
+    for texts in documents:
+        present, absent = (
+            {question.query for text in texts for question in getattr(text, kind)}
+            for kind in ("present", "absent")
         )
-        assert not queries & {question.query for question in one.absent}
+        assert len(absent) == 1
+        assert not present & absent
+
+
+def test_a_checkpoint_that_never_refuses_is_left_as_it_is(folder: Path) -> None:
+    manifest = (folder / "text" / "gradmem.json").read_bytes()
+    options = ("--data", folder / "squad", "--bank", folder / "bank", "--generated", 4)
+    refused = invoke("calibrate", folder / "text", *options, "--steps", 1)
+    assert refused.exit_code == 2
+    assert "refused, every question" in refused.stderr
+    assert (folder / "text" / "gradmem.json").read_bytes() == manifest

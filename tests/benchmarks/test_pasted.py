@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.accuracy.asking import ANSWER_TOKENS
-from benchmarks.accuracy.formats import AskedText, read_texts
+from benchmarks.accuracy.pasted import read_texts
+from benchmarks.accuracy.replies import AskedText
 from gradmem_core.checkpoints.manifest import find_checkpoint
 from gradmem_core.errors import DataError
 from gradmem_core.tokenizer import Tokenizer
@@ -30,29 +31,29 @@ def write(folder: Path, questions: str | None = GOOD, text: str = "gate: Mira\n"
 
 def test_a_hundred_questions_are_answered_and_a_quarter_as_many_are_not() -> None:
     assert len(TEXTS) == 16
-    assert sum(len(one.present) for one in TEXTS) == 100
-    assert sum(len(one.absent) for one in TEXTS) == 25
-    assert all(len(one.present) >= 5 and one.absent for one in TEXTS)
+    assert sum(len(asked.present) for asked in TEXTS) == 100
+    assert sum(len(asked.absent) for asked in TEXTS) == 25
+    assert all(len(asked.present) >= 5 and asked.absent for asked in TEXTS)
 
 
 def test_texts_and_answers_are_of_a_length_that_can_be_asked() -> None:
     tokenizer = Tokenizer.from_folder(find_checkpoint("prose"))
-    for one in TEXTS:
-        assert 60 <= len(tokenizer.encode(one.text)) <= 200
-        for question in one.present:
+    for asked in TEXTS:
+        assert 60 <= len(tokenizer.encode(asked.text)) <= 200
+        for question in asked.present:
             assert len(tokenizer.encode(question.target)) <= ANSWER_TOKENS
 
 
 def test_no_question_is_asked_twice_and_no_answer_normalises_to_nothing() -> None:
-    for one in TEXTS:
-        asked = [question.query for question in (*one.present, *one.absent)]
-        assert len(set(asked)) == len(asked)
-        for question in one.present:
+    for asked in TEXTS:
+        queries = [question.query for question in (*asked.present, *asked.absent)]
+        assert len(set(queries)) == len(queries)
+        for question in asked.present:
             assert all(map(normalise, (question.answer, *question.also_right)))
 
 
 def test_the_texts_have_several_alphabets() -> None:
-    letters = set(chain.from_iterable(one.text for one in TEXTS))
+    letters = set(chain.from_iterable(asked.text for asked in TEXTS))
     assert letters >= set("Дά佐ح서ễŁØé🙌€")
 
 
