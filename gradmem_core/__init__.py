@@ -1,1 +1,1 @@
-"""The model: WRITE, READ, checkpoints and memory blobs."""
+"""The model: texts into pages, WRITE, READ, checkpoints and memory blobs."""

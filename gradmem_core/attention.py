@@ -1,11 +1,11 @@
 """Causal attention that can be differentiated twice.
 
-WRITE takes the gradient of a loss through attention, and meta-training the gradient of that. The
-fused kernels' backward passes have no derivative, and differentiating plain matrix products twice
-spends its time on elementwise passes over `(T, T)` matrices. Here the derivatives are written out,
-and done for a block of rows at a time: nothing above the diagonal block is computed, no `(T, T)`
-matrix is kept, and what a row sums over depends on its block only, not on how far the batch is
-padded.
+WRITE takes the gradient of a loss through attention, and meta-training the gradient of that
+gradient. The backward passes of fused kernels have no derivative, and differentiating plain matrix
+products twice spends its time on elementwise passes over `(T, T)` matrices. Here the derivatives
+are written out and computed for a block of rows at a time: nothing above the diagonal block is
+computed, no `(T, T)` matrix is kept, and the terms that a row sums over depend on its block alone,
+not on the padding of the batch.
 
 Shapes: `N` batch times heads, `T` tokens, `w` width of a head, `R` rows of a block, `C` columns
 that they see.
@@ -19,19 +19,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 64
-"Rows of a block on a CPU."
+"Rows of a block on the CPU."
 BLOCK_ON_GPU = 256
-"There, launches cost more than what is computed above the diagonal."
+"Rows of a block on the GPU, where launches cost more than entries above the diagonal."
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Softmax attention in which a token sees itself and those before it.
+    """Apply softmax attention in which a token sees itself and the tokens before it.
 
     Args:
         query: `(N, T, w)`.
         key: `(N, T, w)`.
         value: `(N, T, w)`.
-        scale: What the products of queries and keys are multiplied by.
+        scale: Factor of the products of queries and keys.
 
     Returns:
         `(N, T, w)`.
@@ -52,7 +52,7 @@ class _Attention(torch.autograd.Function):
             weights = scores.sub_(peaks).exp_()
             sums = weights.sum(dim=-1, keepdim=True)  # (N, R, 1)
             log_sums[:, rows, None] = peaks + sums.log()
-            # With `out=` a slice of `out`, torch would multiply matrix by matrix; so below.
+            # torch would multiply matrix by matrix into a slice given as `out=`; so below.
             out[:, rows] = torch.bmm(weights, value[:, seen]).div_(sums)
         ctx.save_for_backward(query, key, value, out, log_sums)
         ctx.scale = scale
@@ -61,7 +61,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> Any:  # noqa: ANN401
         query, key, value, out, log_sums = ctx.saved_tensors
-        # `out` and `log_sums` follow from the other inputs: _Gradient accounts for that itself.
+        # `out` and `log_sums` depend on the other inputs; _Gradient accounts for that itself.
         grads = _Gradient.apply(  # type: ignore[no-untyped-call]
             query, key, value, grad_out, out.detach(), log_sums, ctx.scale
         )
@@ -100,7 +100,7 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, to_query: Tensor, to_key: Tensor, to_value: Tensor) -> Any:  # noqa: ANN401
-        """Adjoints of `Q`, `K`, `V` and `dO` from those of `dQ`, `dK` and `dV`."""
+        """Return the adjoints of `Q`, `K`, `V` and `dO` from those of `dQ`, `dK` and `dV`."""
         query, key, value, grad_out, log_sums, row_sums = ctx.saved_tensors
         scale = ctx.scale
         for_query, for_grad_out = torch.empty_like(query), torch.empty_like(query)
@@ -110,7 +110,7 @@ class _Gradient(torch.autograd.Function):
             weights = _weights(q, k, log_sums[:, rows], scale)  # P
             inner = torch.bmm(do, v.mT)  # dP = dO V^T
             centred = inner - row_sums[:, rows]
-            # E, the adjoint of dS, and what P weighs of it.
+            # E, the adjoint of dS, and its mean under P.
             to_scores = torch.bmm(to_query[:, rows], k.mT)
             to_scores.baddbmm_(q, to_key[:, seen].mT).mul_(scale)
             mean = (to_scores * weights).sum(dim=-1, keepdim=True)  # (N, R, 1)
@@ -133,7 +133,7 @@ class _Gradient(torch.autograd.Function):
 
 
 def _blocks(query: Tensor) -> Iterator[tuple[slice, slice]]:
-    """The rows of each block, and the columns that they see."""
+    """Yield the rows of each block, and the columns that they see."""
     tokens = query.shape[1]
     rows = BLOCK_ON_GPU if query.is_cuda else BLOCK
     for start in range(0, tokens, rows):
@@ -142,7 +142,7 @@ def _blocks(query: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def _scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """`scale Q K^T` of a block `(N, R, C)`, minus infinity above the diagonal."""
+    """Compute `scale Q K^T` of a block `(N, R, C)`, with minus infinity above the diagonal."""
     scores = torch.bmm(query, key.mT).mul_(scale)
     rows = query.shape[1]
     hidden = torch.ones(rows, rows, dtype=torch.bool, device=query.device).triu_(1)
@@ -151,5 +151,5 @@ def _scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
 
 
 def _weights(query: Tensor, key: Tensor, log_sums: Tensor, scale: float) -> Tensor:
-    """`P` of a block, `(N, R, C)`."""
+    """Compute `P` of a block, `(N, R, C)`."""
     return _scores(query, key, scale).sub_(log_sums[..., None]).exp_()

@@ -1,6 +1,6 @@
-"""The causal language model that reads and is written through.
+"""The backbone: the causal language model of WRITE and READ.
 
-The only place that imports transformers' model classes.
+No other module imports transformers' model classes.
 """
 
 import copy
@@ -55,19 +55,19 @@ DROPOUT_FIELDS = (
 )
 
 ATTENTION = "gradmem"
-"Name under which transformers finds `_attention`."
+"Name of `_attention` in transformers' registry."
 _writing: ContextVar[bool] = ContextVar("writing", default=False)
-"Whether attention has to be differentiable twice."
+"Whether attention must be differentiable twice."
 
 Cache: TypeAlias = DynamicCache
 KeysAndValues: TypeAlias = Sequence[tuple[Tensor, Tensor]]
-"Keys and values of each layer, `(B, heads, T, w)` unless said otherwise."
+"Keys and values of each layer, `(B, heads, T, w)` unless stated otherwise."
 
 
 class Backbone(nn.Module):
-    """A transformers causal language model, seen as embeddings → hidden states → logits.
+    """A transformers causal language model as embeddings → hidden states → logits.
 
-    Dropout is off always: WRITE has to be a function of its inputs. `B` is the batch, `T` the
+    Dropout is always off: WRITE must be a function of its inputs. `B` is the batch, `T` the
     sequence, `S` the cached sequence before it, `d` the width, `V` the vocabulary.
 
     Args:
@@ -82,9 +82,9 @@ class Backbone(nn.Module):
         self.vocabulary_size: int = config.vocab_size
         self.max_positions: int = config.max_position_embeddings
         self.autocast: torch.dtype | None = None
-        "What `hidden` computes matrix products in, in place of the weights' dtype."
+        "Type of the matrix products in `hidden`; None for the type of the weights."
         self.adapter: AdapterConfig | None = None
-        "The adapter beside the layers; None also where one was merged into them."
+        "The adapter; None also after it was merged into the weights."
 
     @classmethod
     def from_config(cls, settings: dict[str, Any], *, seed: int) -> "Backbone":
@@ -96,14 +96,14 @@ class Backbone(nn.Module):
             seed: Seed of the initial weights.
 
         Raises:
-            CheckpointError: No such model type, or settings that cannot be built.
+            CheckpointError: The model type is unknown, or the settings are not valid.
         """
         fields = {name: value for name, value in settings.items() if name != "model_type"}
         try:
             config = AutoConfig.for_model(settings["model_type"], **fields)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = _built(_without_dropout(config))
+                model = _build(_disable_dropout(config))
         except Exception as error:  # transformers has no base class for wrong settings
             raise CheckpointError(f"the backbone cannot be built: {error}") from error
         return cls(model)
@@ -117,8 +117,8 @@ class Backbone(nn.Module):
                 those of the architecture it names.
         """
         try:
-            config = _without_dropout(AutoConfig.from_pretrained(folder, local_files_only=True))
-            with _without_progress_bar():
+            config = _disable_dropout(AutoConfig.from_pretrained(folder, local_files_only=True))
+            with _no_progress_bar():
                 loaded = AutoModelForCausalLM.from_pretrained(
                     folder,
                     config=config,
@@ -139,18 +139,18 @@ class Backbone(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "Backbone":
-        """Load a model that others trained (see `from_folder`).
+        """Load a pretrained model of a supported type, see `from_folder`.
 
         Raises:
-            CheckpointError: See `from_folder`; or its type is none of FAMILIES.
+            CheckpointError: See `from_folder`, or the type of the model is not in FAMILIES.
         """
         try:
             kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder} holds no model: {error}") from error
+            raise CheckpointError(f"{folder} is not a model folder: {error}") from error
         if kind not in FAMILIES:
             raise CheckpointError(
-                f"the model in {folder} is of type {kind!r}; GradMem takes {', '.join(FAMILIES)}"
+                f"the model in {folder} is of type {kind!r}; GradMem supports {', '.join(FAMILIES)}"
             )
         return cls.from_folder(folder)
 
@@ -159,17 +159,17 @@ class Backbone(nn.Module):
         """Load a GGUF file, its quantized tensors as float32.
 
         Raises:
-            CheckpointError: It is missing, damaged, or of an architecture that transformers cannot
-                read from GGUF.
+            CheckpointError: The file is missing or damaged, or transformers cannot read its
+                architecture from GGUF.
         """
         try:
-            with _without_progress_bar():
+            with _no_progress_bar():
                 quantized = AutoModelForCausalLM.from_pretrained(
                     file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
                 )
-            config = _without_dropout(quantized.config)
-            del config.quantization_config  # names a file that the new folder does not hold
-            model = _built(config)
+            config = _disable_dropout(quantized.config)
+            del config.quantization_config  # it names a file that the new folder does not have
+            model = _build(config)
             model.load_state_dict(quantized.state_dict())
         except Exception as error:  # transformers and gguf have no base class for their errors
             raise CheckpointError(f"{file} cannot be read as GGUF: {error}") from error
@@ -177,43 +177,42 @@ class Backbone(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face model folder, without an adapter."""
-        with _without_progress_bar():
+        with _no_progress_bar():
             self.causal_lm.save_pretrained(
                 folder, state_dict=strip_adapter(self.causal_lm.state_dict())
             )
 
     def copy_first_layers(self, count: int) -> "Backbone":
-        """A copy of the first blocks, with the embeddings, the last norm and the head.
+        """Copy the first blocks, with the embeddings, the last norm and the head.
 
         Raises:
-            CheckpointError: There are fewer blocks.
+            CheckpointError: The backbone has fewer blocks.
         """
         config = copy.deepcopy(self.causal_lm.config)
         if not 1 <= count <= config.num_hidden_layers:
             raise CheckpointError(
-                f"{count} layers were asked for and the backbone has {config.num_hidden_layers}",
+                f"{count} layers were requested and the backbone has {config.num_hidden_layers}",
                 limit=config.num_hidden_layers,
             )
         config.num_hidden_layers = count
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:count]
-        model = _built(config)
-        kept = model.state_dict().keys()
+        model = _build(config)
         state = self.causal_lm.state_dict()
-        model.load_state_dict({name: state[name] for name in kept})
+        model.load_state_dict({name: state[name] for name in model.state_dict()})
         return Backbone(model)
 
     def add_adapter(self, config: AdapterConfig, *, seed: int) -> None:
-        """Put an adapter on the linear layers, on in the phases that it is for."""
+        """Add an adapter to the linear layers, which is on in its phases."""
         add_adapter(self.causal_lm, config.rank, seed=seed)
         self.adapter = config
         switch_adapter(self.causal_lm, on=config.phases != "write")
 
     def load_adapter(self, folder: Path) -> None:
-        """Read a stored adapter into the one that `add_adapter` put there.
+        """Load a stored adapter into the one of `add_adapter`.
 
         Raises:
-            CheckpointError: It is damaged or does not fit.
+            CheckpointError: The stored adapter is damaged or does not match.
         """
         load_adapter(self.causal_lm, folder)
 
@@ -222,16 +221,16 @@ class Backbone(nn.Module):
         save_adapter(self.causal_lm, folder, dtype=dtype)
 
     def merge_adapter(self, folder: Path, config: AdapterConfig) -> None:
-        """Add a stored adapter to the weights, for phases that are both.
+        """Merge a stored adapter of both phases into the weights.
 
         Raises:
-            CheckpointError: It is damaged or does not fit.
+            CheckpointError: The stored adapter is damaged or does not match.
         """
         merge_adapter(self.causal_lm, folder, config.rank)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Run the transformer for WRITE; outside it runs for READ."""
+        """Run the transformer for WRITE inside the context; outside it runs for READ."""
         if self.adapter is None or self.adapter.phases == "both":
             yield
             return
@@ -244,13 +243,13 @@ class Backbone(nn.Module):
 
     @contextmanager
     def gradient_checkpointing(self) -> Iterator[None]:
-        """Keep of each block what enters it, and compute it again for the gradient.
+        """Keep only the inputs of each block, and compute the block again for the gradient.
 
         For passes that are differentiated once: less memory for more time, the same gradient.
         """
         layers = cast("list[GradientCheckpointingLayer]", self.layers)
         mode = layers[0].training
-        for layer in layers:  # transformers checkpoints a block that is so marked, in training mode
+        for layer in layers:  # transformers checkpoints such blocks, in training mode
             layer.gradient_checkpointing = True
             layer._gradient_checkpointing_func = partial(  # type: ignore[assignment]
                 checkpoint, use_reentrant=False
@@ -265,12 +264,12 @@ class Backbone(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
+        """Type of the weights."""
         return self.causal_lm.dtype
 
     @property
     def cache_elements_per_token(self) -> int:
-        """Keys and values that a cache holds for one token, over all layers."""
+        """Elements of the keys and values of a token in all layers."""
         config = self.causal_lm.config
         heads: int = config.num_attention_heads
         key_value_heads: int = getattr(config, "num_key_value_heads", None) or heads
@@ -280,7 +279,7 @@ class Backbone(nn.Module):
 
     @property
     def layers(self) -> list[nn.Module]:
-        """The transformer's blocks, from the first to the last."""
+        """Blocks of the transformer, from the first to the last."""
         count = self.causal_lm.config.num_hidden_layers
         blocks = [
             module
@@ -295,7 +294,7 @@ class Backbone(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """The weight of the language-model head, `(V, d)`."""
+        """Weight of the language-model head, `(V, d)`."""
         return self._head.weight
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -314,14 +313,14 @@ class Backbone(nn.Module):
 
         Args:
             embeddings: Inputs, `(B, T, d)`.
-            mask: Which keys a query may see, boolean `(B or 1, 1, T, S + T)`; causal when None.
-            positions: Position ids `(B or 1, T)`; counted from the cache's end when None.
+            mask: True where a query sees a key, boolean `(B or 1, 1, T, S + T)`; None for causal.
+            positions: Position ids `(B or 1, T)`; None to count from the end of the cache.
             cache: Keys and values of the `S` tokens before; extended in place.
 
         Returns:
             The final normalised hidden states, `(B, T, d)`.
         """
-        # Casts of weights that are kept from a pass without a graph would have none in the next.
+        # Weights cast in a pass without a graph would have none in the next if they were cached.
         kind, dtype = embeddings.device.type, self.autocast
         with torch.autocast(kind, dtype, enabled=dtype is not None, cache_enabled=False):
             output = self.causal_lm.base_model(
@@ -338,13 +337,13 @@ class Backbone(nn.Module):
         return cast("Tensor", self._head(hidden))
 
     def token_losses(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """Cross-entropy of tokens `(B, T)` by logits `(B, T, V)`: `(B, T)`, in float32 at least."""
+        """Compute the cross-entropy `(B, T)` of logits `(B, T, V)`, in float32 at least."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")
         return losses.view_as(ids)
 
     def new_cache(self, layers: KeysAndValues = ()) -> Cache:
-        """Make a key-value cache; an empty one without `layers`."""
+        """Make a key-value cache, empty by default."""
         cache = DynamicCache(config=self.causal_lm.config)
         for index, (keys, values) in enumerate(layers):
             cache.update(keys, values, index)
@@ -352,21 +351,21 @@ class Backbone(nn.Module):
 
     @staticmethod
     def unpack_cache(cache: Cache) -> KeysAndValues:
-        """What a cache holds."""
+        """Return the keys and values of a cache."""
         layers = cast("list[DynamicLayer]", cache.layers)
         return [(cast("Tensor", layer.keys), cast("Tensor", layer.values)) for layer in layers]
 
 
 @contextmanager
 def twice_differentiable_attention() -> Iterator[None]:
-    """Run attention by kernels that have a second derivative: WRITE's, in training and serving.
+    """Run attention with kernels that have a second derivative, for WRITE in training and serving.
 
     torch's fused kernels have none, and their rounding depends on the padded length: gradient steps
     amplify that to 1e-4 between a document written alone and in a batch (docs/LOG.md).
     """
     token = _writing.set(True)
     try:
-        with sdpa_kernel(SDPBackend.MATH):  # for what `causal_attention` does not cover
+        with sdpa_kernel(SDPBackend.MATH):  # for cases that `causal_attention` does not cover
             yield
     finally:
         _writing.reset(token)
@@ -381,7 +380,7 @@ def _attention(
     scaling: float | None = None,
     **options: Any,  # noqa: ANN401
 ) -> tuple[Tensor, None]:
-    """Attention for transformers: ours where it has to be differentiated twice, else torch's.
+    """Attend for transformers: our kernel where it must be differentiated twice, else torch's.
 
     Args:
         module: The attention layer.
@@ -390,7 +389,7 @@ def _attention(
         value: `(B, key-value heads, S, w)`.
         attention_mask: None for plain causal attention.
         scaling: Factor of the scores.
-        options: What else transformers passes to its own function.
+        options: Further options of transformers' own function.
     """
     batch, heads, tokens, width = query.shape
     plain = attention_mask is None and key.shape[2] == tokens
@@ -401,7 +400,7 @@ def _attention(
     groups = heads // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    # A softmax's sums want more than bfloat16, and its weights are made from them again.
+    # The sums of a softmax need more than bfloat16; its weights are computed from them again.
     exact = torch.promote_types(query.dtype, torch.float32)
     q, k, v = (x.reshape(-1, tokens, width).to(exact) for x in (query, key, value))
     with torch.autocast(query.device.type, enabled=False):
@@ -414,8 +413,8 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 @contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    """Loading or saving a few megabytes is no occasion to draw on the user's terminal."""
+def _no_progress_bar() -> Iterator[None]:
+    """Load or save without a progress bar, which a few megabytes do not need."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -425,15 +424,15 @@ def _without_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _built(config: PreTrainedConfig) -> PreTrainedModel:
-    """A model of random weights, float32."""
+def _build(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build a model with random weights, float32."""
     model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
         config, attn_implementation=ATTENTION, dtype=torch.float32
     )
     return cast("PreTrainedModel", model)
 
 
-def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
+def _disable_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
     for name in DROPOUT_FIELDS:
         if hasattr(config, name):
             setattr(config, name, 0.0)

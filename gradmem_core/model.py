@@ -1,4 +1,4 @@
-"""The model that is written to and read from: a backbone, M0 and the write side."""
+"""The model of WRITE and READ: a backbone, M0 and the write side."""
 
 import copy
 import math
@@ -19,12 +19,12 @@ class MemoryModel(nn.Module):
 
     Args:
         backbone: The causal language model.
-        config: What a memory is.
-        seed: Seed of M0's random start.
-        merged: The backbone's weights hold the adapter already.
+        config: Configuration of the memory.
+        seed: Seed of M0's initial values.
+        merged: Whether the adapter is already merged into the backbone's weights.
 
     Raises:
-        CheckpointError: The configuration asks for more positions than the backbone has.
+        CheckpointError: The configuration needs more positions than the backbone has.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class MemoryModel(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         scale = float(backbone.output_weight.detach().std())
         self.initial_memory = nn.Parameter(scale * torch.randn(shape, generator=generator))
-        self.write_head = _head_like(backbone) if config.write_head else None
+        self.write_head = _copy_head(backbone) if config.write_head else None
         if config.adapter is not None and not merged:
             backbone.add_adapter(config.adapter, seed=seed)
         self.memory_projection = make_identity(backbone.width) if config.memory_projection else None
-        self.token_weight = _zeros(backbone.width) if config.token_weights else None
+        self.token_weight = _make_zero_map(backbone.width) if config.token_weights else None
         self.log_inner_learning_rate = (
             nn.Parameter(torch.full(shape, math.log(config.inner_learning_rate)))
             if config.inner_learning_rate_per_element
@@ -50,41 +50,41 @@ class MemoryModel(nn.Module):
         )
 
     def with_backbone(self, backbone: Backbone) -> "MemoryModel":
-        """The same memory and write side, the very parameters, over another backbone.
+        """Return a model over another backbone that shares M0 and the write side's parameters.
 
         Args:
-            backbone: Of the same width and vocabulary.
+            backbone: A backbone of the same width and vocabulary.
         """
         other = copy.copy(self)
         other._modules = self._modules | {"backbone": backbone}
         return other
 
     def inner_learning_rate(self) -> Tensor | float:
-        """The step size of WRITE: one number, or one per memory element `(m, d)`."""
+        """Return the step size of WRITE: a number, or one for each memory element `(m, d)`."""
         if self.log_inner_learning_rate is None:
             return self.config.inner_learning_rate
         return self.log_inner_learning_rate.exp()
 
     def prefix(self, memory: Tensor) -> Tensor:
-        """What enters the backbone for a memory: `(B, m, d)` → `(B, m, d)` in its dtype."""
+        """Map memories to inputs of the backbone: `(B, m, d)` → `(B, m, d)` in its dtype."""
         if self.memory_projection is not None:
             memory = self.memory_projection(memory)
         return memory.to(self.backbone.dtype)
 
     def write_logits(self, hidden: Tensor) -> Tensor:
-        """Apply the head that WRITE scores with: `(..., d)` → `(..., V)`."""
+        """Apply the output head of WRITE: `(..., d)` → `(..., V)`."""
         if self.write_head is None:
             return self.backbone.logits(hidden)
         return self.write_head(hidden)  # type: ignore[no-any-return]
 
     def token_weights(self, hidden: Tensor) -> Tensor | float:
-        """How much WRITE cares for tokens with these hidden states: `(B, T, d)` → `(B, T)`."""
+        """Weigh tokens in WRITE by their hidden states: `(B, T, d)` → `(B, T)`, from 0 to 2."""
         if self.token_weight is None:
             return 1.0
         return 2 * torch.sigmoid(self.token_weight(hidden).squeeze(-1))
 
     def write_side(self) -> dict[str, Tensor]:
-        """Every tensor that is not the backbone's own, by name, the adapter's among them."""
+        """Return all tensors that are not the backbone's own by name, an adapter's included."""
         return {
             name: tensor
             for name, tensor in self.state_dict().items()
@@ -92,7 +92,7 @@ class MemoryModel(nn.Module):
         }
 
     def train_write_side(self) -> None:
-        """Freeze the backbone's own weights, and nothing else."""
+        """Make the write side trainable, an adapter included, and freeze the backbone's weights."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(is_adapter(name) or not name.startswith("backbone."))
 
@@ -107,15 +107,15 @@ def _check_positions(backbone: Backbone, config: MemoryConfig) -> None:
         )
 
 
-def _head_like(backbone: Backbone) -> nn.Linear:
-    """A head that starts as a copy of the language-model head (GradMem, section on WRITE)."""
+def _copy_head(backbone: Backbone) -> nn.Linear:
+    """Make a head that starts as a copy of the language-model head (GradMem, section on WRITE)."""
     head = nn.Linear(backbone.width, backbone.vocabulary_size, bias=False)
     head.weight = nn.Parameter(backbone.output_weight.detach().clone())
     return head
 
 
-def _zeros(width: int) -> nn.Linear:
-    """A map to one number that starts at zero."""
+def _make_zero_map(width: int) -> nn.Linear:
+    """Make a linear map to a number that starts at zero."""
     linear = nn.Linear(width, 1)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -123,7 +123,7 @@ def _zeros(width: int) -> nn.Linear:
 
 
 def make_identity(width: int) -> nn.Linear:
-    """A linear map with a bias that changes nothing at the start."""
+    """Make a linear map with a bias that starts as the identity."""
     projection = nn.Linear(width, width)
     nn.init.eye_(projection.weight)
     nn.init.zeros_(projection.bias)

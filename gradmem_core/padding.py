@@ -9,7 +9,7 @@ from torch import Tensor
 def pad_right(
     rows: Sequence[Sequence[int]], filler: int, *, device: torch.device | None = None
 ) -> Tensor:
-    """Fill the right of `N` rows of token ids: `(N, longest)`, int64."""
+    """Pad `N` rows of token ids on the right: `(N, longest)`, int64."""
     longest = max(len(row) for row in rows)
-    filled = [[*row, *[filler] * (longest - len(row))] for row in rows]
-    return torch.tensor(filled, dtype=torch.long, device=device)
+    padded = [[*row, *[filler] * (longest - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.long, device=device)

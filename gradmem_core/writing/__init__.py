@@ -1,1 +1,1 @@
-"""WRITE: pages become memories by gradient descent."""
+"""WRITE: memories from pages by gradient descent."""

@@ -1,4 +1,4 @@
-"""WRITE: a context becomes a memory by gradient descent on its reconstruction loss.
+"""WRITE: gradient descent on the reconstruction loss makes a memory from a context.
 
 Source: Kuratov et al., GradMem, arXiv 2603.13875. Shapes: `B` batch, `m` memory vectors, `T`
 context tokens, `d` width, `V` vocabulary, `K` write steps.
@@ -22,12 +22,12 @@ from gradmem_core.writing.recomputation import take_recomputed_step
 
 @dataclass(frozen=True)
 class WrittenBatch:
-    """What WRITE returns."""
+    """The memories of a batch of contexts, with their losses."""
 
     memory: Tensor
     "The memories, float32 `(B, m, d)`."
     losses: Tensor
-    "Each sample's loss in nats per token before each step, and after the last: `(B, K + 1)`."
+    "Loss of each sample before each step and after the last, nats per token, `(B, K + 1)`."
     accuracy: Tensor | None
     "Share of each context's tokens that the memory predicts correctly, `(B,)`."
 
@@ -43,7 +43,7 @@ def write(
     recompute: bool = False,
     measure: bool = True,
 ) -> WrittenBatch:
-    """Compress contexts into memories. Changes nothing in the model.
+    """Compress contexts into memories, without changing the model.
 
     Args:
         model: Backbone, M0 and write side.
@@ -56,9 +56,9 @@ def write(
         second_order: With `create_graph`, differentiate the gradient steps too. Without it their
             gradients are constants to a loss of the memory, which then reaches only M0 and the
             inner learning rate.
-        recompute: With `create_graph`, keep of each step only the memory that it starts from, and
-            compute the step again when the loss is differentiated. The gradient is the same; the
-            memory needed no longer grows with `steps`, for more time.
+        recompute: With `create_graph`, keep only the starting memory of each step, and compute the
+            step again when the loss is differentiated. The gradient is the same; device memory
+            hardly grows with `steps`, at the cost of time.
         measure: Score the finished memory too. Without it `losses` is `(B, K)` and `accuracy` None,
             which saves meta-training a forward pass.
 
@@ -66,7 +66,7 @@ def write(
         The memories with their losses and accuracy. A sample's memory does not depend on the batch.
 
     Raises:
-        EmptyContextError: A context has no token.
+        EmptyContextError: A context has no tokens.
         ContextTooLongError: A context is longer than the checkpoint was trained for.
         WriteStepsError: `steps` is out of range.
         NonFiniteLossError: A loss or a memory became infinite or NaN.
@@ -75,18 +75,18 @@ def write(
         check_context(model.config, int(extreme))
     check_steps(model.config, steps)
     embedded = model.backbone.embed(context_ids)
-    shares = _shares(context_ids, lengths)
+    shares = _token_shares(context_ids, lengths)
     memory = model.initial_memory.expand(len(context_ids), -1, -1)  # (B, m, d)
     losses: list[Tensor] = []
     step = partial(_step, model, context_ids=context_ids, shares=shares, second_order=second_order)
-    take = partial(step, create_graph=create_graph)
+    take_step = partial(step, create_graph=create_graph)
     if create_graph and recompute:
-        take = partial(take_recomputed_step, step, list(model.parameters()))
+        take_step = partial(take_recomputed_step, step, list(model.parameters()))
     with torch.enable_grad():
         for _ in range(steps):
             if not create_graph:
                 memory = memory.detach().requires_grad_()
-            memory, loss = take(memory, embedded)
+            memory, loss = take_step(memory, embedded)
             losses.append(loss if create_graph else loss.detach())
     if not create_graph:
         memory = memory.detach()
@@ -95,56 +95,56 @@ def write(
         final, accuracy = score_reconstruction(model, memory, context_ids, lengths)
         losses.append(final)
     written = WrittenBatch(memory, torch.stack(losses, dim=1), accuracy)
-    check_finite(written)
+    check_finite(written.memory, written.losses)
     return written
 
 
 def take_gradient_step(
     model: MemoryModel, memory: Tensor, context_ids: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One step of WRITE, keeping nothing of it: what a scheduler does between other work.
+    """Take one step of WRITE without a graph, for a scheduler that does other work between steps.
 
     A sample's step does not depend on the batch, so that documents may join and leave between
-    steps. Check lengths with `check_context`, and the results for what is not finite.
+    steps. The caller checks lengths with `check_context`, and that the results are finite.
 
     Args:
         model: Backbone, M0 and write side.
-        memory: Where each sample stands, float32 `(B, m, d)`; M0 for a fresh one.
-        context_ids: `(B, T)`, padded on the right with any id.
-        lengths: `(B,)`.
+        memory: Current memory of each sample, float32 `(B, m, d)`; M0 before the first step.
+        context_ids: Token ids, `(B, T)`, padded on the right with any id.
+        lengths: Tokens of each context, `(B,)`.
 
     Returns:
-        The next memories `(B, m, d)`, and each sample's loss before, nats per token `(B,)`.
+        The next memories `(B, m, d)`, and the loss of each sample before, nats per token `(B,)`.
     """
     embedded = model.backbone.embed(context_ids).detach()
-    shares = _shares(context_ids, lengths)
+    shares = _token_shares(context_ids, lengths)
     leaf = memory.detach().requires_grad_()
-    following, loss = _step(
+    next_memory, loss = _step(
         model, leaf, embedded, context_ids, shares, create_graph=False, second_order=False
     )
-    return following.detach(), loss.detach()
+    return next_memory.detach(), loss.detach()
 
 
 @torch.no_grad()
 def score_reconstruction(
     model: MemoryModel, memory: Tensor, context_ids: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """How well memories hold their contexts.
+    """Score memories by the reconstruction of their contexts, teacher-forced.
 
     Args:
-        model: The model that wrote them.
-        memory: `(B, m, d)`.
-        context_ids: `(B, T)`, padded on the right.
-        lengths: `(B,)`.
+        model: The model that wrote the memories.
+        memory: The memories, `(B, m, d)`.
+        context_ids: Token ids, `(B, T)`, padded on the right with any id.
+        lengths: Tokens of each context, `(B,)`.
 
     Returns:
-        Each sample's reconstruction loss in nats per token `(B,)`, and the share of its tokens
+        The reconstruction loss of each sample in nats per token `(B,)`, and the share of its tokens
         that are predicted correctly `(B,)`.
     """
     embedded = model.backbone.embed(context_ids)
     with twice_differentiable_attention():
         token_losses, logits, _ = _reconstruct(model, memory, embedded, context_ids)
-    shares = _shares(context_ids, lengths)
+    shares = _token_shares(context_ids, lengths)
     predicted = logits.argmax(dim=-1) == context_ids
     return (token_losses * shares).sum(dim=1), (predicted * (shares > 0)).sum(dim=1) / lengths
 
@@ -161,7 +161,7 @@ def _step(
     create_graph: bool,
     second_order: bool,
 ) -> tuple[Tensor, Tensor]:
-    """One gradient step: the next memory `(B, m, d)`, and the loss at this one `(B,)`."""
+    """Take a gradient step; return the next memory `(B, m, d)` and the loss of this one `(B,)`."""
     token_losses, _, hidden = _reconstruct(model, memory, embedded, context_ids)
     weights = model.token_weights(hidden) * shares  # (B, T)
     # As `grad_outputs` the weights are constants to the memory, but not to meta-training.
@@ -172,14 +172,14 @@ def _step(
         create_graph=create_graph and second_order,
         retain_graph=create_graph,
     )
-    memory = memory - model.inner_learning_rate() * _clipped(model.config, gradient)
+    memory = memory - model.inner_learning_rate() * _clip(model.config, gradient)
     return memory, (token_losses * shares).sum(dim=1)
 
 
 def _reconstruct(
     model: MemoryModel, memory: Tensor, embedded: Tensor, context_ids: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Every token's loss `(B, T)`, its logits `(B, T, V)` and its hidden state `(B, T, d)`."""
+    """Return the loss `(B, T)`, logits `(B, T, V)` and hidden state `(B, T, d)` of every token."""
     size = model.config.memory_tokens
     inputs = torch.cat([model.prefix(memory), embedded], dim=1)  # (B, m + T, d)
     with model.backbone.writing():
@@ -190,13 +190,13 @@ def _reconstruct(
     return losses, logits, hidden[:, size:]
 
 
-def _shares(context_ids: Tensor, lengths: Tensor) -> Tensor:
-    """Each token's share of its context's mean loss, nothing for padding: `(B, T)`."""
+def _token_shares(context_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Return the share of each token in its context's mean loss, 0 for padding: `(B, T)`."""
     places = torch.arange(context_ids.shape[1], device=context_ids.device)
     return (places < lengths[:, None]) / lengths[:, None]
 
 
-def _clipped(config: MemoryConfig, gradient: Tensor) -> Tensor:
+def _clip(config: MemoryConfig, gradient: Tensor) -> Tensor:
     """Scale down each sample's gradient `(B, m, d)` whose norm is above the limit."""
     if config.inner_gradient_clip is None:
         return gradient
@@ -205,13 +205,13 @@ def _clipped(config: MemoryConfig, gradient: Tensor) -> Tensor:
     return gradient * (limit / norm.clamp(min=limit))
 
 
-def check_finite(written: WrittenBatch) -> None:
-    """Refuse losses and memories that are not finite.
+def check_finite(memory: Tensor, losses: Tensor) -> None:
+    """Refuse memories `(B, m, d)` and losses `(B, K)` that are not finite.
 
     Raises:
         NonFiniteLossError: A loss or a memory is infinite or NaN; the error names the samples.
     """
-    finite = written.losses.isfinite().all(dim=1) & written.memory.isfinite().all(dim=(1, 2))
+    finite = losses.isfinite().all(dim=1) & memory.isfinite().all(dim=(1, 2))
     if not finite.all():
         samples = (~finite).nonzero().flatten().tolist()
         raise NonFiniteLossError(

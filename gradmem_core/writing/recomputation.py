@@ -1,8 +1,8 @@
-"""Steps that keep no graph: differentiating one computes it again.
+"""Gradient steps that keep no graph and are computed again when they are differentiated.
 
-torch's own `checkpoint` gives the same gradients of WRITE's steps, but computes a step's forward
-once more, and keeps what the inner gradient does not touch (the hidden states behind the token
-weights) for every step.
+torch's own `checkpoint` gives the same gradients, but computes the forward pass of a step once
+more, and keeps for every step the hidden states behind the token weights, which the inner gradient
+does not touch.
 """
 
 from collections.abc import Iterable
@@ -14,12 +14,12 @@ from torch.autograd.function import once_differentiable
 
 
 class Step(Protocol):
-    """One gradient step, for `B` memories `(B, m, d)` and embedded contexts `(B, T, d)`."""
+    """A gradient step for `B` memories `(B, m, d)` and embedded contexts `(B, T, d)`."""
 
     def __call__(
         self, memory: Tensor, embedded: Tensor, *, create_graph: bool
     ) -> tuple[Tensor, Tensor]:
-        """The next memory `(B, m, d)` and the loss at this one `(B,)`, with their graph or not."""
+        """Return the next memory `(B, m, d)` and the loss of this one `(B,)`."""
 
 
 def take_recomputed_step(
@@ -28,19 +28,20 @@ def take_recomputed_step(
     """Take a step of which only `memory` is kept until its results are differentiated.
 
     Args:
-        step: Has to give the same again when its gradient is asked for.
-        parameters: Every other tensor that a gradient may go to; those that need none are left out.
-        memory: `(B, m, d)`.
-        embedded: `(B, T, d)`.
+        step: The step; it must return the same when it is computed again.
+        parameters: All other tensors that a gradient may reach; those that require no gradient are
+            ignored.
+        memory: Memory before the step, `(B, m, d)`.
+        embedded: Embedded contexts, `(B, T, d)`.
 
     Returns:
-        What `step` returns, differentiable once by `memory`, `embedded` and `parameters`.
+        The results of `step`, differentiable once by `memory`, `embedded` and `parameters`.
     """
     trained = (parameter for parameter in parameters if parameter.requires_grad)
-    return _Recomputed.apply(step, memory, embedded, *trained)  # type: ignore[no-any-return, no-untyped-call]
+    return _RecomputedStep.apply(step, memory, embedded, *trained)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _Recomputed(torch.autograd.Function):
+class _RecomputedStep(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401
@@ -51,18 +52,18 @@ class _Recomputed(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(memory, embedded, *parameters)
         ctx.step = step
-        following, loss = step(
+        next_memory, loss = step(
             memory.detach().requires_grad_(), embedded.detach(), create_graph=False
         )
-        return following.detach(), loss.detach()
+        return next_memory.detach(), loss.detach()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, to_following: Tensor, to_loss: Tensor) -> Any:  # noqa: ANN401
+    def backward(ctx: Any, to_memory: Tensor, to_loss: Tensor) -> Any:  # noqa: ANN401
         memory, embedded, *parameters = ctx.saved_tensors
         inputs = [tensor.detach().requires_grad_() for tensor in (memory, embedded)]
         results = ctx.step(*inputs, create_graph=True)
         gradients = torch.autograd.grad(
-            results, [*inputs, *parameters], (to_following, to_loss), allow_unused=True
+            results, [*inputs, *parameters], (to_memory, to_loss), allow_unused=True
         )
         return None, *gradients

@@ -1,4 +1,8 @@
-"""When WRITE stops: the rule that says after each step whether another is worth making."""
+"""Stopping rules of WRITE: after each step they decide whether another is worth its time.
+
+A new rule is a class like `AutomaticStop`. Rules know nothing of the model, so that the service's
+engine, which interleaves the steps of many documents, uses them as `write_until_settled` does.
+"""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -9,7 +13,6 @@ from torch import Tensor
 from gradmem_core.limits import check_steps
 from gradmem_core.model import MemoryModel
 from gradmem_core.writing.descent import (
-    WrittenBatch,
     check_finite,
     score_reconstruction,
     take_gradient_step,
@@ -17,59 +20,56 @@ from gradmem_core.writing.descent import (
 )
 
 SETTLED = 0.02
-"Share of its first loss by which a step must lower a sample's loss for an automatic stop to go on."
+"Least decrease of a sample's loss in a step, as a share of its first loss, to go on."
 
-Reached = TypeVar("Reached")
-"What an automatic stop chooses from."
+Snapshot = TypeVar("Snapshot")
+"The result of a step, for instance the memory."
 
 
-class AutomaticStop(Generic[Reached]):
-    """Says after each step of a document whether another is worth making, and keeps the best.
-
-    Steps go on while each lowers the loss by more than a share of the loss that the document
-    started from.
+class AutomaticStop(Generic[Snapshot]):
+    """Stops when a step lowers the loss by less than a share of the first loss; keeps the best.
 
     Args:
         start: Loss before the first step.
-        most_steps: Most steps, at least 1.
-        tolerance: By how much a step must lower the loss, as a share of `start`, 0 to 1.
+        max_steps: Most steps, at least 1.
+        tolerance: Least decrease of the loss in a step, as a share of `start`, 0 to 1.
     """
 
-    best: Reached
-    "What the step reached after which the loss was lowest; there after the first step."
+    best: Snapshot
+    "Result of the step with the lowest loss; set by the first step."
     loss: float
-    "The loss there."
+    "Loss after that step."
 
-    def __init__(self, start: float, most_steps: int, *, tolerance: float = SETTLED) -> None:
+    def __init__(self, start: float, max_steps: int, *, tolerance: float = SETTLED) -> None:
         self._start = start
-        self._most_steps = most_steps
+        self._max_steps = max_steps
         self._tolerance = tolerance
         self.steps = 0
-        "Steps that were made."
+        "Steps so far."
 
-    def update(self, loss: float, reached: Reached) -> bool:
-        """Take in a step: whether another is worth making.
+    def update(self, loss: float, snapshot: Snapshot) -> bool:
+        """Record a step; return whether another is worth making.
 
         Args:
-            loss: The loss after it.
-            reached: What it reached.
+            loss: Loss after the step.
+            snapshot: Result of the step.
         """
         before = self.loss if self.steps else self._start
         if not self.steps or loss < before:
-            self.best, self.loss = reached, loss
+            self.best, self.loss = snapshot, loss
         self.steps += 1
         helped = before - loss > self._tolerance * self._start
-        return helped and self.steps < self._most_steps
+        return helped and self.steps < self._max_steps
 
 
 @dataclass(frozen=True)
 class SettledBatch:
-    """What WRITE with an automatic stop returns."""
+    """The memories of a batch of contexts, each written with as many steps as helped."""
 
     memory: Tensor
     "The memories, float32 `(B, m, d)`."
     losses: Tensor
-    "Each sample's loss at its memory, nats per token, `(B,)`."
+    "Loss of each memory, nats per token, `(B,)`."
     steps: Tensor
     "Gradient steps computed for each sample, `(B,)`."
 
@@ -84,18 +84,17 @@ def write_until_settled(
 ) -> SettledBatch:
     """Compress contexts with as many steps as still help.
 
-    A sample stops on its own when a step lowered its loss by less than `tolerance` of the loss that
-    it started from, and keeps the better memory of the last two. What stopped leaves the batch.
+    Each sample stops on its own, see `AutomaticStop`, and leaves the batch.
 
     Args:
         model: Backbone, M0 and write side.
-        context_ids: `(B, T)`, padded on the right with any id.
-        lengths: `(B,)`.
+        context_ids: Token ids, `(B, T)`, padded on the right with any id.
+        lengths: Tokens of each context, `(B,)`.
         max_steps: Most gradient steps, from 1 to the configuration's `max_write_steps`.
-        tolerance: By how much a step must lower the loss, as a share of the first loss, 0 to 1.
+        tolerance: Least decrease of the loss in a step, as a share of the first loss, 0 to 1.
 
     Raises:
-        EmptyContextError: A context has no token.
+        EmptyContextError: A context has no tokens.
         ContextTooLongError: A context is longer than the checkpoint was trained for.
         WriteStepsError: `max_steps` is out of range.
         NonFiniteLossError: A loss or a memory became infinite or NaN.
@@ -105,18 +104,17 @@ def write_until_settled(
     before, after = first.losses.T.tolist()
     stops = [AutomaticStop[Tensor](loss, max_steps, tolerance=tolerance) for loss in before]
     memory = first.memory.clone()
-    going = [i for i, stop in enumerate(stops) if stop.update(after[i], first.memory[i])]
-    while going:
-        part = (context_ids[going], lengths[going])
-        moved, _ = take_gradient_step(model, memory[going], *part)
-        losses, _ = score_reconstruction(model, moved, *part)
-        memory[going] = moved
-        reached = zip(going, losses.tolist(), moved, strict=True)
-        going = [i for i, loss, of_sample in reached if stops[i].update(loss, of_sample)]
+    running = [i for i, stop in enumerate(stops) if stop.update(after[i], first.memory[i])]
+    while running:
+        part = (context_ids[running], lengths[running])
+        memory[running], _ = take_gradient_step(model, memory[running], *part)
+        losses, _ = score_reconstruction(model, memory[running], *part)
+        results = zip(running, losses.tolist(), memory[running], strict=True)
+        running = [i for i, loss, snapshot in results if stops[i].update(loss, snapshot)]
     settled = SettledBatch(
         torch.stack([stop.best for stop in stops]),
         first.losses.new_tensor([stop.loss for stop in stops]),
         lengths.new_tensor([stop.steps for stop in stops]),
     )
-    check_finite(WrittenBatch(settled.memory, settled.losses[:, None], None))
+    check_finite(settled.memory, settled.losses[:, None])
     return settled
