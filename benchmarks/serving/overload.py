@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -12,22 +11,14 @@ import numpy as np
 
 from benchmarks.rows import Overload
 from benchmarks.serving.documents import draw_documents
-from benchmarks.serving.load import Request, measure_load, percentiles
+from benchmarks.serving.load import Request, Span, measure_load, percentiles
 from benchmarks.serving.throughput import BATCH, DIFFERENT, PAIRS, STEPS
 from benchmarks.serving.ways import Way
 from service.client import ClientError, ConnectionFailed, Overloaded
 
 FACTOR = 4
 "Requests sent, in multiples of the capacity."
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The end of a request, in seconds of `time.perf_counter`."""
-
-    kind: Literal["succeeded", "refused", "failed", "unanswered"]
-    started: float
-    ended: float
+Outcome = Literal["succeeded", "refused", "failed", "unanswered"]
 
 
 async def measure_overload(
@@ -52,9 +43,9 @@ async def measure_overload(
         requests, rate=FACTOR * before.throughput, seconds=overload_seconds, seed=seed
     )
     after = await measure_capacity()
-    counts = Counter(outcome.kind for outcome in outcomes)
-    succeeded = [outcome for outcome in outcomes if outcome.kind == "succeeded"]
-    latencies = [outcome.ended - outcome.started for outcome in succeeded]
+    counts = Counter(outcome for outcome, _ in outcomes)
+    succeeded = [span for outcome, span in outcomes if outcome == "succeeded"]
+    latencies = [ended - started for started, ended in succeeded]
     p50, p99 = percentiles(latencies) if latencies else (None, None)
     return Overload(
         pairs=PAIRS,
@@ -69,7 +60,7 @@ async def measure_overload(
         refused=counts["refused"],
         failed=counts["failed"],
         unanswered=counts["unanswered"],
-        goodput=sum(outcome.ended <= begin + length for outcome in succeeded) / length,
+        goodput=sum(ended <= begin + length for _, ended in succeeded) / length,
         p50=p50,
         p99=p99,
     )
@@ -77,7 +68,7 @@ async def measure_overload(
 
 async def send_at_random(
     requests: Sequence[Request], *, rate: float, seconds: float, seed: int
-) -> tuple[list[Outcome], float]:
+) -> tuple[list[tuple[Outcome, Span]], float]:
     """Send requests at random moments (a Poisson process), and wait until each has its outcome.
 
     Args:
@@ -90,7 +81,7 @@ async def send_at_random(
         The outcomes, and the seconds in which requests were really sent.
     """
     draws = np.random.default_rng(seed)
-    under_way: list[asyncio.Task[Outcome]] = []
+    under_way: list[asyncio.Task[tuple[Outcome, Span]]] = []
     begin = time.perf_counter()
     due = draws.exponential(1 / rate)
     while due < seconds:
@@ -102,15 +93,15 @@ async def send_at_random(
     return await asyncio.gather(*under_way), length
 
 
-async def _send(request: Request) -> Outcome:
+async def _send(request: Request) -> tuple[Outcome, Span]:
     started = time.perf_counter()
-    kind: Literal["succeeded", "refused", "failed", "unanswered"] = "succeeded"
+    outcome: Outcome = "succeeded"
     try:
         await request()
     except Overloaded:
-        kind = "refused"
+        outcome = "refused"
     except ConnectionFailed:
-        kind = "unanswered"
+        outcome = "unanswered"
     except ClientError:
-        kind = "failed"
-    return Outcome(kind, started, time.perf_counter())
+        outcome = "failed"
+    return outcome, (started, time.perf_counter())

@@ -12,7 +12,7 @@ from benchmarks.rows import Load
 from benchmarks.serving.documents import draw_documents, tokenize
 from benchmarks.serving.load import LoadFigures, Request, Span, measure_load, summarize
 from benchmarks.serving.ways import Way, run_in
-from benchmarks.timing import alternate
+from benchmarks.timing import Work, alternate
 from gradmem_core.checkpoints.checkpoint import load_checkpoint
 from gradmem_core.writing.descent import write
 from training.tasks.base import Example
@@ -118,21 +118,15 @@ class Throughput:
         return await measure_load(requests, concurrency=concurrency, seconds=self.seconds)
 
 
-def write_ready_batches(
-    name: str, documents: Sequence[Example], *, seconds: float, steps: int = STEPS
-) -> LoadFigures:
+def write_ready_batches(name: str, documents: Sequence[Example], *, seconds: float) -> LoadFigures:
     """Write one ready batch again and again, for `seconds` at least.
 
     Args:
         name: Checkpoint, a folder or a bundled name.
         documents: The batch.
         seconds: Least length of the measurement.
-        steps: Gradient steps (K).
     """
-    checkpoint = load_checkpoint(name)
-    work = partial(
-        write, checkpoint.model, *tokenize(checkpoint, documents), steps, create_graph=False
-    )
+    work = _write_of(name, documents, STEPS)
     work()
     spans: list[Span] = []
     begin = time.perf_counter()
@@ -143,19 +137,17 @@ def write_ready_batches(
     return summarize(spans, begin=begin, end=time.perf_counter())
 
 
-def time_gradient_step(name: str, documents: Sequence[Example], *, steps: int = STEPS) -> float:
-    """Return the seconds of one gradient step: what K steps take beyond one, median of rounds.
-
-    Args:
-        name: Checkpoint, a folder or a bundled name.
-        documents: The batch that is written.
-        steps: K, at least 2.
-    """
-    checkpoint = load_checkpoint(name)
-    writing = partial(write, checkpoint.model, *tokenize(checkpoint, documents), create_graph=False)
-    works = {"one": lambda: writing(steps=1), "all": lambda: writing(steps=steps)}
+def time_gradient_step(name: str, documents: Sequence[Example]) -> float:
+    """Return the seconds of one gradient step: what `STEPS` take beyond one, median of rounds."""
+    works = {"one": _write_of(name, documents, 1), "all": _write_of(name, documents, STEPS)}
     seconds = alternate(works, STEP_ROUNDS)
     return statistics.median(
-        (longer - shorter) / (steps - 1)
+        (longer - shorter) / (STEPS - 1)
         for shorter, longer in zip(seconds["one"], seconds["all"], strict=True)
     )
+
+
+def _write_of(name: str, documents: Sequence[Example], steps: int) -> Work:
+    checkpoint = load_checkpoint(name)
+    batch = tokenize(checkpoint, documents)
+    return partial(write, checkpoint.model, *batch, steps, create_graph=False)
