@@ -53,24 +53,8 @@ def create_app(
         CheckpointError: A checkpoint cannot be loaded.
         ValueError: The store's URL names no store.
     """
-    telemetry = Telemetry()
-    models = models or Models.load(
-        settings.checkpoints, device=settings.device, precision=settings.precision
-    )
-    store = store or create_store(settings.store_url)
-    engine = engine or _create_engine(settings, telemetry)
-    engine.on_failure = on_device_lost
-    memories = Memories(models, engine, store, dtype=settings.blob_dtype)
-    state = AppState(
-        settings=settings,
-        models=models,
-        engine=engine,
-        store=store,
-        memories=memories,
-        writer=Writer(models, engine, memories, max_pages=settings.max_pages),
-        reader=Reader(engine, memories),
-        telemetry=telemetry,
-    )
+    state = _create_state(settings, models, store, engine)
+    state.engine.on_failure = on_device_lost
     app = FastAPI(
         title="GradMem",
         version=version("gradmem"),
@@ -78,7 +62,7 @@ def create_app(
         lifespan=_run_parts,
         redirect_slashes=False,
         middleware=[
-            Middleware(RequestObserver, telemetry=telemetry),
+            Middleware(RequestObserver, telemetry=state.telemetry),
             Middleware(BodyLimit, limit=settings.max_body_bytes),
         ],
         exception_handlers=dict.fromkeys(
@@ -88,6 +72,28 @@ def create_app(
     app.state.gradmem = state
     app.include_router(router)
     return app
+
+
+def _create_state(
+    settings: Settings, models: Models | None, store: Store | None, engine: Engine | None
+) -> AppState:
+    telemetry = Telemetry()
+    models = models or Models.load(
+        settings.checkpoints, device=settings.device, precision=settings.precision
+    )
+    store = store or create_store(settings.store_url)
+    engine = engine or _create_engine(settings, telemetry)
+    memories = Memories(models, engine, store, dtype=settings.blob_dtype)
+    return AppState(
+        settings=settings,
+        models=models,
+        engine=engine,
+        store=store,
+        memories=memories,
+        writer=Writer(models, engine, memories, max_pages=settings.max_pages),
+        reader=Reader(engine, memories),
+        telemetry=telemetry,
+    )
 
 
 @asynccontextmanager

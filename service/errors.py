@@ -111,7 +111,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     core.DeviceLostError: ProblemType(503, "device-lost", "Device lost"),
     core.EngineStoppedError: ProblemType(503, "stopping", "Service is stopping"),
 }
-"Every class of the error tree has a row of its own; `Exception` stands for what nobody foresaw."
+"Every class of the error tree has a row of its own; `Exception` stands for unforeseen errors."
 
 
 def problem_of(error: Exception) -> Problem:

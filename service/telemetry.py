@@ -15,45 +15,31 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "gradmem_requests_total",
-            "Requests answered.",
-            ["method", "route", "status"],
-            registry=self.registry,
+        self.requests = self._counter(
+            "requests_total", "Requests answered.", ["method", "route", "status"]
         )
-        self.request_seconds = Histogram(
-            "gradmem_request_seconds",
-            "Time from a request's arrival to its answer.",
-            ["route"],
-            registry=self.registry,
+        self.request_seconds = self._histogram(
+            "request_seconds", "Time from a request's arrival to its answer.", ["route"]
         )
         self.waiting = Gauge(
             "gradmem_waiting_requests", "Requests in the engine's queue.", registry=self.registry
         )
         self.queue_seconds = self._histogram(
-            "queue_seconds", "Time from a request's arrival to its first turn on the device.", TIMES
+            "queue_seconds", "Time from a request's arrival to its first turn.", ["kind"], TIMES
         )
         self.device_seconds = self._histogram(
-            "step_seconds", "Time of a gradient step of WRITE, or of a token of READ.", TIMES
+            "step_seconds", "Time of a gradient step of WRITE, or token of READ.", ["kind"], TIMES
         )
         self.batch_size = self._histogram(
-            "batch_size", "Documents of a gradient step, or queries of a token.", BATCH_SIZES
+            "batch_size", "Documents of a step, or queries of a token.", ["kind"], BATCH_SIZES
         )
-        self.padding = Histogram(
-            "gradmem_padding_ratio",
-            "Share of a WRITE batch's tokens that are padding.",
-            buckets=SHARES,
-            registry=self.registry,
+        self.padding = self._histogram(
+            "padding_ratio", "Share of a WRITE batch's tokens that are padding.", [], SHARES
         )
-        self.tokens = Counter(
-            "gradmem_tokens_total",
-            "Document tokens processed by gradient steps, and tokens of answers.",
-            ["kind"],
-            registry=self.registry,
+        self.tokens = self._counter(
+            "tokens_total", "Document tokens in gradient steps, and answer tokens.", ["kind"]
         )
-        self.rejected = self._counter(
-            "rejected_total", "Requests refused because the engine was full."
-        )
+        self.rejected = self._counter("rejected_total", "Requests refused by a full engine.")
         self.cancelled = self._counter("cancelled_total", "Requests whose client left.")
         self.expired = self._counter("expired_total", "Requests that timed out.")
 
@@ -77,12 +63,6 @@ class Telemetry:
         self.batch_size.labels(kind).observe(rows)
         self.tokens.labels(kind).inc(tokens)
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(f"gradmem_{name}", text, ["kind"], buckets=buckets, registry=self.registry)
-
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"gradmem_{name}", text, registry=self.registry)
-
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is the template, never the path."""
         self.requests.labels(method, route, str(status)).inc()
@@ -91,3 +71,15 @@ class Telemetry:
     def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def _histogram(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        buckets: Sequence[float] = Histogram.DEFAULT_BUCKETS,
+    ) -> Histogram:
+        return Histogram(f"gradmem_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(f"gradmem_{name}", text, labels, registry=self.registry)

@@ -21,7 +21,7 @@ def leave_cores_to_the_engine(threads: int | None) -> int:
 
 
 def use_threads(threads: int | None) -> int:
-    """Let the calling thread compute with so many threads, whatever other threads set later.
+    """Set the number of threads the calling thread computes with, whatever others set later.
 
     Args:
         threads: CPU threads; None leaves the number as it is.

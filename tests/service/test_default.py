@@ -48,8 +48,10 @@ def test_a_text_is_written_and_its_own_example_is_answered(gradmem: Gradmem) -> 
 
 @pytest.mark.slow
 def test_pages_of_a_text_are_appended_read_and_deleted(gradmem: Gradmem) -> None:
-    memory = gradmem.write("--no-verify", stdin=TEXT.encode())
-    both = gradmem.write("--no-verify", "--append-to", memory.memory_id, stdin=MORE.encode())
+    memory = gradmem.write("--no-verify", "--steps", "1", stdin=TEXT.encode())
+    both = gradmem.write(
+        *("--no-verify", "--steps", "1", "--append-to", memory.memory_id), stdin=MORE.encode()
+    )
     assert [page.first_line for page in both.pages] == [1, 1]
     with Client(gradmem.url) as client:
         answers = client.read_many(
@@ -69,8 +71,8 @@ def test_a_key_that_is_not_in_memory_is_reported(gradmem: Gradmem) -> None:
     assert result.stdout.splitlines() == ["4711#", "", "bob@example.org"]
     assert result.stderr == "not in memory: Carol\n"
     with Client(gradmem.url) as client:
-        there, missing = client.read_many(memory.memory_id, ["door code", "Carol"])
-    assert (there.found, there.answer) == (True, "4711#")
+        present, missing = client.read_many(memory.memory_id, ["door code", "Carol"])
+    assert (present.found, present.answer) == (True, "4711#")
     assert (missing.found, missing.answer) == (False, None)
 
 

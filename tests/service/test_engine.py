@@ -107,8 +107,8 @@ async def read_page(engine: Engine, work: ReadWork) -> list[Answer]:
 def write_alone(work: WriteWork) -> tuple[torch.Tensor, list[float]]:
     ids, lengths = torch.tensor([work.context_ids]), torch.tensor([len(work.context_ids)])
     assert isinstance(work.steps, int)
-    found = write(work.checkpoint.model, ids, lengths, work.steps, create_graph=False)
-    return found.memory[0], found.losses[0].tolist()
+    written = write(work.checkpoint.model, ids, lengths, work.steps, create_graph=False)
+    return written.memory[0], written.losses[0].tolist()
 
 
 def read_alone(work: ReadWork) -> list[Answer]:
@@ -171,10 +171,10 @@ async def test_concurrent_work_has_the_results_of_work_alone(tiny: Checkpoint) -
         assert made[place].losses == pytest.approx(losses, rel=1e-5)
         assert made[place].steps == work.steps
     for place, read_work in enumerate(reads):
-        for found, expected in zip(answers[place], read_alone(read_work), strict=True):
-            assert found.tokens == expected.tokens
-            assert found.finish_reason == expected.finish_reason
-            assert found.confidence == pytest.approx(expected.confidence, abs=1e-5)
+        for result, expected in zip(answers[place], read_alone(read_work), strict=True):
+            assert result.tokens == expected.tokens
+            assert result.finish_reason == expected.finish_reason
+            assert result.confidence == pytest.approx(expected.confidence, abs=1e-5)
 
 
 async def test_auto_stops_where_the_core_does(tiny: Checkpoint) -> None:
@@ -183,13 +183,13 @@ async def test_auto_stops_where_the_core_does(tiny: Checkpoint) -> None:
     async with started(TorchDevice(prefix_bytes=0)) as engine, anyio.create_task_group() as group:
         for place, work in enumerate(works):
             group.start_soon(record_outcome, engine, work, outcomes, place)
-    for work, found in zip(works, outcomes, strict=True):
-        assert isinstance(found, WrittenPage)
+    for work, result in zip(works, outcomes, strict=True):
+        assert isinstance(result, WrittenPage)
         ids, lengths = torch.tensor([work.context_ids]), torch.tensor([len(work.context_ids)])
         expected = write_until_settled(tiny.model, ids, lengths, tiny.model.config.max_write_steps)
-        torch.testing.assert_close(found.memory, expected.memory[0], rtol=1e-5, atol=1e-5)
-        assert found.losses[-1] == pytest.approx(float(expected.losses[0]), rel=1e-4)
-        assert found.steps in (int(expected.steps[0]), int(expected.steps[0]) - 1)
+        torch.testing.assert_close(result.memory, expected.memory[0], rtol=1e-5, atol=1e-5)
+        assert result.losses[-1] == pytest.approx(float(expected.losses[0]), rel=1e-4)
+        assert result.steps in (int(expected.steps[0]), int(expected.steps[0]) - 1)
 
 
 async def test_documents_share_gradient_steps_whatever_their_steps(tiny: Checkpoint) -> None:

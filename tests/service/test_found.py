@@ -61,7 +61,7 @@ def handmade() -> Checkpoint:
     }
     backbone = Backbone.from_config(settings, seed=0)
     weights = dict(backbone.causal_lm.named_parameters())
-    absent, found = tokenizer.require_ids([ABSENT, "x"])
+    absent, known = tokenizer.require_ids([ABSENT, "x"])
     with torch.no_grad():
         for name, weight in weights.items():
             weight.fill_(1.0 if "norm" in name else 0.0)
@@ -69,8 +69,8 @@ def handmade() -> Checkpoint:
         weights["model.layers.0.self_attn.v_proj.weight"][SIGNAL, SIGNAL] = 1
         weights["model.layers.0.self_attn.o_proj.weight"][SIGNAL, SIGNAL] = 1
         head = weights["lm_head.weight"]
-        head[[absent, found], CONSTANT] = 20
-        head[absent, SIGNAL], head[found, SIGNAL] = -0.3, 0.3
+        head[[absent, known], CONSTANT] = 20
+        head[absent, SIGNAL], head[known, SIGNAL] = -0.3, 0.3
     config = MemoryConfig(
         memory_tokens=VECTORS,
         write_steps=1,

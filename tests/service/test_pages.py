@@ -166,25 +166,29 @@ async def test_a_request_that_times_out_is_answered_once(
 
 
 @pytest.mark.parametrize("calibration", [None, CALIBRATION], ids=["plain", "calibrated"])
-@pytest.mark.parametrize(("count", "asked"), [(1, 70), (5, 30), (70, 2)])
+@pytest.mark.parametrize(("page_count", "query_count"), [(1, 70), (5, 30), (70, 2)])
 async def test_pages_are_read_as_the_core_reads_them(
-    tiny: Checkpoint, count: int, asked: int, calibration: Calibration | None
+    tiny: Checkpoint, page_count: int, query_count: int, calibration: Calibration | None
 ) -> None:
     device = Watched()
     tiny = replace(tiny, calibration=calibration)
-    memory, wanted, sampling = make_memories(count), make_queries(tiny, asked), [GREEDY] * asked
+    memory, wanted, sampling = (
+        make_memories(page_count),
+        make_queries(tiny, query_count),
+        [GREEDY] * query_count,
+    )
     events: list[TokenChosen] = []
-    ids = [("a memory", str(page)) for page in range(count)]
+    ids = [("a memory", str(page)) for page in range(page_count)]
     async with started(device) as engine:
         answers = await engine.read_pages(
             tiny, memory, ids, wanted, sampling, listener=events.append
         )
     assert_equal_answers(answers, answer_queries(tiny, memory, wanted, sampling))
-    assert len({answer.page for answer in answers}) > 1 or count == 1
-    assert sum(device.joined) == count * asked
-    assert max(device.joined) <= max(ROWS, count)
-    read_on = min(count, CANDIDATES) if calibration else count
-    assert len({(event.query, event.page) for event in events}) == asked * read_on
+    assert len({answer.page for answer in answers}) > 1 or page_count == 1
+    assert sum(device.joined) == page_count * query_count
+    assert max(device.joined) <= max(ROWS, page_count)
+    read_on = min(page_count, CANDIDATES) if calibration else page_count
+    assert len({(event.query, event.page) for event in events}) == query_count * read_on
     for number, answer in enumerate(answers):
         tokens = [e.token for e in events if (e.query, e.page) == (number, answer.page)]
         assert tokens[: len(answer.tokens)] == answer.tokens

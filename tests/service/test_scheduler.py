@@ -34,8 +34,8 @@ def a_write(number: int, *, tokens: int = 5, steps: int = 3, checkpoint: int = 0
 
 def a_read(number: int, *, queries: int = 1, answer: int = 2, checkpoint: int = 0) -> ReadWork:
     sampling = [Sampling(max_new_tokens=answer)] * queries
-    asked = [[number, query] for query in range(queries)]
-    return ReadWork(CHECKPOINTS[checkpoint], torch.zeros(1, 1, 1), asked, sampling, [None])
+    prompts = [[number, query] for query in range(queries)]
+    return ReadWork(CHECKPOINTS[checkpoint], torch.zeros(1, 1, 1), prompts, sampling, [None])
 
 
 def check_own_answer(job: RecordingJob) -> None:

@@ -78,15 +78,15 @@ async def test_an_id_without_a_memory_is_not_found(store: Store, memory_id: str)
 
 
 async def test_delete_removes_one_memory(store: Store) -> None:
-    gone, kept = a_memory(), a_memory()
-    await store.put(gone)
-    await store.put(kept)
-    await store.delete(gone.memory_id)
+    deleted, remaining = a_memory(), a_memory()
+    await store.put(deleted)
+    await store.put(remaining)
+    await store.delete(deleted.memory_id)
     with pytest.raises(MemoryNotFoundError):
-        await store.get(gone.memory_id)
+        await store.get(deleted.memory_id)
     with pytest.raises(MemoryNotFoundError):
-        await store.delete(gone.memory_id)
-    assert await store.get(kept.memory_id) == kept
+        await store.delete(deleted.memory_id)
+    assert await store.get(remaining.memory_id) == remaining
 
 
 async def test_an_expired_memory_is_not_found(store: Store) -> None:
