@@ -57,7 +57,7 @@ DROPOUT_FIELDS = (
 ATTENTION = "gradmem"
 "Name of `_attention` in transformers' registry."
 _writing: ContextVar[bool] = ContextVar("writing", default=False)
-"Whether attention must be differentiable twice."
+"True while attention must be differentiable twice."
 
 Cache: TypeAlias = DynamicCache
 KeysAndValues: TypeAlias = Sequence[tuple[Tensor, Tensor]]

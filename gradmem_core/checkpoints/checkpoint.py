@@ -60,7 +60,7 @@ class Checkpoint:
 
     @property
     def takes_pages(self) -> bool:
-        """Whether its memories may have several pages, and pages may be added to them."""
+        """True if memories may have several pages, and pages may be added to them."""
         return self.task.document_format == "records" or self.model.config.page_tokens is not None
 
     @cached_property

@@ -85,19 +85,19 @@ def find_external_backbone(checkpoint: Path, external: ExternalBackbone) -> Path
     if external.path is not None:
         return _check_digest((checkpoint / external.path).resolve(), external.sha256)
     assert external.package is not None
-    if given := os.environ.get(BACKBONE):
+    if folder := os.environ.get(BACKBONE):
         title = external.package.title
         advice = (
             f"; set {BACKBONE} to a folder with the checkpoint's weights of {title}, or unset it"
         )
-        return _check_digest(Path(given), external.sha256, advice)
+        return _check_digest(Path(folder), external.sha256, advice)
     return _import_once(checkpoint, external.package, external.sha256)
 
 
 def find_cache_folder() -> Path:
     """Return the folder of imported backbones: GRADMEM_CACHE, or `gradmem` in the user's cache."""
-    if given := os.environ.get(CACHE):
-        return Path(given)
+    if folder := os.environ.get(CACHE):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradmem"
 
 

@@ -28,7 +28,7 @@ class Answer:
     finish_reason: Literal["stop", "length"]
     "`stop` if a stop token ended the answer, `length` if `max_new_tokens` did."
     absent: bool = False
-    "Whether the answer says that the memory has no answer."
+    "True for the absent answer, which says that the memory has no answer."
     page: int = 0
     "Index of the page that answered, from 0."
     evidence: Evidence | None = None
@@ -42,7 +42,7 @@ class ReadingRules:
     stop_ids: frozenset[int] = frozenset()
     "Tokens that end an answer."
     says_absent: Callable[[Sequence[int]], bool] = lambda _: False
-    "Whether tokens are the absent answer, which says that the memory has no answer."
+    "Test of tokens for the absent answer, which says that the memory has no answer."
     absent_start: int | None = None
     "First token of the absent answer; None where the checkpoint has none."
     calibration: Calibration | None = None
@@ -65,7 +65,7 @@ class ReadingRules:
 
     @property
     def weighs_queries(self) -> bool:
-        """Whether the calibration uses the probability of a query's tokens."""
+        """True if the calibration uses the probability of a query's tokens."""
         if self.calibration is None:
             return False
         logistics = (self.calibration.page, self.calibration.answer, self.calibration.absence)

@@ -262,19 +262,19 @@ class Decoding:
 
     def _next_logits(self) -> Tensor:
         """Return the logits of every row's next token, `(N, V)`."""
-        known = {
+        first = {
             place: row.first_logits
             for place, row in enumerate(self._rows)
             if row.first_logits is not None
         }
-        if len(known) == len(self._rows):
-            logits = torch.stack(list(known.values()))
+        if len(first) == len(self._rows):
+            logits = torch.stack(list(first.values()))
         else:
             tokens = [row.unread for row in self._rows]
             hidden = self._cache.append(tokens)  # (N, T, d)
             logits = compute_next_logits(self._model.backbone, hidden, tokens)
-            for place, first_logits in known.items():
+            for place, first_logits in first.items():
                 logits[place] = first_logits
-        for place in known:
+        for place in first:
             self._rows[place].first_logits = None
         return logits

@@ -79,7 +79,7 @@ class Preselection:
 
     @property
     def done(self) -> bool:
-        """Whether every candidate was run."""
+        """True once every candidate was run."""
         return not self._waiting
 
     @torch.no_grad()

@@ -57,7 +57,7 @@ class MemoryPage:
 
     @property
     def weak(self) -> bool:
-        """Whether READ recalls less than WEAK of the page."""
+        """True if READ recalls less than WEAK of the page."""
         share = None if self.read_back is None else self.read_back.share
         return share is not None and share < WEAK
 
