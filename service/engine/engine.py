@@ -259,14 +259,11 @@ class Engine:
         end = deadline or self.deadline(None)
         largest = max(work.tokens for work in works)
         share = asyncio.Semaphore(max(1, self._limits.tokens // SHARES // largest))
-
-        async def run_in_share(work: DeviceWork) -> Result:
-            async with share:
-                return await self._run_one(_AwaitedJob(work, deadline=end.at, listener=listener))
-
         try:
             async with asyncio.timeout(end.at - time.monotonic()), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(run_in_share(work)) for work in works]
+                tasks = [
+                    group.create_task(self._run_one(work, share, end, listener)) for work in works
+                ]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         except TimeoutError as error:
@@ -275,13 +272,21 @@ class Engine:
             ) from error
         return [task.result() for task in tasks]
 
-    async def _run_one(self, job: _AwaitedJob) -> Result:
-        self._admit(job)
-        try:
-            return await job.future
-        finally:
-            with self._changed:
-                self._tokens -= job.work.tokens
+    async def _run_one(
+        self,
+        work: DeviceWork,
+        share: asyncio.Semaphore,
+        deadline: Deadline,
+        listener: Listener | None,
+    ) -> Result:
+        async with share:
+            job = _AwaitedJob(work, deadline=deadline.at, listener=listener)
+            self._admit(job)
+            try:
+                return await job.future
+            finally:
+                with self._changed:
+                    self._tokens -= work.tokens
 
     def _admit(self, job: _AwaitedJob) -> None:
         """Take a job on, or refuse it.
