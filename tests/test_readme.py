@@ -127,4 +127,4 @@ def test_training_block_with_a_small_budget(folder: Path) -> None:
     script = TRAIN.replace("scripts/setup bench", "")
     script = script.replace("fit kv-16", "fit kv-16 --set budget_tokens=400 --set threads=1")
     script = script.replace("--contexts 200", "--contexts 2")
-    assert "| exact match |" in run(script, folder, dict(os.environ))
+    assert "**Exact match**" in run(script, folder, dict(os.environ))
