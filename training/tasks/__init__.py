@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gradmem_core.checkpoints.manifest import Task
-
 from gradmem_core.errors import RecipeError
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks.babi import BabiTask

@@ -51,7 +51,8 @@ class Asker:
         wanted = min(MOST_QUESTIONS, len(self._facts) + self._random.randint(2, 4))
         self._collect(self._ask_answerable(), wanted)
         answered = len(self._asked)
-        wanted = self._random.randint(ceil(LEAST_OPEN * answered), int(MOST_OPEN * answered))
+        most = int(MOST_OPEN * answered)  # none where fewer than three have answers
+        wanted = self._random.randint(min(ceil(LEAST_OPEN * answered), most), most)
         self._collect(self._ask_unanswerable(wanted * TRIES), answered + wanted)
         questions = list(self._asked.values())
         self._random.shuffle(questions)

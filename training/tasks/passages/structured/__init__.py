@@ -1,8 +1,8 @@
 """Structured texts as people paste them: lists, tables, configuration, logs, code and the like.
 
-`domains.toml`, `fields.toml` and `kinds.toml` say what the texts are about, `tables.py` and
-`lists.py` how they are written, `wordings.toml` how people ask; the other families of documents are
-functions of `Draws` in `events.py`, `papers.py` and `code.py`.
+A family of documents is a function of `Draws` that writes a `Draft`. To add a family, write one and
+list it in FAMILIES; to add a format, a field, a domain or a wording, add an entry to the table or
+the TOML file of that name.
 """
 
 from collections.abc import Callable
@@ -11,32 +11,32 @@ import numpy as np
 
 from training.seeds import Split
 from training.tasks.passages.base import Passage, PassageSource
-from training.tasks.passages.structured import code, events, papers, records
+from training.tasks.passages.structured import code, events, lists, papers, tables
+from training.tasks.passages.structured.draft import Draft
 from training.tasks.passages.structured.draws import Draws
-from training.tasks.passages.structured.page import Page
 
-FAMILIES: dict[str, tuple[Callable[[Draws], Page], float]] = {
-    "table": (records.table, 28),
-    "entries": (records.entries, 16),
-    "card": (records.card, 8),
-    "plain": (records.plain, 14),
-    "chat": (events.chat, 6),
-    "log": (events.log, 4),
-    "access log": (events.access_log, 2),
-    "timeline": (events.timeline, 3),
-    "agenda": (events.agenda, 3),
-    "results": (events.results, 1.5),
-    "receipt": (papers.receipt, 3),
-    "recipe": (papers.recipe, 2),
-    "mail": (papers.mail, 3),
-    "http": (papers.http, 2),
-    "changelog": (papers.changelog, 2),
-    "glossary": (papers.glossary, 3),
-    "notes": (papers.notes, 4),
-    "functions": (code.functions, 6),
-    "create table": (code.create_table, 2),
-    "crontab": (code.crontab, 1.5),
-    "script": (code.script, 2),
+FAMILIES: dict[str, tuple[Callable[[Draws], Draft], float]] = {
+    "table": (tables.write_table, 28),
+    "entries": (lists.write_entries, 16),
+    "card": (lists.write_card, 8),
+    "plain": (lists.write_plain, 14),
+    "chat": (events.write_chat, 6),
+    "log": (events.write_log, 4),
+    "access log": (events.write_access_log, 2),
+    "timeline": (events.write_timeline, 3),
+    "agenda": (events.write_agenda, 3),
+    "results": (events.write_results, 1.5),
+    "receipt": (papers.write_receipt, 3),
+    "recipe": (papers.write_recipe, 2),
+    "mail": (papers.write_mail, 3),
+    "http": (papers.write_http, 2),
+    "changelog": (papers.write_changelog, 2),
+    "glossary": (papers.write_glossary, 3),
+    "notes": (papers.write_notes, 4),
+    "functions": (code.write_functions, 6),
+    "create table": (code.write_create_table, 2),
+    "crontab": (code.write_crontab, 1.5),
+    "script": (code.write_script, 2),
 }
 "Families of documents and how often they are drawn, in parts of their sum."
 
@@ -52,6 +52,6 @@ class StructuredPassages(PassageSource):
             draws = Draws(rng)
             shares = [share for _, share in FAMILIES.values()]
             write, _ = draws.dice.choices(list(FAMILIES.values()), shares)[0]
-            passage = write(draws).passage(draws)
+            passage = write(draws).finish(draws)
             if any(question.answers for question in passage.questions):
                 return passage

@@ -1,226 +1,130 @@
 """Documents of code: functions with constants, tables of SQL, crontabs and shell scripts."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-from training.tasks.passages.structured import formats
+from training.tasks.passages.structured import spellings
+from training.tasks.passages.structured.data import load_data, load_forms
+from training.tasks.passages.structured.draft import Draft
 from training.tasks.passages.structured.draws import Draws
-from training.tasks.passages.structured.events import filled
-from training.tasks.passages.structured.page import Page
-from training.tasks.passages.structured.records import other_names
-
-FUNCTIONS = Path(__file__).with_name("code.toml")
 
 
 @dataclass(frozen=True)
 class Language:
-    """The way a language writes constants and functions.
-
-    In its lines `{name}`, `{value}`, `{doc}`, `{parameters}` (joined by commas), `{type}` of what
-    is returned and `{body}` are filled in; in a parameter `{name}`, `{type}` and `{default}`.
-    """
+    """The way a language writes constants and functions (see code.toml)."""
 
     constant: str
-    function: tuple[str, ...]
+    function: list[str]
     parameter: str
-    types: tuple[str, ...]
-    defaulted: str = ""
-    "A parameter with a default, where the language has them."
-    name: formats.Spelling = formats.snake
+    types: list[str]
+    parameter_with_default: str = ""
+    "Empty where the language has no defaults."
+    names: str = "snake_case"
+    "The spelling of functions."
     typed: bool = True
 
-
-LANGUAGES = {
-    "python": Language(
-        "{name} = {value}",
-        ("def {name}({parameters}) -> {type}:", '    """{doc}."""', "    return {body}"),
-        "{name}: {type}", ("int", "float", "Decimal"), "{name}: {type} = {default}",
-    ),
-    "python-untyped": Language(
-        "{name} = {value}",
-        ("# {doc}", "def {name}({parameters}):", "    return {body}"),
-        "{name}", ("int",), "{name}={default}", typed=False,
-    ),
-    "javascript": Language(
-        "const {name} = {value};",
-        ("// {doc}", "function {name}({parameters}) {", "  return {body};", "}"),
-        "{name}", ("number",), "{name} = {default}", name=formats.camel, typed=False,
-    ),
-    "arrow": Language(
-        "export const {name} = {value};",
-        ("/** {doc}. */", "const {name} = ({parameters}) => {", "  return {body};", "};"),
-        "{name}", ("number",), "{name} = {default}", name=formats.camel, typed=False,
-    ),
-    "typescript": Language(
-        "const {name}: number = {value};",
-        ("// {doc}", "export function {name}({parameters}): {type} {", "  return {body};", "}"),
-        "{name}: {type}", ("number", "bigint", "Money"), "{name}: {type} = {default}",
-        name=formats.camel,
-    ),
-    "go": Language(
-        "const {name} = {value}",
-        ("// {doc}.", "func {name}({parameters}) {type} {", "\treturn {body}", "}"),
-        "{name} {type}", ("int", "float64", "int64", "uint32"), name=formats.camel,
-    ),
-    "rust": Language(
-        "const {name}: u32 = {value};",
-        ("/// {doc}.", "fn {name}({parameters}) -> {type} {", "    {body}", "}"),
-        "{name}: {type}", ("u32", "f64", "i64", "usize"),
-    ),
-    "java": Language(
-        "static final int {name} = {value};",
-        ("// {doc}", "static {type} {name}({parameters}) {", "    return {body};", "}"),
-        "{type} {name}", ("int", "long", "double"), name=formats.camel,
-    ),
-}  # fmt: skip
-CONSTANTS = (
-    "max {}",
-    "{} limit",
-    "default {}",
-    "{} timeout",
-    "{} size",
-    "min {}",
-    "{} retries",
-    "{}",
-    "{} factor",
-)
-COMMANDS = (
-    "cd {path}",
-    "rm -f {file}",
-    "tar xzf {file}",
-    "pip install {made}",
-    "git checkout {branch}",
-    "curl -O {url}",
-    "cp {file} {path}",
-    "systemctl restart {service}",
-    "chmod 7##",
-    "./{plain_word}.sh",
-    "docker pull {made}:{version}",
-    "scp {file} {host}:",
-    "make {plain_word}",
-    "mkdir -p {path}",
-    "psql {made}",
-)
-SHELL_VARIABLES = (
-    ("HOST", "host"),
-    ("PORT", "port"),
-    ("TARGET", "path"),
-    ("VERSION", "version"),
-    ("URL", "url"),
-    ("BRANCH", "branch"),
-    ("RETRIES", "small"),
-    ("ADMIN", "email"),
-    ("TOKEN", "hexid"),
-    ("MODE", "env"),
-)
+    def spell(self, name: str) -> str:
+        """Spell the name of a function."""
+        return spellings.SPELLINGS[self.names](name)
 
 
 @cache
-def _functions() -> list[dict[str, str]]:
-    loaded: list[dict[str, str]] = tomllib.loads(FUNCTIONS.read_text())["function"]
-    return loaded
+def load_languages() -> dict[str, Language]:
+    """Return the languages by name."""
+    return {name: Language(**table) for name, table in load_data("code")["languages"].items()}
 
 
-def functions(draws: Draws, language_name: str | None = None) -> Page:
+def write_functions(draws: Draws, language_name: str | None = None) -> Draft:
     """Write constants and functions in a language, drawn unless given."""
-    language = LANGUAGES[language_name or draws.pick(list(LANGUAGES))]
-    page = Page()
-    _constants(page, draws, language, draws.between(0, 5))
-    if page.pieces:
-        page.gap()
-    chosen = draws.shuffled(_functions())[: draws.between(0 if page.pieces else 1, 3)]
+    languages = load_languages()
+    language = languages[language_name or draws.pick(list(languages))]
+    functions: list[dict[str, str]] = load_data("code")["functions"]
+    draft = Draft()
+    _write_constants(draft, draws, language, draws.between(0, 5))
+    if draft.pieces:
+        draft.gap()
+    chosen = draws.shuffled(functions)[: draws.between(0 if draft.pieces else 1, 3)]
     nouns = draws.different("plain_word", len(chosen) + 1)
-    for entry, noun in zip(chosen, nouns, strict=False):
-        _function(page, draws, language, entry, noun)
-        page.gap()
-    other = language.name(f"{draws.pick(_functions())['verb']} {nouns[-1]}")
-    page.lack("code_function.returns", other, name=other)
-    return page
+    for function, noun in zip(chosen, nouns, strict=False):
+        _write_function(draft, draws, language, function, noun)
+        draft.gap()
+    other = language.spell(f"{draws.pick(functions)['verb']} {nouns[-1]}")
+    draft.ask_absent("code_function.returns", other, name=other)
+    return draft
 
 
-def _constants(page: Page, draws: Draws, language: Language, number: int) -> None:
-    names = [
-        formats.upper_snake(form.format(draws.word())) for form in draws.some(CONSTANTS, number)
-    ]
-    values = [draws.value("constant_value").replace("_", "") for _ in names]
+def _write_constants(draft: Draft, draws: Draws, language: Language, number: int) -> None:
+    forms = draws.some(load_forms("code")["constants"], number)
+    names = [spellings.upper_snake_case(form.format(draws.word())) for form in forms]
+    values = [_draw_number(draws) for _ in names]
     for name, value in zip(names, values, strict=True):
-        place = page.add(language.constant.format(name=name, value=value))
-        page.ask("code_constant.ask", value, place, name=name)
-        page.ask("code_constant.ask", value, place, name=name)
+        place = draft.add(language.constant.format(name=name, value=value))
+        draft.ask("code_constant.ask", value, place, name=name)
+        draft.ask("code_constant.ask", value, place, name=name)
         if sum(value in other for other in values) == 1 and len(value) > 1:
-            page.ask("code_constant.back", name, place, value=value)
+            draft.ask("code_constant.back", name, place, value=value)
     if names:
         for name in (draws.near(names[0].lower()).upper(), f"{names[-1]}_{draws.word().upper()}"):
-            page.lack("code_constant.ask", name, name=name)
+            draft.ask_absent("code_constant.ask", name, name=name)
 
 
-def _function(
-    page: Page, draws: Draws, language: Language, entry: dict[str, str], noun: str
+def _write_function(
+    draft: Draft, draws: Draws, language: Language, function: dict[str, str], noun: str
 ) -> None:
-    """Write a function and note what it takes and returns."""
-    name = language.name(f"{entry['verb']} {noun}")
-    parameters = draws.different("plain_word", 2)[: 2 if "{b}" in entry["body"] else 1]
+    """Write a function, and ask what it takes and returns."""
+    name = language.spell(f"{function['verb']} {noun}")
+    parameters = draws.different("plain_word", 2)[: 2 if "{b}" in function["body"] else 1]
     fill = dict(zip("ab", parameters, strict=False))
-    doc = formats.capital(entry["doc"].format_map(fill))
-    body = entry["body"].format_map(
-        fill | {"number": draws.value("constant_value").replace("_", "")}
-    )
-    of, written = _parameters(draws, language, parameters)
+    doc = spellings.capitalise(function["doc"].format_map(fill))
+    body = function["body"].format_map(fill | {"number": _draw_number(draws)})
+    signature, written = _draw_signature(draws, language, parameters)
     returned = draws.pick(language.types)
-    lines = [
-        _filled(line, name=name, doc=doc, body=body, type=returned, parameters=written)
-        for line in language.function
-    ]
-    first = len(page.pieces)
-    for line in lines:
-        page.add(line)
-    last = len(page.pieces) - 1
-    page.ask("code_function.returns", body, (first, last), name=name)
-    page.ask("code_function.comment", doc, (first, last), name=name)
-    page.ask("code_function.back", name, (first, last), comment=doc)
-    page.ask("code_function.argument", parameters[0], (first, last), name=name)
+    texts = {"name": name, "doc": doc, "body": body, "type": returned, "parameters": written}
+    first = len(draft.pieces)
+    for line in language.function:
+        draft.add(spellings.fill(line, texts))
+    lines = first, len(draft.pieces) - 1
+    draft.ask("code_function.returns", body, lines, name=name)
+    draft.ask("code_function.comment", doc, lines, name=name)
+    draft.ask("code_function.back", name, lines, comment=doc)
+    draft.ask("code_function.argument", parameters[0], lines, name=name)
     if language.typed:
-        page.ask("code_function.type", returned, (first, last), name=name)
-    for parameter, (kind, default) in zip(parameters, of, strict=True):
+        draft.ask("code_function.type", returned, lines, name=name)
+    for parameter, (kind, default) in zip(parameters, signature, strict=True):
         about = {"name": name, "argument": parameter}
         if language.typed:
-            page.ask("code_function.argument_type", kind, (first, last), **about)
+            draft.ask("code_function.argument_type", kind, lines, **about)
         if default:
-            page.ask("code_function.default", default, (first, last), **about)
+            draft.ask("code_function.default", default, lines, **about)
         else:
-            page.lack("code_function.default", **about)
+            draft.ask_absent("code_function.default", **about)
 
 
-def _parameters(
+def _draw_signature(
     draws: Draws, language: Language, names: Sequence[str]
 ) -> tuple[list[tuple[str, str]], str]:
     """Draw the types and defaults of parameters, and write them; only the last has a default."""
-    of, written = [], []
+    signature, written = [], []
     for name in names:
         kind, default = draws.pick(language.types), ""
         form = language.parameter
-        if language.defaulted and name == names[-1] and draws.chance(0.6):
-            form, default = language.defaulted, draws.value("constant_value").replace("_", "")
-        of.append((kind, default))
+        if language.parameter_with_default and name == names[-1] and draws.chance(0.6):
+            form, default = language.parameter_with_default, _draw_number(draws)
+        signature.append((kind, default))
         written.append(form.format(name=name, type=kind, default=default))
-    return of, ", ".join(written)
+    return signature, ", ".join(written)
 
 
-def _filled(template: str, **fill: str) -> str:
-    for name, text in fill.items():
-        template = template.replace(f"{{{name}}}", text)
-    return template
+def _draw_number(draws: Draws) -> str:
+    return draws.value("constant_value").replace("_", "")
 
 
-def create_table(draws: Draws) -> Page:
+def write_create_table(draws: Draws) -> Draft:
     """Write the definition of a table of SQL."""
-    page = Page()
-    table = formats.snake(draws.value("table_name"))
-    page.ask("sql.table", table, page.add(f"CREATE TABLE {table} ("))
-    page.lead = 1
+    draft = Draft(lead=1)
+    table = spellings.snake_case(draws.value("table_name"))
+    draft.ask("sql.table", table, draft.add(f"CREATE TABLE {table} ("))
     columns = draws.different("column_name", draws.between(2, 9))
     types = [draws.value("sql_type") for _ in columns]
     key = draws.between(0, len(columns) - 1) if draws.chance(0.6) else None
@@ -229,64 +133,62 @@ def create_table(draws: Draws) -> Page:
         extra = " PRIMARY KEY" if number == key else draws.pick(("", " NOT NULL", " UNIQUE"))
         extra = f"{extra} DEFAULT {default}" if default else extra
         comma = "," if number < len(columns) - 1 else ""
-        place = page.add(f"    {column} {kind}{extra}{comma}")
-        page.ask("sql.type", kind, place, column=column)
+        place = draft.add(f"    {column} {kind}{extra}{comma}")
+        draft.ask("sql.type", kind, place, column=column)
         if types.count(kind) == 1:
-            page.ask("sql.back", column, place, type=kind)
+            draft.ask("sql.back", column, place, type=kind)
         if default:
-            page.ask("sql.default", default, place, column=column)
+            draft.ask("sql.default", default, place, column=column)
         else:
-            page.lack("sql.default", column=column)
+            draft.ask_absent("sql.default", column=column)
         if number == key:
-            page.ask("sql.key", column, place)
-    for name in other_names(draws, "column_name", columns):
-        page.lack("sql.type", name, column=name)
-    page.add(");")
-    return page
+            draft.ask("sql.key", column, place)
+    for name in draws.other_names("column_name", columns):
+        draft.ask_absent("sql.type", name, column=name)
+    draft.add(");")
+    return draft
 
 
-def crontab(draws: Draws) -> Page:
+def write_crontab(draws: Draws) -> Draft:
     """Write a crontab: a schedule and a command a line."""
-    page = Page()
+    draft = Draft()
     commands = draws.different("path", draws.between(1, 8))
     schedules = draws.different("cron", len(commands))
     for command, schedule in zip(commands, schedules, strict=False):
-        place = page.add(f"{schedule} {command}")
-        page.ask("shell.schedule", schedule, place, command=command)
-        page.ask("shell.command", command, place, schedule=schedule)
-    for command in other_names(draws, "path", commands):
-        page.lack("shell.schedule", command, command=command)
-    return page
+        place = draft.add(f"{schedule} {command}")
+        draft.ask("shell.schedule", schedule, place, command=command)
+        draft.ask("shell.command", command, place, schedule=schedule)
+    for command in draws.other_names("path", commands):
+        draft.ask_absent("shell.schedule", command, command=command)
+    return draft
 
 
-def script(draws: Draws) -> Page:
+def write_script(draws: Draws) -> Draft:
     """Write a shell script: variables, then commands."""
-    page = Page()
-    page.add(draws.pick(("#!/bin/sh", "#!/usr/bin/env bash", "#!/bin/bash")))
-    page.lead = 1
-    chosen = draws.some(SHELL_VARIABLES, draws.between(1, 6))
+    forms = load_forms("script")
+    variables: list[list[str]] = load_data("forms")["script"]["variables"]
+    draft = Draft(lead=1)
+    draft.add(draws.pick(forms["shebangs"]))
+    chosen = draws.some(variables, draws.between(1, 6))
     prefix = f"{draws.word().upper()}_" if draws.chance(0.4) else ""
     for name, kind in chosen:
         value = draws.value(kind)
-        place = page.add(f"{prefix}{name}={formats.quoted(value)}")
-        page.ask("shell.variable", value, place, name=prefix + name)
-    for name, kind in SHELL_VARIABLES:
-        if (name, kind) not in chosen:
-            page.lack("shell.variable", f"{prefix}{name}", name=prefix + name)
-    _commands(page, draws, draws.between(0, 5))
-    return page
+        place = draft.add(f"{prefix}{name}={spellings.quote(value)}")
+        draft.ask("shell.variable", value, place, name=prefix + name)
+    for variable in variables:
+        if variable not in chosen:
+            name = prefix + variable[0]
+            draft.ask_absent("shell.variable", name, name=name)
+    _write_commands(draft, draws, draws.between(0, 5))
+    return draft
 
 
-def _commands(page: Page, draws: Draws, number: int) -> None:
-    """Write commands and ask which comes after which."""
-    chosen = draws.shuffled(COMMANDS)[:number]
-    written = [_command(draws, pattern) for pattern in chosen]
-    places = [page.add(command) for command in written]
+def _write_commands(draft: Draft, draws: Draws, number: int) -> None:
+    """Write commands, and ask which comes after which."""
+    chosen = draws.shuffled(load_forms("script")["commands"])[:number]
+    written = [draws.fill(form.replace("##", str(draws.between(10, 77)))) for form in chosen]
+    places = [draft.add(command) for command in written]
     for place, command, after in zip(places, written, written[1:], strict=False):
-        page.ask("shell.step", after, (place, place + 1), command=command)
+        draft.ask("shell.step", after, (place, place + 1), command=command)
     if written:
-        page.lack("shell.step", command=written[-1])
-
-
-def _command(draws: Draws, pattern: str) -> str:
-    return filled(draws, pattern.replace("##", str(draws.between(10, 77))))
+        draft.ask_absent("shell.step", command=written[-1])

@@ -3,26 +3,28 @@
 import random
 import re
 import string
-import tomllib
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from faker.providers.lorem.en_US import Provider as EnglishWords
 
 from training.tasks.ingredients import Ingredients
-from training.tasks.passages.structured.names import LOCALES, names
+from training.tasks.passages.structured.data import load_data
+from training.tasks.passages.structured.names import LOCALES, load_names
 
-KINDS = Path(__file__).with_name("kinds.toml")
-SPECIAL = "#%^~{\\"
-"Characters of a pattern that do not stand for themselves."
+SIGNS = {
+    "#": string.digits,
+    "%": string.digits[1:],
+    "^": string.ascii_uppercase,
+    "~": string.ascii_lowercase,
+}
+"Signs of a pattern that stand for any of these."
 LONGEST = 48
 "Most characters of a value."
 QUOTES = set('"\\|\t\n`')
 "Characters that a value does not hold, since formats would write them differently."
-
 CLOCK = re.compile(r"\d?\d:\d\d(:\d\d)?")
 "A time of day."
 
@@ -31,7 +33,7 @@ Draw = Callable[["Draws"], str]
 
 
 class Draws:
-    """Values and choices for a document, drawn before the next document's are made.
+    """Values and choices for a document, all drawn before those of the next document.
 
     Args:
         rng: Where all the randomness comes from.
@@ -39,10 +41,10 @@ class Draws:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.dice = random.Random(int(rng.integers(2**62)))  # noqa: S311 (no secrets here)
-        texts().seed(self.dice.getrandbits(31))
+        shared_ingredients().seed(self.dice.getrandbits(31))
         locale = self.dice.choices(list(LOCALES), list(LOCALES.values()))[0]
-        self._names = names(locale)
-        self._plain = names("en_US")
+        self._names = load_names(locale)
+        self._plain = load_names("en_US")
 
     def chance(self, share: float) -> bool:
         """Return True in this share of the cases."""
@@ -68,8 +70,8 @@ class Draws:
     def value(self, kind: str) -> str:
         """Draw a value of a kind, 1 to 48 characters, without quotes, bars or tabs."""
         for _ in range(8):
-            text = _kinds()[kind](self) if kind in _kinds() else texts().draw(kind)
-            text = text.strip()
+            draw = load_kinds().get(kind)
+            text = (draw(self) if draw else shared_ingredients().draw(kind)).strip()
             if 0 < len(text) <= LONGEST and not QUOTES.intersection(text):
                 return text
         return self.word()
@@ -79,17 +81,38 @@ class Draws:
 
         A name of which another holds every word ("lamp", "small lamp") would be ambiguous.
         """
-        found: list[str] = []
+        values: list[str] = []
         taken: list[set[str]] = []
         for _ in range(3 * number + 8):
             text = self.value(kind)
-            words = words_of(text)
+            words = split_words(text)
             if not any(words <= other or other <= words for other in taken):
-                found.append(text)
+                values.append(text)
                 taken.append(words)
-            if len(found) == number:
+            if len(values) == number:
                 break
-        return found
+        return values
+
+    def other_names(self, kind: str, names: Sequence[str]) -> list[str]:
+        """Draw names that are not there: some off by a little, some of the same kind."""
+        near = [self.near(name) for name in self.some(names, 2)]
+        known = [set(name.casefold().split()) for name in names]
+        others = (
+            (name, set(name.casefold().split())) for name in (*near, *self.different(kind, 2))
+        )
+        return [
+            name
+            for name, words in others
+            if not any(there <= words or words <= there for there in known)
+        ]
+
+    def fill(self, pattern: str) -> str:
+        """Draw the values of the kinds in a pattern's braces."""
+        before, brace, rest = pattern.partition("{")
+        if not brace:
+            return before
+        kind, _, after = rest.partition("}")
+        return before + self.value(kind) + self.fill(after)
 
     def near(self, text: str) -> str:
         """Change a digit or a letter of a text, of a time the last digit."""
@@ -113,7 +136,7 @@ class Draws:
     def made_word(self) -> str:
         """Draw a word that nobody has seen, 3 to 10 letters where that is soon found."""
         for _ in range(4):
-            word = texts().draw("made_up").split()[0]
+            word = shared_ingredients().draw("made_up").split()[0]
             if 3 <= len(word) <= 10:
                 break
         return word.lower()
@@ -143,14 +166,14 @@ class Draws:
         return self.pick(self._plain.last)
 
 
-def words_of(text: str) -> set[str]:
-    """Return the words of a name, without regard to case and joints."""
+def split_words(text: str) -> set[str]:
+    """Return the words of a name in small letters, without punctuation at their ends."""
     return {word.strip(string.punctuation) for word in text.casefold().split()}
 
 
 @cache
-def texts() -> Ingredients:
-    """Return this process's generator of ingredients, which is slow to build."""
+def shared_ingredients() -> Ingredients:
+    """Return this process's ingredients, which are slow to build."""
     return Ingredients()
 
 
@@ -174,22 +197,22 @@ BUILT_IN: dict[str, Draw] = {
 
 
 @cache
-def _kinds() -> dict[str, Draw]:
-    """Return what draws a value of each kind."""
-    listed: dict[str, str] = tomllib.loads(KINDS.read_text())
-    drawn = {kind: _alternatives(patterns.split("|")) for kind, patterns in listed.items()}
-    return drawn | BUILT_IN
+def load_kinds() -> dict[str, Draw]:
+    """Return the function that draws a value of each kind."""
+    kinds = {kind: _compile(patterns.split("|")) for kind, patterns in load_data("kinds").items()}
+    return kinds | BUILT_IN
 
 
-def _alternatives(patterns: Sequence[str]) -> Draw:
-    compiled = [_compiled(pattern) for pattern in patterns]
+def _compile(patterns: Sequence[str]) -> Draw:
+    """Compile alternative patterns into a function that draws from them."""
+    alternatives = [_split_pattern(pattern) for pattern in patterns]
     return lambda draws: "".join(
-        part if isinstance(part, str) else part(draws) for part in draws.pick(compiled)
+        part if isinstance(part, str) else part(draws) for part in draws.pick(alternatives)
     )
 
 
-def _compiled(pattern: str) -> list[str | Draw]:
-    """Split a pattern into texts and what is drawn."""
+def _split_pattern(pattern: str) -> list[str | Draw]:
+    """Split a pattern into texts and functions that draw."""
     parts: list[str | Draw] = []
     while pattern:
         sign, rest = pattern[0], pattern[1:]
@@ -198,25 +221,16 @@ def _compiled(pattern: str) -> list[str | Draw]:
             pattern = rest[1:]
         elif sign == "{":
             kind, _, pattern = rest.partition("}")
-            parts.append(_reference(kind))
-        elif sign in SPECIAL:
-            parts.append(_letter(sign))
-            pattern = rest
+            parts.append(_refer(kind))
         else:
-            parts.append(sign)
+            parts.append(_draw_sign(SIGNS[sign]) if sign in SIGNS else sign)
             pattern = rest
     return parts
 
 
-def _reference(kind: str) -> Draw:
-    return lambda draws: _kinds()[kind](draws)
+def _refer(kind: str) -> Draw:
+    return lambda draws: load_kinds()[kind](draws)
 
 
-def _letter(sign: str) -> Draw:
-    letters = {
-        "#": string.digits,
-        "%": string.digits[1:],
-        "^": string.ascii_uppercase,
-        "~": string.ascii_lowercase,
-    }[sign]
-    return lambda draws: draws.pick(letters)
+def _draw_sign(signs: str) -> Draw:
+    return lambda draws: draws.pick(signs)

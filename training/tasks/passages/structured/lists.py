@@ -1,200 +1,171 @@
-"""Formats of keys with a value each.
+"""Documents of keys and values, in one of the formats of list_formats.py.
 
-To add a format, add a line to `LISTS`.
+Lists of a single field, all fields of a single record, and keys of unknown meaning.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from training.tasks.passages.structured import formats
-from training.tasks.passages.structured.draws import Draws
-from training.tasks.passages.structured.page import Page
+from training.tasks.passages.structured import spellings
+from training.tasks.passages.structured.data import load_data
+from training.tasks.passages.structured.draft import Draft
+from training.tasks.passages.structured.draws import Draws, shared_ingredients
+from training.tasks.passages.structured.list_formats import WrittenList, load_list_formats
+from training.tasks.passages.structured.questions import CellQuestions
+from training.tasks.passages.structured.sheet import Field, draw_sheet, is_unique, load_domains
+from training.tasks.passages.structured.wordings import find_wordings
 
-
-@dataclass(frozen=True)
-class Listed:
-    """Written keys and values."""
-
-    page: Page
-    keys: list[str]
-    "The keys as they are written."
-    places: list[tuple[int, int]]
-    "The first and the last line of each key."
-    numbered: bool = False
+MOST_ENTRIES = 11
+"Entries above which a format has to give each a single line."
 
 
-@dataclass(frozen=True)
-class Entries:
-    """A format of keys with a value each.
-
-    In its texts `{key}` and `{value}` are filled in, `{number}`, `{comma}` with a comma before
-    another entry, `{title}` and `{slug}`, the title as an identifier.
-    """
-
-    line: str
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-    key: formats.Spelling = formats.as_it_is
-    value: formats.Spelling = formats.as_it_is
-    identifiers: bool = False
-    "True where keys have to be identifiers."
-    titled: bool = True
-    "True where a title may stand above."
-    aligned: str = ""
-    "The sign that fills the keys up to the same width; empty: none does."
-    end: str = "\n"
-
-    def __call__(
-        self, title: str, keys: Sequence[str], values: Sequence[str], draws: Draws
-    ) -> Listed:
-        """Write entries, below a title where the format has room for it."""
-        page = Page()
-        if self.titled and not self.before and draws.chance(0.35):
-            page.add(draws.pick(("{}", "{}:", "# {}", "## {}", "== {} ==", "{}\n")).format(title))
-        fill = {"title": title, "slug": formats.snake(title) or "entries"}
-        for line in self.before:
-            page.add(_filled(line, fill), self.end)
-        page.lead = len(page.pieces)
-        shown = [self.key(key) for key in keys]
-        places = self._entries(page, shown, values)
-        for line in self.after:
-            page.add(_filled(line, fill))
-        return Listed(page, shown, places, numbered="{number}" in self.line)
-
-    def _entries(
-        self, page: Page, keys: Sequence[str], values: Sequence[str]
-    ) -> list[tuple[int, int]]:
-        width = max(map(len, keys)) + 2
-        places = []
-        for number, (key, value) in enumerate(zip(keys, values, strict=True), start=1):
-            fill = {"number": str(number), "comma": "," if number < len(keys) else ""}
-            fill["key"] = key + self.aligned * (width - len(key))
-            fill["value"] = self.value(value)
-            first = len(page.pieces)
-            for line in self.line.split("\n"):
-                page.add(_filled(line, fill), self.end)
-            places.append((first, len(page.pieces) - 1))
-        return places
+def write_entries(draws: Draws, format_name: str | None = None) -> Draft:
+    """Write a list of a single field: names with their values."""
+    domain = draws.pick(list(load_domains().values()))
+    records = draws.between(3, 20) if draws.chance(0.3) else draws.between(1, 9)
+    sheet = draw_sheet(draws, domain, records=records, columns=1)
+    values = [row[0] or "" for row in sheet.rows]
+    title = draws.pick((sheet.title, spellings.capitalise(sheet.heads[0])))
+    written = _write_list(draws, title, sheet.names, values, format_name)
+    questions = CellQuestions(sheet, sheet.heads, draws)
+    draft = written.draft
+    for row, (value, lines) in enumerate(zip(values, written.lines, strict=True)):
+        wordings = questions.ask(0) if draws.chance(0.6) else _find_entry_wordings(sheet.fields[0])
+        fill = questions.fill(row, 0)
+        fill["name"] = _choose_key(draws, sheet.names[row], written.keys[row])
+        draft.ask(wordings, value, lines, **fill)
+        if questions.identifies(row, 0):
+            name = written.find_name(row, sheet.names[row])
+            draft.ask(questions.ask_back(0), name, lines, **fill)
+    for name in draws.other_names(sheet.domain.names, sheet.names):
+        wordings = questions.ask(0) if draws.chance(0.5) else _find_entry_wordings(sheet.fields[0])
+        draft.ask_absent(wordings, name, **questions.fill(0, 0) | {"name": name})
+    _ask_for_other_fields(draft, questions)
+    _ask_ends(written, sheet.domain.what, sheet.names)
+    return draft
 
 
-def _filled(template: str, fill: dict[str, str]) -> str:
-    """Fill in names in braces; other braces stay."""
-    for name, text in fill.items():
-        template = template.replace(f"{{{name}}}", text)
-    return template
+def _find_entry_wordings(field: Field) -> tuple[str, ...]:
+    return find_wordings("entry.ask" if field.labels else "plain.ask")
 
 
-def _shell_value(text: str) -> str:
-    return text if text.replace("_", "").isalnum() else formats.quoted(text)
+def _ask_for_other_fields(draft: Draft, questions: CellQuestions) -> None:
+    """Ask for fields that a list of a single field does not have."""
+    sheet, draws = questions.sheet, questions.draws
+    for other in draws.some(sheet.domain.fields, 4):
+        if other not in sheet.fields and (not other.sort or other.sort != sheet.fields[0].sort):
+            fill = questions.fill(draws.between(0, len(sheet.names) - 1), 0)
+            draft.ask_absent(other.ask, *other.called, **fill)
 
 
-LISTS: dict[str, Entries] = {
-    "colon": Entries("{key}: {value}"),
-    "colon-capital": Entries("{key}: {value}", key=formats.capital),
-    "equals": Entries("{key} = {value}"),
-    "equals-tight": Entries("{key}={value}"),
-    "dash": Entries("{key} - {value}"),
-    "long-dash": Entries("{key} — {value}"),
-    "arrow": Entries("{key} -> {value}"),
-    "arrow-sign": Entries("{key} → {value}"),
-    "tab": Entries("{key}\t{value}"),
-    "bar": Entries("{key} | {value}"),
-    "dotted": Entries("{key} {value}", aligned="."),
-    "aligned": Entries("{key} {value}", aligned=" "),
-    "aligned-colon": Entries("{key}: {value}", aligned=" "),
-    "dashes": Entries("- {key}: {value}"),
-    "stars": Entries("* {key}: {value}"),
-    "bullets": Entries("• {key}: {value}"),
-    "bullets-dash": Entries("- {key} - {value}"),
-    "numbered": Entries("{number}. {key}: {value}"),
-    "numbered-bracket": Entries("{number}) {key} - {value}"),
-    "bold": Entries("- **{key}**: {value}"),
-    "bold-line": Entries("**{key}:** {value}"),
-    "code-bullets": Entries("- `{key}`: {value}"),
-    "brackets": Entries("- {key} ({value})"),
-    "boxes": Entries("- [ ] {key} ({value})"),
-    "quoted": Entries("> {key}: {value}"),
-    "two-lines": Entries("{key}\n  {value}"),
-    "definition": Entries("{key}\n: {value}"),
-    "questions": Entries("Q: {key}?\nA: {value}"),
-    "one-line": Entries("{key}: {value}{comma} ", end="", titled=False),
-    "one-line-equals": Entries("{key}={value}; ", end="", titled=False),
-    "markdown": Entries("| {key} | {value} |", ("| Name | Value |", "| --- | --- |")),
-    "csv": Entries("{key},{value}", ("key,value",), value=lambda v: formats.csv_line([v])),
-    "csv-bare": Entries("{key};{value}", titled=False),
-    "json": Entries(
-        "  {key}: {value}{comma}", ("{",), ("}",), key=formats.quoted, value=formats.literal
-    ),
-    "json-compact": Entries(
-        "{key}: {value}{comma} ", ("{",), ("}",), key=formats.quoted, value=formats.literal, end=""
-    ),
-    "json-nested": Entries(
-        "    {key}: {value}{comma}", ("{", '  "{slug}": {'), ("  }", "}"),
-        key=formats.quoted, value=formats.literal,
-    ),
-    "yaml": Entries("{key}: {value}", key=formats.yaml_value, value=formats.yaml_value),
-    "yaml-nested": Entries(
-        "  {key}: {value}", ("{slug}:",), key=formats.yaml_value, value=formats.yaml_value
-    ),
-    "yaml-quoted": Entries("{key}: {value}", key=formats.yaml_value, value=formats.quoted),
-    "ini": Entries("{key} = {value}", ("[{slug}]",), key=formats.snake, identifiers=True),
-    "ini-tight": Entries("{key}={value}", ("[{slug}]",), key=formats.kebab, identifiers=True),
-    "toml": Entries(
-        "{key} = {value}", ("[{slug}]",), key=formats.snake, value=formats.literal,
-        identifiers=True,
-    ),
-    "env": Entries(
-        "{key}={value}", key=formats.upper_snake, value=_shell_value, identifiers=True,
-        titled=False,
-    ),
-    "exports": Entries(
-        "export {key}={value}", key=formats.upper_snake, value=formats.quoted, identifiers=True,
-        titled=False,
-    ),
-    "properties": Entries("app.{key}={value}", key=formats.kebab, identifiers=True, titled=False),
-    "options": Entries("--{key} {value}", key=formats.kebab, identifiers=True, titled=False),
-    "python": Entries(
-        "{key} = {value}", key=formats.upper_snake, value=formats.literal, identifiers=True,
-        titled=False,
-    ),
-    "python-dict": Entries(
-        "    {key}: {value},", ("{slug} = {",), ("}",), key=formats.quoted, value=formats.quoted
-    ),
-    "javascript": Entries(
-        "  {key}: {value},", ("export const {slug} = {",), ("};",), key=formats.camel,
-        value=formats.literal, identifiers=True,
-    ),
-    "javascript-constants": Entries(
-        "const {key} = {value};", key=formats.upper_snake, value=formats.literal, identifiers=True,
-        titled=False,
-    ),
-    "go": Entries(
-        "\t{key} = {value}", ("const (",), (")",), key=formats.pascal, value=formats.literal,
-        identifiers=True,
-    ),
-    "rust": Entries(
-        "pub const {key}: &str = {value};", key=formats.upper_snake, value=formats.quoted,
-        identifiers=True, titled=False,
-    ),
-    "defines": Entries(
-        "#define {key} {value}", key=formats.upper_snake, value=formats.literal, identifiers=True,
-        titled=False,
-    ),
-    "css": Entries(
-        "  --{key}: {value};", (":root {",), ("}",), key=formats.kebab, identifiers=True
-    ),
-    "sql": Entries(
-        "SET {key} = {value};", key=formats.snake, value=formats.sql_value, identifiers=True,
-        titled=False,
-    ),
-    "xml": Entries(
-        "  <{key}>{value}</{key}>", ("<{slug}>",), ("</{slug}>",), key=formats.snake,
-        value=formats.xml_text, identifiers=True,
-    ),
-    "html": Entries(
-        "  <li><b>{key}</b> {value}</li>", ("<ul>",), ("</ul>",), key=formats.xml_text,
-        value=formats.xml_text,
-    ),
-    "headers": Entries("X-{key}: {value}", key=formats.kebab, identifiers=True, titled=False),
-}  # fmt: skip
-"Formats by name."
+def write_card(draws: Draws, format_name: str | None = None) -> Draft:
+    """Write all that is known of a single record."""
+    domain = draws.pick(list(load_domains().values()))
+    columns = draws.between(2, len(domain.fields) - 2)
+    sheet = draw_sheet(draws, domain, records=1, columns=columns)
+    values = [value or "" for value in sheet.rows[0]]
+    named = draws.chance(0.5)
+    title = sheet.domain.what if named else sheet.names[0]
+    written = _write_list(
+        draws,
+        spellings.capitalise(title),
+        [sheet.corner, *sheet.heads] if named else sheet.heads,
+        [sheet.names[0], *values] if named else values,
+        format_name,
+    )
+    questions = CellQuestions(sheet, tuple(written.keys[named:]), draws)
+    _ask_about_card(written, questions, named=named)
+    return written.draft
+
+
+def _ask_about_card(written: WrittenList, questions: CellQuestions, *, named: bool) -> None:
+    draft, sheet, draws = written.draft, questions.sheet, questions.draws
+    general = find_wordings("card.card_who" if sheet.domain.who else "card.ask")
+    called = [f"the {sheet.domain.what}"]
+    if not named and draft.lead and sheet.names[0] in draft.pieces[0]:
+        called.append(sheet.names[0])
+    for column, field in enumerate(sheet.fields):
+        fill = questions.fill(0, column) | {"name": draws.pick(called)}
+        fill["label"] = fill["label"].strip('"')
+        wordings = general if field.labels and draws.chance(0.6) else field.ask or general
+        value = sheet.rows[0][column]
+        assert value is not None
+        draft.ask(wordings, value, written.lines[column + named], **fill)
+    if named:
+        fill = {"what": sheet.domain.what, "label": sheet.corner}
+        draft.ask(general, sheet.names[0], written.lines[0], **fill)
+    known = {field.sort for field in sheet.fields}
+    for other in sheet.domain.fields:
+        if other not in sheet.fields and (not other.sort or other.sort not in known):
+            fill = {"what": sheet.domain.what, "name": called[0], "label": other.called[0]}
+            wordings = (*(general if other.labels else ()), *other.ask)
+            draft.ask_absent(wordings, *other.called, **fill)
+
+
+def write_plain(draws: Draws, format_name: str | None = None) -> Draft:
+    """Write keys of unknown meaning with values of any kind."""
+    keys, values, title, kind = _draw_strings(draws)
+    written = _write_list(draws, title, keys, values, format_name)
+    draft = written.draft
+    folded = [value.casefold() for value in values]
+    for row, (key, value, lines) in enumerate(zip(keys, values, written.lines, strict=True)):
+        name = _choose_key(draws, key, written.keys[row]).strip('"')
+        fill = {"name": name, "value": value}
+        draft.ask("plain.ask", value, lines, **fill)
+        draft.ask("plain.ask", value, lines, **fill)
+        if len(value) > 1 and is_unique(folded, row) and value not in keys:
+            draft.ask("plain.back", written.find_name(row, key), lines, **fill)
+    for name in draws.other_names(kind, keys):
+        draft.ask_absent("plain.ask", name, name=name)
+    _ask_ends(written, "entry", keys)
+    return draft
+
+
+def _draw_strings(draws: Draws) -> tuple[list[str], list[str], str, str]:
+    """Draw different keys, their values, a title and the kind of the keys."""
+    number = draws.between(1, 9) if draws.chance(0.7) else draws.between(6, 22)
+    if draws.chance(0.6):
+        plain = draws.pick(load_data("forms")["plain"])
+        kind, kinds, title = plain["keys"], plain["values"], plain["title"]
+        mixed = draws.chance(0.5)
+    else:
+        ingredients = shared_ingredients().kinds
+        kind, kinds = draws.pick(ingredients), draws.some(ingredients, 3)
+        title, mixed = draws.word().capitalize(), draws.chance(0.3)
+    keys = [key[:40].strip() for key in draws.different(kind, number)]
+    if not mixed:
+        kinds = [draws.pick(kinds)]
+    return keys, [draws.value(draws.pick(kinds)) for _ in keys], title, kind
+
+
+def _write_list(
+    draws: Draws, title: str, keys: Sequence[str], values: Sequence[str], name: str | None
+) -> WrittenList:
+    """Write keys and values in a format that can have such keys, drawn unless given."""
+    formats = load_list_formats()
+    if name is None:
+        fitting = all(spellings.IDENTIFIER.fullmatch(key) for key in keys)
+        fitting &= len({spellings.snake_case(key) for key in keys}) == len(keys)
+        tall = len(keys) > MOST_ENTRIES
+        names = [
+            name
+            for name, form in formats.items()
+            if (fitting or not form.identifiers) and not (tall and "\n" in form.line)
+        ]
+        name = draws.pick(names)
+    return formats[name](title, keys, values, draws)
+
+
+def _choose_key(draws: Draws, name: str, key: str) -> str:
+    """Choose the key as the list has it, or the name that it was made of."""
+    return key if draws.chance(0.5) else name
+
+
+def _ask_ends(written: WrittenList, what: str, names: Sequence[str]) -> None:
+    """Ask for the first and the last entry, and for their number where they are numbered."""
+    draft = written.draft
+    if len(names) > 2:
+        last = len(names) - 1
+        draft.ask("cell.first", written.find_name(0, names[0]), draft.whole, what=what)
+        draft.ask("cell.last", written.find_name(last, names[last]), draft.whole, what=what)
+    if written.numbered and 3 <= len(names) <= 9:
+        draft.ask("cell.count", str(len(names)), draft.whole)

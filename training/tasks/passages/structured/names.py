@@ -18,10 +18,12 @@ FORBIDDEN = set('|"\\(){};:,/')
 "Characters that would read as a format's own."
 NOBODY = {"John", "Jane", "Doe"}
 "Names that Faker gives where a locale has none."
+UNORDERED = "it_IT"
+"Faker keeps this locale's cities in a set, whose order differs from process to process."
 
 
 @dataclass(frozen=True)
-class Names:
+class LocaleNames:
     """The names of one locale."""
 
     first: tuple[str, ...]
@@ -38,43 +40,43 @@ class Names:
 
 
 @cache
-def names(locale: str) -> Names:
+def load_names(locale: str) -> LocaleNames:
     """Return a locale's names; cities are English where it has none."""
-    cities = _listed("address", locale, ("cities", "city_names"))
+    cities = _collect("address", locale, ("cities", "city_names"))
     backward = locale in SURNAME_FIRST
-    return Names(
-        first=_listed("person", locale, ("first_name",)),
-        last=_listed("person", locale, ("last_name", "unisex_last_name")),
-        cities=cities or _english_cities(),
+    return LocaleNames(
+        first=_collect("person", locale, ("first_name",)),
+        last=_collect("person", locale, ("last_name", "unisex_last_name")),
+        cities=(tuple(sorted(cities)) if locale == UNORDERED else cities) or _english_cities(),
         joint="" if backward else " ",
         surname_first=backward,
     )
 
 
-def _listed(provider: str, locale: str, begins: tuple[str, ...]) -> tuple[str, ...]:
-    """Collect a provider's lists whose names begin so, in alphabetical order."""
+def _collect(provider: str, locale: str, begins: tuple[str, ...]) -> tuple[str, ...]:
+    """Join a provider's lists whose names begin so, in alphabetical order of these names."""
     try:
         source = import_module(f"faker.providers.{provider}.{locale}").Provider
     except ModuleNotFoundError:
         return ()
-    found: dict[str, None] = {}
+    texts: dict[str, None] = {}
     for attribute in sorted(dir(source)):
         if attribute.startswith(begins) and not callable(getattr(source, attribute)):
-            found.update(dict.fromkeys(_usable(getattr(source, attribute))))
-    return tuple(found)
+            texts.update(dict.fromkeys(_choose_usable(getattr(source, attribute))))
+    return tuple(texts)
 
 
-def _usable(listed: Iterable[object]) -> Iterator[str]:
-    for text in listed:
+def _choose_usable(texts: Iterable[object]) -> Iterator[str]:
+    for text in texts:
         if isinstance(text, str) and not FORBIDDEN.intersection(text) and text not in NOBODY:
             yield text
 
 
 @cache
 def _english_cities() -> tuple[str, ...]:
-    """Make cities as Faker does in English: of a surname and an ending."""
-    endings = _listed("address", "en_US", ("city_suffixes",))
+    """Make up cities as Faker does in English: a surname and an ending."""
+    endings = _collect("address", "en_US", ("city_suffixes",))
     return tuple(
         last + endings[place % len(endings)]
-        for place, last in enumerate(_listed("person", "en_US", ("last_name",)))
+        for place, last in enumerate(_collect("person", "en_US", ("last_name",)))
     )

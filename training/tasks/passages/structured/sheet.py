@@ -1,34 +1,33 @@
 """Records of one kind: what lists and tables hold before they are written in a format."""
 
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
+from training.tasks.passages.structured.data import load_data
 from training.tasks.passages.structured.draws import Draws
 
-FIELDS = Path(__file__).with_name("fields.toml")
-DOMAINS = Path(__file__).with_name("domains.toml")
 MIXED_SHARE = 0.25
 "Share of columns whose values are written in several ways."
 
 
 @dataclass(frozen=True)
 class Field:
-    """Something that records say."""
+    """A field of records."""
 
     labels: tuple[str, ...]
-    "Nouns that it is called, the usual noun first; none where only wordings of its own fit."
+    "Nouns for it, the usual noun first; none where only wordings of its own fit."
     kind: str
+    "The kind of its values; of several between bars, a column keeps to one."
     heads: tuple[str, ...] = ()
     "Other words that documents write above it: starts, due, written by."
     sort: str = ""
-    "The wordings that fit it beside the general ones."
+    "The group of wordings that fits it beside the general wordings."
     ask: tuple[str, ...] = ()
+    "Wordings of its own that ask for its value."
     back: tuple[str, ...] = ()
-    "Wordings that ask for the record."
+    "Wordings of its own that ask for the record."
 
     @property
     def called(self) -> tuple[str, ...]:
@@ -41,15 +40,17 @@ class Domain:
     """A kind of record."""
 
     what: str
+    "The noun for a record: server."
     names: str
+    "The kind of their names."
     titles: tuple[str, ...]
     fields: tuple[Field, ...]
     who: bool = False
-    "True of people and pets."
+    "They are people or pets."
 
     @property
     def plural(self) -> str:
-        """The word for several."""
+        """The noun for several records."""
         if self.what == "person":
             return "people"
         if re.search(r"[^aeiou]y$", self.what):
@@ -74,10 +75,9 @@ class Sheet:
 
 
 @cache
-def domains() -> dict[str, Domain]:
+def load_domains() -> dict[str, Domain]:
     """Return all kinds of records by name."""
-    fields = {name: _field(entry) for name, entry in tomllib.loads(FIELDS.read_text()).items()}
-    listed = tomllib.loads(DOMAINS.read_text())
+    fields = {name: _build_field(entry) for name, entry in load_data("fields").items()}
     return {
         name: Domain(
             what=entry["what"],
@@ -86,11 +86,11 @@ def domains() -> dict[str, Domain]:
             fields=tuple(fields[name] for name in entry["fields"]),
             who=entry.get("who", False),
         )
-        for name, entry in listed.items()
+        for name, entry in load_data("domains").items()
     }
 
 
-def _field(entry: dict[str, str | list[str]]) -> Field:
+def _build_field(entry: dict[str, str | list[str]]) -> Field:
     texts = {key: value for key, value in entry.items() if isinstance(value, str)}
     lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
     return Field(
@@ -110,21 +110,21 @@ def draw_sheet(
 
     Args:
         draws: Where the randomness comes from.
-        domain: What they are.
-        records: Most of them; fewer where names run out.
+        domain: The kind of record.
+        records: Most records; fewer where names run out.
         columns: Most fields of a record.
         gaps: Share of the fields that a record lacks; never the first.
     """
     fields = tuple(draws.shuffled(domain.fields)[:columns])
     names = tuple(draws.different(domain.names, records))
-    drawn = [_column(draws, field, len(names)) for field in fields]
+    drawn = [_draw_column(draws, field, len(names)) for field in fields]
     return Sheet(
         domain=domain,
         title=draws.pick(domain.titles),
         corner=draws.pick(("name", domain.what)) if domain.who else domain.what,
         names=names,
         fields=fields,
-        heads=tuple(_head(draws, field) for field in fields),
+        heads=tuple(_draw_head(draws, field) for field in fields),
         rows=tuple(
             tuple(
                 None if place and draws.chance(gaps) else column[row]
@@ -135,29 +135,29 @@ def draw_sheet(
     )
 
 
-def _head(draws: Draws, field: Field) -> str:
+def _draw_head(draws: Draws, field: Field) -> str:
     return field.called[0] if draws.chance(0.6) else draws.pick(field.called)
 
 
-def _column(draws: Draws, field: Field, number: int) -> list[str]:
+def _draw_column(draws: Draws, field: Field, number: int) -> list[str]:
     """Draw a field's values, of similar shape mostly: people write a column in one way."""
     kind = draws.pick(field.kind.split("|"))
     values = [draws.value(kind)]
     mixed = draws.chance(MIXED_SHARE)
     for _ in range(number - 1):
         tries = [draws.value(kind)]
-        while not mixed and _shape(tries[-1]) != _shape(values[0]) and len(tries) < 8:
+        while not mixed and _outline(tries[-1]) != _outline(values[0]) and len(tries) < 8:
             tries.append(draws.value(kind))
         values.append(tries[-1])
     return values
 
 
-def _shape(text: str) -> str:
+def _outline(text: str) -> str:
     """Return a text with all digits alike and all words alike."""
     return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", text))
 
 
-def unique(values: Sequence[str | None], place: int) -> bool:
+def is_unique(values: Sequence[str | None], place: int) -> bool:
     """Return True where no other value equals the value at a place or holds it."""
     value = values[place]
     return value is not None and not any(

@@ -1,14 +1,12 @@
 """Questions in many wordings."""
 
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 
+from training.tasks.passages.structured.data import load_data
 from training.tasks.passages.structured.draws import Draws
 
-WORDINGS = Path(__file__).with_name("wordings.toml")
 NOUN_PHRASE, KEYWORDS = "the ", "= "
 "Beginnings of wordings that are not questions."
 SUBJECT_QUESTION = re.compile(r"(who|which|what) (?!.*\b(is|are|was|were|do|does|did)\b)")
@@ -23,18 +21,10 @@ MARKED_SHARE, SMALL_SHARE, LOWER_SHARE, INDIRECT_SHARE = 0.7, 0.35, 0.12, 0.12
 
 
 @cache
-def _groups() -> dict[str, Sequence[str] | dict[str, Sequence[str]]]:
-    loaded: dict[str, Sequence[str] | dict[str, Sequence[str]]] = tomllib.loads(
-        WORDINGS.read_text()
-    )
-    return loaded
-
-
-@cache
-def wordings(path: str) -> tuple[str, ...]:
+def find_wordings(path: str) -> tuple[str, ...]:
     """Return a group of wordings, `said.speaker` for instance; empty where there is none."""
     group, _, name = path.partition(".")
-    inside = _groups().get(group, ())
+    inside = load_data("wordings").get(group, ())
     return tuple(inside.get(name, ()) if isinstance(inside, dict) else inside)
 
 
@@ -42,14 +32,14 @@ def phrase(draws: Draws, wording: str, fill: Mapping[str, str]) -> str:
     """Fill in a wording and dress it as people ask: a sentence, a phrase or keywords."""
     frame = wording
     if frame.startswith(NOUN_PHRASE):
-        frame = draws.pick(wordings("phrases"))
+        frame = draws.pick(find_wordings("phrases"))
         be = "are" if _is_plural(wording, fill) else "is"
         frame = frame.replace("{be}", be).replace("{it}", wording)
         if frame.startswith(KEYWORDS) and draws.chance(0.6):
             frame = KEYWORDS + frame.removeprefix(KEYWORDS).removeprefix(NOUN_PHRASE)
     elif SUBJECT_QUESTION.match(frame) and draws.chance(INDIRECT_SHARE):
-        frame = draws.pick(wordings("indirect")).replace("{it}", wording)
-    return _dressed(draws, frame, fill)
+        frame = draws.pick(find_wordings("indirect")).replace("{it}", wording)
+    return _dress(draws, frame, fill)
 
 
 def _is_plural(wording: str, fill: Mapping[str, str]) -> bool:
@@ -58,11 +48,11 @@ def _is_plural(wording: str, fill: Mapping[str, str]) -> bool:
     return bool(head and PLURALS.fullmatch(fill[head[1]].split()[-1].lower()))
 
 
-def _dressed(draws: Draws, frame: str, fill: Mapping[str, str]) -> str:
+def _dress(draws: Draws, frame: str, fill: Mapping[str, str]) -> str:
     keywords = frame.startswith(KEYWORDS)
     text = frame.removeprefix(KEYWORDS).format_map(fill)
-    told = keywords or frame.startswith(REQUESTS)
-    if draws.chance(MARKED_KEYWORDS_SHARE if told else MARKED_SHARE):
+    unmarked = keywords or frame.startswith(REQUESTS)
+    if draws.chance(MARKED_KEYWORDS_SHARE if unmarked else MARKED_SHARE):
         text += "?"
     if draws.chance(LOWER_SHARE):
         return text.lower()
