@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import NonFiniteLossError
-from gradmem_core.limits import check_context, check_steps
+from gradmem_core.limits import check_context
 from gradmem_core.padding import pad_right
 from gradmem_core.writing.descent import take_gradient_step
 
@@ -40,19 +40,16 @@ class MemoryBank:
 
         Args:
             pages: Token ids of each page.
-            steps: Numbers of gradient steps.
+            steps: Numbers of gradient steps, which may be more than the checkpoint serves.
 
         Raises:
             EmptyContextError: A page has no token.
             ContextTooLongError: A page is longer than the checkpoint was trained for.
-            WriteStepsError: A number of steps is out of range.
             NonFiniteLossError: A memory became infinite or NaN.
         """
         config = self._checkpoint.model.config
         for page in pages:
             check_context(config, len(page))
-        for k in steps:
-            check_steps(config, k)
         kept = {_key(page, steps): page for page in pages}
         memories = {key: found for key in kept if (found := self._load(key)) is not None}
         missing = {key: page for key, page in kept.items() if key not in memories}

@@ -54,11 +54,13 @@ def measure_exact_match(
         str | None, typer.Option(help="Name of the task; by default the checkpoint's own.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the task's files.")] = None,
-    rival: Annotated[
+    baseline: Annotated[
         str | None,
         typer.Option(
+            "--baseline",
+            "--rival",
             help="In place of the memory: full-context, first-tokens (as many as the memory has"
-            " vectors) or no-context, on the checkpoint's backbone."
+            " vectors) or no-context, on the checkpoint's backbone.",
         ),
     ] = None,
     sizes: Sizes = (16,),
@@ -75,7 +77,7 @@ def measure_exact_match(
     """
     loaded = load_writer(checkpoint)
     source = build_task(task or loaded.form.card.name, data)
-    writer = loaded.writer if rival is None else build_baseline(rival, loaded.writer)
+    writer = loaded.writer if baseline is None else build_baseline(baseline, loaded.writer)
     own = getattr(writer.config, "write_steps", 1)  # a forward writer's single pass
 
     def measure(size: int, write_steps: WriteSteps, dtype: BlobDtype | None) -> ExactMatch:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.accuracy.replies import AskedText
+from gradmem_core.errors import DataError
 from gradmem_core.texts.paging import Page, split_text
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks import Question
@@ -34,7 +35,7 @@ def read_paragraphs(
         context: Cuts down a paragraph for each question; what is cut down to the same text is one.
 
     Raises:
-        DataError: The file cannot be read, or is malformed.
+        DataError: The file cannot be read, is malformed, or has no paragraph in that half.
     """
     paragraphs: dict[str, list[SquadQuestion]] = defaultdict(list)
     for asked in read_squad(file):
@@ -46,6 +47,8 @@ def read_paragraphs(
             first, *others = asked.answers
             question = Question(asked.question, f" {first}\n", first, tuple(others))
             texts[context(asked) if context else text].append(question)
+    if not texts:
+        raise DataError(f"{file} has no paragraph in the half for {half}")
     return [AskedText(text, tuple(questions)) for text, questions in texts.items()]
 
 

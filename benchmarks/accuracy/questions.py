@@ -1,6 +1,6 @@
 """`gradmem-bench sentences`, `windows`, `paragraphs`, `lists` and `formats`: questions in words.
 
-Each asks memories of texts; those of single pages stand beside their rivals, what else READ could
+Each asks memories of texts; those of single pages stand beside baselines, what else READ could
 have had of the text.
 """
 
@@ -35,6 +35,7 @@ from benchmarks.rows import Questions
 from gradmem_core.blob import count_tensor_bytes, quantize
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.config import BlobDtype
+from gradmem_core.errors import InputError
 from training.tasks import Question
 from training.tasks.squad import find_sentence
 from training.writers.files import load_training
@@ -122,7 +123,7 @@ def measure_sentences(
     count: Most = None,
     steps: Steps = (1, 2, 3, 5, 8, 12),
 ) -> Measurement:
-    """Ask sentences in one page, beside rivals (Short SQuAD)."""
+    """Ask sentences in one page, beside baselines (Short SQuAD)."""
     section = Section("sentences", _source(data, half), checkpoint, bank)
     texts = read_paragraphs(data / FILE, half, count=count, context=find_sentence)
     limit = section.checkpoint.model.config.max_context_tokens
@@ -138,7 +139,7 @@ def measure_windows(
     tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a window.")] = 96,
     steps: Steps = (5,),
 ) -> Measurement:
-    """Ask sentences among their neighbours in one page, beside rivals."""
+    """Ask sentences among their neighbours in one page, beside baselines."""
     section = Section(f"windows-{tokens}", _source(data, half), checkpoint, bank)
     context = partial(find_window, tokenizer=section.checkpoint.tokenizer, most=tokens)
     texts = read_paragraphs(data / FILE, half, count=count, context=context)
@@ -161,6 +162,8 @@ def measure_paragraphs(
     """
     section = Section(f"paragraphs-{together}", _source(data, half), checkpoint, bank)
     documents = join_paragraphs(read_paragraphs(data / FILE, half, count=count), together)
+    if not documents:
+        raise InputError(f"there are no {together} paragraphs to put together")
     dtypes: Sequence[BlobDtype] = ("float32", "float16", "int8") if together == 1 else (SERVED,)
 
     def rows() -> Iterator[Questions]:
@@ -250,9 +253,11 @@ def _source(data: Path, half: Half) -> str:
 def _page_rows(
     section: Section, texts: Sequence[AskedText], limit: int, steps: Sequence[int]
 ) -> Iterator[Questions]:
-    """Measure texts of one page each, beside their rivals; those of more tokens are left out."""
+    """Measure texts of one page each, beside baselines; those of more tokens are left out."""
     encoded = [(section.checkpoint.tokenizer.encode(text.text), text) for text in texts]
     pages = [(ids, text) for ids, text in encoded if len(ids) <= limit]
+    if not pages:
+        raise InputError(f"none of the texts has at most {limit} tokens")
     memories = section.bank.memories([ids for ids, _ in pages], steps)
     checkpoint, texts = section.checkpoint, [text for _, text in pages]
 
@@ -263,11 +268,11 @@ def _page_rows(
     for k in steps:
         prefixes = checkpoint.model.prefix(memories[k])  # (N, m, d)
         yield section.row("memory", replies(prefixes), write_steps=k)
-    for name, embed in _rivals(checkpoint).items():
+    for name, embed in _baselines(checkpoint).items():
         yield section.row(name, replies(embed(ids) for ids, _ in pages))
 
 
-def _rivals(checkpoint: Checkpoint) -> dict[str, Callable[[list[int]], Tensor]]:
+def _baselines(checkpoint: Checkpoint) -> dict[str, Callable[[list[int]], Tensor]]:
     """Return what READ can have of a page's tokens in place of a memory, `(S, d)`."""
     backbone, size = checkpoint.model.backbone, checkpoint.model.config.memory_tokens
 

@@ -1,6 +1,7 @@
 """`gradmem-bench reconstruction`: tokens of texts that greedy decoding recovers from memories."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import torch
 import typer
 from torch import Tensor
 
+from benchmarks.accuracy.bank import MemoryBank
 from benchmarks.command import Measurement
 from benchmarks.options import CheckpointName, Seed, Steps, positive, separated
 from benchmarks.results import subject_of
@@ -55,7 +57,8 @@ def measure_reconstruction(
     def rows() -> Iterator[Reconstruction]:
         for length in tokens:
             ids = _draw_texts(task, tokenizer, tokens=length, count=texts, seed=seed)
-            for k, memory in _memories(model, ids, steps, adam=adam):
+            write = partial(_write_by_adam, model) if adam else MemoryBank(loaded).memories
+            for k, memory in write(ids.tolist(), steps).items():
                 loss, recall = score_reconstruction(model, memory, ids, _lengths(ids))
                 decoded = _decode(model, memory, query_ids, length)
                 yield Reconstruction(
@@ -90,21 +93,21 @@ def _draw_texts(
     raise DataError(f"the test split has {len(drawn)} paragraphs of {tokens} tokens, not {count}")
 
 
-def _memories(
-    model: MemoryModel, ids: Tensor, steps: Sequence[int], *, adam: bool
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield the memories `(N, m, d)` after each number of steps that is to be measured."""
+def _write_by_adam(
+    model: MemoryModel, texts: Sequence[list[int]], steps: Sequence[int]
+) -> dict[int, Tensor]:
+    """Return the memories `(N, m, d)` after each number of steps."""
+    ids = torch.tensor(texts)
     memory = model.initial_memory.detach().repeat(len(ids), 1, 1).requires_grad_()
     optimizer = torch.optim.Adam([memory], lr=ADAM_RATE)
+    memories: dict[int, Tensor] = {}
     for step in range(1, max(steps) + 1):
         following, _ = take_gradient_step(model, memory, ids, _lengths(ids))
-        if adam:
-            memory.grad = (memory - following).detach() / model.inner_learning_rate()
-            optimizer.step()
-        else:
-            memory = following
+        memory.grad = (memory - following).detach() / model.inner_learning_rate()
+        optimizer.step()
         if step in steps:
-            yield step, memory.detach()
+            memories[step] = memory.detach().clone()
+    return memories
 
 
 @torch.no_grad()

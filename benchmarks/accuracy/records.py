@@ -20,6 +20,7 @@ from benchmarks.results import subject_of
 from benchmarks.rows import Records, RecordsFailure
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.errors import InputError
+from gradmem_core.limits import check_steps
 from gradmem_core.texts.documents import prepare_document
 from training.writers.files import load_training
 
@@ -62,6 +63,8 @@ def measure_records(
     loaded = load_checkpoint(checkpoint)
     if loaded.task.document_format != "records":
         raise InputError(f"{checkpoint} is not for lists of records; use `exact-match`")
+    for k in steps:
+        check_steps(loaded.model.config, k)
     groups = list_groups(shapes, pages, lists, contexts=contexts, seed=seed, page_shape=page_shape)
     rows = (row for group in groups for row in group_rows(loaded, group, steps))
     return Measurement("records", rows, subject_of(loaded, load_training(checkpoint)))

@@ -33,16 +33,16 @@ def test_by_default_the_checkpoint_decides() -> None:
     assert result.seed == 7
 
 
-@pytest.mark.parametrize("rival", [None, "full-context", "first-tokens", "no-context"])
-def test_rivals_are_measured_on_the_same_backbone(tmp_path: Path, rival: str | None) -> None:
+@pytest.mark.parametrize("baseline", [None, "full-context", "first-tokens", "no-context"])
+def test_baselines_are_measured_on_the_same_backbone(tmp_path: Path, baseline: str | None) -> None:
     text_checkpoint(tmp_path)
     data = text_folder(tmp_path / "data")
     options = ("--task", "text", "--data", data, "--sizes", 6, "--contexts", 4, "--queries", 1)
-    rivals = ("--rival", rival) if rival else ()
-    (row,) = measure_rows(ExactMatch, "exact-match", tmp_path / "text", *options, *rivals)
-    assert row.writer == (rival or "gradmem")
+    baselines = ("--baseline", baseline) if baseline else ()
+    (row,) = measure_rows(ExactMatch, "exact-match", tmp_path / "text", *options, *baselines)
+    assert row.writer == (baseline or "gradmem")
     assert row.f1 is not None
-    assert (row.state_floats == 0) == (rival == "no-context")
+    assert (row.state_floats == 0) == (baseline == "no-context")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_rivals_are_measured_on_the_same_backbone(tmp_path: Path, rival: str | N
         (["kv-16", "--blob", "int4"], "'int4' is not one of float32, float16, int8"),
         (["kv-16", "--steps", "1,some"], "'some' is not a number from 1"),
         (["kv-16", "--steps", "21"], "21 write steps"),
-        (["kv-16", "--rival", "half"], "half"),
+        (["kv-16", "--baseline", "half"], "half"),
         (["kv-16", "--task", "gossip"], "gossip"),
         (["nowhere"], "there is no checkpoint"),
     ],

@@ -25,7 +25,7 @@ def count_paragraphs(folder: Path) -> int:
     return sum(half_of(json.loads(line)["context"]) == "report" for line in contexts)
 
 
-def test_sentences_are_asked_beside_their_rivals(folder: Path) -> None:
+def test_sentences_are_asked_beside_baselines(folder: Path) -> None:
     rows = ask(folder, "sentences", "--data", folder / "squad", "--steps", "1,2")
     assert [(row.condition, row.write_steps) for row in rows] == [
         ("memory", 1),
@@ -126,7 +126,18 @@ def test_texts_as_people_paste_them(folder: Path) -> None:
     assert (both.page_tokens, both.blob) == (120, "int8")
 
 
-def test_data_that_are_missing_are_named(folder: Path) -> None:
-    refused = invoke("sentences", folder / "text", "--data", folder / "nowhere")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["sentences", "--data", "nowhere"], "valid.jsonl"),
+        (["windows", "--data", "squad", "--tokens", "3"], "none of the texts has at most 3 tokens"),
+        (["paragraphs", "--data", "squad", "--together", "40"], "no 40 paragraphs"),
+        (["formats", "--texts", "squad"], "has no texts"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(folder: Path, options: list[str], message: str) -> None:
+    section, option, name, *others = options
+    common = (folder / "text", "--bank", folder / "bank")
+    refused = invoke(section, *common, option, folder / name, *others)
     assert refused.exit_code == 2
-    assert "valid.jsonl" in refused.stderr
+    assert message in refused.stderr

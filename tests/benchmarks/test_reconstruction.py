@@ -17,7 +17,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_every_length_is_measured_with_every_k(data: Path, tmp_path: Path) -> None:
-    options = ("--data", data, "--tokens", "6,8", "--steps", "2,1", "--texts", 3, "--query", "x")
+    options = ("--data", data, "--tokens", "6,8", "--steps", "1,2", "--texts", 3, "--query", "x")
     rows = measure_rows(Reconstruction, "reconstruction", tmp_path / "text", *options)
     assert [(row.tokens, row.write_steps) for row in rows] == [(6, 1), (6, 2), (8, 1), (8, 2)]
     assert {(row.optimizer, row.query, row.texts, row.memory_tokens) for row in rows} == {

@@ -146,6 +146,7 @@ def test_a_measurement_is_repeatable_and_covers_its_options(
         (["kv-16", "--shapes", "8"], "is not a shape"),
         (["kv-16", "--page-shape", "8"], "is not a shape"),
         (["kv-16", "--pages", "x"], "'x' is not a number"),
+        (["records", "--steps", "5,21"], "21 write steps"),
         (["nowhere"], "there is no checkpoint"),
     ],
 )
