@@ -1,4 +1,4 @@
-"""Adapters: what peft makes of the stored folder is what WRITE and READ do, by phase."""
+"""Adapters: WRITE and READ compute, by phase, what peft computes from the stored folder."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ PHASES = ("write", "read", "both")
 RANK = 2
 LENGTHS = torch.tensor([9, 5])
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-"peft asks a transformers model for what the next release calls otherwise."
+"peft uses a name of transformers that the next release changes."
 
 
 def adapted(tiny_model: TinyModel, family: str = "llama", phases: str = "both") -> MemoryModel:
@@ -54,7 +54,7 @@ def written(model: MemoryModel, ids: Tensor) -> Tensor:
 
 
 def with_memory(model: torch.nn.Module, prefix: Tensor, query: Tensor) -> Tensor:
-    """What a transformers model says at a query's end after a memory `(m, d)`: `(V,)`."""
+    """Return a transformers model's logits `(V,)` after a memory `(m, d)` and a query."""
     embeddings = model.get_input_embeddings()(query)  # type: ignore[operator]
     inputs = torch.cat([prefix, embeddings])[None]
     logits: Tensor = model(inputs_embeds=inputs).logits[0, -1]
@@ -283,7 +283,7 @@ WRONG_TENSORS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "outputs": lambda t: reshape(t, "lora_B", 3, RANK),
     "rank of A": lambda t: reshape(t, "lora_A", RANK + 1, 24),
     "a vector": lambda t: reshape(t, "lora_A", 16),
-    "float16": lambda t: t.update({name: one.half() for name, one in t.items()}),
+    "float16": lambda t: t.update({name: tensor.half() for name, tensor in t.items()}),
     "one float64": lambda t: t.update({first(t, "lora_A"): t[first(t, "lora_A")].double()}),
     "no such layer": lambda t: t.update(
         {

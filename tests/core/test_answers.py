@@ -1,7 +1,8 @@
-"""Memories of several pages: evidence, which pages are read on, and which one answers."""
+"""Memories of several pages: evidence, preselected pages, and the page that answers."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from unittest.mock import patch
 
 import pytest
@@ -54,19 +55,19 @@ def memories(model: MemoryModel) -> Tensor:
     return 2 * torch.randn((PAGES, model.config.memory_tokens, 16), generator=random)
 
 
-def asked(model: MemoryModel, rules: ReadingRules, row: int) -> Answer:
-    """The answer to one query of all pages."""
+def ask(model: MemoryModel, rules: ReadingRules, row: int) -> Answer:
+    """Ask all pages a query, alone in its batch."""
     decoding = Decoding(model, rules)
     pages = prefill(model, memories(model))
     decoding.join([pages], [QUERIES[row]], [SAMPLING[row]], [DOCUMENTS])
     while len(decoding):
-        answers = [one.answer for one in decoding.step() if one.answer]
+        answers = [token.answer for token in decoding.step() if token.answer]
     (answer,) = answers
     return answer
 
 
-def page_by_page(model: MemoryModel, rules: ReadingRules, row: int) -> list[Answer]:
-    """What each page answers to a query alone."""
+def ask_pages(model: MemoryModel, rules: ReadingRules, row: int) -> list[Answer]:
+    """Ask each page a query, as if it were the only page."""
     return generate(
         model,
         memories(model),
@@ -95,13 +96,13 @@ def values(evidence: Evidence) -> tuple[float, ...]:
 
 @torch.no_grad()
 def teacher_forced(model: MemoryModel, page: int, query: list[int], answer: Answer) -> Evidence:
-    """The same by `read`, which computes everything in one pass."""
+    """Compute the evidence by `read`, in one pass."""
     tokens = [*answer.tokens, STOP] if answer.finish_reason == "stop" else answer.tokens
     ids = torch.tensor([query + tokens])
     logits = read(model, memories(model)[page : page + 1], ids[None])[0, 0]
     scores = logits.log_softmax(dim=-1)
-    told = scores[:-1].gather(1, ids.T)[:, 0]  # of each token
-    of_query, of_answer = told[1 : len(query)], told[len(query) :]
+    of_tokens = scores[:-1].gather(1, ids.T)[:, 0]
+    of_query, of_answer = of_tokens[1 : len(query)], of_tokens[len(query) :]
     return Evidence(
         query=float(of_query.mean()) if len(of_query) else 0.0,
         absent=float(scores[len(query), ABSENT]),
@@ -114,14 +115,14 @@ def teacher_forced(model: MemoryModel, page: int, query: list[int], answer: Answ
 def test_evidence_is_what_teacher_forcing_finds(model: MemoryModel, scored: int) -> None:
     with patch("gradmem_core.reading.preselection.MAX_SCORED", scored):
         for row, query in enumerate(QUERIES):
-            for page, answer in enumerate(page_by_page(model, CALIBRATED, row)):
+            for page, answer in enumerate(ask_pages(model, CALIBRATED, row)):
                 assert answer.evidence is not None
                 expected = teacher_forced(model, page, query, answer)
                 assert values(answer.evidence) == pytest.approx(values(expected), abs=1e-4)
 
 
 def test_confidence_is_the_calibrations(model: MemoryModel) -> None:
-    found = [a for row in range(len(QUERIES)) for a in page_by_page(model, CALIBRATED, row)]
+    found = [a for row in range(len(QUERIES)) for a in ask_pages(model, CALIBRATED, row)]
     assert {answer.absent for answer in found} == {True, False}
     for answer in found:
         assert answer.evidence is not None
@@ -135,19 +136,19 @@ def test_a_query_that_nothing_weighs_is_not_scored(model: MemoryModel) -> None:
         for name in ("page", "answer", "absence")
     }
     rules = replace(CALIBRATED, calibration=CALIBRATION.model_copy(update=without))
-    (answer, *_) = page_by_page(model, rules, 0)
+    (answer, *_) = ask_pages(model, rules, 0)
     assert answer.evidence is not None
     assert answer.evidence.query == 0
-    (whole, *_) = page_by_page(model, CALIBRATED, 0)
+    (whole, *_) = ask_pages(model, CALIBRATED, 0)
     assert whole.evidence is not None
     assert answer.evidence.absent == pytest.approx(whole.evidence.absent, abs=1e-5)
 
 
 def test_a_calibration_leaves_the_tokens_as_they_are(model: MemoryModel) -> None:
     for row in range(len(QUERIES)):
-        plain, calibrated = (page_by_page(model, rules, row) for rules in (PLAIN, CALIBRATED))
-        assert [one.tokens for one in plain] == [one.tokens for one in calibrated]
-        assert all(one.evidence is None for one in plain)
+        plain, calibrated = (ask_pages(model, rules, row) for rules in (PLAIN, CALIBRATED))
+        assert [answer.tokens for answer in plain] == [answer.tokens for answer in calibrated]
+        assert all(answer.evidence is None for answer in plain)
 
 
 # Pages
@@ -157,9 +158,9 @@ def test_the_page_that_counts_answers(model: MemoryModel) -> None:
     """Without a calibration, as if every page were read alone."""
     chosen = set()
     for row in range(len(QUERIES)):
-        alone = page_by_page(model, PLAIN, row)
+        alone = ask_pages(model, PLAIN, row)
         page = choose_page(alone, DOCUMENTS)
-        found = asked(model, PLAIN, row)
+        found = ask(model, PLAIN, row)
         check(found, replace(alone[page], page=page))
         chosen.add(page)
     assert len(chosen) > 1
@@ -170,15 +171,15 @@ def test_all_pages_are_read_where_all_are_candidates(model: MemoryModel) -> None
     for row in range(len(QUERIES)):
         alone = [
             with_pages(answer, page)
-            for page, answer in enumerate(page_by_page(model, CALIBRATED, row))
+            for page, answer in enumerate(ask_pages(model, CALIBRATED, row))
         ]
         expected = alone[choose_page(alone, DOCUMENTS)]
         for more in (rules, replace(rules, candidates=PAGES + 3)):
-            check(asked(model, more, row), expected)
+            check(ask(model, more, row), expected)
 
 
 def with_pages(answer: Answer, page: int) -> Answer:
-    """A page's own answer, as one of several."""
+    """Return a page's own answer with the confidence that it has among several pages."""
     logistic = CALIBRATION.absence if answer.absent else CALIBRATION.answer
     assert answer.evidence is not None
     confidence = logistic.probability(answer.evidence, pages=PAGES)
@@ -199,13 +200,16 @@ def test_only_the_likeliest_pages_are_read_on(
     steps = 0
     with patch("gradmem_core.reading.preselection.MAX_TOKENS", tokens):
         while not begun:
-            begun = [(one.query, one.page) for one in decoding.step()]
+            begun = [(token.query, token.page) for token in decoding.step()]
             steps += 1
     assert steps == {1: PAGES * len(QUERIES), 15: 6, 256: 1}[tokens]
     assert len(begun) == candidates * len(QUERIES)
     for row, number in enumerate(numbers):
-        evidence = [one.evidence for one in page_by_page(model, CALIBRATED, row)]
-        scores = [CALIBRATION.page.score(one, pages=PAGES) for one in evidence if one is not None]
+        scores = [
+            CALIBRATION.page.score(answer.evidence, pages=PAGES)
+            for answer in ask_pages(model, CALIBRATED, row)
+            if answer.evidence is not None
+        ]
         best = sorted(range(PAGES), key=lambda page: -scores[page])[:candidates]
         assert [page for query, page in begun if query == number] == sorted(best)
 
@@ -234,20 +238,24 @@ def test_answers_do_not_depend_on_who_joins_when(
     leaves: int,
     tokens: int,
 ) -> None:
-    """Query `row` joins before step `arrivals[row]`; the one numbered `gone` leaves at a step."""
-    expected = [asked(model, rules, row) for row in range(len(QUERIES))]
+    """Query `row` joins before step `arrivals[row]`; query `gone` leaves at step `leaves`."""
     with (
         patch("gradmem_core.reading.decoding.MAX_PADDING", padding),
         patch("gradmem_core.reading.preselection.MAX_TOKENS", tokens),
     ):
-        found = joined_at(model, rules, arrivals, {gone: leaves})
+        found = run_batch(model, rules, arrivals, {gone: leaves})
     assert found.keys() | {gone} == set(range(len(QUERIES))) | {gone}
     assert gone not in found or leaves > arrivals[gone]
     for row, answer in found.items():
-        check(answer, expected[row])
+        check(answer, ask_once(model, rules, row))
 
 
-def joined_at(
+@cache
+def ask_once(model: MemoryModel, rules: ReadingRules, row: int) -> Answer:
+    return ask(model, rules, row)
+
+
+def run_batch(
     model: MemoryModel, rules: ReadingRules, arrivals: list[int], leaving: dict[int, int]
 ) -> dict[int, Answer]:
     pages = prefill(model, memories(model))
@@ -267,7 +275,7 @@ def joined_at(
         decoding.drop([number for number, row in row_of.items() if leaving.get(row, 60) <= step])
         if len(decoding):
             chosen = decoding.step()
-            answers |= {row_of[one.query]: one.answer for one in chosen if one.answer}
+            answers |= {row_of[token.query]: token.answer for token in chosen if token.answer}
     assert len(decoding) == 0
     return answers
 
@@ -313,17 +321,15 @@ def test_a_checkpoint_without_one_never_says_so(model: MemoryModel) -> None:
 
 @pytest.mark.parametrize("calibration", [None, CALIBRATION])
 @pytest.mark.parametrize("rows", [1, 12, 64])
-def test_queries_are_answered_as_one_by_one(
+def test_queries_are_answered_as_they_are_alone(
     model: MemoryModel, calibration: Calibration | None, rows: int
 ) -> None:
     tiny = checkpoint(model, calibration, absent_answer="e\n")
-    expected = [
-        asked(model, ReadingRules.from_checkpoint(tiny), row) for row in range(len(QUERIES))
-    ]
+    expected = [ask(model, ReadingRules.from_checkpoint(tiny), row) for row in range(len(QUERIES))]
     with patch("gradmem_core.reading.generation.ROWS", rows):
         found = answer_queries(tiny, memories(model), QUERIES, SAMPLING, documents=DOCUMENTS)
-    for one, other in zip(found, expected, strict=True):
-        check(one, other)
+    for answer, alone in zip(found, expected, strict=True):
+        check(answer, alone)
 
 
 @pytest.mark.parametrize(("queries", "pages", "size"), [(1, 1, 1), (200, 1, 64), (9, 20, 3)])

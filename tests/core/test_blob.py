@@ -175,7 +175,7 @@ def test_changed_bytes_give_a_memory_or_our_error(dtype: BlobDtype, data: st.Dat
 
 
 def rewritten(change: Callable[[dict[str, Any]], Any], dtype: BlobDtype = "float32") -> bytes:
-    """A blob whose header was changed and sealed again."""
+    """Return a blob whose header was changed."""
     data = pack(MEMORY, INFO, dtype=dtype)
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])

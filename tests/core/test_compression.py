@@ -1,4 +1,4 @@
-"""A document becomes pages: written, read back, split where they are weak."""
+"""Pages of a document are written, read back, and split where they are weak."""
 
 import asyncio
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 class Scripted:
-    """A worker that knows the text, and says it from pages of at most `able` tokens."""
+    """A worker that knows the text, and recalls it from pages of at most `able` tokens."""
 
     def __init__(self, checkpoint: Checkpoint, able: int) -> None:
         self.checkpoint = checkpoint
@@ -49,14 +49,14 @@ class Scripted:
         """Say the value of a key, or nonsense."""
         assert len(memory) == 1
         tokenizer = self.checkpoint.tokenizer
-        said = []
-        for query, one in zip(queries, sampling, strict=True):
+        answers = []
+        for query, settings in zip(queries, sampling, strict=True):
             asked = tokenizer.decode(query)
             words = [word for word in ("one", "two", "three", "four") if f" {word}\n" in asked]
             right = float(memory.max()) <= self.able + 0.5
             tokens = tokenizer.encode(f" value {words[0]}" if right else " no idea")
-            said.append(Answer(tokens[: one.max_new_tokens], 1.0, "stop"))
-        return said
+            answers.append(Answer(tokens[: settings.max_new_tokens], 1.0, "stop"))
+        return answers
 
 
 class InProcess:
@@ -68,7 +68,7 @@ class InProcess:
     async def write_pages(self, pages: Sequence[list[int]], steps: Steps) -> list[WrittenPage]:
         """Write pages one by one."""
         assert isinstance(steps, int)
-        made = [
+        batches = [
             write(
                 self.checkpoint.model,
                 torch.tensor([page]),
@@ -79,9 +79,9 @@ class InProcess:
             for page in pages
         ]
         return [
-            WrittenPage(one.memory[0], one.losses[0].tolist(), float(one.accuracy[0]))
-            for one in made
-            if one.accuracy is not None
+            WrittenPage(batch.memory[0], batch.losses[0].tolist(), float(batch.accuracy[0]))
+            for batch in batches
+            if batch.accuracy is not None
         ]
 
     async def read_pages(
@@ -91,8 +91,8 @@ class InProcess:
         return answer_queries(self.checkpoint, memory, queries, sampling)
 
 
-def compressed(checkpoint: Checkpoint, worker: Scripted, **changes: object) -> list[MemoryPage]:
-    """The pages that TEXT becomes."""
+def compress_text(checkpoint: Checkpoint, worker: Scripted, **changes: object) -> list[MemoryPage]:
+    """Compress TEXT."""
     pages = prepare_document(checkpoint, TEXT, max_pages=8).pages
     options: dict[str, object] = {"dtype": "float32", "verify": True, "max_pages": 8, **changes}
     return asyncio.run(compress(worker, checkpoint, pages, 2, **options))  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def compressed(checkpoint: Checkpoint, worker: Scripted, **changes: object) -> l
 
 def test_a_page_that_comes_back_is_kept(checkpoint: Checkpoint) -> None:
     worker = Scripted(checkpoint, able=1000)
-    (page,) = compressed(checkpoint, worker)
+    (page,) = compress_text(checkpoint, worker)
     assert page.page.text == TEXT
     assert page.read_back is not None
     assert page.read_back.share == 1
@@ -110,15 +110,15 @@ def test_a_page_that_comes_back_is_kept(checkpoint: Checkpoint) -> None:
 
 def test_a_weak_page_is_split_and_its_lines_keep_their_numbers(checkpoint: Checkpoint) -> None:
     whole = len(checkpoint.tokenizer.encode(TEXT))
-    pages = compressed(checkpoint, Scripted(checkpoint, able=whole - 1))
+    pages = compress_text(checkpoint, Scripted(checkpoint, able=whole - 1))
     assert [page.page.lines for page in pages] == [(1, 2), (3, 4)]
-    assert "\n".join(page.page.text or "" for page in pages) == TEXT
+    assert "\n".join(page.page.text for page in pages) == TEXT
     assert all(page.read_back and page.read_back.share == 1 for page in pages)
 
 
 def test_halves_that_are_no_better_are_not_kept(checkpoint: Checkpoint) -> None:
     worker = Scripted(checkpoint, able=0)
-    (page,) = compressed(checkpoint, worker)
+    (page,) = compress_text(checkpoint, worker)
     assert len(worker.pages) == 3  # the page and its halves
     assert page.weak
     assert page.read_back is not None
@@ -127,12 +127,12 @@ def test_halves_that_are_no_better_are_not_kept(checkpoint: Checkpoint) -> None:
 
 def test_nothing_is_split_beyond_the_most_pages(checkpoint: Checkpoint) -> None:
     worker = Scripted(checkpoint, able=0)
-    assert len(compressed(checkpoint, worker, max_pages=1)) == 1
+    assert len(compress_text(checkpoint, worker, max_pages=1)) == 1
     assert len(worker.pages) == 1
 
 
 def test_without_verifying_nothing_is_read(checkpoint: Checkpoint) -> None:
-    (page,) = compressed(checkpoint, Scripted(checkpoint, able=0), verify=False)
+    (page,) = compress_text(checkpoint, Scripted(checkpoint, able=0), verify=False)
     assert page.read_back is None
     assert not page.weak
 
@@ -167,5 +167,5 @@ def test_a_weak_page_that_cannot_be_split_is_kept(checkpoint: Checkpoint) -> Non
             InProcess(checkpoint), checkpoint, pages, 2, dtype="float32", verify=True, max_pages=8
         )
     )
-    assert [one.page for one in made] == pages
+    assert [page.page for page in made] == pages
     assert made[0].weak

@@ -1,6 +1,7 @@
 """Queries that join and leave a running batch get the answers that they get alone."""
 
 from collections.abc import Callable
+from functools import cache
 from unittest.mock import patch
 
 import pytest
@@ -34,7 +35,8 @@ def memories(model: MemoryModel) -> Tensor:
     return torch.randn((len(QUERIES), model.config.memory_tokens, 16), generator=random)
 
 
-def alone(model: MemoryModel, row: int) -> Answer:
+@cache
+def ask_alone(model: MemoryModel, row: int) -> Answer:
     memory = memories(model)[row : row + 1]
     return generate(model, memory, [QUERIES[row]], [0], [SAMPLING[row]], rules=RULES)[0]
 
@@ -50,16 +52,16 @@ def model(request: pytest.FixtureRequest, tiny_model: TinyModel) -> MemoryModel:
 def test_answers_do_not_depend_on_who_joins_when(
     model: MemoryModel, padding: int, arrivals: list[int], gone: int
 ) -> None:
-    """Query `row` joins before step `arrivals[row]`; the one numbered `gone` leaves early.
+    """Query `row` joins before step `arrivals[row]`; query `gone` leaves early.
 
-    Without padding queries take a pass of their own, with much they share one with the others.
+    Without padding the new queries take a pass of their own, with much they share a pass.
     """
     with patch("gradmem_core.reading.decoding.MAX_PADDING", padding):
         check_answers(model, arrivals, gone)
 
 
 def check_answers(model: MemoryModel, arrivals: list[int], gone: int) -> None:
-    expected = [alone(model, row) for row in range(len(QUERIES))]
+    expected = [ask_alone(model, row) for row in range(len(QUERIES))]
     prefixes = prefill(model, memories(model))
     decoding = Decoding(model, RULES)
     row_of: dict[int, int] = {}
@@ -77,7 +79,7 @@ def check_answers(model: MemoryModel, arrivals: list[int], gone: int) -> None:
             decoding.drop([number for number, row in row_of.items() if row == gone])
         if len(decoding):
             chosen = decoding.step()
-            answers |= {row_of[one.query]: one.answer for one in chosen if one.answer}
+            answers |= {row_of[token.query]: token.answer for token in chosen if token.answer}
     assert len(decoding) == 0
     assert answers.keys() == set(range(len(QUERIES))) - {gone}
     for row, answer in answers.items():

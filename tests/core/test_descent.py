@@ -310,7 +310,7 @@ def directions(parameters: list[nn.Parameter]) -> Iterator[list[Tensor]]:
 
 
 def slope_errors(model: MemoryModel, ids: Tensor, *, second_order: bool) -> dict[str, float]:
-    """How far each group's gradient is from the slopes along random directions, relative."""
+    """Return the relative errors of each group's gradient against slopes in random directions."""
     loss = outer_loss(model, ids, second_order=second_order)
     loss.backward()  # type: ignore[no-untyped-call]
     errors: dict[str, float] = {}

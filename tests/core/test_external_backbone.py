@@ -1,4 +1,4 @@
-"""Backbones that come in a package: imported once, whole, checked, by one process at a time."""
+"""Backbones from a package: imported once, completely, checked, by one process at a time."""
 
 import json
 import os
@@ -32,9 +32,8 @@ from gradmem_core.errors import CheckpointError
 from tests.packaged import NAME, VERSION, Packaged, install, packaged
 from tests.pretrained import model_folder, write_gguf
 
-LOAD = (
-    "from gradmem_core.checkpoints.checkpoint import load_checkpoint; load_checkpoint(sys.argv[1])"
-)
+IMPORT = "from gradmem_core.checkpoints.checkpoint import load_checkpoint"
+LOAD = "load_checkpoint(sys.argv[1])"
 SHORT_FILES = "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
 
 
@@ -46,7 +45,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where imported backbones go: an empty cache of the test's own."""
+    """The folder of imported backbones in an empty cache of the test's own."""
     monkeypatch.delenv(BACKBONE, raising=False)
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     return tmp_path / "cache" / "backbones"
@@ -59,8 +58,8 @@ def installed(tiny: Packaged, cache: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return cache
 
 
-def started(script: str, tiny: Packaged) -> subprocess.Popen[str]:
-    """A process in which the package is installed."""
+def start(script: str, tiny: Packaged) -> subprocess.Popen[str]:
+    """Start a process in which the package is installed."""
     return subprocess.Popen(
         [sys.executable, "-c", f"import sys, resource, signal; {script}", tiny.checkpoint],
         env=os.environ | {"PYTHONPATH": str(tiny.site)},
@@ -70,8 +69,8 @@ def started(script: str, tiny: Packaged) -> subprocess.Popen[str]:
     )
 
 
-def changed(tiny: Packaged, folder: Path, **package: Any) -> Path:
-    """A copy of the checkpoint that says other things of its package."""
+def change_package(tiny: Packaged, folder: Path, **package: Any) -> Path:
+    """Copy the checkpoint and change its entry of the package."""
     shutil.copytree(tiny.checkpoint, folder)
     fields = json.loads((folder / "gradmem.json").read_text())
     fields["backbone"]["package"] |= package
@@ -81,7 +80,7 @@ def changed(tiny: Packaged, folder: Path, **package: Any) -> Path:
 
 @contextmanager
 def no_file_longer_than(size: int) -> Iterator[None]:
-    """A disk that is full after so many bytes of a file."""
+    """Simulate a disk that is full after so many bytes of a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -101,10 +100,10 @@ def test_the_first_use_imports_the_package_and_says_so(
     tiny: Packaged, installed: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     loaded = load_checkpoint(tiny.checkpoint)
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"Importing Tiny into {installed} (0 MiB, once).\n")
-    assert "100%" in said.err
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"Importing Tiny into {installed} (0 MiB, once).\n")
+    assert "100%" in output.err
     assert names_in(installed) == {tiny.sha256, f"{tiny.sha256}.lock"}
     ours, theirs = (
         load_file(folder / "model.safetensors")
@@ -138,14 +137,15 @@ def test_later_uses_need_neither_the_package_nor_a_writable_cache(
 def test_two_processes_at_once_import_once(tiny: Packaged, cache: Path) -> None:
     cache.mkdir(parents=True)
     with FileLock(cache / f"{tiny.sha256}.lock"):  # so that both find nothing, and wait
-        script = f"print('there', flush=True); {LOAD}"
-        processes = [started(script, tiny), started(script, tiny)]
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "there\n"
-    errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    assert sum("Importing" in error for error in errors) == 1
+        # Two processes that import torch once.
+        fork = "import os; child = os.fork(); print('there', flush=True)"
+        wait = "child and sys.exit(os.waitpid(child, 0)[1])"
+        process = start(f"{IMPORT}; {fork}; {LOAD}; {wait}", tiny)
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["there\n", "there\n"]
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert errors.count("Importing") == 1
     assert names_in(cache) == {tiny.sha256, f"{tiny.sha256}.lock"}
 
 
@@ -153,12 +153,12 @@ def test_a_process_that_is_killed_leaves_nothing_that_matters(
     tiny: Packaged, installed: Path
 ) -> None:
     fatal = "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)"  # the kernel kills it as it writes
-    process = started(f"{SHORT_FILES}; {fatal}; {LOAD}", tiny)
+    process = start(f"{SHORT_FILES}; {fatal}; {IMPORT}; {LOAD}", tiny)
     process.communicate()
     assert process.returncode == -signal.SIGXFSZ
-    left = names_in(installed) - {f"{tiny.sha256}.lock"}
-    assert len(left) == 1
-    assert tiny.sha256 not in left
+    scratch = names_in(installed) - {f"{tiny.sha256}.lock"}
+    assert len(scratch) == 1
+    assert tiny.sha256 not in scratch
     load_checkpoint(tiny.checkpoint)
     assert names_in(installed) == {tiny.sha256, f"{tiny.sha256}.lock"}
 
@@ -226,10 +226,10 @@ def test_other_weights_in_the_package_are_refused_and_nothing_is_left(
     assert names_in(cache) == {f"{tiny.sha256}.lock"}
 
 
-def test_too_little_room_is_said_before_the_work(
+def test_too_little_space_is_refused_before_the_import(
     tiny: Packaged, tmp_path: Path, installed: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = changed(tiny, tmp_path / "large", size_bytes=10**18)
+    checkpoint = change_package(tiny, tmp_path / "large", size_bytes=10**18)
     with pytest.raises(CheckpointError, match=rf" 1(,000)+ bytes are needed .*{CACHE}"):
         load_checkpoint(checkpoint)
     assert capfd.readouterr().err == ""
@@ -246,7 +246,7 @@ def test_a_disk_that_gets_full_leaves_nothing(tiny: Packaged, installed: Path) -
     load_checkpoint(tiny.checkpoint)
 
 
-def test_a_cache_that_cannot_be_made_is_said(tiny: Packaged, installed: Path) -> None:
+def test_a_cache_that_cannot_be_created_is_refused(tiny: Packaged, installed: Path) -> None:
     installed.parent.write_text("a file where the cache should be")
     with pytest.raises(CheckpointError, match=f"Tiny cannot be imported into .*{CACHE}"):
         load_checkpoint(tiny.checkpoint)

@@ -204,7 +204,7 @@ DRAWS = 3000
 
 
 def frequencies(model: MemoryModel, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
-    """How often each token was drawn first, and the model's distribution at that temperature."""
+    """Return how often each token was drawn first, and the distribution at that temperature."""
     settings = [Sampling(1, temperature, top_p, seed) for seed in range(DRAWS)]
     memory = memories(model, 1)
     found = generate(

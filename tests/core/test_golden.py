@@ -88,12 +88,12 @@ class Case:
 
 
 def backbone_settings(base_config: dict[str, Any]) -> dict[str, Any]:
-    """What a stored configuration says of the model, without what later releases refuse."""
+    """Return the model's settings from a stored configuration, without those that are refused."""
     return {k: v for k, v in base_config.items() if k not in VOLATILE and v is not None}
 
 
 def parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The reference's parameters under our names."""
+    """Return the reference's parameters under our names."""
     stored = {name: tensor for name, tensor in tensors.items() if name.startswith("param.")}
     return {ours(name): stored[name] for name in stored if not MASK_BUFFER.search(name)}
 

@@ -1,4 +1,4 @@
-"""Where a text may be cut, and how bad each cut is."""
+"""The places where a text may be cut, and the cost of each cut."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from gradmem_core.texts.outline import (
 
 def cuts(text: str) -> list[tuple[float, str]]:
     """Each piece with the cost of a cut before it."""
-    return [(one.cost, text[one.start : one.end]) for one in find_pieces(text)]
+    return [(piece.cost, text[piece.start : piece.end]) for piece in find_pieces(text)]
 
 
 def pieces(text: str) -> list[str]:
@@ -25,7 +25,7 @@ def pieces(text: str) -> list[str]:
 
 
 def only(text: str, part: str) -> Piece:
-    [piece] = [one for one in find_pieces(text) if part in text[one.start : one.end]]
+    [piece] = [piece for piece in find_pieces(text) if part in text[piece.start : piece.end]]
     return piece
 
 
@@ -70,7 +70,7 @@ def test_headings_blocks_and_lines() -> None:
         (LINE, "c d."),
         (BLOCK + INDENTED, "   e."),
     ]
-    assert [one.heading for one in find_pieces(text)] == [
+    assert [piece.heading for piece in find_pieces(text)] == [
         *("", "# Town", "", "## River", "", "Bridge", "Bridge", "Bridge")
     ]
 
@@ -114,11 +114,11 @@ def test_an_item_keeps_the_lines_indented_under_it() -> None:
 def test_rows_know_the_header_of_their_table() -> None:
     text = "| Room | Seats |\n|---|---|\n| Fox. Old | 6 |\n| Town | 8 |\n\nEnd"
     found = find_pieces(text)
-    assert [one.cost for one in found] == pytest.approx(
+    assert [piece.cost for piece in found] == pytest.approx(
         [BLOCK, LINE + ORPHAN, LINE + ORPHAN, SENTENCE, LINE, BLOCK]
     )
     header = "| Room | Seats |"
-    assert [one.header for one in found] == ["", "", header, "", header, ""]
+    assert [piece.header for piece in found] == ["", "", header, "", header, ""]
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,13 @@ def test_a_fence_keeps_its_ends_and_has_no_headings() -> None:
 
 def test_comments_of_a_program_are_no_headings() -> None:
     text = "# The fox\nimport fox\n\ndef run():\n    return 1\n\n# Town\nrun()"
-    assert {one.heading for one in find_pieces(text)} == {""}
+    assert {piece.heading for piece in find_pieces(text)} == {""}
     assert only("# Town\nkey: value\nother: 1", "other").heading == "# Town"
 
 
 @pytest.mark.parametrize("text", ["- a\n---", "a\n-", "---\n---", "#a\nb", "a\nb\n==="])
 def test_what_is_no_heading(text: str) -> None:
-    assert {one.heading for one in find_pieces(text + "\n\nEnd")} == {""}
+    assert {piece.heading for piece in find_pieces(text + "\n\nEnd")} == {""}
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\n", "\f\n\t"])

@@ -1,4 +1,4 @@
-"""What holds for the pages of any text."""
+"""Properties of the pages of any text."""
 
 from itertools import accumulate, combinations, pairwise
 from math import inf
@@ -53,7 +53,7 @@ PAGE_TOKENS = st.sampled_from([1, 4, 12, 30, 64])
 
 
 def pages_or_word(text: str, page_tokens: int, *, carry: bool) -> list[Page] | None:
-    """The pages; None where a word is truly too long or there is none."""
+    """Split a text; return None where a word is really too long or there is none."""
     try:
         return split(text, page_tokens, carry=carry)
     except EmptyContextError:
@@ -164,7 +164,7 @@ def test_no_other_split_costs_less(lines: list[str], page_tokens: int) -> None:
     least = min(cost(some) for n in range(len(pieces)) for some in combinations(places, n))
     pages = split_text(LETTERS, text, page_tokens=page_tokens, max_pages=99, carry=False)
     # A page of so many characters other than space ends after so many pieces.
-    parts = accumulate(len(without_space(text[one.start : one.end])) for one in pieces)
+    parts = accumulate(len(without_space(text[piece.start : piece.end])) for piece in pieces)
     ends = {size: at for at, size in enumerate(parts, 1)}
     sizes = list(accumulate(len(without_space(page.text)) for page in pages))
     assume(ends.keys() >= set(sizes))  # a heading has room for what follows it
@@ -173,7 +173,7 @@ def test_no_other_split_costs_less(lines: list[str], page_tokens: int) -> None:
 
 
 def fewest_pages(words: list[str], page_tokens: int) -> int:
-    """How many pages are needed where a page may end after any word."""
+    """Count the pages that are needed where a page may end after any word."""
     pages, page = 1, ""
     for word in words:
         if page and tokens(f"{page} {word}") > page_tokens:

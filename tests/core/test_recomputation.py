@@ -67,7 +67,7 @@ def test_every_gradient_is_that_of_the_kept_graph(
 
 
 def bytes_of(model: MemoryModel, ids: Tensor, steps: int, *, recompute: bool) -> tuple[int, int]:
-    """What a loss holds on to, and the most that is allocated until its gradient is there."""
+    """Return the bytes that a loss keeps, and the peak until its gradient is computed."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as forward:
         loss = outer_loss(model, ids, steps, recompute=recompute)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as backward:

@@ -1,4 +1,4 @@
-"""Lists of records: every way to write one, and what is no record."""
+"""Lists of records: every way to write a record, and lines that are not records."""
 
 import string
 import time
@@ -27,7 +27,7 @@ def test_every_separator(separator: str) -> None:
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\n", " \n"])
 def test_every_line_end(end: str) -> None:
     found = parse_records(f"a: 1{end}b: 2{end}")
-    assert [(one.key, one.value) for one in found.records] == [("a", "1"), ("b", "2")]
+    assert [(record.key, record.value) for record in found.records] == [("a", "1"), ("b", "2")]
     assert found.skipped_lines == []
 
 
@@ -62,13 +62,16 @@ def test_a_line_that_the_common_separator_leaves_whole_takes_another() -> None:
 
 def test_lines_that_are_no_record_are_named() -> None:
     found = parse_records("My list\n\na: 1\n: 2\nb:\n   \nc: 3\nthe end")
-    assert [(one.key, one.number) for one in found.records] == [("a", 3), ("c", 7)]
+    assert [(record.key, record.number) for record in found.records] == [("a", 3), ("c", 7)]
     assert found.skipped_lines == [1, 4, 5, 8]
 
 
 def test_of_equal_keys_the_last_one_is_kept_and_named() -> None:
     found = parse_records("Port: 1\nhost: h\nport:: 2\nPORT : 3")
-    assert [(one.key, one.value) for one in found.records] == [("host", "h"), ("port", "3")]
+    assert [(record.key, record.value) for record in found.records] == [
+        ("host", "h"),
+        ("port", "3"),
+    ]
     assert found.duplicate_keys == ["PORT"]
 
 
@@ -147,7 +150,7 @@ def test_the_form_of_records_is_read_as_itself(document: str) -> None:
     except NoRecordError:
         return
     again = parse_records("".join(record.line for record in found))
-    assert [one.line for one in again.records] == [one.line for one in found]
+    assert [record.line for record in again.records] == [record.line for record in found]
     assert (again.duplicate_keys, again.skipped_lines) == ([], [])
 
 

@@ -1,4 +1,4 @@
-"""WRITE that stops by itself."""
+"""Stopping rules, and WRITE that stops by them."""
 
 from collections.abc import Callable
 
@@ -24,8 +24,8 @@ def test_every_document_stops_on_its_own(
     assert (together.losses <= once.losses[:, -1] + 1e-6).all()
     assert ((together.steps >= 1) & (together.steps <= 6)).all()
     for row, length in enumerate(LENGTHS.tolist()):
-        one = slice(row, row + 1)
-        alone = write_until_settled(model, ids[one, :length], LENGTHS[one], 6, tolerance=0.01)
+        own = slice(row, row + 1)
+        alone = write_until_settled(model, ids[own, :length], LENGTHS[own], 6, tolerance=0.01)
         assert alone.steps[0] == together.steps[row]
         torch.testing.assert_close(alone.memory[0], together.memory[row], rtol=1e-4, atol=1e-5)
 

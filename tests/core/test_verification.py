@@ -1,4 +1,4 @@
-"""What a memory gives back: what READ is asked of a page, and how its answers are graded."""
+"""Verification of a written page: the probes of READ, and the grading of its answers."""
 
 import pytest
 
