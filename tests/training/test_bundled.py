@@ -40,6 +40,7 @@ def test_a_document_alone_and_in_a_batch_gives_the_same_memory(
         assert float((alone.memory[0] - memory).norm() / memory.norm()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pairs", "least"),
     [
@@ -88,6 +89,7 @@ def test_a_story_is_answered() -> None:
     assert [tokenizer.decode(answer) for answer in answers] == ["office", "kitchen"]
 
 
+@pytest.mark.slow
 def test_lists_are_answered_and_absent_keys_refused() -> None:
     measurement = measure_records(
         "records",

@@ -37,6 +37,7 @@ def assert_alike(first: list[Parts], second: list[Parts]) -> None:
                 assert torch.equal(torch.as_tensor(value), torch.as_tensor(getattr(other, name)))
 
 
+@pytest.mark.slow
 def test_workers_draw_the_same_stream(tiny_recipe: TinyRecipe) -> None:
     orders = [Place(attempt, index, 3) for attempt in range(3) for index in range(2)]
     alone = taken(tiny_recipe(), orders)
@@ -44,6 +45,7 @@ def test_workers_draw_the_same_stream(tiny_recipe: TinyRecipe) -> None:
     assert_alike(alone, taken(tiny_recipe(), orders[::-1], ahead=False)[::-1])
 
 
+@pytest.mark.slow
 def test_a_mixture_by_workers_is_the_same_stream(prose_recipe: ProseRecipe) -> None:
     orders = [Place(attempt, 0, 0) for attempt in range(POOL + 2)]
     assert_alike(taken(prose_recipe(), orders), taken(prose_recipe("workers=2"), orders))
@@ -78,6 +80,7 @@ def test_halves_sum_up_to_the_whole() -> None:
         first.halves()
 
 
+@pytest.mark.slow
 def test_a_malformed_file_is_named_by_a_worker_too(
     prose_recipe: ProseRecipe, tmp_path: Path
 ) -> None:
@@ -89,6 +92,7 @@ def test_a_malformed_file_is_named_by_a_worker_too(
             feed.take(Place(0, 0, 0), CPU)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_run_at_once(tiny_recipe: TinyRecipe) -> None:
     recipe = tiny_recipe("workers=1")
     with closing(Feed(recipe, load_training_data(recipe))) as feed:
@@ -122,6 +126,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_run_that_is_killed(tiny_file: Path, tmp_path: Path) -> None:
     script = tmp_path / "orphans.py"
     script.write_text(ORPHANS)

@@ -26,6 +26,7 @@ from training.writers import load_writer
 STAGES = "schedule=[{until=0.5, write_steps=[0]}, {until=1.0, write_steps=[2]}]"
 
 
+@pytest.mark.slow
 def test_one_command_makes_a_checkpoint(fields: list[str], tmp_path: Path) -> None:
     arguments = ["fit", "prose", "--output", str(tmp_path / "run")]
     overrides = [*fields, "workers=1", "evaluation.every_seconds=0.01"]

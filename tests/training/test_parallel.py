@@ -88,6 +88,7 @@ def run_script(text: str, recipe: Path, folder: Path) -> list[tuple[object, dict
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one(
     tiny_recipe: TinyRecipe, tiny_file: Path, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_two_processes_have_the_gradient_of_one(
         assert torch.equal(gradient, both[1][1][name]), name
 
 
+@pytest.mark.slow
 def test_a_step_that_diverges_in_one_process_is_skipped_by_all(
     tiny_file: Path, tmp_path: Path
 ) -> None:
@@ -115,6 +117,7 @@ def test_a_step_that_diverges_in_one_process_is_skipped_by_all(
         assert torch.equal(tensor, theirs[name]), name
 
 
+@pytest.mark.slow
 def test_the_command_trains_evaluates_and_continues_under_torchrun(
     tiny_recipe: TinyRecipe, tiny_file: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +139,7 @@ def test_the_command_trains_evaluates_and_continues_under_torchrun(
     assert trained.training.tokens == alone.state.tokens
 
 
+@pytest.mark.slow
 def test_processes_read_texts_and_memories_in_one_step_and_end_by_one_clock(
     tiny_file: Path, tmp_path: Path
 ) -> None:
@@ -151,6 +155,7 @@ def test_processes_read_texts_and_memories_in_one_step_and_end_by_one_clock(
     assert training.seconds >= 4
 
 
+@pytest.mark.slow
 def test_phases_follow_each_other_in_all_processes(tiny_file: Path, tmp_path: Path) -> None:
     tiny_file.write_text(tiny_file.read_text() + PHASES)
     fit = ("--no-python", Path(sys.executable).with_name("gradmem-train"), "fit", tiny_file)
@@ -164,6 +169,7 @@ def test_phases_follow_each_other_in_all_processes(tiny_file: Path, tmp_path: Pa
     assert training.tokens >= before.tokens + 100 >= 300
 
 
+@pytest.mark.slow
 def test_micro_batches_that_cannot_be_shared_are_refused(tiny_file: Path, tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("gradmem-train")
     fit = ("--no-python", script, "fit", tiny_file, "--output", tmp_path / "run")
