@@ -104,6 +104,7 @@ def derivatives(piece: Piece, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return [*outs, *first, *second]
 
 
+@pytest.mark.slow
 def test_a_compiler_can_follow_every_pass() -> None:
     traced = Fused(compiled("eager"))
     inputs = (random(2, 4, 5, 3), random(2, 2, 5, 3, seed=1), random(2, 2, 5, 3, seed=2))
