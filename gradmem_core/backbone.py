@@ -31,14 +31,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from gradmem_core.adapters import (
-    add_adapter,
-    load_adapter,
-    merge_adapter,
-    save_adapter,
-    strip_adapter,
-    switch_adapter,
-)
+from gradmem_core.adapters import add_adapter, strip_adapter, switch_adapter
 from gradmem_core.attention import causal_attention
 from gradmem_core.config import AdapterConfig
 from gradmem_core.errors import CheckpointError
@@ -207,26 +200,6 @@ class Backbone(nn.Module):
         add_adapter(self.causal_lm, config.rank, seed=seed)
         self.adapter = config
         switch_adapter(self.causal_lm, on=config.phases != "write")
-
-    def load_adapter(self, folder: Path) -> None:
-        """Load a stored adapter into the one of `add_adapter`.
-
-        Raises:
-            CheckpointError: The stored adapter is damaged or does not match.
-        """
-        load_adapter(self.causal_lm, folder)
-
-    def save_adapter(self, folder: Path, *, dtype: torch.dtype) -> None:
-        """Write the adapter as peft does."""
-        save_adapter(self.causal_lm, folder, dtype=dtype)
-
-    def merge_adapter(self, folder: Path, config: AdapterConfig) -> None:
-        """Merge a stored adapter of both phases into the weights.
-
-        Raises:
-            CheckpointError: The stored adapter is damaged or does not match.
-        """
-        merge_adapter(self.causal_lm, folder, config.rank)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

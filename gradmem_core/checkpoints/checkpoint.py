@@ -145,7 +145,8 @@ def _save_write_side(model: MemoryModel, folder: Path, *, adapter_dtype: torch.d
     }
     save_file(tensors, folder / "gradmem.safetensors")
     if model.config.adapter is not None:
-        model.backbone.save_adapter(folder / adapters.FOLDER, dtype=adapter_dtype)
+        adapter = folder / adapters.FOLDER
+        adapters.save_adapter(model.backbone.causal_lm, adapter, dtype=adapter_dtype)
 
 
 def _save_external(external: ExternalBackbone, folder: Path, new: Path) -> None:
@@ -262,12 +263,12 @@ def _load_model(
     stored, adapter = folder / adapters.FOLDER, config.adapter
     merged = merge and adapter is not None and adapter.phases == "both"
     if adapter is not None and merged:
-        backbone.merge_adapter(stored, adapter)
+        adapters.merge_adapter(backbone.causal_lm, stored, adapter.rank)
     model = MemoryModel(backbone, config, seed=0, merged=merged)
     tensors = _read_tensors(folder / "gradmem.safetensors")
     if adapter is not None and not merged:
         if stored.exists():
-            backbone.load_adapter(stored)
+            adapters.load_adapter(backbone.causal_lm, stored)
         else:  # format 1 stores it with the write side
             tensors = _take_adapter(backbone, tensors, folder)
     _load_write_side(model, tensors, folder)

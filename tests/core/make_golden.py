@@ -211,7 +211,7 @@ GENERIC_457: Fields = {
     "top_k": 50,
     "transformers_version": "4.57.6",
 }
-"What configurations of transformers 4.57 hold beside their model's own fields."
+"Fields of a configuration of transformers 4.57 beside those of the model."
 
 LLAMA: Fields = {
     **GENERIC_457,
