@@ -138,7 +138,7 @@ def test_two_processes_at_once_import_once(tiny: Packaged, cache: Path) -> None:
     cache.mkdir(parents=True)
     with FileLock(cache / f"{tiny.sha256}.lock"):  # so that both find nothing, and wait
         # Two processes that import torch once.
-        fork = "import os; child = os.fork(); print('there', flush=True)"
+        fork = "import os; child = os.fork(); os.write(1, b'there\\n')"
         wait = "child and sys.exit(os.waitpid(child, 0)[1])"
         process = start(f"{IMPORT}; {fork}; {LOAD}; {wait}", tiny)
         assert process.stdout is not None

@@ -12,7 +12,7 @@ from gradmem_core.errors import (
 )
 from gradmem_core.texts.paging import split_text
 from gradmem_core.tokenizer import Tokenizer
-from tests.pages import FAMILY, split, texts, tokens
+from tests.core.pages import FAMILY, split, texts, tokens
 
 
 def test_fewer_pages_are_sought_where_a_nicer_split_has_too_many() -> None:

@@ -12,7 +12,7 @@ from gradmem_core.errors import EmptyContextError, TooManyPagesError, WordTooLon
 from gradmem_core.texts.outline import find_pieces
 from gradmem_core.texts.paging import EVENNESS, Page, split_text
 from gradmem_core.tokenizer import Tokenizer
-from tests.pages import FAMILY, TOKENIZER, split, tokens, without_space
+from tests.core.pages import FAMILY, TOKENIZER, split, tokens, without_space
 
 FRAGMENTS = [
     *("# ", "## ", "===\n", "---\n", "- ", "1. ", "| a | b |\n", "|---|---|\n", "| 1 | 2 |\n"),

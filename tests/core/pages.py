@@ -1,4 +1,4 @@
-"""A small tokenizer and pages of it, for tests of splitting."""
+"""Pages of a small tokenizer, for tests of splitting."""
 
 from gradmem_core.texts.paging import Page, split_text
 from gradmem_core.tokenizer import Tokenizer
