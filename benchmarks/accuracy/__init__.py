@@ -1,1 +1,1 @@
-"""What memories answer: exact match, refusals, calibration."""
+"""Accuracy of the answers from memories: exact match, rejections, calibration."""

@@ -50,16 +50,15 @@ class MemoryBank:
         config = self._checkpoint.model.config
         for page in pages:
             check_context(config, len(page))
-        kept = {_key(page, steps): page for page in pages}
-        memories = {key: found for key in kept if (found := self._load(key)) is not None}
-        missing = {key: page for key, page in kept.items() if key not in memories}
+        by_key = {_key(page, steps): page for page in pages}
+        memories = {key: self._load(key) for key in by_key if self._holds(key)}
+        missing = {key: page for key, page in by_key.items() if key not in memories}
         with tqdm(total=len(missing), unit="page", disable=None, leave=False) as bar:
             for batch in _batches(missing):
-                for key, written in zip(
-                    batch, self._write(list(batch.values()), steps), strict=True
-                ):
-                    memories[key] = written
-                    self._save(key, written)
+                written = self._write(list(batch.values()), steps)
+                for key, memory in zip(batch, written, strict=True):
+                    memories[key] = memory
+                    self._save(key, memory)
                 bar.update(len(batch))
         rows = [memories[_key(page, steps)] for page in pages]
         return {k: torch.stack([row[str(k)] for row in rows]) for k in steps}
@@ -84,9 +83,11 @@ class MemoryBank:
             raise NonFiniteLossError(message, samples=samples)
         return written
 
-    def _load(self, key: str) -> dict[str, Tensor] | None:
-        if self._folder is None or not (self._folder / key).exists():
-            return None
+    def _holds(self, key: str) -> bool:
+        return self._folder is not None and (self._folder / key).exists()
+
+    def _load(self, key: str) -> dict[str, Tensor]:
+        assert self._folder is not None
         return load_file(self._folder / key)
 
     def _save(self, key: str, memories: dict[str, Tensor]) -> None:

@@ -90,14 +90,14 @@ def calibrate_checkpoint(
     """Fit a checkpoint's calibration, and store it there."""
     unfitted = Calibration(page=UNFITTED, answer=UNFITTED, absence=UNFITTED, min_confidence=0.0)
     loaded = replace(load_checkpoint(checkpoint), calibration=unfitted)
-    kept = MemoryBank(loaded, bank)
+    memories = MemoryBank(loaded, bank)
     paragraphs = read_paragraphs(data / "valid.jsonl", "choices", count=count)
     documents = [*squad_documents(paragraphs, long_documents), *draw_documents(generated)]
     calibration = fit(
         [
             replies
             for document in documents
-            for replies in _ask_pages(loaded, kept, document, page_tokens, steps)
+            for replies in _ask_pages(loaded, memories, document, page_tokens, steps)
         ]
     )
     path = find_checkpoint(checkpoint) / "gradmem.json"

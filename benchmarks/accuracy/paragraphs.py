@@ -67,7 +67,7 @@ def find_window(asked: SquadQuestion, tokenizer: Tokenizer, most: int) -> str:
     behind = True
     while True:
         for side in (behind, not behind):
-            wider = window.widened(behind=side)
+            wider = window.widen(behind=side)
             if wider is not None and len(tokenizer.encode(wider.text)) <= most:
                 window, behind = wider, not side
                 break

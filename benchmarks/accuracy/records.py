@@ -92,22 +92,7 @@ def group_rows(
             )
             for asked, memory in zip(group.lists, memories[k].tensor_split(ends[:-1]), strict=True)
         ]
-        replies = Replies.merge(parts)
-        yield Records(
-            kind=group.kind,
-            name=group.name,
-            documents=replies.texts,
-            records=len(replies.present),
-            characters=sum(len(asked.text) for asked in group.lists),
-            pages=replies.pages,
-            write_steps=k,
-            memory_floats=checkpoint.model.initial_memory.numel(),
-            exact_match=replies.exact_match,
-            false_rejection_rate=replies.false_rejection_rate,
-            absent_keys=len(replies.absent),
-            rejection_recall=replies.rejection_recall or 0.0,
-            rejection_precision=replies.rejection_precision,
-        )
+        yield _row(checkpoint, group, Replies.merge(parts), k)
         failures = (
             RecordsFailure(
                 kind=group.kind,
@@ -122,6 +107,24 @@ def group_rows(
             if answer.text != expected
         )
         yield from islice(failures, FAILURES_SHOWN)
+
+
+def _row(checkpoint: Checkpoint, group: ListGroup, replies: Replies, steps: int) -> Records:
+    return Records(
+        kind=group.kind,
+        name=group.name,
+        documents=replies.texts,
+        records=len(replies.present),
+        characters=sum(len(asked.text) for asked in group.lists),
+        pages=replies.pages,
+        write_steps=steps,
+        memory_floats=checkpoint.model.initial_memory.numel(),
+        exact_match=replies.exact_match,
+        false_rejection_rate=replies.false_rejection_rate,
+        absent_keys=len(replies.absent),
+        rejection_recall=replies.rejection_recall or 0.0,
+        rejection_precision=replies.rejection_precision,
+    )
 
 
 def _expectations(replies: Replies) -> Iterator[tuple[GradedAnswer, str | None]]:

@@ -40,7 +40,7 @@ class GradedAnswer:
 
     @property
     def rejected(self) -> bool:
-        """Whether the question gets no answer."""
+        """True where the question gets no answer: `not stated`, or held back."""
         return self.text is None or self.held_back
 
 

@@ -2,8 +2,8 @@
 
 from typing import TypeVar
 
-from click.testing import Result as Finished
 from typer.testing import CliRunner
+from typer.testing import Result as Finished
 
 from benchmarks.cli import app
 from benchmarks.results import Result, ResultFile, Row, rows_of

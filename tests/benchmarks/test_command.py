@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from click.testing import Result as Finished
 from typer.testing import CliRunner
+from typer.testing import Result as Finished
 
 from benchmarks import command
 from benchmarks.cli import MEASUREMENTS
