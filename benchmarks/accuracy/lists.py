@@ -12,7 +12,7 @@ from gradmem_core.errors import InputError
 from gradmem_core.texts.records import Record, parse_records
 from training.seeds import stream
 from training.tasks import Question
-from training.tasks.records import Drawn, draw_absent_key, draw_records
+from training.tasks.records import DrawnRecords, draw_absent_key, draw_records
 
 LISTS = Path(__file__).parents[1] / "lists"
 BY_SHAPE, BY_PAGES, REAL = 0, 1, 7
@@ -127,7 +127,10 @@ def _draw(shape: Shape, rng: np.random.Generator) -> AskedText:
 
 
 def _ask(
-    text: str, records: Sequence[Record], rng: np.random.Generator, drawn: Drawn | None = None
+    text: str,
+    records: Sequence[Record],
+    rng: np.random.Generator,
+    drawn: DrawnRecords | None = None,
 ) -> AskedText:
     """Ask for all keys; most keys that a generated list does not have are drawn as its own are."""
     present = {record.key: record.value for record in records}
