@@ -18,19 +18,19 @@ from gradmem_core.errors import DataError, RecipeError
 from gradmem_core.tokenizer import Tokenizer
 from training.seeds import Split
 from training.tasks.base import Example, Question, TrainingTask
-from training.tasks.files import FileTask, Item, held_out, text_of
+from training.tasks.files import FileTask, Item, is_held_out, read_text
 
 LINE = re.compile(r"(\d+) ([^\t]+)(?:\t([^\t]+)\t[\d ]+)?")
 WORD = re.compile(r"\w+|[^\w\s]")
 STOP = "."
-"Ends a statement, and an answer."
+"The end of statements and answers."
 NAME = re.compile(r"babi(-[1-5])*")
 KINDS = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
 class StoryQuestion:
-    """A question with what was told before it."""
+    """A question with the statements before it."""
 
     story: int
     "Number of the story in its file, from 0."
@@ -42,11 +42,12 @@ class StoryQuestion:
 class BabiTask(FileTask):
     """Stories; the size is the number of statements before the question.
 
-    The first question is bAbI's. Where more are wanted, every second one begins a statement and
-    asks for the rest of the last one that begins so, which tells training more than one word does.
+    The first question is bAbI's. Where more are wanted, every second question begins a
+    statement and asks for the rest of the last statement that begins so, which teaches more than a
+    single word does.
 
-    Named `babi` for QA1 to QA5 in equal shares, or with the numbers of those that it takes, for
-    instance `babi-1-4`; one that is named twice is drawn twice as often.
+    `babi` stands for QA1 to QA5 in equal shares, `babi-1-4` for QA1 and QA4; a number that is named
+    twice is drawn twice as often.
 
     Args:
         name: `babi`, with or without numbers.
@@ -72,17 +73,17 @@ class BabiTask(FileTask):
     ) -> Example:
         """Draw a story of at most `size` statements, from each kind equally often."""
         drawn = super().sample(rng, size=size, queries=1, split=split)
-        begun = _begun(rng, drawn.context, queries // 2)
+        begun = _ask_for_rests(rng, drawn.context, queries // 2)
         questions = [begun[n // 2] if n % 2 else drawn.questions[0] for n in range(queries)]
         return Example(drawn.context, questions)
 
     def groups(self, split: Split) -> list[list[Item]]:
-        """The items of each kind of story; whole stories are held out for selection."""
+        """Read the items of each kind of story; whole stories are held out for selection."""
         return [
             [
-                Item(len(one.statements), _example(one))
-                for one in self._asked(kind, "test" if split == "test" else "train")
-                if split == "test" or held_out(str(one.story)) == (split == "selection")
+                Item(len(question.statements), _build_example(question))
+                for question in self._read(kind, "test" if split == "test" else "train")
+                if split == "test" or is_held_out(str(question.story)) == (split == "selection")
             ]
             for kind in self._kinds
         ]
@@ -92,17 +93,17 @@ class BabiTask(FileTask):
         """Every word of the training files of all kinds, so that all checkpoints have the same."""
         words = {STOP}
         for kind in KINDS:
-            for one in self._asked(kind, "train"):
-                for text in (*one.statements, one.question, one.answer):
+            for question in self._read(kind, "train"):
+                for text in (*question.statements, question.question, question.answer):
                     words.update(WORD.findall(text.lower()))
         return sorted(words)
 
     def tokenizer(self) -> Tokenizer:
-        """One token for each word and punctuation mark, in lower case."""
+        """Build a tokenizer with a token for each word and punctuation mark, in lower case."""
         return Tokenizer.from_words(self.vocabulary)
 
     def card(self) -> Task:
-        """A full stop ends an answer."""
+        """Describe the task; a full stop ends an answer."""
         return Task(
             name=self.name,
             stop_tokens=[STOP],
@@ -111,23 +112,23 @@ class BabiTask(FileTask):
             example_answer="garden",
         )
 
-    def _asked(self, kind: int, part: str) -> Iterator[StoryQuestion]:
-        found = sorted(self._data.glob(f"qa{kind}_*_{part}.txt"))
-        if len(found) != 1:
+    def _read(self, kind: int, part: str) -> Iterator[StoryQuestion]:
+        files = sorted(self._data.glob(f"qa{kind}_*_{part}.txt"))
+        if len(files) != 1:
             raise DataError(
-                f"{self._data} holds {len(found)} files qa{kind}_*_{part}.txt; give the folder of"
+                f"{self._data} holds {len(files)} files qa{kind}_*_{part}.txt; give the folder of"
                 " bAbI's original files, which has one"
             )
-        return read_stories(found[0])
+        return read_stories(files[0])
 
 
 def read_stories(path: Path) -> Iterator[StoryQuestion]:
-    """The questions of a file, each with the statements before it.
+    """Read the questions of a file, each with the statements before it.
 
     Raises:
         DataError: The file cannot be read, or a line is malformed; the error names it by number.
     """
-    lines = text_of(path).splitlines()
+    lines = read_text(path).splitlines()
     statements: list[str] = []
     story, expected = -1, 1
     for number, line in enumerate(lines, start=1):
@@ -147,23 +148,26 @@ def read_stories(path: Path) -> Iterator[StoryQuestion]:
             yield StoryQuestion(story, tuple(statements), text, answer.strip())
 
 
-def _begun(rng: np.random.Generator, story: str, count: int) -> list[Question]:
-    """Questions for the rest of statements."""
-    statements = [f"{one}{STOP}".split() for one in story.split(STOP) if one.strip()]
+def _ask_for_rests(rng: np.random.Generator, story: str, count: int) -> list[Question]:
+    """Draw questions that begin a statement and ask for the rest of it."""
+    statements = [f"{text}{STOP}".split() for text in story.split(STOP) if text.strip()]
     questions = []
     for _ in range(count):
         words = statements[rng.integers(len(statements))]
         beginning = words[: rng.integers(1, len(words))]
-        last = next(one for one in reversed(statements) if one[: len(beginning)] == beginning)
+        last = next(s for s in reversed(statements) if s[: len(beginning)] == beginning)
         rest = " ".join(last[len(beginning) :])
-        questions.append(_question(" ".join(beginning), rest.removesuffix(STOP)))
+        questions.append(_build_question(" ".join(beginning), rest.removesuffix(STOP)))
     return questions
 
 
-def _example(one: StoryQuestion) -> Example:
-    return Example(" ".join(one.statements), [_question(one.question, one.answer)])
+def _build_example(asked: StoryQuestion) -> Example:
+    return Example(" ".join(asked.statements), [_build_question(asked.question, asked.answer)])
 
 
-def _question(query: str, answer: str) -> Question:
-    """Pretrained tokenizers want the blank before an answer; that of single words drops it."""
+def _build_question(query: str, answer: str) -> Question:
+    """Build a question.
+
+    Pretrained tokenizers want the blank before an answer; the tokenizer of words drops it.
+    """
     return Question(query, f" {answer}{STOP}", answer)

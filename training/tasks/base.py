@@ -1,4 +1,4 @@
-"""What a task is."""
+"""The interface of tasks: examples are contexts with questions, drawn by size."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,16 +13,15 @@ from training.seeds import Split, stream
 
 @dataclass(frozen=True)
 class Question:
-    """One query of a context."""
+    """A question about a context."""
 
     query: str
-    "What is asked."
     target: str
-    "What the model learns to say, up to and with the last stop token."
+    "The text that the model learns to generate, with the stop token at its end."
     answer: str
-    "What counts as right: the target without its ending."
+    "The right answer: the target without blanks and stop token at its ends."
     also_right: tuple[str, ...] = ()
-    "Other answers that count."
+    "Other right answers."
     templated: bool = True
     "Put the query into the checkpoint's template; otherwise it is the whole prompt."
 
@@ -37,13 +36,13 @@ class Example:
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How a checkpoint puts texts into tokens."""
+    """The tokenizer of a checkpoint, with the texts that it puts around queries and answers."""
 
     tokenizer: Tokenizer
     card: Task
 
     def encode_query(self, question: Question) -> list[int]:
-        """The tokens of a query, in its template where it takes one."""
+        """Encode a query, in the checkpoint's template where it takes one."""
         template = self.card.query_template if question.templated else QUERY
         return self.tokenizer.encode_query(question.query, template)
 
@@ -54,18 +53,18 @@ class TextFormat:
 
 
 class TrainingTask(ABC):
-    """A source of examples whose difficulty is one number, the size."""
+    """A source of examples of any size; larger ones are harder."""
 
     name: str
-    "What recipes and results call it."
+    "Its name in recipes, checkpoints and results."
     normalised: ClassVar[bool] = False
     "Answers are compared as SQuAD does: without case, punctuation and articles."
     fails: ClassVar[str] = "what the document does not say gets an answer all the same"
-    "What a model that is trained on it cannot do, for its card."
+    "Known failures of models that are trained on it, for the model card."
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that covers every text of the task."""
+        """Build a tokenizer that covers every text of the task."""
 
     @abstractmethod
     def sample(
@@ -74,16 +73,17 @@ class TrainingTask(ABC):
         """Draw one example.
 
         Args:
-            rng: Where the randomness comes from.
-            size: How much the context holds, at least 1; for `kv` the number of pairs.
+            rng: The source of all randomness.
+            size: Amount of text, at least 1, in the unit of the task; for `kv`, pairs.
             queries: Number of questions.
-            split: Where a task with files draws from; what is generated depends on `rng` alone.
+            split: The part of its files that a task draws from; generated examples depend on
+                `rng` alone.
         """
 
     def examples(
         self, *, split: Split, seed: int, size: int, count: int, queries: int
     ) -> list[Example]:
-        """Examples to measure with; a task with files may have fewer than `count`.
+        """Draw examples to measure with; a task with files may have fewer than `count`.
 
         Args:
             split: `selection` while choosing, `test` for final figures.
@@ -98,13 +98,13 @@ class TrainingTask(ABC):
         ]
 
     def parts(self) -> dict[str, "TrainingTask"]:
-        """Return what a run's evaluations measure apart, by name."""
+        """Return the tasks that evaluations measure separately, by name."""
         return {self.name: self}
 
     def format(self) -> TextFormat:
-        """The tokenizer and the card of a fresh model."""
+        """Build the text format of a fresh model."""
         return TextFormat(self.tokenizer(), self.card())
 
     @abstractmethod
     def card(self) -> Task:
-        """What a checkpoint says about the task it was trained for."""
+        """Describe the task as checkpoints do."""

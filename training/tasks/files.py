@@ -1,4 +1,4 @@
-"""Tasks whose examples stand in files that the user has."""
+"""Bases of tasks that read files, and of tasks for pretrained models."""
 
 import hashlib
 from abc import abstractmethod
@@ -14,16 +14,16 @@ from training.seeds import Split, stream
 from training.tasks.base import Example, TrainingTask
 
 HELD_OUT = 20
-"One in so many groups (stories, articles) of the training file is kept for selection."
+"Of so many groups (stories, articles) of the training file, one is held out for selection."
 
 
 @dataclass(frozen=True)
 class Item:
-    """An example and how large it is."""
+    """An example with its size."""
 
     size: int
     example: Example
-    "With every question that may be asked about it."
+    "With all questions about its context."
 
 
 class FileTask(TrainingTask):
@@ -32,11 +32,11 @@ class FileTask(TrainingTask):
     normalised = True
 
     def __init__(self) -> None:
-        self._drawn_from: dict[Split, list[list[Item]]] = {}
+        self._items: dict[Split, list[list[Item]]] = {}
 
     @abstractmethod
     def groups(self, split: Split) -> list[list[Item]]:
-        """The examples of a split, in groups that are drawn equally often.
+        """Read the examples of a split, in groups that are drawn equally often.
 
         Raises:
             DataError: A file is missing or malformed.
@@ -52,34 +52,36 @@ class FileTask(TrainingTask):
         """
         groups = self._up_to(split, size)
         group = groups[rng.integers(len(groups))]
-        return _asked(rng, group[rng.integers(len(group))].example, queries)
+        return _draw_questions(rng, group[rng.integers(len(group))].example, queries)
 
     def examples(
         self, *, split: Split, seed: int, size: int, count: int, queries: int
     ) -> list[Example]:
-        """Different examples of at most `size`, in random order; fewer where there are fewer."""
+        """Draw different examples of at most `size` in random order, as many as there are."""
         items = [item for group in self._up_to(split, size) for item in group]
         rng = stream(split, seed, size)
         return [
-            _asked(rng, items[index].example, queries)
+            _draw_questions(rng, items[index].example, queries)
             for index in rng.permutation(len(items))[:count]
         ]
 
     def _up_to(self, split: Split, size: int) -> list[list[Item]]:
-        """The groups that have items of at most `size`, with those alone.
+        """Return the groups without items above `size`, and without empty groups.
 
         A smaller `size` than that of the smallest item counts as that.
         """
-        if split not in self._drawn_from:
-            self._drawn_from[split] = [
+        if split not in self._items:
+            self._items[split] = [
                 sorted(group, key=lambda item: item.size) for group in self.groups(split) if group
             ]
-        groups = self._drawn_from[split]
+        groups = self._items[split]
         if not groups:
             raise DataError(f"{self.name} has no example in its {split} split")
         size = max(size, min(group[0].size for group in groups))
-        found = (group[: bisect_right(group, size, key=lambda item: item.size)] for group in groups)
-        return [group for group in found if group]
+        fitting = (
+            group[: bisect_right(group, size, key=lambda item: item.size)] for group in groups
+        )
+        return [group for group in fitting if group]
 
 
 class PretrainedTask(TrainingTask):
@@ -88,7 +90,7 @@ class PretrainedTask(TrainingTask):
     normalised = True
 
     def tokenizer(self) -> Tokenizer:
-        """There is none.
+        """Refuse: the tokenizer comes with the pretrained model.
 
         Raises:
             RecipeError: Always.
@@ -99,8 +101,8 @@ class PretrainedTask(TrainingTask):
         )
 
 
-def text_of(path: Path) -> str:
-    """The text of a UTF-8 file.
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file.
 
     Raises:
         DataError: It cannot be read.
@@ -111,13 +113,13 @@ def text_of(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def held_out(group: str) -> bool:
-    """Whether a story or an article of the training file is kept for selection, by its name."""
+def is_held_out(group: str) -> bool:
+    """Return True where a story or an article of the training file is held out for selection."""
     return hashlib.sha256(group.encode()).digest()[0] % HELD_OUT == 0
 
 
-def _asked(rng: np.random.Generator, example: Example, queries: int) -> Example:
-    """The example with a number of its questions; they repeat where it has fewer."""
+def _draw_questions(rng: np.random.Generator, example: Example, queries: int) -> Example:
+    """Draw a number of an example's questions; they repeat where it has fewer."""
     known = example.questions
     order = rng.permutation(len(known))
     return Example(example.context, [known[order[i % len(known)]] for i in range(queries)])

@@ -17,7 +17,7 @@ from training.tasks.base import Example, Question, TrainingTask
 SYMBOLS = string.ascii_letters + string.digits
 MARKS = "!?:|"
 WORDS = len(SYMBOLS) ** 2
-"How many different keys there are."
+"Number of different keys."
 
 
 class KeyValueTask(TrainingTask):
@@ -26,7 +26,7 @@ class KeyValueTask(TrainingTask):
     name = "kv"
 
     def tokenizer(self) -> Tokenizer:
-        """One token for each of the 62 symbols and the 4 marks."""
+        """Build a tokenizer with a token for each of the 62 symbols and the 4 marks."""
         return Tokenizer.from_characters(SYMBOLS + MARKS)
 
     def sample(
@@ -39,7 +39,7 @@ class KeyValueTask(TrainingTask):
     ) -> Example:
         """Draw `size` pairs with different keys and ask for them in random order.
 
-        With more queries than pairs every pair is asked for, in turn, about equally often.
+        With more queries than pairs, every pair is asked for about equally often.
 
         Raises:
             InputError: There are not that many different keys.
@@ -57,7 +57,7 @@ class KeyValueTask(TrainingTask):
         )
 
     def card(self) -> Task:
-        """The first mark after the value ends an answer."""
+        """Describe the task; the first mark after the value ends an answer."""
         return Task(
             name=self.name,
             stop_tokens=["!", "|"],

@@ -1,7 +1,7 @@
-"""Windows of passages: texts of a page's length from many sources, asked in words.
+"""Prose: windows of passages of a page's length from many sources, asked in words.
 
-The task of the general checkpoint. A context is a window around a question's pieces; it is asked
-what it answers, sometimes something that it does not answer, and to continue words of its own.
+The task of the general checkpoint. A context is a window around the pieces that answer a question;
+it is asked what it answers, sometimes what it does not answer, and to continue words of its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,34 +21,34 @@ from training.tasks.files import PretrainedTask
 from training.tasks.passages.base import Passage, PassageQuestion, PassageSource
 
 ABSENT = "not stated"
-"The answer to what the text does not say."
+"The answer to a question that the text does not answer."
 LONGEST_ASKED = 64
-"Most tokens of a query with its answer: a batch's are padded to the longest."
+"Most tokens of a query with its answer: those of a batch are padded to the longest."
 CONTINUATION = "\nText:"
 SEEN = (4, 10)
 "Fewest and most tokens that a continuation is asked for with."
 CONTINUED = 16
-"Tokens of a continuation; the core asks for as many to see what a memory holds."
+"Tokens of a continuation; the core asks for as many to check a memory."
 CONTINUATIONS = 2
-"Most continuations that a context is asked for; each has as many tokens as several answers."
+"Most continuations of a context; each has as many tokens as several answers."
 FROM_THE_START = 0.15
-"Share of the continuations that start where the text does, without any of its words."
+"Share of the continuations that start with the text and are given none of its words."
 NEAR = 0.4
 "Share of the unanswerable questions that are the passage's own near misses, where it has some."
 TRIES = 50
-"Draws that do not fit, after which a size is refused."
+"Draws that do not fit, after which a size is rejected."
 
 Asks = Literal["all", "answered", "absent"]
-"Which questions are asked: as in training, or of one kind to measure with."
+"The questions that are asked: all, as in training, or those of one kind, for evaluation."
 
 
 @dataclass(frozen=True)
 class WeightedSource:
-    """A source with its share."""
+    """A source of passages with its weight."""
 
     source: PassageSource
     weight: float
-    "Above 0, relative to the others'."
+    "Above 0, relative to the weights of the other sources."
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Window:
         lead = pieces[: min(self.passage.lead, self.first)]
         return "".join([*lead, *pieces[self.first : self.last + 1]]).strip()
 
-    def widened(self, *, behind: bool) -> "Window | None":
+    def widen(self, *, behind: bool) -> "Window | None":
         """Return the window with one more piece behind or before it; None where there is none."""
         if behind:
             there = self.last + 1 < len(self.passage.pieces)
@@ -76,7 +76,7 @@ class Window:
         return replace(self, first=self.first - 1) if self.first > self.passage.lead else None
 
     def answers(self, question: PassageQuestion) -> bool:
-        """Say whether the window holds all that a question needs."""
+        """Return True where the window holds all that a question needs."""
         lead = self.passage.lead
         return bool(question.answers) and all(
             place < lead or self.first <= place <= self.last
@@ -84,7 +84,7 @@ class Window:
         )
 
     def misses(self, question: PassageQuestion) -> bool:
-        """Say whether a question is answered by another part of the passage, and not by this."""
+        """Return True where another part of the passage answers a question, but not this part."""
         apart = question.last < self.first or question.first > self.last
         if not question.answers or not apart:
             return False
@@ -93,14 +93,14 @@ class Window:
 
 
 class ProseTask(PretrainedTask):
-    """Windows of at most `size` tokens; a size of 1 stands for what one question needs.
+    """Windows of at most `size` tokens; a size of 1 stands for the pieces that a question needs.
 
     Args:
-        sources: Where passages come from.
-        tokenizer: What counts tokens.
+        sources: Sources of passages.
+        tokenizer: Counts tokens.
         absent: Chance that a context is asked something that it does not answer, 0 to 1.
         longest: Most tokens of any window.
-        asks: Which questions are asked.
+        asks: The questions that are asked.
     """
 
     name = "prose"
@@ -116,7 +116,7 @@ class ProseTask(PretrainedTask):
         asks: Asks = "all",
     ) -> None:
         self._sources = list(sources)
-        weights = np.array([each.weight for each in sources])
+        weights = np.array([source.weight for source in sources])
         self._shares = weights / weights.sum()
         self._tokenizer = tokenizer
         self._absent = absent
@@ -133,20 +133,21 @@ class ProseTask(PretrainedTask):
             DataError: A file is missing or malformed, or no window is that short.
         """
         for _ in range(TRIES):
-            window = self._window(rng, size, split)
+            window = self._draw_window(rng, size, split)
             if window is None:
                 continue
-            questions = list(islice(self._questions(rng, window, queries, split), queries))
+            questions = list(islice(self._draw_questions(rng, window, queries, split), queries))
             if questions:
                 order = range(queries)
                 return Example(window.text, [questions[i % len(questions)] for i in order])
         raise DataError(f"{self.name}: no context of at most {size} tokens was found")
 
     def parts(self) -> dict[str, TrainingTask]:
-        """Return what is measured apart: each source's answered questions, and all absent ones."""
+        """Return a task of answerable questions for each source, and one of unanswerable ones."""
         make = partial(ProseTask, tokenizer=self._tokenizer, longest=self._longest)
         parts: dict[str, TrainingTask] = {
-            each.source.name: make([each], absent=0, asks="answered") for each in self._sources
+            weighted.source.name: make([weighted], absent=0, asks="answered")
+            for weighted in self._sources
         }
         if self._absent:
             parts["absent"] = make(self._sources, absent=1, asks="absent")
@@ -167,13 +168,13 @@ class ProseTask(PretrainedTask):
             example_answer="Mira Okonjo",
         )
 
-    def _draw(self, rng: np.random.Generator, split: Split) -> Passage:
+    def _draw_passage(self, rng: np.random.Generator, split: Split) -> Passage:
         chosen = self._sources[rng.choice(len(self._sources), p=self._shares)]
         return chosen.source.draw(rng, split)
 
-    def _window(self, rng: np.random.Generator, size: int, split: Split) -> Window | None:
+    def _draw_window(self, rng: np.random.Generator, size: int, split: Split) -> Window | None:
         """Draw a window around a question; None where what it needs is too long."""
-        passage = self._draw(rng, split)
+        passage = self._draw_passage(rng, split)
         known = [q for q in passage.questions if q.answers and self._is_short(q)]
         if not known:
             return None
@@ -183,33 +184,33 @@ class ProseTask(PretrainedTask):
         most = self._longest if size == 1 else size
         if self._count(window.text) > most:
             return None
-        while size > 1 and (wider := self._widened(rng, window, size)) is not None:
+        while size > 1 and (wider := self._widen(rng, window, size)) is not None:
             window = wider
         return window
 
-    def _widened(self, rng: np.random.Generator, window: Window, size: int) -> Window | None:
-        """Take in a neighbouring piece, on either side; None where neither has room."""
-        sides = [window.widened(behind=behind) for behind in (False, True)]
+    def _widen(self, rng: np.random.Generator, window: Window, size: int) -> Window | None:
+        """Add a neighbouring piece on either side; None where neither fits."""
+        sides = [window.widen(behind=behind) for behind in (False, True)]
         wider = [side for side in sides if side and self._count(side.text) <= size]
         return wider[rng.integers(len(wider))] if wider else None
 
-    def _questions(
+    def _draw_questions(
         self, rng: np.random.Generator, window: Window, most: int, split: Split
     ) -> Iterator[Question]:
-        """Draw what is asked: answered questions first, then one that is not, then to go on."""
+        """Draw answerable questions first, then an unanswerable question, then continuations."""
         if self._asks != "absent":
             known = [q for q in window.passage.questions if window.answers(q) and self._is_short(q)]
             room = most if self._asks == "answered" else max(1, most - 1)
             for place in rng.permutation(len(known))[:room]:
-                yield _answered(known[place])
+                yield _build_question(known[place])
         if rng.random() < self._absent:
-            yield from self._unanswered(rng, window, split)
+            yield from self._draw_unanswerable(rng, window, split)
         for _ in range(CONTINUATIONS if self._asks == "all" else 0):
-            goes_on = self._continuation(rng, window.text)
-            if goes_on is not None:
-                yield goes_on
+            continuation = self._draw_continuation(rng, window.text)
+            if continuation is not None:
+                yield continuation
 
-    def _unanswered(
+    def _draw_unanswerable(
         self, rng: np.random.Generator, window: Window, split: Split
     ) -> Iterator[Question]:
         """Draw a question that the window does not answer, where there is one."""
@@ -221,15 +222,15 @@ class ProseTask(PretrainedTask):
         elif elsewhere and rng.random() < 0.5:
             chosen = elsewhere
         else:
-            other = self._draw(rng, split)
+            other = self._draw_passage(rng, split)
             queries = {q.query for q in asked}
             chosen = [q for q in other.questions if q.answers and q.query not in queries]
         chosen = [q for q in chosen or near or elsewhere if self._is_short(q)]
         if chosen:
             yield Question(chosen[rng.integers(len(chosen))].query, f" {ABSENT}\n", ABSENT)
 
-    def _continuation(self, rng: np.random.Generator, text: str) -> Question | None:
-        """Draw some tokens of the text, and those that follow; None for a text of too few."""
+    def _draw_continuation(self, rng: np.random.Generator, text: str) -> Question | None:
+        """Ask for the tokens that follow some tokens of the text; None where it has too few."""
         ends = [0, *self._tokenizer.find_token_ends(text)]
         seen = int(rng.integers(SEEN[0], SEEN[1] + 1))
         last = len(ends) - seen - CONTINUED // 2
@@ -252,6 +253,6 @@ class ProseTask(PretrainedTask):
         return self._count(question.query) + self._count(longest) <= LONGEST_ASKED
 
 
-def _answered(question: PassageQuestion) -> Question:
+def _build_question(question: PassageQuestion) -> Question:
     first, *others = question.answers
     return Question(question.query, f" {first}\n", first, tuple(others))

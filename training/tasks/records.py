@@ -1,4 +1,4 @@
-"""Lists of records: which value belongs to a key, or that the key is not there.
+"""Lists of records: the value of a key, or the answer that the key is not there.
 
 A document is lines of a key, a tab and a value; a query is a key; keys are in lower case (see
 `gradmem_core/texts/records.py`, which brings people's lists into this form). Sizes are characters.
@@ -23,15 +23,15 @@ LONGEST_KEY, LONGEST_VALUE = 24, 56
 LEAST_SIZE = 4
 "Characters of the smallest document: a key, a tab, a value and the end of the line."
 MISSES = 100
-"Keys that were no new ones, after which a document is full: short keys run out."
+"Repeated keys after which a document counts as full: short keys run out."
 SHORT, SHORT_SHARE = 4, 0.2
-"Characters of a short text at most, and the share of columns that hold no others."
+"Most characters of a short text, and the share of columns that hold only short texts."
 ABSENT_SHARE = 0.5
-"Share of the questions that name a key that is not there: of several pages, most do not have it."
+"Share of the questions with an absent key: of several pages, most do not hold a key."
 ALIKE_SHARE, CHANGED_SHARE = 0.6, 0.25
-"Shares of those that are drawn as the document's keys are, and that differ by a character."
+"Shares of absent keys that are drawn like the keys there, and that differ by a character."
 CASES: list[Callable[[str], str]] = [str, str, str.lower, str.upper, str.title]
-"What may be done to a column's letters; mostly nothing."
+"Changes to the letters of a column; mostly none."
 
 
 class RecordsTask(TrainingTask):
@@ -41,7 +41,7 @@ class RecordsTask(TrainingTask):
     fails = "keys and values that look alike take each other's place, absent keys among them"
 
     def tokenizer(self) -> Tokenizer:
-        """One token for each printable ASCII character and for each mark."""
+        """Build a tokenizer with a token for each printable ASCII character and each mark."""
         return Tokenizer.from_characters(PRINTABLE + "\t\n" + QUERY_MARK + ABSENT)
 
     def sample(
@@ -55,19 +55,19 @@ class RecordsTask(TrainingTask):
         """Draw a document of at most `size` characters and questions about it.
 
         The longest key and value are drawn first, then records until the document is full. A
-        smaller `size` than that of the smallest document counts as that.
+        `size` below that of the smallest document counts as that.
         """
         size = max(size, LEAST_SIZE)
         room = size - 2  # of one record, without its tab and line end
-        longest_key = _longest(rng, min(LONGEST_KEY, room - 1))
-        longest_value = _longest(rng, min(LONGEST_VALUE, room - longest_key))
-        drawn = draw_records(
+        longest_key = _draw_longest(rng, min(LONGEST_KEY, room - 1))
+        longest_value = _draw_longest(rng, min(LONGEST_VALUE, room - longest_key))
+        records = draw_records(
             rng, longest_key=longest_key, longest_value=longest_value, characters=size
         )
-        return _example(rng, drawn, queries=queries)
+        return _draw_example(rng, records, queries=queries)
 
     def card(self) -> Task:
-        """The end of the line ends an answer."""
+        """Describe the task; the end of the line ends an answer."""
         return Task(
             name=self.name,
             stop_tokens=["\n"],
@@ -79,13 +79,13 @@ class RecordsTask(TrainingTask):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnRecords:
     """Generated records."""
 
     records: list[Record]
     "At least one, with different keys."
     keys: "_Column"
-    "What their keys were drawn from, and others like them can be."
+    "The column of their keys, from which more keys like them can be drawn."
 
     @property
     def document(self) -> str:
@@ -100,11 +100,11 @@ def draw_records(
     longest_value: int,
     characters: int | None = None,
     most: int | None = None,
-) -> Drawn:
+) -> DrawnRecords:
     """Draw records with different keys.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of all randomness.
         longest_key: Most characters of a key.
         longest_value: Most characters of a value.
         characters: Stop before the document has more characters than this.
@@ -127,11 +127,11 @@ def draw_records(
             if left < 0:
                 break
         records[key] = value
-    return Drawn([Record(key, value) for key, value in records.items()], keys)
+    return DrawnRecords([Record(key, value) for key, value in records.items()], keys)
 
 
-def _example(rng: np.random.Generator, drawn: Drawn, *, queries: int) -> Example:
-    """Questions about every record in turn, in random order, some of them about absent keys."""
+def _draw_example(rng: np.random.Generator, drawn: DrawnRecords, *, queries: int) -> Example:
+    """Ask for every record in turn, in random order, or for an absent key in its place."""
     order = rng.permutation(len(drawn.records))
     questions = []
     for number in range(queries):
@@ -144,17 +144,17 @@ def _example(rng: np.random.Generator, drawn: Drawn, *, queries: int) -> Example
 
 
 class _Column:
-    """Ingredients of one column of a document: mostly of one kind, some alike.
+    """Texts of a column of a document, mostly of one kind.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of all randomness.
         longest: Most characters of a text.
-        prefixes: Share of columns whose texts all begin alike.
+        prefixes: Share of columns whose texts all begin with the same prefix.
     """
 
     def __init__(self, rng: np.random.Generator, longest: int, *, prefixes: float) -> None:
         self.rng, self.longest = rng, longest
-        texts = _texts()
+        texts = _shared_ingredients()
         self.mixed = rng.random() < 0.3
         self.kind = texts.kinds[rng.integers(len(texts.kinds))]
         self.case: Callable[[str], str] = CASES[rng.integers(len(CASES))]
@@ -167,7 +167,8 @@ class _Column:
         self.before: list[str] = []
 
     def draw(self) -> str:
-        rng, texts = self.rng, _texts()
+        """Draw a text; now and then one that was drawn before."""
+        rng, texts = self.rng, _shared_ingredients()
         if self.before and rng.random() < self.repeats:
             return self.before[rng.integers(len(self.before))]
         longest = self.longest - len(self.prefix)
@@ -192,32 +193,32 @@ def draw_absent_key(
     *,
     alike: _Column | None = None,
 ) -> str:
-    """A key that no record has.
+    """Draw a key that no record has.
 
     Args:
-        rng: Where the randomness comes from.
-        near: A key, for those that differ from one in a character.
-        records: What the key is not one of.
-        alike: What the records' keys were drawn from; without it texts of any kind take the place
-            of those that are alike.
+        rng: The source of all randomness.
+        near: A key of a record, from which the absent key may differ in a character.
+        records: The records.
+        alike: The column of the records' keys, from which the absent key may be drawn; without it,
+            texts of any kind take its place.
     """
     known = {record.key for record in records}
     for attempt in count():
-        way = rng.random()
-        if way < CHANGED_SHARE:
-            key = _changed(rng, near)
-        elif way < CHANGED_SHARE + ALIKE_SHARE and alike is not None and attempt < MISSES:
+        chance = rng.random()
+        if chance < CHANGED_SHARE:
+            key = _change_key(rng, near)
+        elif chance < CHANGED_SHARE + ALIKE_SHARE and alike is not None and attempt < MISSES:
             key = alike.draw()
         else:
-            key = _any_text(rng)[: max(len(near), SHORT)]
+            key = _draw_text(rng)[: max(len(near), SHORT)]
         key = fold_key(key)
         if key and key not in known:
             return key
     raise AssertionError("there is always another text")
 
 
-def _changed(rng: np.random.Generator, key: str) -> str:
-    """A key with a character replaced, left out, or put in."""
+def _change_key(rng: np.random.Generator, key: str) -> str:
+    """Replace, leave out or insert a character."""
     place = int(rng.integers(len(key) + 1))
     other = PRINTABLE[rng.integers(len(PRINTABLE))]
     left_out = [0, 1, 1][rng.integers(3)]
@@ -225,14 +226,14 @@ def _changed(rng: np.random.Generator, key: str) -> str:
     return key[:place] + put_in + key[place + left_out :]
 
 
-def _any_text(rng: np.random.Generator) -> str:
-    texts = _texts()
+def _draw_text(rng: np.random.Generator) -> str:
+    texts = _shared_ingredients()
     texts.seed(int(rng.integers(2**31)))
     return texts.draw(texts.kinds[rng.integers(len(texts.kinds))])
 
 
-def _longest(rng: np.random.Generator, most: int) -> int:
-    """The longest text of a column, from 1 to `most`.
+def _draw_longest(rng: np.random.Generator, most: int) -> int:
+    """Draw the length of a column's longest text, from 1 to `most`.
 
     A fifth are short, as flags and codes are; the others are spread evenly.
     """
@@ -242,5 +243,5 @@ def _longest(rng: np.random.Generator, most: int) -> int:
 
 
 @cache
-def _texts() -> Ingredients:
+def _shared_ingredients() -> Ingredients:
     return Ingredients()

@@ -19,17 +19,17 @@ from gradmem_core.errors import DataError
 from training.problems import describe_problem
 from training.seeds import Split
 from training.tasks.base import Example, Question
-from training.tasks.files import FileTask, Item, PretrainedTask, held_out, text_of
+from training.tasks.files import FileTask, Item, PretrainedTask, is_held_out, read_text
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
-"Between sentences."
+"The end of a sentence, up to the next sentence."
 ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Gen|Lt|vs|No)\.$")
-"What ends no sentence, for all its full stop."
+"An abbreviation whose full stop does not end a sentence."
 FILES: dict[bool, tuple[str, ...]] = {
     True: ("valid.jsonl", "dev-v1.1.json"),
     False: ("train.jsonl", "train-v1.1.json"),
 }
-"The files of the test split, and of the others; the first that is there is read."
+"The files of the test split (True) and of the others; the first file that exists is read."
 
 
 class SquadQuestion(BaseModel):
@@ -42,13 +42,13 @@ class SquadQuestion(BaseModel):
 
     @field_validator("answers", mode="before")
     @classmethod
-    def _texts(cls, answers: Any) -> Any:  # noqa: ANN401 (whatever was given)
-        """SQuAD's own form has objects with a text, and repeats what several people said."""
+    def _texts(cls, answers: Any) -> Any:  # noqa: ANN401 (any JSON)
+        """Take the texts out of SQuAD's objects, and drop repetitions."""
         if isinstance(answers, dict):  # Hugging Face's form
             answers = answers.get("text")
         if not isinstance(answers, list):
             return answers
-        texts = [one.get("text") if isinstance(one, dict) else one for one in answers]
+        texts = [a.get("text") if isinstance(a, dict) else a for a in answers]
         return list(dict.fromkeys(texts))
 
 
@@ -68,21 +68,21 @@ class SquadTask(FileTask, PretrainedTask):
         self._data = data
 
     def groups(self, split: Split) -> list[list[Item]]:
-        """One group: each context with its questions."""
-        found = [
-            one
-            for one in read_squad(squad_file(self._data, test=split == "test"))
-            if split == "test" or held_out(one.context) == (split == "selection")
+        """Read a single group: each context with its questions."""
+        questions: dict[str, list[Question]] = defaultdict(list)
+        for asked in read_squad(find_squad_file(self._data, test=split == "test")):
+            if split != "test" and is_held_out(asked.context) != (split == "selection"):
+                continue
+            context = asked.context if self.name == "squad" else find_sentence(asked)
+            first, *others = asked.answers
+            question = Question(asked.question, f" {first}\n", first, tuple(others))
+            questions[context].append(question)
+        return [
+            [Item(len(context.split()), Example(context, qs)) for context, qs in questions.items()]
         ]
-        asked: dict[str, list[Question]] = defaultdict(list)
-        for one in found:
-            context = one.context if self.name == "squad" else find_sentence(one)
-            first, *others = one.answers
-            asked[context].append(Question(one.question, f" {first}\n", first, tuple(others)))
-        return [[Item(len(context.split()), Example(context, qs)) for context, qs in asked.items()]]
 
     def card(self) -> Task:
-        """The end of the line ends an answer."""
+        """Describe the task; the end of the line ends an answer."""
         return Task(
             name=self.name,
             stop_tokens=["\n"],
@@ -94,34 +94,34 @@ class SquadTask(FileTask, PretrainedTask):
 
 
 def read_squad(path: Path) -> Iterator[SquadQuestion]:
-    """The questions of a file.
+    """Read the questions of a file.
 
     Raises:
         DataError: The file cannot be read, a line or question is malformed, or an answer is not in
             its context; the error names it by number, from 1.
     """
-    text = text_of(path)
+    text = read_text(path)
     if path.suffix == ".jsonl":
         for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
             place = f"{path}, line {number}"
-            yield _checked(_json(line, place), place)
+            yield _check(_parse_json(line, place), place)
         return
-    for number, entry in enumerate(_flattened(_json(text, str(path)), path), start=1):
-        yield _checked(entry, f"{path}, question {number}")
+    for number, entry in enumerate(_flatten(_parse_json(text, str(path)), path), start=1):
+        yield _check(entry, f"{path}, question {number}")
 
 
-def find_sentence(one: SquadQuestion) -> str:
-    """The sentence of a paragraph that holds the first answer; more where the answer spans them."""
-    place = one.context.index(one.answers[0])
-    end = place + len(one.answers[0])
-    cuts = sentence_cuts(one.context)
+def find_sentence(asked: SquadQuestion) -> str:
+    """Return the sentence that holds the first answer, or the sentences that it spans."""
+    place = asked.context.index(asked.answers[0])
+    end = place + len(asked.answers[0])
+    cuts = find_cuts(asked.context)
     first = max((cut for cut in cuts if cut <= place), default=0)
-    last = min((cut for cut in cuts if cut >= end), default=len(one.context))
-    return one.context[first:last].strip()
+    last = min((cut for cut in cuts if cut >= end), default=len(asked.context))
+    return asked.context[first:last].strip()
 
 
-def sentence_cuts(text: str) -> list[int]:
-    """Return where sentences start, but the first."""
+def find_cuts(text: str) -> list[int]:
+    """Find the starts of all sentences but the first."""
     return [
         match.end()
         for match in SENTENCE_END.finditer(text)
@@ -129,7 +129,7 @@ def sentence_cuts(text: str) -> list[int]:
     ]
 
 
-def squad_file(folder: Path, *, test: bool) -> Path:
+def find_squad_file(folder: Path, *, test: bool) -> Path:
     """Find the file of the test split, or of the others.
 
     Raises:
@@ -141,29 +141,29 @@ def squad_file(folder: Path, *, test: bool) -> Path:
     raise DataError(f"{folder} holds neither {' nor '.join(FILES[test])}")
 
 
-def _json(text: str, place: str) -> Any:  # noqa: ANN401 (whatever stood there)
+def _parse_json(text: str, place: str) -> Any:  # noqa: ANN401 (any JSON)
     try:
         return json.loads(text)
     except ValueError as error:
         raise DataError(f"{place} is not JSON: {error}") from error
 
 
-def _flattened(data: Any, path: Path) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+def _flatten(data: Any, path: Path) -> Iterator[dict[str, Any]]:  # noqa: ANN401
     try:
         for article in data["data"]:
             for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    yield {"context": paragraph["context"], **asked}
+                for question in paragraph["qas"]:
+                    yield {"context": paragraph["context"], **question}
     except (KeyError, TypeError) as error:
         raise DataError(f"{path} is not of SQuAD's form: {error!r} is missing") from error
 
 
-def _checked(entry: Any, place: str) -> SquadQuestion:  # noqa: ANN401
+def _check(entry: Any, place: str) -> SquadQuestion:  # noqa: ANN401
     try:
-        one = SquadQuestion.model_validate(entry)
+        asked = SquadQuestion.model_validate(entry)
     except ValidationError as error:
         raise DataError(f"{place}: {describe_problem(error.errors()[0])}") from error
-    absent = [number for number, answer in enumerate(one.answers, 1) if answer not in one.context]
-    if absent:
-        raise DataError(f"{place}: answer {absent[0]} is not in the context")
-    return one
+    for number, answer in enumerate(asked.answers, start=1):
+        if answer not in asked.context:
+            raise DataError(f"{place}: answer {number} is not in the context")
+    return asked

@@ -14,18 +14,18 @@ from gradmem_core.errors import DataError
 from gradmem_core.tokenizer import Tokenizer
 from training.tasks.passages.base import Passage
 from training.tasks.passages.invented import InventedPassages
-from training.tasks.passages.invented.asking import Asker
+from training.tasks.passages.invented.entities import HE, SHE, Entity, draw_entity, draw_near_name
 from training.tasks.passages.invented.grammar import (
     Relation,
     load_documents,
     load_relations,
     load_words,
 )
-from training.tasks.passages.invented.names import HE, SHE, Entity, draw_entity, draw_near_name
 from training.tasks.passages.invented.patterns import Pattern, Slot
-from training.tasks.passages.invented.source import ENTITIES, write_passage
-from training.tasks.passages.invented.telling import Fact, Teller, choose_article
-from training.tasks.passages.invented.values import DRAWN, Value, draw_near, draw_value
+from training.tasks.passages.invented.questions import Asker
+from training.tasks.passages.invented.sentences import Fact, Teller, choose_article
+from training.tasks.passages.invented.source import ENTITY_KINDS, write_passage
+from training.tasks.passages.invented.values import KINDS, Value, draw_near, draw_value
 
 SEEDS = 500
 TOKENIZER = Path(__file__).parents[3] / "gradmem_core/bundled/prose"
@@ -92,7 +92,7 @@ class TestGrammar:
         assert len(load_documents()) >= 20
 
     def test_patterns_name_slots_of_their_relation_whose_kinds_exist(self) -> None:
-        kinds = {*ENTITIES.split(), *DRAWN, *load_words()}
+        kinds = {*ENTITY_KINDS, *KINDS, *load_words()}
         for relation in load_relations().values():
             questions = [ask for asks in relation.asks.values() for ask in asks]
             for pattern in (*relation.forms, *questions, *relation.descriptions):
@@ -133,9 +133,9 @@ class TestTeller:
             first, second = leave(ANNA, "Tartu"), leave(ANNA, "Lyon")
             assert teller.tell([first]) == ("Anna Varga left for Tartu.", 1)
             told.add(teller.tell([second])[0])
-            assert (second.told["s"].first, second.told["s"].piece) == (
+            assert (second.mentions["s"].first, second.mentions["s"].piece) == (
                 (1, 1)
-                if "Anna Varga" in second.told["s"].text and second.told["s"].named
+                if "Anna Varga" in second.mentions["s"].text and second.mentions["s"].named
                 else (0, 1)
             )
         assert {"She left for Lyon.", "Anna Varga left for Lyon."} < told
@@ -160,7 +160,7 @@ class TestTeller:
         for seed in range(80):
             facts = [leave(ANNA, "Tartu"), leave(ANNA, "Lyon")]
             told.add(Teller(Random(seed), [ANNA]).tell(facts)[0])
-            assert facts[1].told["s"].text == "Anna Varga"
+            assert facts[1].mentions["s"].text == "Anna Varga"
             assert not facts[0].alone
         assert told == {
             "Anna Varga left for Tartu and left for Lyon.",
@@ -178,7 +178,7 @@ class TestTeller:
     def test_the_narrator_says_i(self) -> None:
         fact = leave(ANNA, "Tartu")
         assert Teller(Random(0), [ANNA], narrator=ANNA).tell([fact]) == ("I left for Tartu.", 1)
-        assert (fact.told["s"].text, fact.told["s"].named) == ("Anna Varga", False)
+        assert (fact.mentions["s"].text, fact.mentions["s"].named) == ("Anna Varga", False)
 
     def test_articles(self) -> None:
         assert [choose_article(w) for w in ("actor", "baker", "unicorn")] == ["an", "a", "a"]
@@ -214,7 +214,7 @@ class TestAsker:
 
 
 class TestNear:
-    @pytest.mark.parametrize("kind", sorted(ENTITIES.split()))
+    @pytest.mark.parametrize("kind", sorted(ENTITY_KINDS))
     def test_names_that_are_taken_for_others(self, kind: str) -> None:
         for seed in range(100):
             entity = draw_entity(kind, Random(seed))
@@ -231,7 +231,7 @@ class TestNear:
     def test_a_date_differs_in_its_day(self) -> None:
         assert re.fullmatch(r"\d+ May 1987", draw_near(Value("date", "3 May 1987"), Random(1)))
 
-    @pytest.mark.parametrize("kind", sorted(DRAWN))
+    @pytest.mark.parametrize("kind", sorted(KINDS))
     def test_values_do_not_list_a_way_twice(self, kind: str) -> None:
         for seed in range(50):
             value = draw_value(kind, Random(seed))

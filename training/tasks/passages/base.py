@@ -1,4 +1,4 @@
-"""Passages: texts in pieces with questions about them, from which training takes windows."""
+"""The interface of sources: passages are texts in pieces, with questions about them."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class PassageQuestion:
 
     query: str
     answers: tuple[str, ...]
-    """Right answers, first the answer to learn; empty where the passage does not say, though it
-    might seem to (a name or a number that is off by a little)."""
+    """Right answers, first the answer to learn; empty where the passage only seems to answer (where
+    a name or a number is off by a little)."""
     first: int = 0
     "Index of the first piece that has to be read to answer it."
     last: int = 0
@@ -50,7 +50,7 @@ class PassageSource(ABC):
         """Draw a passage.
 
         Args:
-            rng: Where all the randomness comes from.
-            split: Where a source with files draws from; what is generated depends on `rng` alone,
-                whose streams differ between splits.
+            rng: The source of all randomness.
+            split: The part of its files that a source draws from; generated passages depend on
+                `rng` alone, whose streams differ between splits.
         """

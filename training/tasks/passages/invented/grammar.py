@@ -29,7 +29,7 @@ class Relation:
     asks: dict[str, tuple[Pattern, ...]]
     "Questions by the slot that answers them."
     names_others: bool
-    "True where its values name people, whom a pronoun after them might mean."
+    "Its values name people, whom a pronoun after them might mean."
     descriptions: tuple[Pattern, ...]
     "Ways to say in a question which `s` is meant, without its name."
 
@@ -40,7 +40,7 @@ class DocumentKind:
 
     name: str
     titles: tuple[Pattern, ...]
-    "First lines, with {main} for the first entity and {place} for a town; none: no title."
+    "First lines, with {main} for the first entity and {place} for a town; there may be none."
     subjects: tuple[str, ...]
     "Kinds of entities that facts are about, as often as they are named here."
     themes: tuple[str, ...]
@@ -51,7 +51,7 @@ class DocumentKind:
     fillers: tuple[Pattern, ...]
     "Sentences without a fact."
     narrated: bool
-    "True where a person called {main} tells it as `I`; every title then names them."
+    "A person called {main} tells it as `I`; every title then names them."
 
 
 @cache
@@ -80,6 +80,12 @@ def load_documents() -> tuple[DocumentKind, ...]:
 def load_words() -> dict[str, list[str]]:
     """Return the lists of words by name."""
     return tomllib.loads((FOLDER / "words.toml").read_text("utf-8"))
+
+
+@cache
+def load_parts() -> dict[str, list[str]]:
+    """Return the parts of names by what they are parts of."""
+    return tomllib.loads((FOLDER / "entities.toml").read_text("utf-8"))
 
 
 def _build_relation(name: str, theme: str, table: dict[str, Any]) -> Relation:

@@ -7,7 +7,7 @@ import numpy as np
 
 from training.seeds import Split
 from training.tasks.passages.base import Passage, PassageSource
-from training.tasks.passages.invented.asking import Asker
+from training.tasks.passages.invented.entities import Entity, draw_entity
 from training.tasks.passages.invented.grammar import (
     DocumentKind,
     Kind,
@@ -15,17 +15,19 @@ from training.tasks.passages.invented.grammar import (
     load_documents,
     load_relations,
 )
-from training.tasks.passages.invented.names import Entity, draw_entity
-from training.tasks.passages.invented.telling import Argument, Fact, Teller
+from training.tasks.passages.invented.questions import Asker
+from training.tasks.passages.invented.sentences import Argument, Fact, Teller
 from training.tasks.passages.invented.values import draw_value
 
-ENTITIES = "person pet town org site event machine system project book"
+ENTITY_KINDS = (
+    "person", "pet", "town", "org", "site", "event", "machine", "system", "project", "book",
+)  # fmt: skip
 DRAWS = 8
-"Draws before a name or a value that is there already is taken."
+"Tries before a name or a value comes twice."
 FEWEST, MOST = 2, 12
 "Facts of a passage."
 MOST_FILLERS = 2
-"Sentences of a passage that tell nothing."
+"Sentences of a passage without a fact."
 FAMILY = 0.15
 "Share of people who have the family name of somebody else in the passage."
 BLANKS = {"prose": " ", "paragraphs": " ", "lines": "\n", "bullets": "\n"}
@@ -34,8 +36,9 @@ BLANKS = {"prose": " ", "paragraphs": " ", "lines": "\n", "bullets": "\n"}
 class InventedPassages(PassageSource):
     """Paragraphs of 2 to 12 sentences about people and things that do not exist.
 
-    A grammar of relations, their sentences and their questions says what may be told; a kind of
-    document chooses among them. 15 to 25 % of a passage's questions have no answer in it.
+    A grammar of relations, their sentences and their questions says what can be told; a kind of
+    document chooses among them. 15 to 25 % of a passage's questions have no answer in it, none
+    where fewer than three have one.
     """
 
     name = "invented"
@@ -60,7 +63,7 @@ def write_passage(random: Random, kind: DocumentKind) -> Passage:
 
 
 class Cast:
-    """People and things that a passage mentions."""
+    """The people and things that a passage mentions."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -81,7 +84,7 @@ class Cast:
 
     def fill(self, kind: Kind, avoid: Sequence[Argument]) -> Argument:
         """Choose an argument for a slot; values do not come twice where it can be helped."""
-        if isinstance(kind, str) and kind in ENTITIES.split():
+        if isinstance(kind, str) and kind in ENTITY_KINDS:
             return self.choose(kind, avoid)
         for _ in range(DRAWS):
             value = draw_value(kind, self._random)
@@ -97,7 +100,7 @@ class Cast:
 
 
 def _write_title(random: Random, kind: DocumentKind, cast: Cast) -> tuple[list[str], Entity | None]:
-    """Write the lines before the text; return them and who narrates."""
+    """Write the title; return its lines and the narrator."""
     if not kind.titles or not (kind.narrated or random.random() < 0.6):
         return [], None
     arguments = {"main": cast.choose("person" if kind.narrated else kind.subjects[0])}
@@ -141,7 +144,7 @@ def _change_subject(
     narrator: Entity | None,
     last: Sequence[Fact],
 ) -> Entity:
-    """Go on to somebody whom the last fact mentions, to the narrator, or to anybody else."""
+    """Choose somebody whom the last fact mentions, the narrator, or anybody else."""
     mentioned = [
         argument
         for fact in last
@@ -166,7 +169,7 @@ def _list_by_kind(kind: DocumentKind) -> dict[str, list[Relation]]:
 
 
 def _list_involved(relation: Relation, arguments: dict[str, Argument]) -> set[tuple[str, Argument]]:
-    """List whom the passage tells no more about of a topic: all but towns by the way."""
+    """List the topics that a fact uses up for each entity in it, but for towns in passing."""
     subject = arguments["s"]
     about_towns = isinstance(subject, Entity) and subject.kind == "town"
     involved = [
@@ -180,7 +183,7 @@ def _list_involved(relation: Relation, arguments: dict[str, Argument]) -> set[tu
 def _fill_slots(
     relation: Relation, subject: Entity, cast: Cast, narrator: Entity | None
 ) -> dict[str, Argument]:
-    """Fill a relation's slots; who narrates is only what facts are about."""
+    """Fill a relation's slots; a narrator is the subject of facts or does not occur in them."""
     arguments: dict[str, Argument] = {"s": subject}
     others = [narrator] if narrator else []
     for slot, kind in relation.slots.items():
@@ -203,14 +206,14 @@ def _tell_all(
         related = len(rest) > 1 and rest[1].subject in rest[0].arguments.values()
         paired = len(facts) > FEWEST and random.random() < (0.45 if related else 0.15)
         opener = random.choice(kind.openers) if kind.openers and random.random() < 0.12 else ""
-        sentence, told = teller.tell(rest[: 1 + paired], opener if sentences else "")
+        sentence, count = teller.tell(rest[: 1 + paired], opener if sentences else "")
         sentences.append(sentence)
-        del rest[:told]
+        del rest[:count]
     return sentences
 
 
 def _lay_out(random: Random, sentences: Sequence[str], layout: str) -> list[str]:
-    """Put blanks after sentences, and what begins a line before them."""
+    """Put blanks after sentences, and bullets before them."""
     blanks = [BLANKS[layout]] * (len(sentences) - 1) + [""]
     if layout == "paragraphs" and len(sentences) > 3:
         blanks[random.randrange(1, len(sentences) - 1)] = "\n\n"

@@ -1,4 +1,4 @@
-"""Values of facts: numbers, dates, prices, words, addresses, and what is off by a little."""
+"""Values of facts: numbers, dates, prices, words and addresses, and values close to them."""
 
 import re
 from collections.abc import Callable
@@ -7,12 +7,50 @@ from random import Random
 
 from training.tasks.passages.invented.grammar import Kind, load_words
 
-MONTHS = "January February March April May June July August September October November December"
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
-ONES = "zero one two three four five six seven eight nine ten eleven twelve"
+MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+ONES = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)
 MINUTES = "00 00 00 15 30 45 10 20 05 40"
-CURRENCIES = "euros dollars pounds crowns francs yen rupees"
-MAILBOXES = "info office desk post hello bookings contact mail enquiries team"
+CURRENCIES = ("euros", "dollars", "pounds", "crowns", "francs", "yen", "rupees")
+MAILBOXES = (
+    "info",
+    "office",
+    "desk",
+    "post",
+    "hello",
+    "bookings",
+    "contact",
+    "mail",
+    "enquiries",
+    "team",
+)
 
 
 @dataclass(frozen=True)
@@ -29,15 +67,15 @@ def draw_value(kind: Kind, random: Random) -> Value:
     """Draw a value of a kind: a kind of number, a list of words, or the texts themselves."""
     if isinstance(kind, tuple):
         return Value(kind, random.choice(kind))
-    if kind in DRAWN:
-        text, *others = DRAWN[kind](random)
+    if kind in KINDS:
+        text, *others = KINDS[kind](random)
         return Value(kind, text, tuple(others))
     return Value(kind, random.choice(load_words()[kind]))
 
 
 def draw_near(value: Value, random: Random) -> str:
     """Draw the text of a value of the same kind that is easily taken for it."""
-    if value.kind in TWEAKED.split() and re.search(r"\d", value.text):
+    if value.kind in NUMERIC and re.search(r"\d", value.text):
         return _change_digit(value.text, random)
     if value.kind == "date":
         return re.sub(r"\b\d{1,2}\b", lambda _: str(random.randint(1, 28)), value.text, count=1)
@@ -46,8 +84,7 @@ def draw_near(value: Value, random: Random) -> str:
 
 def spell_number(number: int) -> str:
     """Write a number from 0 to 12 in words, others in digits."""
-    words = ONES.split()
-    return words[number] if number < len(words) else f"{number:,}"
+    return ONES[number] if number < len(ONES) else f"{number:,}"
 
 
 def _change_digit(text: str, random: Random) -> str:
@@ -62,7 +99,7 @@ def _draw_year(random: Random) -> list[str]:
 
 
 def _draw_date(random: Random) -> list[str]:
-    day, month = random.randint(1, 28), random.choice(MONTHS.split())
+    day, month = random.randint(1, 28), random.choice(MONTHS)
     written = [f"{day} {month}", f"{month} {day}"]
     if random.random() < 0.4:
         year = random.choice([random.randint(1990, 2026), random.randint(2019, 2027)])
@@ -118,14 +155,14 @@ def _draw_sum(random: Random) -> list[str]:
 def _draw_budget(random: Random) -> list[str]:
     if random.random() < 0.2:
         amount = f"{random.randint(2, 30)} million"
-        return [f"{amount} {random.choice(CURRENCIES.split())}"]
+        return [f"{amount} {random.choice(CURRENCIES)}"]
     return _with_currency(random.randint(21, 999) * random.choice([50, 100, 1000]), random)
 
 
 def _with_currency(number: int, random: Random) -> list[str]:
     if random.random() < 0.5:
         return [f"{random.choice('$€£')}{number:,}"]
-    return [f"{number:,} {random.choice(CURRENCIES.split())}"]
+    return [f"{number:,} {random.choice(CURRENCIES)}"]
 
 
 def _draw_time(units: str, most: int) -> Callable[[Random], list[str]]:
@@ -207,9 +244,7 @@ def _draw_path(random: Random) -> list[str]:
 def _draw_email(random: Random) -> list[str]:
     words = load_words()["noun"]
     ending = random.choice(["example", "org", "net", "io"])
-    return [
-        f"{random.choice(MAILBOXES.split())}@{random.choice(words)}{random.choice(words)}.{ending}"
-    ]
+    return [f"{random.choice(MAILBOXES)}@{random.choice(words)}{random.choice(words)}.{ending}"]
 
 
 def _fill(shape: str, random: Random) -> str:
@@ -218,7 +253,7 @@ def _fill(shape: str, random: Random) -> str:
     return "".join(random.choice(letters.get(sign, sign)) for sign in shape)
 
 
-DRAWN: dict[str, Callable[[Random], list[str]]] = {
+KINDS: dict[str, Callable[[Random], list[str]]] = {
     "year": _draw_year,
     "date": _draw_date,
     "count": _draw_count,
@@ -248,18 +283,43 @@ DRAWN: dict[str, Callable[[Random], list[str]]] = {
     "room": _draw_room,
     "path": _draw_path,
     "email": _draw_email,
-    "weekday": lambda random: [random.choice(DAYS.split())],
-    "month": lambda random: [random.choice(MONTHS.split())],
+    "weekday": lambda random: [random.choice(DAYS)],
+    "month": lambda random: [random.choice(MONTHS)],
     "distance": _draw_measure("km kilometres miles", 2, 240),
     "length": _draw_measure("metres feet m", 3, 240),
     "weight": _draw_measure("kg pounds kilograms", 2, 40),
     "light": _draw_measure("g grams mg", 2, 90),
     "temperature": _draw_measure("°C degrees °F", 2, 98),
 }
-"Draws of right ways to write a value by its kind, the told way first; other kinds are word lists."
+"Functions that draw the right ways to write a value, by its kind; texts use the first."
 
-TWEAKED = (
-    "year count large some small herd age pages price sum budget minutes short_time ride stay long "
-    "percent phone code version score distance length weight light temperature room"
-)
+NUMERIC = {
+    "year",
+    "count",
+    "large",
+    "some",
+    "small",
+    "herd",
+    "age",
+    "pages",
+    "price",
+    "sum",
+    "budget",
+    "minutes",
+    "short_time",
+    "ride",
+    "stay",
+    "long",
+    "percent",
+    "phone",
+    "code",
+    "version",
+    "score",
+    "distance",
+    "length",
+    "weight",
+    "light",
+    "temperature",
+    "room",
+}
 "Kinds of which a digit may change."

@@ -1,12 +1,12 @@
-"""Telling facts: sentences from forms, with names, short names and pronouns for who is meant."""
+"""Sentences that tell facts, with names, short names and pronouns for their entities."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from training.tasks.passages.invented.entities import HE, IT, SHE, Entity
 from training.tasks.passages.invented.grammar import Relation
-from training.tasks.passages.invented.names import HE, IT, SHE, Entity
 from training.tasks.passages.invented.patterns import Parts, Pattern, Slot
 from training.tasks.passages.invented.values import Value
 
@@ -22,25 +22,26 @@ TAKES_UP = re.compile(r"[,;:\"]|\b(because|that|who|and|to|until|if|but|when|aft
 
 @dataclass(frozen=True)
 class Mention:
-    """An argument as a sentence tells it."""
+    """An argument in the words of a sentence."""
 
     text: str
     first: int
-    "The piece from which on it is clear what is meant."
+    "The first piece that has to be read to know what is meant."
     piece: int
     named: bool
-    "True where the text is a name of its own, not a pronoun or `the bakery`."
+    "The text is a name of its own, not a pronoun or `the bakery`."
 
 
 @dataclass(eq=False)
 class Fact:
-    """A relation between arguments, and what the passage tells of it."""
+    """A relation between arguments."""
 
     relation: Relation
     arguments: dict[str, Argument]
-    told: dict[str, Mention] = field(default_factory=dict)
+    mentions: dict[str, Mention] = field(default_factory=dict)
+    "The arguments that the passage tells, by their slots."
     alone: bool = True
-    "True where its sentence tells no other fact."
+    "Its sentence tells no other fact."
 
     @property
     def subject(self) -> Argument:
@@ -53,12 +54,12 @@ Bound = list[tuple[Fact, str | Slot]]
 
 
 class Teller:
-    """The writer of a passage, sentence by sentence.
+    """Writes a passage sentence by sentence.
 
     Args:
-        random: Where choices come from.
-        entities: Everybody and everything the passage may mention.
-        narrator: Who says `I`, if anybody does.
+        random: The source of all choices.
+        entities: Everybody and everything that the passage may mention.
+        narrator: The person who says `I`, if there is one.
         start: Number of pieces before the first sentence.
     """
 
@@ -157,13 +158,15 @@ class Teller:
             return part
         argument = fact.arguments[part.name]
         if isinstance(argument, Value):
-            fact.told.setdefault(part.name, Mention(argument.text, self._piece, self._piece, True))
+            fact.mentions.setdefault(
+                part.name, Mention(argument.text, self._piece, self._piece, True)
+            )
             article = f"{choose_article(argument.text)} " if part.case == "a" else ""
             return article + argument.text
         text, mention = self._refer(argument, part)
-        kept = fact.told.get(part.name)
-        if kept is None or (mention.named and not kept.named):
-            fact.told[part.name] = mention
+        earlier = fact.mentions.get(part.name)
+        if earlier is None or (mention.named and not earlier.named):
+            fact.mentions[part.name] = mention
         self._spoken.append(argument)
         return text
 
@@ -196,14 +199,14 @@ class Teller:
         """Return True where a pronoun can mean nobody else."""
         if slot.case == "name" or (slot.case == "me" and entity.pronouns is IT):
             return False
-        rivals = [other for other in self._spoken if other is not entity]
+        others = [other for other in self._spoken if other is not entity]
         if entity in self._spoken:
             before = self._spoken_before if self._spoken[0] is not entity else []
-            return not any(other.pronouns is entity.pronouns for other in rivals + before)
+            return not any(other.pronouns is entity.pronouns for other in others + before)
         if self._topic is not entity or slot.name != "s" or not self._is_fresh(entity):
             return False
-        rivals += [other for other in self._spoken_before if other is not entity]
-        return not any(other.pronouns is entity.pronouns for other in rivals)
+        others += [other for other in self._spoken_before if other is not entity]
+        return not any(other.pronouns is entity.pronouns for other in others)
 
     def _shorten(self, entity: Entity) -> tuple[str, bool]:
         """Return a shorter name that no other entity shares, else the name."""
@@ -217,7 +220,7 @@ class Teller:
         return (entity.name if shared else short), True
 
 
-def name(argument: Argument) -> str:
+def full_name(argument: Argument) -> str:
     """Return an argument's name or text in full."""
     return argument.text if isinstance(argument, Value) else argument.name
 
@@ -228,16 +231,17 @@ def choose_article(text: str) -> str:
 
 
 def _share_subject(first: Fact, second: Fact) -> None:
-    """Let a fact whose sentence leaves out its subject have the mention that stands for it."""
+    """Give a fact whose sentence leaves out its subject the mention that stands for it."""
     for slot, argument in first.arguments.items():
-        if argument is second.subject and slot in first.told:
-            second.told.setdefault("s", first.told[slot])
+        if argument is second.subject and slot in first.mentions:
+            second.mentions.setdefault("s", first.mentions[slot])
 
 
 def _estimate_length(bound: Bound) -> int:
     """Return the characters of a sentence with every name in full."""
     arguments = [
-        part if isinstance(part, str) else name(fact.arguments[part.name]) for fact, part in bound
+        part if isinstance(part, str) else full_name(fact.arguments[part.name])
+        for fact, part in bound
     ]
     return sum(map(len, arguments))
 

@@ -1,39 +1,41 @@
-"""Asking about told facts: questions that the text answers, and some that only seem to be."""
+"""Questions about the facts of a passage: answerable, and some that only seem to be."""
 
 from collections.abc import Iterator, Sequence
 from math import ceil
 from random import Random
 
 from training.tasks.passages.base import PassageQuestion
-from training.tasks.passages.invented.names import Entity, draw_near_name
+from training.tasks.passages.invented.entities import Entity, draw_near_name
 from training.tasks.passages.invented.patterns import Parts, Pattern, Slot
-from training.tasks.passages.invented.telling import Argument, Fact, choose_article, name
+from training.tasks.passages.invented.sentences import Argument, Fact, choose_article, full_name
 from training.tasks.passages.invented.values import Value, draw_near
 
 MOST_QUESTIONS = 12
-"Answerable ones about a passage."
+"Most answerable questions about a passage."
 MOST_WORDS = 20
+"Most words of a query."
 MOST_CHARACTERS = 125
-"Of a query and its answer together."
+"Most characters of a query with its answer."
 LEAST_OPEN, MOST_OPEN = 3 / 17, 1 / 3
-"Questions without an answer for each with: 15 to 25 % of all."
+"Unanswerable questions for each answerable question: 15 to 25 % of all."
 WIDEST = 5
-"Pieces that a question may need."
+"Most pieces that have to be read for an answer."
 TRIES = 40
-"Questions tried for each that is wanted and has no answer."
+"Attempts for each unanswerable question."
 DESCRIBED = 0.12
-"Share of questions that describe whom they mean, where that is possible."
+"Share of questions that describe their subject in place of its name, where that is possible."
 LEADS = ("According to the text,", "Please tell me:", "Do you know:", "Quick question:")
-Keys = dict[str, str]
+Texts = dict[str, str]
+"Texts in place of the names of slots."
 
 
 class Asker:
-    """The questions about a passage, as they are collected.
+    """Asks about the facts of a passage.
 
     Args:
-        random: Where choices come from.
-        facts: Told facts.
-        entities: Everybody and everything the passage may mention.
+        random: The source of all choices.
+        facts: The facts that the text tells.
+        entities: Everybody and everything that the text may mention.
         text: The whole text.
     """
 
@@ -44,51 +46,54 @@ class Asker:
         self._facts = facts
         self._named = [entity for entity in entities if entity.name.lower() in text.lower()]
         self._text = text.lower()
-        self._asked: dict[str, PassageQuestion] = {}
+        self._questions: dict[str, PassageQuestion] = {}
 
     def ask(self) -> tuple[PassageQuestion, ...]:
-        """Ask up to 12 questions with answers, and 15 to 25 % of all without."""
+        """Ask up to 12 answerable questions, and unanswerable ones: 15 to 25 % of all."""
         wanted = min(MOST_QUESTIONS, len(self._facts) + self._random.randint(2, 4))
         self._collect(self._ask_answerable(), wanted)
-        answered = len(self._asked)
+        answered = len(self._questions)
         most = int(MOST_OPEN * answered)  # none where fewer than three have answers
         wanted = self._random.randint(min(ceil(LEAST_OPEN * answered), most), most)
         self._collect(self._ask_unanswerable(wanted * TRIES), answered + wanted)
-        questions = list(self._asked.values())
+        questions = list(self._questions.values())
         self._random.shuffle(questions)
         return tuple(questions)
 
     def _collect(self, questions: Iterator[PassageQuestion | None], most: int) -> None:
-        """Keep new questions until there are so many."""
+        """Collect new, short questions until there are so many."""
         for question in questions:
-            if len(self._asked) >= most:
+            if len(self._questions) >= most:
                 return
             if question and _is_short(question):
-                self._asked.setdefault(question.query.lower().rstrip("?. "), question)
+                self._questions.setdefault(question.query.lower().rstrip("?. "), question)
 
     def _ask_answerable(self) -> Iterator[PassageQuestion | None]:
         pairs = [
-            (fact, slot) for fact in self._facts for slot in fact.relation.asks if slot in fact.told
+            (fact, slot)
+            for fact in self._facts
+            for slot in fact.relation.asks
+            if slot in fact.mentions
         ]
         for _ in range(2):
             self._random.shuffle(pairs)
             for fact, slot in pairs:
-                yield self._ask_told(fact, slot)
+                yield self._ask_answer(fact, slot)
 
-    def _ask_told(self, fact: Fact, slot: str) -> PassageQuestion | None:
+    def _ask_answer(self, fact: Fact, slot: str) -> PassageQuestion | None:
         parts = self._choose_parts(fact, slot)
         keys = [part.name for part in parts if isinstance(part, Slot)]
-        if any(key not in fact.told for key in keys) or not self._is_only(fact, slot, keys):
+        if any(key not in fact.mentions for key in keys) or not self._is_only(fact, slot, keys):
             return None
-        mentions = [fact.told[key] for key in keys]
-        answer = fact.told[slot]
+        mentions = [fact.mentions[key] for key in keys]
+        answer = fact.mentions[slot]
         if not answer.named:
             mentions.append(answer)
-        texts: Keys = {}
+        texts: Texts = {}
         plain = Slot("s") in parts and str(parts[-1]).endswith("?")
         if plain and self._random.random() < DESCRIBED:
             texts, described = self._describe(fact)
-            mentions += [described.told[key] for key in described.told] if described else []
+            mentions += [described.mentions[key] for key in described.mentions] if described else []
         first = min([mention.first for mention in mentions] + [answer.piece])
         last = max([mention.piece for mention in mentions] + [answer.piece])
         if last - first >= WIDEST:
@@ -96,7 +101,7 @@ class Asker:
         query = self._dress(self._fill(fact, parts, texts), isinstance(parts[0], str))
         return PassageQuestion(query, _list_answers(fact, slot), first, last)
 
-    def _describe(self, fact: Fact) -> tuple[Keys, Fact | None]:
+    def _describe(self, fact: Fact) -> tuple[Texts, Fact | None]:
         """Describe a fact's subject by another fact about it."""
         for other in self._facts:
             patterns = other.relation.descriptions
@@ -104,7 +109,7 @@ class Asker:
                 continue
             parts = self._random.choice(patterns).expand(self._random)
             keys = [part.name for part in parts if isinstance(part, Slot)]
-            if all(key in other.told for key in keys) and self._is_only(other, "s", keys):
+            if all(key in other.mentions for key in keys) and self._is_only(other, "s", keys):
                 return {"s": self._fill(other, parts, {})}, other
         return {}, None
 
@@ -120,31 +125,36 @@ class Asker:
         """Ask with a name or a number that is off by a little."""
         parts = self._choose_parts(fact, slot)
         keys = sorted({part.name for part in parts if isinstance(part, Slot)})
-        if not keys or any(key not in fact.told for key in keys):
+        if not keys or any(key not in fact.mentions for key in keys):
             return None
         key = self._random.choice(keys)
         near = _draw_near(fact.arguments[key], self._random)
         if near.lower() in self._text or near in _list_texts(fact.arguments[key]):
             return None
-        return self._leave_open(fact, parts, {key: near})
+        return self._word_unanswerable(fact, parts, {key: near})
 
     def _ask_missing(self, fact: Fact, slot: str) -> PassageQuestion | None:
-        """Ask what the text does not say of a fact."""
+        """Ask for a part of a fact that the text leaves out."""
         parts = self._choose_parts(fact, slot)
         keys = [part.name for part in parts if isinstance(part, Slot)]
-        told = all(key in fact.told for key in keys)
-        if slot in fact.told or not fact.alone or not told or not self._is_only(fact, slot, keys):
+        known = all(key in fact.mentions for key in keys)
+        if (
+            slot in fact.mentions
+            or not fact.alone
+            or not known
+            or not self._is_only(fact, slot, keys)
+        ):
             return None
-        return self._leave_open(fact, parts, {})
+        return self._word_unanswerable(fact, parts, {})
 
     def _ask_other(self, fact: Fact, slot: str) -> PassageQuestion | None:
-        """Ask of somebody what the text says of somebody else."""
+        """Ask about somebody what the text says of somebody else."""
         parts = self._choose_parts(fact, slot)
         keys = [part.name for part in parts if isinstance(part, Slot)]
         others = [other for other in self._named if self._is_untold(other, fact)]
-        if "s" not in keys or not others or any(key not in fact.told for key in keys):
+        if "s" not in keys or not others or any(key not in fact.mentions for key in keys):
             return None
-        return self._leave_open(fact, parts, {"s": self._random.choice(others).name})
+        return self._word_unanswerable(fact, parts, {"s": self._random.choice(others).name})
 
     def _is_untold(self, entity: Entity, fact: Fact) -> bool:
         """Return True where no fact of the topic has to do with an entity of the subject's kind."""
@@ -155,8 +165,8 @@ class Asker:
         alike = [other for other in self._facts if topics & set(other.relation.topics)]
         return not any(entity in other.arguments.values() for other in alike)
 
-    def _leave_open(self, fact: Fact, parts: Parts, texts: Keys) -> PassageQuestion:
-        pieces = [mention.piece for mention in fact.told.values()]
+    def _word_unanswerable(self, fact: Fact, parts: Parts, texts: Texts) -> PassageQuestion:
+        pieces = [mention.piece for mention in fact.mentions.values()]
         query = self._dress(self._fill(fact, parts, texts), isinstance(parts[0], str))
         return PassageQuestion(query, (), min(pieces), max(pieces))
 
@@ -174,34 +184,34 @@ class Asker:
                 return False
         return True
 
-    def _fill(self, fact: Fact, parts: Parts, texts: Keys) -> str:
+    def _fill(self, fact: Fact, parts: Parts, texts: Texts) -> str:
         """Put names and values, or the texts given instead, into a question."""
         filled = []
         for part in parts:
             if isinstance(part, str):
                 filled.append(part)
                 continue
-            text = texts.get(part.name) or name(fact.arguments[part.name])
+            text = texts.get(part.name) or full_name(fact.arguments[part.name])
             if part.case == "a":
                 text = f"{choose_article(text)} {text}"
             filled.append(text + ("'s" if part.case == "'s" else ""))
         return "".join(filled)
 
     def _dress(self, query: str, plain: bool) -> str:
-        """Write a question as people do; a plain question does not begin with a name."""
+        """Vary the case and the ending of a question; a plain one does not begin with a name."""
         chance = self._random.random()
         if not query.endswith("?"):
-            return _raise(query) if chance < 0.5 else query.lower() if chance < 0.6 else query
+            return _capitalise(query) if chance < 0.5 else query.lower() if chance < 0.6 else query
         if chance < 0.1:
             return query.lower().rstrip("?")
         if plain and chance < 0.2:
             return query[0].lower() + query[1:].rstrip("?")
         if plain and chance < 0.27:
             return f"{self._random.choice(LEADS)} {query[0].lower()}{query[1:]}"
-        return _raise(query)
+        return _capitalise(query)
 
 
-def _raise(text: str) -> str:
+def _capitalise(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
@@ -212,8 +222,8 @@ def _is_hinted(fact: Fact, slot: str) -> bool:
 
 
 def _list_answers(fact: Fact, slot: str) -> tuple[str, ...]:
-    """List right answers, as the text says it first."""
-    argument, mention = fact.arguments[slot], fact.told[slot]
+    """List right answers, first the wording of the text."""
+    argument, mention = fact.arguments[slot], fact.mentions[slot]
     if isinstance(argument, Value):
         return (argument.text, *(other for other in argument.others if other != argument.text))
     named = [mention.text] if mention.named else []
@@ -235,7 +245,7 @@ def _draw_near(argument: Argument, random: Random) -> str:
 
 
 def _are_same(first: Argument, second: Argument) -> bool:
-    return first is second or name(first) == name(second)
+    return first is second or full_name(first) == full_name(second)
 
 
 def _is_short(question: PassageQuestion) -> bool:
