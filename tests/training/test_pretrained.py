@@ -315,7 +315,7 @@ def test_keeping_the_first_tokens_is_reading_them_alone(tmp_path: Path) -> None:
     plain = writer.model.backbone
     assert isinstance(plain, Backbone)
     torch.testing.assert_close(nothing[:, 0], plain.logits(plain.hidden(plain.embed(IDS))))
-    with pytest.raises(InputError, match="rival"):
+    with pytest.raises(InputError, match="baseline"):
         build_baseline("half", writer)
 
 

@@ -1,1 +1,1 @@
-"""How well a writer answers: its scores on a task, by what counts as a right answer."""
+"""Evaluation: the scores of a writer on a task, and the grading of single answers."""

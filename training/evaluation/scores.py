@@ -9,18 +9,19 @@ import torch
 
 from gradmem_core.config import BlobDtype
 from training.evaluation.grading import exact_match, f1
-from training.loop.batch import Batch, collate
+from training.loop.batch import collate
 from training.loop.loss import token_accuracy
 from training.seeds import Split
 from training.tasks import Example, Question, TextFormat, TrainingTask
 from training.writers import Writer, WriterState, WriteSteps
 
 CONTEXTS_AT_ONCE = 32
+"Contexts of a batch."
 
 
 @dataclass(frozen=True)
 class Score:
-    """What an evaluation found."""
+    """The result of an evaluation."""
 
     contexts: int
     "Contexts written."
@@ -33,11 +34,21 @@ class Score:
     steps_taken: float
     "Mean number of write steps over the contexts."
     state_floats: int
-    "Numbers kept for one context."
+    "Numbers stored for one context."
     state_bytes: int
     "Their bytes."
     seconds: float
     "Wall-clock time."
+
+
+@dataclass(frozen=True)
+class _BatchResult:
+    contexts: int
+    answers: list[tuple[str, Question]]
+    token_accuracy: float
+    steps: float
+    floats: int
+    bytes: int
 
 
 def evaluate(
@@ -53,19 +64,19 @@ def evaluate(
     split: Split,
     blob_dtype: BlobDtype | None = None,
 ) -> Score:
-    """Write contexts that training never saw and ask for their values.
+    """Write contexts that training never saw, ask about them, and score the answers.
 
     Args:
-        writer: What writes and reads.
-        form: Its tokenizer, with what it was trained to take.
-        task: Where contexts and questions come from.
+        writer: Writes and reads.
+        form: Its tokenizer and task.
+        task: Draws contexts and questions.
         size: Size of every context.
         contexts: Number of contexts.
         queries: Questions for each.
         write_steps: Steps of WRITE (K).
         seed: Seed of the examples.
         split: `selection` while choosing, `test` for final figures.
-        blob_dtype: Read states that went through a blob of this kind; None reads them as written.
+        blob_dtype: Read states that went through a blob of this dtype; None reads them as written.
 
     Raises:
         ContextTooLongError: The contexts are beyond the checkpoint's limit.
@@ -73,47 +84,59 @@ def evaluate(
     """
     started = time.perf_counter()
     drawn = task.examples(split=split, seed=seed, size=size, count=contexts, queries=queries)
-    # Those of similar length go together, so that little is padding.
-    examples = sorted(drawn, key=lambda one: len(one.context))
-    answers: list[tuple[str, Question]] = []
-    tokens, steps, floats, size_in_bytes = 0.0, 0.0, 0, 0
-    for start in range(0, len(examples), CONTEXTS_AT_ONCE):
-        part = examples[start : start + CONTEXTS_AT_ONCE]
-        batch = collate(part, form, device=writer.device)
-        with torch.no_grad():
-            state = writer.write(batch.context_ids, batch.lengths, write_steps, train=False)
-            if blob_dtype is not None:
-                state = writer.stored(state, blob_dtype)
-            answers += _answered(writer, form, part, state)
-            tokens += len(part) * _token_accuracy(writer, batch, state)
-        taken = write_steps if state.steps is None else float(state.steps.float().mean())
-        steps += len(part) * float(taken)
-        floats, size_in_bytes = max(floats, state.floats), max(size_in_bytes, state.bytes)
+    # Contexts of similar length share a batch, so that little of it is padding.
+    examples = sorted(drawn, key=lambda example: len(example.context))
+    batches = [
+        _evaluate_batch(
+            writer, form, examples[start : start + CONTEXTS_AT_ONCE], write_steps, blob_dtype
+        )
+        for start in range(0, len(examples), CONTEXTS_AT_ONCE)
+    ]
+    answers = [graded for batch in batches for graded in batch.answers]
     normalised = task.normalised
     return Score(
         contexts=len(examples),
-        exact_match=fmean(exact_match(*one, normalised=normalised) for one in answers),
-        f1=fmean(f1(*one) for one in answers) if normalised else None,
-        token_accuracy=tokens / len(examples),
-        steps_taken=steps / len(examples),
-        state_floats=floats,
-        state_bytes=size_in_bytes,
+        exact_match=fmean(exact_match(*answer, normalised=normalised) for answer in answers),
+        f1=fmean(f1(*answer) for answer in answers) if normalised else None,
+        token_accuracy=sum(b.contexts * b.token_accuracy for b in batches) / len(examples),
+        steps_taken=sum(b.contexts * b.steps for b in batches) / len(examples),
+        state_floats=max(batch.floats for batch in batches),
+        state_bytes=max(batch.bytes for batch in batches),
         seconds=time.perf_counter() - started,
     )
 
 
-def _token_accuracy(writer: Writer, batch: Batch, state: WriterState) -> float:
+@torch.no_grad()
+def _evaluate_batch(
+    writer: Writer,
+    form: TextFormat,
+    examples: Sequence[Example],
+    write_steps: WriteSteps,
+    blob_dtype: BlobDtype | None,
+) -> _BatchResult:
+    batch = collate(examples, form, device=writer.device)
+    state = writer.write(batch.context_ids, batch.lengths, write_steps, train=False)
+    if blob_dtype is not None:
+        state = writer.store(state, blob_dtype)
+    answers = _generate_answers(writer, form, examples, state)
     logits = writer.read(state, batch.query_ids)[:, :, :-1]
-    return token_accuracy(logits, batch.labels[:, :, 1:])
+    return _BatchResult(
+        contexts=len(examples),
+        answers=answers,
+        token_accuracy=token_accuracy(logits, batch.labels[:, :, 1:]),
+        steps=float(write_steps if state.steps is None else state.steps.float().mean()),
+        floats=state.floats,
+        bytes=state.bytes,
+    )
 
 
-def _answered(
+def _generate_answers(
     writer: Writer,
     form: TextFormat,
     examples: Sequence[Example],
     state: WriterState,
 ) -> list[tuple[str, Question]]:
-    """What was said to every question."""
+    """Answer every question, in the order of the examples."""
     answers = writer.answer(
         state,
         [[form.encode_query(q) for q in example.questions] for example in examples],
@@ -122,6 +145,6 @@ def _answered(
     )
     return [
         (form.tokenizer.decode(ids), question)
-        for example, given in zip(examples, answers, strict=True)
-        for ids, question in zip(given, example.questions, strict=True)
+        for example, rows in zip(examples, answers, strict=True)
+        for ids, question in zip(rows, example.questions, strict=True)
     ]

@@ -1,4 +1,8 @@
-"""Writers: GradMem and what it is compared with, behind one interface."""
+"""Writers: GradMem and its baselines behind one interface.
+
+To add a baseline that is trained, copy `rmt` and list its class and its configuration in `build`. A
+baseline that needs no training goes to `baselines`.
+"""
 
 from training.writers.base import LengthLimits, Writer, WriterState, WriteSteps
 from training.writers.build import CONFIGS, WRITERS, Config, build_writer

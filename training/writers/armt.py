@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gradmem_core.backbone import Backbone
 from gradmem_core.reading.scoring import read_hidden
 from training.writers.base import Writer, WriterState, WriteSteps
-from training.writers.rmt import RmtConfig, RmtModel, around, forward_passes
+from training.writers.rmt import RmtConfig, RmtModel, check_passes, mask_around
 
 SHIFTS = 3
 "DPFP's nu: products of features with their neighbours up to this far away."
@@ -30,14 +30,14 @@ Store: TypeAlias = tuple[Tensor, Tensor]
 
 
 class ArmtConfig(RmtConfig):
-    """What an ARMT memory is."""
+    """The configuration of an ARMT memory."""
 
     associative_width: int = Field(default=64, ge=1)
     "Width of keys and queries of the associative matrices, before their features."
 
 
 class Association(nn.Module):
-    """How one layer writes its matrix and reads it.
+    """Writes and reads the associative matrix of a layer.
 
     Args:
         width: Width of the hidden states.
@@ -53,27 +53,27 @@ class Association(nn.Module):
         nn.init.zeros_(self.value.weight)  # at the start nothing is stored
 
     def empty(self, batch: int) -> Store:
-        """A matrix that holds nothing."""
+        """Return a matrix that holds nothing."""
         features = 2 * SHIFTS * self.key.out_features
         weight = self.value.weight
         return weight.new_zeros(batch, len(weight), features), weight.new_zeros(batch, features)
 
     def recall(self, hidden: Tensor, store: Store) -> Tensor:
-        """What is stored for hidden states `(B, S, d)`, of the same shape."""
-        return _lookup(features_of(self.query(hidden)), store)
+        """Look up hidden states `(B, S, d)`; the result has the same shape."""
+        return _lookup(dpfp_features(self.query(hidden)), store)
 
     def update(self, memory: Tensor, store: Store) -> Store:
-        """Write memory vectors `(B, m, d)` by the delta rule, all against the same matrix."""
+        """Write memory vectors `(B, m, d)` by the delta rule, all on top of the same matrix."""
         matrix, keys = store
-        feature = features_of(self.key(memory))  # (B, m, f)
+        feature = dpfp_features(self.key(memory))  # (B, m, f)
         change = self.value(memory) - _lookup(feature, store)  # (B, m, d)
         change = torch.sigmoid(self.gate(memory)) * change
-        known = (feature @ keys[:, :, None]) / (feature.square().sum(-1, keepdim=True) + TINY)
-        return matrix + change.mT @ feature, keys + ((1 - known) * feature).sum(dim=1)
+        overlap = (feature @ keys[:, :, None]) / (feature.square().sum(-1, keepdim=True) + TINY)
+        return matrix + change.mT @ feature, keys + ((1 - overlap) * feature).sum(dim=1)
 
 
 class ArmtModel(RmtModel):
-    """RMT's parameters and an association for each layer."""
+    """The parameters of RMT with an association for each layer."""
 
     def __init__(self, backbone: Backbone, config: ArmtConfig, *, seed: int) -> None:
         super().__init__(backbone, config, seed=seed)
@@ -86,7 +86,7 @@ class ArmtModel(RmtModel):
 
 @dataclass(frozen=True)
 class Armt(Writer):
-    """The state is the associative matrices; reading starts from the initial memory."""
+    """Keeps the associative matrices; reading starts from the initial memory."""
 
     kind: ClassVar[str] = "armt"
     model: ArmtModel
@@ -94,18 +94,18 @@ class Armt(Writer):
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
     ) -> WriterState:
-        """Make states of contexts (see `Writer.write`)."""
+        """Write contexts (see `Writer.write`)."""
         model = self.model
-        passes = forward_passes(steps, model.config.max_write_steps)
+        passes = check_passes(steps, model.config.max_write_steps)
         batch, size = len(context_ids), model.config.memory_tokens
         with torch.set_grad_enabled(train):
-            mask, positions = around(lengths, context_ids.shape[1], size)
+            mask, positions = mask_around(lengths, context_ids.shape[1], size)
             memory = model.write_projection(model.initial_memory.expand(batch, -1, -1))
             embedded = model.backbone.embed(context_ids)
             inputs = torch.cat([memory, embedded, memory], dim=1)  # (B, m + T + m, d)
             stores = [association.empty(batch) for association in self._associations]
             for _ in range(passes):
-                with self._layers(stores, written=size):
+                with self._associate(stores, written=size):
                     model.backbone.hidden(inputs, mask=mask, positions=positions)
         tensors = tuple(tensor for store in stores for tensor in store)
         return WriterState(tensors, sum(tensor[0].numel() for tensor in tensors))
@@ -114,7 +114,7 @@ class Armt(Writer):
         """Run queries through the backbone (see `Writer.hidden`)."""
         stores = list(zip(state.tensors[::2], state.tensors[1::2], strict=True))
         memory = self.model.initial_memory.expand(len(query_ids), -1, -1)
-        with self._layers(stores, written=0):
+        with self._associate(stores, written=0):
             return read_hidden(self.model, memory, query_ids)[:, :, 1:]
 
     @property
@@ -122,20 +122,22 @@ class Armt(Writer):
         return cast("Sequence[Association]", self.model.associations)
 
     @contextmanager
-    def _layers(self, stores: list[Store], *, written: int) -> Iterator[None]:
-        """Let layers read their stores, and replace them by what the last vectors write."""
+    def _associate(self, stores: list[Store], *, written: int) -> Iterator[None]:
+        """Let layers read their stores, and the last `written` vectors of each write them anew."""
         handles = []
         for index, layer in enumerate(self.model.backbone.layers):
-            handles.append(layer.register_forward_pre_hook(self._reading(stores, index)))
+            handles.append(layer.register_forward_pre_hook(self._read_hook(stores, index)))
             if written:
-                handles.append(layer.register_forward_hook(self._writing(stores, index, written)))
+                handles.append(
+                    layer.register_forward_hook(self._write_hook(stores, index, written))
+                )
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _reading(self, stores: list[Store], index: int) -> Callable[..., Any]:
+    def _read_hook(self, stores: list[Store], index: int) -> Callable[..., Any]:
         association = self._associations[index]
 
         def read_store(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -144,7 +146,7 @@ class Armt(Writer):
 
         return read_store
 
-    def _writing(self, stores: list[Store], index: int, size: int) -> Callable[..., Any]:
+    def _write_hook(self, stores: list[Store], index: int, size: int) -> Callable[..., Any]:
         association = self._associations[index]
 
         def write_store(_: nn.Module, __: Any, output: Tensor) -> None:  # noqa: ANN401
@@ -153,13 +155,13 @@ class Armt(Writer):
         return write_store
 
 
-def features_of(keys: Tensor) -> Tensor:
-    """DPFP features, none negative: `(..., w)` → `(..., 2 * SHIFTS * w)`."""
+def dpfp_features(keys: Tensor) -> Tensor:
+    """Compute DPFP features, none negative: `(..., w)` → `(..., 2 * SHIFTS * w)`."""
     both = torch.cat([keys.relu(), (-keys).relu()], dim=-1)
     return torch.cat([both * both.roll(shift, dims=-1) for shift in range(1, SHIFTS + 1)], dim=-1)
 
 
 def _lookup(feature: Tensor, store: Store) -> Tensor:
-    """The values `(B, S, d)` of features `(B, S, f)`, normalised by the keys' sum."""
+    """Return the values `(B, S, d)` of features `(B, S, f)`, normalised by the keys' sum."""
     matrix, keys = store
     return (feature @ matrix.mT) / (feature @ keys[:, :, None] + TINY)

@@ -1,6 +1,6 @@
-"""What every way of writing a context down has in common.
+"""The interface of writers: a context is written into a state, from which queries are answered.
 
-Training, evaluation and reports know writers by this interface only. Shapes: `B` contexts, `Q`
+Training and evaluation know writers by this interface only. Shapes: `B` contexts, `Q`
 queries of each, `T` tokens, `V` vocabulary.
 """
 
@@ -19,11 +19,11 @@ from gradmem_core.errors import InputError
 from gradmem_core.padding import pad_right
 
 WriteSteps = int | Literal["auto"]
-"A number of write steps, or as many as still help."
+"A number of write steps, or `auto`: until more no longer help."
 
 
 class LengthLimits(BaseModel):
-    """How long contexts, queries and answers may be."""
+    """Limits on the lengths of contexts, queries and answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,22 +37,22 @@ class LengthLimits(BaseModel):
 
 @dataclass(frozen=True)
 class WriterState:
-    """What a writer keeps of contexts."""
+    """Written contexts: all that reading needs."""
 
     tensors: tuple[Tensor, ...]
-    "What reading needs, every tensor with `B` first."
+    "Tensors of `B` contexts, in a form of the writer's own, each with `B` first."
     floats: int
-    "Numbers that have to be kept for one context."
+    "Numbers to store for one context."
     write_loss: Tensor | None = None
-    "Reconstruction loss before the last write step `(B,)`, nats per token, where there is one."
+    "Reconstruction loss before the last write step `(B,)`, in nats per token; None without WRITE."
     steps: Tensor | None = None
-    "Write steps taken for each context `(B,)`, where the writer chose them."
+    "Write steps of each context `(B,)`, where the writer chose them."
     stored_bytes: int | None = None
-    "Bytes that were kept of each context, where they went through a blob."
+    "Bytes stored for each context, where it went through a blob."
 
     @property
     def bytes(self) -> int:
-        """Bytes that have to be kept for one context."""
+        """Bytes to store for one context."""
         return (
             torch.float32.itemsize * self.floats if self.stored_bytes is None else self.stored_bytes
         )
@@ -68,19 +68,19 @@ class Writer(ABC):
 
     @property
     def config(self) -> "MemoryConfig | LengthLimits":
-        """What its states are, and its limits."""
+        """The configuration of its states, with its limits."""
         return cast("MemoryConfig | LengthLimits", self.model.config)
 
     @property
     def device(self) -> torch.device:
-        """Where its model is."""
+        """The device of its model."""
         return next(self.model.parameters()).device
 
     @abstractmethod
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
     ) -> WriterState:
-        """Make states of contexts.
+        """Write contexts.
 
         Args:
             context_ids: `(B, T)`, padded on the right with any id.
@@ -104,8 +104,8 @@ class Writer(ABC):
         """Score what follows each token of queries `(B, Q, T)`: logits `(B, Q, T, V)`."""
         return self.logits(self.hidden(state, query_ids))
 
-    def stored(self, state: WriterState, dtype: BlobDtype) -> WriterState:  # noqa: ARG002
-        """The state after it went through a blob.
+    def store(self, state: WriterState, dtype: BlobDtype) -> WriterState:  # noqa: ARG002
+        """Return the state as a blob would keep it.
 
         Raises:
             InputError: The writer's states have no blob.
@@ -124,29 +124,29 @@ class Writer(ABC):
         """Continue queries greedily until a stop token, which is left out.
 
         Args:
-            state: Of `B` contexts.
+            state: `B` written contexts.
             queries: Token ids of `Q` queries for each context.
             max_tokens: Longest answer.
             stop_ids: Tokens that end an answer.
 
         Returns:
-            Token ids, for each context and query; cut off after `max_tokens` where none ended it.
+            Token ids for each context and query, cut off after `max_tokens`.
         """
         shape = (len(queries), len(queries[0]))
-        prompts = [list(query) for of_context in queries for query in of_context]
+        prompts = [list(query) for row in queries for query in row]
         answers: list[list[int]] = [[] for _ in prompts]
-        going = set(range(len(prompts)))
+        unfinished = set(range(len(prompts)))
         for _ in range(max_tokens):
             rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
             logits = self.read(
                 state, pad_right(rows, 0, device=self.device).view(*shape, -1)
             ).flatten(0, 1)
-            for index in sorted(going):
+            for index in sorted(unfinished):
                 token = int(logits[index, len(rows[index]) - 1].argmax())
                 if token in stop_ids:
-                    going.discard(index)
+                    unfinished.discard(index)
                 else:
                     answers[index].append(token)
-            if not going:
+            if not unfinished:
                 break
         return [answers[start : start + shape[1]] for start in range(0, len(answers), shape[1])]

@@ -1,6 +1,6 @@
-"""What a memory is measured against on the same backbone: its text, whole, in part or not at all.
+"""Baselines that need no training: the text itself, whole, in part or not at all.
 
-Nothing of it is trained: the backbone is that of a checkpoint.
+They run on the backbone of a GradMem.
 """
 
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ from training.writers.full_context import FullContext, FullContextModel
 
 @dataclass(frozen=True)
 class FirstTokens(FullContext):
-    """The context's first tokens are kept as text, as many as a memory has vectors."""
+    """Keeps the first tokens of the context, as many as a memory has vectors."""
 
     kind: ClassVar[str] = "first-tokens"
-    kept: int = 0
-    "How many; 0 keeps nothing."
+    tokens: int = 0
+    "Number of tokens; 0 keeps nothing."
 
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
     ) -> WriterState:
-        """Make states of contexts (see `Writer.write`)."""
-        kept = context_ids[:, : max(self.kept, 1)]
-        return super().write(kept, lengths.clamp(max=self.kept), steps, train=train)
+        """Write contexts (see `Writer.write`)."""
+        first = context_ids[:, : max(self.tokens, 1)]
+        return super().write(first, lengths.clamp(max=self.tokens), steps, train=train)
 
 
 @dataclass(frozen=True)
 class NoContext(FirstTokens):
-    """Nothing is kept: what the backbone knows by itself."""
+    """Keeps nothing: the backbone answers from its weights."""
 
     kind: ClassVar[str] = "no-context"
 
@@ -41,15 +41,17 @@ BASELINES = (FullContext.kind, FirstTokens.kind, NoContext.kind)
 
 
 def build_baseline(kind: str, writer: Writer) -> Writer:
-    """A rival on the backbone of a GradMem.
+    """Build a baseline on the backbone of a GradMem.
 
     Raises:
-        InputError: There is no such rival, or `writer` is no GradMem.
+        InputError: There is no such baseline, or `writer` is no GradMem.
     """
     if kind not in BASELINES:
-        raise InputError(f"rival {kind!r} is not one of {', '.join(BASELINES)}")
+        raise InputError(f"baseline {kind!r} is not one of {', '.join(BASELINES)}")
     if not isinstance(writer.model, MemoryModel):
-        raise InputError(f"rivals stand beside a GradMem, and this is a {writer.kind}")
+        raise InputError(
+            f"{kind} needs the backbone of a gradmem checkpoint, and this is {writer.kind}"
+        )
     config = writer.model.config
     limits = LengthLimits(
         max_context_tokens=config.max_context_tokens,
@@ -60,5 +62,5 @@ def build_baseline(kind: str, writer: Writer) -> Writer:
     if kind == FullContext.kind:
         return FullContext(model)
     if kind == FirstTokens.kind:
-        return FirstTokens(model, kept=config.memory_tokens)
+        return FirstTokens(model, tokens=config.memory_tokens)
     return NoContext(model)

@@ -16,7 +16,7 @@ from training.writers.gradmem import FirstOrderGradMem, GradMem
 from training.writers.rmt import Rmt, RmtConfig, RmtModel
 
 Config: TypeAlias = MemoryConfig | LengthLimits
-"What a recipe says about a writer's memory."
+"The configuration of a writer's memory in a recipe."
 
 CONFIGS: dict[str, type[Config]] = {
     GradMem.kind: MemoryConfig,
@@ -25,16 +25,16 @@ CONFIGS: dict[str, type[Config]] = {
     Armt.kind: ArmtConfig,
     FullContext.kind: LengthLimits,
 }
-"The configuration that each writer takes."
+"The configuration class of each writer."
 
 WRITERS: dict[str, Callable[[Any], Writer]] = {
     writer.kind: writer for writer in (GradMem, FirstOrderGradMem, Rmt, Armt, FullContext)
 }
-"Writers over a model of their class."
+"Writers by name, each over a model of its own class."
 
 
 def build_writer(kind: str, backbone: Backbone, config: Config, *, seed: int) -> Writer:
-    """A fresh writer.
+    """Build an untrained writer.
 
     Args:
         kind: A key of CONFIGS.

@@ -1,7 +1,7 @@
 """Trained writers on disk.
 
-GradMem's are checkpoints, which the service loads. The others are there to be measured: a folder
-with the backbone, `writer.safetensors` and `writer.json`.
+A GradMem is a checkpoint, which the service loads. A baseline is a folder with the backbone,
+`writer.safetensors` and `writer.json`, to be measured.
 """
 
 import hashlib
@@ -32,11 +32,11 @@ TRAINING = "training.json"
 WRITER = "writer.json"
 TENSORS = "writer.safetensors"
 BACKBONE = "backbone."
-"What the names of a backbone's tensors begin with; they are in a folder of their own."
+"Prefix of the backbone's tensors, which are saved in a folder of their own."
 
 
 class Training(BaseModel):
-    """How a writer was trained."""
+    """The record of a writer's training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +49,7 @@ class Training(BaseModel):
     write_steps: int
     "Write steps (K) in training."
     contexts: int
-    "Contexts written, of all runs that led here."
+    "Contexts written, in all runs that led here."
     tokens: int
     "Their tokens."
     seconds: float
@@ -57,12 +57,12 @@ class Training(BaseModel):
     sizes: list[int]
     "Context sizes of the curriculum, or windows of the mixture."
     clean: bool = True
-    "No run that led here is known, or has to be feared, to have trained on the selection split."
+    "No run that led here can have trained on the selection split."
 
 
 @dataclass(frozen=True)
 class LoadedWriter:
-    """A trained writer, ready to be measured."""
+    """A trained writer with its tokenizer and its record."""
 
     name: str
     fingerprint: str
@@ -82,17 +82,17 @@ def save_writer(
     external_backbone: ExternalBackbone | None = None,
     adapter_dtype: torch.dtype = torch.float32,
 ) -> str:
-    """Write a trained writer's folder; returns its fingerprint.
+    """Write the folder of a trained writer, and return its fingerprint.
 
     Args:
-        folder: Where it goes; GradMem's is replaced as a whole.
-        writer: What was trained.
-        name: What it is called.
-        form: How it takes texts.
-        training: How.
+        folder: The folder, which is replaced as a whole.
+        writer: The writer.
+        name: Its name.
+        form: Its tokenizer and task.
+        training: The record of its training.
         card: The model card, Markdown.
-        external_backbone: See `save_checkpoint`; GradMem's only, as what follows.
-        adapter_dtype: See `save_checkpoint`.
+        external_backbone: See `save_checkpoint`; for a GradMem only.
+        adapter_dtype: See `save_checkpoint`; for a GradMem only.
     """
     if isinstance(writer, GradMem):
         return save_checkpoint(
@@ -150,7 +150,7 @@ def load_writer(reference: str | Path, *, merge: bool = True) -> LoadedWriter:
 
 
 def load_training(reference: str | Path) -> Training | None:
-    """How a checkpoint was trained, where that is known.
+    """Load the record of a checkpoint's training; None where it has none.
 
     Raises:
         CheckpointError: There is no such checkpoint, or its record is damaged.
@@ -194,7 +194,7 @@ def _read_training(folder: Path) -> Training | None:
 
 
 def _fingerprint(folder: Path) -> str:
-    """SHA-256 of a baseline's settings and tensors."""
+    """Compute the SHA-256 of a baseline's settings and tensors."""
     digest = hashlib.sha256((folder / WRITER).read_bytes())
     digest.update((folder / TENSORS).read_bytes())
     digest.update(digest_backbone(folder / "backbone").encode())

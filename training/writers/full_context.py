@@ -1,4 +1,4 @@
-"""The full-context transformer: nothing is compressed, the state is the KV cache."""
+"""The full-context transformer: nothing is compressed; the state is the KV cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradmem_core.backbone import Backbone
 from gradmem_core.padding import pad_right
 from training.writers.base import LengthLimits, Writer, WriterState, WriteSteps
-from training.writers.rmt import forward_passes
+from training.writers.rmt import check_passes
 
 
 class FullContextModel(nn.Module):
@@ -47,8 +47,8 @@ class FullContext(Writer):
         *,
         train: bool,  # noqa: ARG002 (reading keeps the graph)
     ) -> WriterState:
-        """Make states of contexts (see `Writer.write`)."""
-        forward_passes(steps, most=1)
+        """Write contexts (see `Writer.write`)."""
+        check_passes(steps, most=1)
         cached = int(lengths.max()) * self.model.backbone.cache_elements_per_token
         return WriterState((context_ids, lengths), floats=cached)
 
@@ -57,7 +57,7 @@ class FullContext(Writer):
         context_ids, lengths = state.tensors
         batch, queries, tokens = query_ids.shape
         joined = torch.cat([context_ids, query_ids.flatten(1)], dim=1)  # (B, T + Q * t)
-        mask, positions = _after(lengths, context_ids.shape[1], queries, tokens)
+        mask, positions = _mask_after(lengths, context_ids.shape[1], queries, tokens)
         backbone = self.model.backbone
         hidden = backbone.hidden(backbone.embed(joined), mask=mask, positions=positions)
         return hidden[:, context_ids.shape[1] :].view(batch, queries, tokens, -1)
@@ -89,21 +89,21 @@ class FullContext(Writer):
             eos_token_id=list(stop_ids),
             pad_token_id=stop_ids[0],
         )
-        said = joined[:, backwards.shape[1] :].tolist()  # B * Q rows
-        answers = [list(takewhile(lambda token: token not in stop_ids, row)) for row in said]
+        generated = joined[:, backwards.shape[1] :].tolist()  # B * Q rows
+        answers = [list(takewhile(lambda token: token not in stop_ids, row)) for row in generated]
         each = len(queries[0])
         return [answers[start : start + each] for start in range(0, len(answers), each)]
 
 
-def _after(lengths: Tensor, context: int, queries: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Mask `(B, 1, S, S)` and positions `(B, S)`: every query stands right after its context."""
+def _mask_after(lengths: Tensor, context: int, queries: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Build mask `(B, 1, S, S)` and positions `(B, S)`: each query follows its context directly."""
     device = lengths.device
     owner = torch.arange(queries, device=device).repeat_interleave(tokens)
     owner = torch.cat([torch.full((context,), -1, device=device), owner])  # -1 is the context
     place = torch.arange(len(owner), device=device)
     real = (owner != -1) | (place < lengths[:, None])  # (B, S)
-    seen = (place[:, None] >= place) & ((owner == -1) | (owner[:, None] == owner))  # (S, S)
+    visible = (place[:, None] >= place) & ((owner == -1) | (owner[:, None] == owner))  # (S, S)
     own = torch.arange(tokens, device=device).repeat(queries)  # place within its query
     positions = torch.cat([place[:context].expand(len(lengths), -1), lengths[:, None] + own], dim=1)
     itself = place[:, None] == place
-    return ((seen & real[:, None]) | itself)[:, None], positions
+    return ((visible & real[:, None]) | itself)[:, None], positions

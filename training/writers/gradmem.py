@@ -19,7 +19,7 @@ from gradmem_core.writing.descent import write
 from gradmem_core.writing.stopping import write_until_settled
 from training.writers.base import Writer, WriterState, WriteSteps
 
-NOTHING_KNOWN = PageInfo(
+NO_METADATA = PageInfo(
     page_id="0" * 16,
     write_steps=1,
     tokens=1,
@@ -28,7 +28,7 @@ NOTHING_KNOWN = PageInfo(
     write_accuracy=0.0,
     created_at=datetime.fromtimestamp(0, UTC),
 )
-"For a blob that is read at once."
+"The metadata of a blob that is read at once."
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class GradMem(Writer):
     second_order: ClassVar[bool] = True
     model: MemoryModel
     recompute: bool = False
-    "Compute write steps and READ's blocks again for the gradient in place of keeping their graphs."
+    "Compute write steps and READ's blocks again for the gradient, instead of keeping their graphs."
 
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
     ) -> WriterState:
-        """Make states of contexts (see `Writer.write`)."""
+        """Write contexts (see `Writer.write`)."""
         if steps == "auto":
-            return self._until_settled(context_ids, lengths)
+            return self._write_until_settled(context_ids, lengths)
         written = write(
             self.model,
             context_ids,
@@ -60,18 +60,20 @@ class GradMem(Writer):
         memory = written.memory
         return WriterState((memory,), memory[0].numel(), write_loss=written.losses[:, -1])
 
-    def _until_settled(self, context_ids: Tensor, lengths: Tensor) -> WriterState:
+    def _write_until_settled(self, context_ids: Tensor, lengths: Tensor) -> WriterState:
         most = self.model.config.max_write_steps
         settled = write_until_settled(self.model, context_ids, lengths, most)
         memory = settled.memory
         return WriterState((memory,), memory[0].numel(), settled.losses, settled.steps)
 
-    def stored(self, state: WriterState, dtype: BlobDtype) -> WriterState:
-        """The state after it went through a blob."""
+    def store(self, state: WriterState, dtype: BlobDtype) -> WriterState:
+        """Return the state as a blob would keep it."""
         (memory,) = state.tensors
-        info = BlobInfo(fingerprint="", pages=(NOTHING_KNOWN,) * len(memory))
-        kept = unpack(pack(memory, info, dtype=dtype)).memory.to(memory.device)
-        return replace(state, tensors=(kept,), stored_bytes=count_tensor_bytes(memory[:1], dtype))
+        info = BlobInfo(fingerprint="", pages=(NO_METADATA,) * len(memory))
+        restored = unpack(pack(memory, info, dtype=dtype)).memory.to(memory.device)
+        return replace(
+            state, tensors=(restored,), stored_bytes=count_tensor_bytes(memory[:1], dtype)
+        )
 
     def hidden(self, state: WriterState, query_ids: Tensor) -> Tensor:
         """Run queries through the backbone (see `Writer.hidden`)."""
@@ -87,7 +89,7 @@ class GradMem(Writer):
         max_tokens: int,
         stop_ids: Sequence[int],
     ) -> list[list[list[int]]]:
-        """As served: one batch through the cache."""
+        """Continue queries greedily, as the service does (see `Writer.answer`)."""
         (memory,) = state.tensors
         answers = iter(
             generate(
@@ -103,7 +105,7 @@ class GradMem(Writer):
 
 
 class FirstOrderGradMem(GradMem):
-    """The ablation: the gradients that write are constants to training."""
+    """The ablation without second-order terms: training takes the write gradients as constants."""
 
     kind: ClassVar[str] = "gradmem-first-order"
     second_order: ClassVar[bool] = False

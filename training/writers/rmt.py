@@ -20,12 +20,12 @@ from training.writers.base import LengthLimits, Writer, WriterState, WriteSteps
 
 
 class RmtConfig(LengthLimits):
-    """What an RMT memory is."""
+    """The configuration of an RMT memory."""
 
     memory_tokens: int = Field(ge=1)
     "Vectors in a memory (m)."
     write_steps: int = Field(default=1, ge=1)
-    "Passes over the context when the caller names no number."
+    "Passes over the context by default."
     max_write_steps: int = Field(default=5, ge=1)
     "Most passes over the context."
 
@@ -35,7 +35,7 @@ class RmtModel(nn.Module):
 
     Args:
         backbone: The causal language model.
-        config: What a memory is.
+        config: The configuration of the memory.
         seed: Seed of the initial memory.
     """
 
@@ -51,13 +51,13 @@ class RmtModel(nn.Module):
         self.read_projection = make_identity(backbone.width)
 
     def prefix(self, memory: Tensor) -> Tensor:
-        """What enters the backbone at READ: `(B, m, d)` → `(B, m, d)`."""
+        """Map a memory to the vectors that READ puts first: `(B, m, d)` → `(B, m, d)`."""
         return cast("Tensor", self.read_projection(memory))
 
 
 @dataclass(frozen=True)
 class Rmt(Writer):
-    """The memory is what the backbone makes of the memory vectors after the context."""
+    """Keeps the hidden states of the memory vectors that follow the context."""
 
     kind: ClassVar[str] = "rmt"
     model: RmtModel
@@ -65,15 +65,15 @@ class Rmt(Writer):
     def write(
         self, context_ids: Tensor, lengths: Tensor, steps: WriteSteps, *, train: bool
     ) -> WriterState:
-        """Make states of contexts (see `Writer.write`)."""
+        """Write contexts (see `Writer.write`)."""
         model = self.model
-        passes = forward_passes(steps, model.config.max_write_steps)
+        passes = check_passes(steps, model.config.max_write_steps)
         with torch.set_grad_enabled(train):
             embedded = model.backbone.embed(context_ids)
-            mask, positions = around(lengths, embedded.shape[1], model.config.memory_tokens)
+            mask, positions = mask_around(lengths, embedded.shape[1], model.config.memory_tokens)
             memory = model.initial_memory.expand(len(context_ids), -1, -1)  # (B, m, d)
             for _ in range(passes):
-                memory = self._pass(memory, embedded, mask, positions)
+                memory = self._run_pass(memory, embedded, mask, positions)
         return WriterState((memory,), memory[0].numel())
 
     def hidden(self, state: WriterState, query_ids: Tensor) -> Tensor:
@@ -81,16 +81,18 @@ class Rmt(Writer):
         (memory,) = state.tensors
         return read_hidden(self.model, memory, query_ids)[:, :, 1:]
 
-    def _pass(self, memory: Tensor, embedded: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Read the new memory out of one pass over `[M; context; M]`."""
+    def _run_pass(
+        self, memory: Tensor, embedded: Tensor, mask: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Run a pass over `[M; context; M]` and return the new memory."""
         mapped = self.model.write_projection(memory)
         inputs = torch.cat([mapped, embedded, mapped], dim=1)  # (B, m + T + m, d)
         hidden = self.model.backbone.hidden(inputs, mask=mask, positions=positions)
         return hidden[:, -memory.shape[1] :]
 
 
-def around(lengths: Tensor, tokens: int, size: int) -> tuple[Tensor, Tensor]:
-    """Mask and positions of `[M; context; M]`, in which padding takes no part.
+def mask_around(lengths: Tensor, tokens: int, size: int) -> tuple[Tensor, Tensor]:
+    """Build the mask and the positions of `[M; context; M]`, in which padding takes no part.
 
     Args:
         lengths: Tokens of each context, `(B,)`.
@@ -98,8 +100,8 @@ def around(lengths: Tensor, tokens: int, size: int) -> tuple[Tensor, Tensor]:
         size: Memory vectors (m).
 
     Returns:
-        Who sees whom, boolean `(B, 1, S, S)`, and position ids `(B, S)` that skip padding, with
-        `S = m + T + m`.
+        The attention mask, boolean `(B, 1, S, S)`, and position ids `(B, S)` that skip padding,
+        with `S = m + T + m`.
     """
     place = torch.arange(tokens + 2 * size, device=lengths.device)
     padding = (place >= size + lengths[:, None]) & (place < size + tokens)  # (B, S)
@@ -109,11 +111,11 @@ def around(lengths: Tensor, tokens: int, size: int) -> tuple[Tensor, Tensor]:
     return mask[:, None], ((~padding).cumsum(dim=1) - 1).clamp(min=0)
 
 
-def forward_passes(steps: WriteSteps, most: int) -> int:
-    """Refuse a number of passes that a forward writer does not have.
+def check_passes(steps: WriteSteps, most: int) -> int:
+    """Return the number of forward passes, if it is allowed.
 
     Raises:
-        InputError: It is not from 1 to `most`.
+        InputError: It is not a number from 1 to `most`.
     """
     if steps == "auto" or not 1 <= steps <= most:
         raise InputError(f"write steps {steps}: a forward writer takes 1 to {most} passes")

@@ -196,14 +196,14 @@ def test_steps_that_a_forward_writer_does_not_have() -> None:
     rmt = writer_of("rmt")
     state = rmt.write(batch.context_ids, batch.lengths, 1, train=False)
     with pytest.raises(InputError, match="no blobs"):
-        rmt.stored(state, "int8")
+        rmt.store(state, "int8")
 
 
 def test_a_memory_through_a_blob() -> None:
     writer, batch = writer_of("gradmem"), batch_of([2, 2])
     state = writer.write(batch.context_ids, batch.lengths, 1, train=False)
-    assert torch.equal(writer.stored(state, "float32").tensors[0], state.tensors[0])
-    error = (writer.stored(state, "int8").tensors[0] - state.tensors[0]).abs().max()
+    assert torch.equal(writer.store(state, "float32").tensors[0], state.tensors[0])
+    error = (writer.store(state, "int8").tensors[0] - state.tensors[0]).abs().max()
     assert 0 < error < 0.05
 
 
