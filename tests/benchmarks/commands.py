@@ -19,7 +19,7 @@ def invoke(*arguments: object) -> Finished:
 def measure(*arguments: object) -> Result:
     """Run a measuring command; return its result."""
     finished = invoke(*arguments, "--json")
-    assert finished.exit_code == 0, finished.output
+    assert finished.exit_code == 0, finished.output or repr(finished.exception)
     return Result.model_validate_json(finished.stdout)
 
 
