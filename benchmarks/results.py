@@ -44,7 +44,7 @@ class Row(Strict):
     """A line of a result. Subclasses stand in `benchmarks.rows`, one for each measurement."""
 
     measurement: str
-    "Which measurement it is of; it decides the other fields."
+    "Name of the measurement; it decides the other fields."
 
 
 R = TypeVar("R", bound=Row)
@@ -73,7 +73,7 @@ class Subject(Strict):
     fingerprint: str | None
     "Null for a run that is measured while it trains."
     training: Training | None = None
-    "How it was trained, where that is known."
+    "Record of its training, if that is known."
 
 
 class Result(Strict):
@@ -91,9 +91,9 @@ class Result(Strict):
     date: AwareDatetime
     "End of the measurement, UTC."
     subject: Subject | None = None
-    "What was measured; null where it is no checkpoint."
+    "The checkpoint that was measured, if any."
     notes: tuple[str, ...] = ()
-    "What was left out, and why."
+    "Parts that were left out, and why."
     rows: Annotated[tuple[dict[str, Scalar], ...], Field(min_length=1)]
 
 

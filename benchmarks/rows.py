@@ -13,8 +13,8 @@ from training.writers import WriteSteps
 
 Positive = Annotated[float, Field(gt=0)]
 Via = Literal["HTTP", "in-process", "ready batches"]
-"""How work came to the device: through the service, through its engine alone, or as tensors that
-are handed to `gradmem_core`."""
+"""Way of work to the device: through the service, through its engine alone, or as tensors that are
+handed to `gradmem_core`."""
 
 
 class ExactMatch(Row):
@@ -138,7 +138,7 @@ class Reconstruction(Row):
 
     measurement: Literal["reconstruction"] = "reconstruction"
     optimizer: Literal["gradient", "adam"]
-    "How memories were written: by the checkpoint's own steps, or by Adam at a rate of 0.02."
+    "Optimizer of WRITE: the checkpoint's own steps, or Adam at a rate of 0.02."
     query: str | None
     "Query between memory and answer; null for none."
     memory_tokens: Count
@@ -164,7 +164,7 @@ class Questions(Row):
     data: str
     "Folder or file that the questions come from, and which part of it."
     condition: str
-    "What READ had, for instance `memory` or `whole text`."
+    "Input of READ, for instance `memory` or `whole text`."
     write_steps: int | None = None
     "K; null where nothing was written."
     page_tokens: int | None = None

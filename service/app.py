@@ -25,7 +25,7 @@ from service.settings import Settings
 from service.state import AppState
 from service.stores import Store, create_store
 from service.telemetry import Telemetry
-from service.writing import Writer
+from service.writing import DocumentWriter
 
 CPU_STEP_WORK = 2**36
 """Most tokens times parameters of a gradient step on a CPU: two seconds on two cores, which a READ
@@ -90,7 +90,7 @@ def _create_state(
         engine=engine,
         store=store,
         memories=memories,
-        writer=Writer(models, engine, memories, max_pages=settings.max_pages),
+        writer=DocumentWriter(models, engine, memories, max_pages=settings.max_pages),
         reader=Reader(engine, memories),
         telemetry=telemetry,
     )

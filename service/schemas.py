@@ -192,7 +192,7 @@ class MemoryInfo(BaseModel):
     bytes: int
     "Size of the stored blob."
     dtype: BlobDtype
-    "How the blob holds the vectors."
+    "Number format of the vectors in the blob."
     created_at: datetime
     expires_at: datetime | None
     metadata: dict[str, str]
@@ -387,7 +387,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    "What was wrong, and what to change."
+    "The mistake, and how to correct it."
     limit: int | None = None
     "The limit that was hit, where there was one."
     positions: list[int] | None = None

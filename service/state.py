@@ -11,7 +11,7 @@ from service.reading import Reader
 from service.settings import Settings
 from service.stores import Store
 from service.telemetry import Telemetry
-from service.writing import Writer
+from service.writing import DocumentWriter
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class AppState:
     engine: Engine
     store: Store
     memories: Memories
-    writer: Writer
+    writer: DocumentWriter
     reader: Reader
     telemetry: Telemetry
 

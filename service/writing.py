@@ -23,7 +23,7 @@ from service.schemas import StepEvent, WriteRequest, WriteResult
 EmitStep = Callable[[StepEvent], None]
 
 
-class Writer:
+class DocumentWriter:
     """Writes documents into memories; the text is forgotten once the memory is written.
 
     Args:

@@ -109,4 +109,4 @@ FORMS: dict[str, Callable[..., str]] = {
     **dict.fromkeys(["serving", "unrolled"], "{:.3f}".format),
     "pages": lambda pages: "" if pages == 1 else f"{pages:.1f}",
 }
-"How the values of columns are written that are neither texts nor plain numbers."
+"Formats of the columns that are neither texts nor plain numbers."

@@ -8,16 +8,16 @@ from benchmarks.report.markdown import titled
 from gradmem_core.errors import InputError
 
 PRINTED: tuple[Callable[..., str], ...] = (*pairs.PRINTED, *texts.PRINTED, *serving.TABLES)
-"What `render` puts together."
+"Tables that `render` joins."
 OTHERS: tuple[Callable[..., str], ...] = (
     *(index.measured_files, goals.prose_goals, goals.serving_goals),
     *(pairs.ladder, pairs.baselines, pairs.seeds, pairs.write_steps, pairs.ablations, pairs.bits),
     *(texts.summary, texts.page_costs, texts.stories),
     *(texts.records_summary, texts.records_training),
 )
-"What pages have besides."
+"Tables that only pages have."
 TABLES = {function.__name__.replace("_", "-"): function for function in (*PRINTED, *OTHERS)}
-"By name, which is their function's."
+"All tables by name, which is that of their function."
 
 
 def render(files: Files) -> str:

@@ -52,14 +52,14 @@ def summary(files: Files, checkpoint: str) -> str:
     rows = _of(_questions(files), checkpoint=checkpoint)
     whole = rows[rows.condition == "whole text"].groupby("section").exact_match.last()
     stored = rows.blob.fillna(SERVED_BLOB) == SERVED_BLOB
-    whose = rows.section.isin(SECTIONS) & rows.condition.isin(["memory", "all"])
-    served = rows[stored & whose & (rows.write_steps == SERVED_STEPS)]
+    shown = rows.section.isin(SECTIONS) & rows.condition.isin(["memory", "all"])
+    served = rows[stored & shown & (rows.write_steps == SERVED_STEPS)]
     served = served.sort_values("section", key=lambda names: names.map([*SECTIONS].index))
     served["asked about"] = served.section.map(SECTIONS)
     served["from the memory"] = served.exact_match.map(percent)
     served["from the whole text"] = served.section.map(whole).map(percent, na_action="ignore")
-    shown = ["asked about", "questions", "from the memory", "from the whole text"]
-    return table(served[[*shown, "false_rejection_rate", "rejection_recall"]])
+    columns = ["asked about", "questions", "from the memory", "from the whole text"]
+    return table(served[[*columns, "false_rejection_rate", "rejection_recall"]])
 
 
 def page_costs(files: Files, checkpoint: str) -> str:

@@ -1,4 +1,4 @@
-"""What WRITE and READ ask of the device: operations a second, time, and memory."""
+"""The demands of WRITE and READ on the device: operations a second, time, and memory."""
 
 import sys
 from collections.abc import Sequence

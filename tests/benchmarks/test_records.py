@@ -1,4 +1,4 @@
-"""How a checkpoint for lists of records is measured."""
+"""Measurements of a checkpoint for lists of records."""
 
 from pathlib import Path
 

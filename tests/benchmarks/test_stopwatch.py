@@ -1,4 +1,4 @@
-"""What a result says of its making."""
+"""Results describe how they were made."""
 
 from datetime import UTC, datetime
 from pathlib import Path

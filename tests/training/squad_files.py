@@ -8,7 +8,7 @@ TOWNS = ("Ulm", "Bern", "Cork", "Lyon", "Oslo", "Pisa", "Riga", "Turin", "Vaduz"
 
 
 def paragraph(number: int) -> dict[str, str]:
-    """Where three people live: a sentence each."""
+    """Return the towns of three people."""
     people = [(NAMES[(number + i) % 10], TOWNS[(3 * number + i) % 10]) for i in range(3)]
     return {name: f"{town}{number}" for name, town in people}
 

@@ -22,8 +22,8 @@ from training.recipe import Recipe
 CPU = torch.device("cpu")
 
 
-def taken(recipe: Recipe, places: list[Place], *, ahead: bool = True) -> list[Parts]:
-    """What a feed hands out."""
+def take_all(recipe: Recipe, places: list[Place], *, ahead: bool = True) -> list[Parts]:
+    """Take places from a feed."""
     with closing(Feed(recipe, load_training_data(recipe))) as feed:
         if ahead:
             feed.expect(places)
@@ -40,20 +40,20 @@ def assert_alike(first: list[Parts], second: list[Parts]) -> None:
 @pytest.mark.slow
 def test_workers_draw_the_same_stream(tiny_recipe: TinyRecipe) -> None:
     orders = [Place(attempt, index, 3) for attempt in range(3) for index in range(2)]
-    alone = taken(tiny_recipe(), orders)
-    assert_alike(alone, taken(tiny_recipe("workers=2"), orders[::-1])[::-1])
-    assert_alike(alone, taken(tiny_recipe(), orders[::-1], ahead=False)[::-1])
+    alone = take_all(tiny_recipe(), orders)
+    assert_alike(alone, take_all(tiny_recipe("workers=2"), orders[::-1])[::-1])
+    assert_alike(alone, take_all(tiny_recipe(), orders[::-1], ahead=False)[::-1])
 
 
 @pytest.mark.slow
 def test_a_mixture_by_workers_is_the_same_stream(prose_recipe: ProseRecipe) -> None:
     orders = [Place(attempt, 0, 0) for attempt in range(POOL + 2)]
-    assert_alike(taken(prose_recipe(), orders), taken(prose_recipe("workers=2"), orders))
+    assert_alike(take_all(prose_recipe(), orders), take_all(prose_recipe("workers=2"), orders))
 
 
 def test_batches_by_tokens_are_full_and_alike(prose_recipe: ProseRecipe) -> None:
     recipe = prose_recipe("batch.tokens=400")
-    batches = [parts for [parts] in taken(recipe, [Place(i, 0, 0) for i in range(2 * POOL)])]
+    batches = [parts for [parts] in take_all(recipe, [Place(i, 0, 0) for i in range(2 * POOL)])]
     padded = [(b.context_ids.shape[1] + 3) * len(b.lengths) for b in batches]
     assert max(padded) <= 400
     assert sum(padded) / len(padded) > 250
@@ -154,13 +154,13 @@ def test_a_pool_is_drawn_once_for_all_its_batches(
         return real(drawer, number)
 
     monkeypatch.setattr(Drawer, "_pool", counted)
-    taken(recipe, [Place(attempt, 0, 0) for attempt in range(POOL + 1)])
+    take_all(recipe, [Place(attempt, 0, 0) for attempt in range(POOL + 1)])
     assert pools == [0, 1]
 
 
 def test_the_data_folder_is_needed(tmp_path: Path, prose_recipe: ProseRecipe) -> None:
     write_squad_files(tmp_path / "elsewhere" / "homes")
     recipe = prose_recipe(f"data={tmp_path / 'elsewhere'}")
-    assert taken(recipe, [Place(0, 0, 0)])
+    assert take_all(recipe, [Place(0, 0, 0)])
     with pytest.raises(RecipeError, match="no folder 'homes'"):
         load_training_data(prose_recipe(f"data={tmp_path / 'nowhere'}"))

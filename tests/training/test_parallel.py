@@ -78,7 +78,7 @@ def torchrun(*command: object, processes: int = 2) -> subprocess.CompletedProces
 
 
 def run_script(text: str, recipe: Path, folder: Path) -> list[tuple[object, dict[str, Tensor]]]:
-    """What each of two processes saved, by rank."""
+    """Run a script in two processes and return what each saved, by rank."""
     folder.mkdir()
     script = folder / "script.py"
     script.write_text(text)

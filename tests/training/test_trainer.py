@@ -26,7 +26,7 @@ from training.writers import load_writer
 
 
 def scalars_of(folder: Path) -> dict[str, list[float]]:
-    """What a run logged, by name."""
+    """Return the scalars that a run logged, by name."""
     events = EventAccumulator(str(folder))
     events.Reload()
     return {

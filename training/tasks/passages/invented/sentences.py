@@ -127,8 +127,8 @@ class Teller:
             return [*self._bind(first), (first, "; "), *self._bind(second)]
         named = first.subject is not self._narrator and self._topic is not first.subject
         if named and _is_simple(opening) and self._random.random() < 0.5:
-            who = "who" if _is_person(first.subject) else "which"
-            head: Parts = [Slot("s", "name"), f", {who}"]
+            pronoun = "who" if _is_person(first.subject) else "which"
+            head: Parts = [Slot("s", "name"), f", {pronoun}"]
             return [(first, p) for p in [*head, *opening, ","]] + [(second, p) for p in closing]
         joint = " and" if _is_simple(opening) and _is_simple(closing) else ", and "
         rest: Parts = closing if joint == " and" else [Slot("s"), *closing]
@@ -139,9 +139,9 @@ class Teller:
         bound = self._bind(first)
         end, predicate = bound[-1][1], self._expand_predicate(second)
         if predicate and isinstance(end, Slot) and first.arguments[end.name] is second.subject:
-            who = "who" if _is_person(second.subject) else "which"
+            pronoun = "who" if _is_person(second.subject) else "which"
             bound[-1] = (first, Slot(end.name, "name"))
-            return [*bound, *((second, part) for part in [f", {who}", *predicate])]
+            return [*bound, *((second, part) for part in [f", {pronoun}", *predicate])]
         joint = self._random.choice([", and ", "; ", ", while "])
         return [*bound, (first, joint), *self._bind(second)]
 

@@ -23,9 +23,9 @@ def write_chat(draws: Draws) -> Draft:
     times = draw_times(draws, len(messages))
     speakers = []
     for time, message in zip(times, draws.shuffled(messages), strict=True):
-        who = draws.pick(people)
-        speakers.append(who)
-        fill = {"who": who, "time": time, "date": date}
+        speaker = draws.pick(people)
+        speakers.append(speaker)
+        fill = {"who": speaker, "time": time, "date": date}
         _write_message(draft, draws, form, fill, message, people)
     for other in draws.some([s for s in load_sentences("said") if s not in sentences], 3):
         wordings = (*find_wordings("said.fact"), *other.ask)
@@ -167,14 +167,14 @@ def write_agenda(draws: Draws) -> Draft:
     items = draws.different("topic", draws.between(2, 9))
     people = draws.different("person", len(items) + 1)
     times = draw_times(draws, len(items))
-    for item, time, who in zip(items, times, people, strict=False):
-        fill = {"item": spellings.capitalise(item), "time": time, "who": who}
+    for item, time, host in zip(items, times, people, strict=False):
+        fill = {"item": spellings.capitalise(item), "time": time, "who": host}
         fill["long"] = f"{5 * draws.between(1, 18)} min"
         place = draft.add(form.format_map(fill))
         draft.ask("agenda.when", time, place, **fill)
         draft.ask("agenda.what", fill["item"], place, **fill)
         if "{who}" in form:
-            draft.ask("agenda.who", who, place, **fill)
+            draft.ask("agenda.who", host, place, **fill)
             draft.ask("agenda.back", fill["item"], place, **fill)
         if "{long}" in form:
             draft.ask("agenda.long", fill["long"], place, **fill)

@@ -79,7 +79,7 @@ def write_card(draws: Draws, format_name: str | None = None) -> Draft:
 
 def _ask_about_card(written: WrittenList, questions: CellQuestions, *, named: bool) -> None:
     draft, sheet, draws = written.draft, questions.sheet, questions.draws
-    general = find_wordings("card.card_who" if sheet.domain.who else "card.ask")
+    general = find_wordings("card.card_who" if sheet.domain.people else "card.ask")
     called = [f"the {sheet.domain.what}"]
     if not named and draft.lead and sheet.names[0] in draft.pieces[0]:
         called.append(sheet.names[0])

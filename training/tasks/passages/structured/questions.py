@@ -55,7 +55,7 @@ class CellQuestions:
         special = (*field.back, *field.back, *self._find_by_sort(field, "back"))
         if special and self.draws.chance(0.5):
             return special
-        return find_wordings("cell.back_who" if self.sheet.domain.who else "cell.back")
+        return find_wordings("cell.back_who" if self.sheet.domain.people else "cell.back")
 
     def _find_by_sort(self, field: Field, group: str) -> tuple[str, ...]:
         """Return the wordings of a field's sort, which would be ambiguous with two such fields."""

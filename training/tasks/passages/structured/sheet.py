@@ -45,8 +45,8 @@ class Domain:
     "The kind of their names."
     titles: tuple[str, ...]
     fields: tuple[Field, ...]
-    who: bool = False
-    "They are people or pets."
+    people: bool = False
+    "The records are people or pets."
 
     @property
     def plural(self) -> str:
@@ -84,7 +84,7 @@ def load_domains() -> dict[str, Domain]:
             names=entry["names"],
             titles=tuple(entry["titles"]),
             fields=tuple(fields[name] for name in entry["fields"]),
-            who=entry.get("who", False),
+            people=entry.get("people", False),
         )
         for name, entry in load_data("domains").items()
     }
@@ -121,7 +121,7 @@ def draw_sheet(
     return Sheet(
         domain=domain,
         title=draws.pick(domain.titles),
-        corner=draws.pick(("name", domain.what)) if domain.who else domain.what,
+        corner=draws.pick(("name", domain.what)) if domain.people else domain.what,
         names=names,
         fields=fields,
         heads=tuple(_draw_head(draws, field) for field in fields),
