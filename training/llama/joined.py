@@ -1,10 +1,10 @@
 """The fast training step: a view of a model whose layers are few, merged matrices.
 
-Adapters that run beside every layer need three times the launches of the layers themselves. Their
-products are the same for a whole optimizer step, so that here they are added to the weights once
-(`refresh`), and projections that share an input are joined into one matrix, with the norm before
-them. WRITE and READ run on these, and what the gradient is by them is passed on once to the real
-parameters (`push`): optimizers, clipping, saving and loading see nothing of it.
+Adapters beside every layer take three times the launches of the layers themselves. Their products
+stay the same for a whole optimizer step, so they are added to the weights once (`refresh`), and
+projections that share an input are joined into one matrix, with the norm before them. WRITE and
+READ run on these matrices; their gradient is passed on once to the real parameters (`push`).
+Optimizers, clipping, saving and loading see nothing of it.
 
 Shapes: `L` layers, `o` outputs and `i` inputs of a matrix, `r` rank, `B` batch, `T` tokens, `d`
 width, `H` heads, `G` key-value heads, `w` width of a head, `V` vocabulary.
@@ -24,10 +24,11 @@ from gradmem_core.adapters import unwrap_layer
 from gradmem_core.attention import causal_attention
 from gradmem_core.backbone import Backbone, Cache
 from gradmem_core.model import MemoryModel
-from training.llama.fused import Fused, low_rank_linear, suited
+from training.llama.fused import Fused, low_rank_linear
+from training.llama.passes import passes_for
 
 MATERIALISED = 256
-"Most tokens of a WRITE whose attention keeps its weights; above, it goes by blocks of rows."
+"Most tokens of a WRITE whose attention keeps its weights; longer ones go by blocks of rows."
 
 MATRICES = (
     (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "input_layernorm"),
@@ -63,18 +64,17 @@ class JoinedModel:
     and on which device, must be settled before.
 
     Args:
-        model: A model that `can_join`; stays what is optimised, saved and evaluated.
-        dtype: What the layers compute in. Sums of norms, softmax, losses, memories and the write
-            side keep float32 at least.
+        model: A model that `can_join`; optimizers, saving and evaluation go on using it.
+        dtype: Dtype of the layers. Sums of norms, softmax, losses, memories and the write side keep
+            float32 at least.
         low_rank: Take adapters' gradients by products of their rank in place of whole matrices,
             where the weights beside them are frozen: less arithmetic in more operations. By
             default on a CPU.
-        fused: The computation of the pieces between the matrix products; by default as suits
-            the device.
+        fused: Computes the pieces between the matrix products; by default compiled on a GPU.
     """
 
     view: MemoryModel
-    "For `write` and `read`: the model's own M0 and write side over the joined backbone."
+    "A model for `write` and `read`: the original M0 and write side over the joined backbone."
 
     def __init__(
         self,
@@ -87,18 +87,18 @@ class JoinedModel:
         device = model.initial_memory.device
         if low_rank is None:
             low_rank = device.type == "cpu"
-        fused = fused or Fused(suited(device))
+        fused = fused or Fused(passes_for(device))
         self._backbone = JoinedBackbone(model.backbone, dtype, low_rank=low_rank, fused=fused)
         self.view = model.with_backbone(self._backbone)
         self.refresh()
 
     def refresh(self) -> None:
-        """Merge the parameters as they are now: before a step's first batch."""
+        """Merge the current parameters; call before a step's first batch."""
         for leaves in self._backbone.leaves():
             leaves.refresh()
 
     def push(self) -> None:
-        """Add the gradient since the last push to the parameters': after a step's last batch."""
+        """Pass on the gradient since the last push; call after a step's last batch."""
         for leaves in self._backbone.leaves():
             leaves.push()
 
@@ -111,7 +111,7 @@ class Leaves(nn.Module):
     Args:
         source: Computes a tensor `(L, ...)` of parameters, with its graph.
         dtype: Of the leaves.
-        trained: True where they gather a gradient, if the parameters want any.
+        trained: Gather a gradient, if the parameters want one.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Leaves(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the parameters' values, and forget what gradient there is."""
+        """Take over the parameters' values, and drop the gradient."""
         if self._changes:
             self._stack.copy_(self._source())
         self._clear()
@@ -160,8 +160,8 @@ class Matrix(nn.Module):
         layers: The transformer's.
         names: The projections that it joins.
         norm: The norm before it, whose weights it takes in; None for none.
-        adapted: True where it holds the adapters' products.
-        dtype: What it computes in.
+        adapted: Add the adapters' products.
+        dtype: Dtype of the computation.
         low_rank: Take the adapters' gradients by products of their rank, if the rest is frozen.
     """
 
@@ -186,12 +186,12 @@ class Matrix(nn.Module):
         self._adapted = adapted and any(self._factors)
         self._frozen: Tensor | None = None
         if self._adapted:
-            plain = self._plain()
+            plain = self._stack_weights()
             self._frozen = None if plain.requires_grad else plain
         low_rank = low_rank and self._frozen is not None
-        self._weight = Leaves(self._merged, dtype, trained=not low_rank)
-        self._down = Leaves(self._joined_down, dtype) if low_rank else None
-        self._up = Leaves(self._joined_up, dtype) if low_rank else None
+        self._weight = Leaves(self._merge, dtype, trained=not low_rank)
+        self._down = Leaves(self._stack_down, dtype) if low_rank else None
+        self._up = Leaves(self._stack_up, dtype) if low_rank else None
 
     def forward(self, layer: int, x: Tensor) -> Tensor:
         """Apply the map of a layer: `(B, T, i)` to `(B, T, o)`."""
@@ -200,30 +200,30 @@ class Matrix(nn.Module):
         factors = (self._down[layer], self._up[layer])
         return low_rank_linear(x, self._weight[layer], *factors, self._parts)
 
-    def _merged(self) -> Tensor:
+    def _merge(self) -> Tensor:
         """Compute the whole weights `(L, o, i)`."""
-        plain = self._plain() if self._frozen is None else self._frozen
+        plain = self._stack_weights() if self._frozen is None else self._frozen
         if not self._adapted:
             return plain
-        downs = self._joined_down().chunk(len(self._parts), dim=1)
-        ups = torch.split(self._joined_up(), self._parts, dim=1)
+        downs = self._stack_down().chunk(len(self._parts), dim=1)
+        ups = torch.split(self._stack_up(), self._parts, dim=1)
         products = [torch.bmm(up, down) for up, down in zip(ups, downs, strict=True)]
         return plain + torch.cat(products, dim=1)
 
-    def _plain(self) -> Tensor:
+    def _stack_weights(self) -> Tensor:
         """Stack the backbone's own weights: `(L, o, i)`."""
-        return self._normed(torch.stack([torch.cat(layer) for layer in self._weights]))
+        return self._scale_by_norms(torch.stack([torch.cat(layer) for layer in self._weights]))
 
-    def _joined_down(self) -> Tensor:
+    def _stack_down(self) -> Tensor:
         """Stack the adapters' A, one above the other: `(L, r, i)` with the sum of their ranks."""
         downs = [torch.cat([down for down, _ in layer]) for layer in self._factors]
-        return self._normed(torch.stack(downs))
+        return self._scale_by_norms(torch.stack(downs))
 
-    def _joined_up(self) -> Tensor:
+    def _stack_up(self) -> Tensor:
         """Stack the adapters' B, one above the other: `(L, o, r)`."""
         return torch.stack([torch.cat([up for _, up in layer]) for layer in self._factors])
 
-    def _normed(self, weights: Tensor) -> Tensor:
+    def _scale_by_norms(self, weights: Tensor) -> Tensor:
         """Multiply `(L, n, i)` by the norms' weights."""
         return weights if self._norms is None else weights * torch.stack(self._norms)[:, None]
 
@@ -248,7 +248,7 @@ class JoinedBackbone(Backbone):
 
     Args:
         backbone: The ordinary backbone.
-        dtype: What the layers compute in.
+        dtype: Dtype of the layers.
         low_rank: See `JoinedModel`.
         fused: See `JoinedModel`.
     """
@@ -277,7 +277,7 @@ class JoinedBackbone(Backbone):
         self._recompute = False
 
     def leaves(self) -> Iterator[Leaves]:
-        """Return all that is computed of parameters."""
+        """Return all tensors that are computed from parameters."""
         return (module for module in self.modules() if isinstance(module, Leaves))
 
     @contextmanager
@@ -291,7 +291,7 @@ class JoinedBackbone(Backbone):
 
     @contextmanager
     def gradient_checkpointing(self) -> Iterator[None]:
-        """Keep of each block what enters it, and compute it again for the gradient."""
+        """Keep only the inputs of each block, and compute it again for the gradient."""
         self._recompute = True
         try:
             yield
@@ -359,20 +359,20 @@ class JoinedBackbone(Backbone):
         if query.shape[2] <= MATERIALISED:
             return self._fused.attend(query, key, value, scale)
         exact = torch.promote_types(query.dtype, torch.float32)
-        shared = (query, *_shared(query, key, value))
+        shared = (query, *_repeat_heads(query, key, value))
         q, k, v = (x.flatten(0, 1).to(exact) for x in shared)  # (B * H, T, w)
         return causal_attention(q, k, v, scale).to(query.dtype).view_as(query)
 
     @staticmethod
     def _attend_once(mask: Tensor | None, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend as READ does."""
-        key, value = _shared(query, key, value)
+        key, value = _repeat_heads(query, key, value)
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None
         )
 
     def _angles(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines of what heads' halves turn by, `(B or 1, 1, T, w / 2)`."""
+        """Return cosines and sines of the angles that rotate heads, `(B or 1, 1, T, w / 2)`."""
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)[None]
         rotary = cast("nn.Module", self.causal_lm.base_model.rotary_emb)
@@ -388,7 +388,7 @@ class JoinedBackbone(Backbone):
         return unwrap_layer(cast("nn.Module", self.causal_lm.base_model.norm))[0]
 
 
-def _shared(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _repeat_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Repeat keys and values `(B, G, T, w)` for every query head: `(B, H, T, w)`."""
     groups = query.shape[1] // key.shape[1]
     return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.llama.fused import Fused, compiled, low_rank_linear
+from training.llama.fused import Fused, low_rank_linear
+from training.llama.passes import compile_passes
 
 FUSED = Fused()
 EPSILON = 1e-2
@@ -106,7 +107,7 @@ def derivatives(piece: Piece, inputs: tuple[Tensor, ...]) -> list[Tensor]:
 
 @pytest.mark.slow
 def test_a_compiler_can_follow_every_pass() -> None:
-    traced = Fused(compiled("eager"))
+    traced = Fused(compile_passes("eager"))
     inputs = (random(2, 4, 5, 3), random(2, 2, 5, 3, seed=1), random(2, 2, 5, 3, seed=2))
     pairs: list[tuple[Piece, Piece, tuple[Tensor, ...]]] = [
         (lambda x: traced.normalise(x, EPSILON), PIECES["normalise"][0], PIECES["normalise"][2]),
@@ -123,8 +124,8 @@ def test_without_a_working_compiler_passes_are_plain() -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no such header")
 
-    fused = Fused(compiled(broken))
-    with pytest.warns(UserWarning, match="gated is not compiled.*\n?.*no such header"):
+    fused = Fused(compile_passes(broken))
+    with pytest.warns(UserWarning, match="swiglu is not compiled.*\n?.*no such header"):
         first = fused.gate(PIECES["gate"][2][0])
     assert torch.equal(first, FUSED.gate(PIECES["gate"][2][0]))
     assert torch.equal(fused.gate(PIECES["gate"][2][0]), first)  # silently

@@ -11,8 +11,9 @@ from gradmem_core.backbone import Backbone
 from gradmem_core.config import AdapterConfig, MemoryConfig, Phases
 from gradmem_core.model import MemoryModel
 from training.llama import joined
-from training.llama.fused import Fused, compiled
+from training.llama.fused import Fused
 from training.llama.joined import JoinedModel, can_join
+from training.llama.passes import compile_passes
 from training.loop.batch import IGNORED, Batch
 from training.loop.loss import outer_loss
 from training.writers.gradmem import GradMem
@@ -133,13 +134,13 @@ KINDS: list[tuple[Phases | None, bool]] = [
 ]
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize(("phases", "frozen"), KINDS)
 def test_losses_and_gradients_are_those_of_the_ordinary_model(
     phases: Phases | None, frozen: bool, steps: int
 ) -> None:
     model, batches = build(phases, frozen=frozen), [batch(steps), batch(9, tokens=11)]
-    for recompute, low_rank in ((False, True), (True, True), (steps == 2, False)):
+    for recompute, low_rank in ((False, True), (True, True), (steps == 3, False)):
         hold_against_ordinary(model, batches, steps, recompute=recompute, low_rank=low_rank)
 
 
@@ -246,7 +247,7 @@ def test_what_a_device_fails_by_is_not_taken_for_the_compiler_s(
 
         return run
 
-    view = JoinedModel(build(), torch.float64, fused=Fused(compiled(backend))).view.backbone
+    view = JoinedModel(build(), torch.float64, fused=Fused(compile_passes(backend))).view.backbone
     with pytest.raises(failure, match="unspecified launch failure"):
         view.hidden(view.embed(batch(3).context_ids))
 
