@@ -27,6 +27,7 @@ STAGES = "schedule=[{until=0.5, write_steps=[0]}, {until=1.0, write_steps=[2]}]"
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_one_command_makes_a_checkpoint(fields: list[str], tmp_path: Path) -> None:
     arguments = ["fit", "prose", "--output", str(tmp_path / "run")]
     overrides = [*fields, "workers=1", "evaluation.every_seconds=0.01"]
@@ -115,6 +116,7 @@ def test_reading_the_text_itself_trains_no_memory(
     assert all("lora" in name for name in changed)
 
 
+@pytest.mark.slow
 def test_seconds_end_a_run_and_leave_a_whole_checkpoint(fields: list[str], tmp_path: Path) -> None:
     overrides = [f for f in fields if not f.startswith("budget")] + ["budget_seconds=6", STAGES]
     overrides.append("save_every_seconds=0.5")

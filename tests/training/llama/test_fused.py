@@ -1,4 +1,4 @@
-"""Pieces of a layer whose derivatives are written out, against finite differences and torch's."""
+"""Derivatives that are written out, against finite differences and torch's own."""
 
 from collections.abc import Callable
 
@@ -105,6 +105,7 @@ def derivatives(piece: Piece, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return [*outs, *first, *second]
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_compiler_can_follow_every_pass() -> None:
     traced = Fused(compile_passes("eager"))

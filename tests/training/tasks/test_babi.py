@@ -100,12 +100,12 @@ def test_the_rest_is_that_of_the_last_statement_that_begins_so(tmp_path: Path) -
 
 
 def test_its_words_are_those_of_all_kinds_in_lower_case(data: Path) -> None:
-    one, all_five = (build_task(name, data).tokenizer() for name in ("babi-1", "babi"))
-    assert len(one) == len(all_five)
-    ids = one.encode("MARY1 moved to the bathroom.")
-    assert one.decode(ids) == "mary1 moved to the bathroom ."
+    single, all_five = (build_task(name, data).tokenizer() for name in ("babi-1", "babi"))
+    assert len(single) == len(all_five)
+    ids = single.encode("MARY1 moved to the bathroom.")
+    assert single.decode(ids) == "mary1 moved to the bathroom ."
     with pytest.raises(UnknownCharactersError):
-        one.encode("Mary moved to the moon.")
+        single.encode("Mary moved to the moon.")
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from datetime import datetime
+from hashlib import sha256
 
 import pytest
 
@@ -14,13 +15,14 @@ from training.tasks.passages.invented import InventedPassages
 from training.tasks.passages.structured.names import LOCALES, load_names
 
 DRAW = """
+from hashlib import sha256
 from training.seeds import stream
 from training.tasks.passages import SOURCES
 from training.tasks.passages.structured.names import LOCALES, load_names
 for name, build in SOURCES.items():
     source = build()
     print([ascii(source.draw(stream("train", seed), "train")) for seed in range(40)])
-print([ascii(vars(load_names(locale))) for locale in LOCALES])
+print([sha256(ascii(load_names(locale)).encode()).hexdigest() for locale in LOCALES])
 """
 
 
@@ -36,6 +38,7 @@ def test_a_seed_draws_the_same_passage_again(name: str) -> None:
     assert len({passage.text for passage in passages}) == len(passages)
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_passages() -> None:
     """Whatever the order of its sets: Faker keeps some lists in sets."""
     environment = os.environ | {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"}
@@ -44,7 +47,7 @@ def test_another_process_draws_the_same_passages() -> None:
     )
     assert made.stdout.splitlines() == [
         *(str([ascii(passage) for passage in draw(name)]) for name in SOURCES),
-        str([ascii(vars(load_names(locale))) for locale in LOCALES]),
+        str([sha256(ascii(load_names(locale)).encode()).hexdigest() for locale in LOCALES]),
     ]
 
 

@@ -25,16 +25,16 @@ def line(**changes: Any) -> str:
 )
 def test_answers_may_be_texts_or_objects(tmp_path: Path, answers: Any) -> None:
     (tmp_path / "a.jsonl").write_text(line(answers=answers))
-    (one,) = read_squad(tmp_path / "a.jsonl")
-    assert one == SquadQuestion(context=CONTEXT, question="Where?", answers=["the Moon"])
+    (question,) = read_squad(tmp_path / "a.jsonl")
+    assert question == SquadQuestion(context=CONTEXT, question="Where?", answers=["the Moon"])
 
 
 def test_squads_own_json_is_read(tmp_path: Path) -> None:
     asked = {"id": "1", "question": "Where?", "answers": [{"text": "the Moon", "answer_start": 5}]}
     data = {"data": [{"title": "t", "paragraphs": [{"context": CONTEXT, "qas": [asked]}]}]}
     (tmp_path / "dev-v1.1.json").write_text(json.dumps(data))
-    (one,) = read_squad(tmp_path / "dev-v1.1.json")
-    assert one.context == CONTEXT
+    (question,) = read_squad(tmp_path / "dev-v1.1.json")
+    assert question.context == CONTEXT
     drawn = build_task("squad", tmp_path).examples(
         split="test", seed=0, size=99, count=9, queries=1
     )
@@ -135,7 +135,7 @@ def test_a_text_without_paragraphs_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "right", "exact", "overlap"),
+    ("answer", "right", "exact", "overlap"),
     [
         ("The Moon.", "moon", True, 1.0),
         ("a big  moon", "moon", False, 2 / 3),
@@ -146,11 +146,11 @@ def test_a_text_without_paragraphs_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_answers_are_compared_as_squad_does(
-    said: str, right: str, exact: bool, overlap: float
+    answer: str, right: str, exact: bool, overlap: float
 ) -> None:
     question = Question("?", f"{right}\n", right)
-    assert exact_match(said, question, normalised=True) == exact
-    assert f1(said, question) == pytest.approx(overlap)
+    assert exact_match(answer, question, normalised=True) == exact
+    assert f1(answer, question) == pytest.approx(overlap)
 
 
 def test_the_best_of_all_right_answers_counts() -> None:

@@ -74,7 +74,7 @@ def test_the_pieces_are_the_text(passages: list[Passage]) -> None:
         assert 0 <= passage.lead <= len(passage.pieces)
 
 
-def test_answers_stand_in_the_pieces_that_they_are_said_to_need(passages: list[Passage]) -> None:
+def test_answers_stand_in_the_pieces_that_they_need(passages: list[Passage]) -> None:
     for passage in passages:
         answered = [question for question in passage.questions if question.answers]
         assert answered

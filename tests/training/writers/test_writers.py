@@ -101,7 +101,7 @@ def test_parts_of_similar_length_give_what_the_whole_gives(kind: str) -> None:
         total = reduce(add, outcomes)
         total.loss.backward()  # type: ignore[no-untyped-call]
         gradients = {
-            name: one.grad for name, one in writer.model.named_parameters() if one.grad is not None
+            name: p.grad for name, p in writer.model.named_parameters() if p.grad is not None
         }
         numbers = [total.target_loss, total.write_loss, total.exact_match]
         given.append((torch.tensor(numbers), gradients))
@@ -126,11 +126,11 @@ def test_answers_are_what_reading_scores_highest(kind: str) -> None:
     answers = writer.answer(state, queries.tolist(), max_tokens=3, stop_ids=[0])
     for row in range(2):
         for query in range(3):
-            said = answers[row][query]
-            ids = torch.cat([queries[row, query], torch.tensor(said, dtype=torch.long)])
+            answer = answers[row][query]
+            ids = torch.cat([queries[row, query], torch.tensor(answer, dtype=torch.long)])
             logits = writer.read(state, ids.expand(2, 1, -1))[row, 0, 4:].argmax(dim=-1).tolist()
-            assert said == logits[: len(said)]
-            assert len(said) == 3 or logits[len(said)] == 0
+            assert answer == logits[: len(answer)]
+            assert len(answer) == 3 or logits[len(answer)] == 0
 
 
 def test_the_cache_answers_as_reading_again_does() -> None:
@@ -139,12 +139,12 @@ def test_the_cache_answers_as_reading_again_does() -> None:
     state = writer.write(batch.context_ids, batch.lengths, 1, train=False)
     queries = [[[5, 6, 7], [8]], [[9], [10, 11]], [[12], [5]]]
     plain = Writer.answer(writer, state, queries, max_tokens=6, stop_ids=[3])
-    often = Counter(token for of in plain for one in of for token in one)
+    often = Counter(token for row in plain for answer in row for token in answer)
     stops = [3, often.most_common(1)[0][0]]
     for stop_ids in ([3], stops):
         again = Writer.answer(writer, state, queries, max_tokens=6, stop_ids=stop_ids)
         assert writer.answer(state, queries, max_tokens=6, stop_ids=stop_ids) == again
-    lengths = {len(one) for of in again for one in of}
+    lengths = {len(answer) for row in again for answer in row}
     assert len(lengths) > 1
 
 
