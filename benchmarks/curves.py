@@ -18,7 +18,7 @@ from benchmarks.results import Row, Subject
 from benchmarks.rows import CurvePoint, TrainingLoss
 from gradmem_core.errors import InputError
 from training.checkpoints.description import describe_training
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 from training.runs import SCALARS, STATE
 from training.writers.files import load_training
 

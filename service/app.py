@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from gradmem_core.errors import GradMemError
+from service.app_state import AppState
 from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
 from service.engine.threads import use_threads
 from service.errors import response_of
@@ -22,7 +23,6 @@ from service.models import Models
 from service.reading import Reader
 from service.routes import router
 from service.settings import Settings
-from service.state import AppState
 from service.stores import Store, create_store
 from service.telemetry import Telemetry
 from service.writing import DocumentWriter

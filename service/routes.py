@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from gradmem_core.errors import EngineStoppedError
+from service.app_state import state_of
 from service.descriptions import describe_model
 from service.errors import MEDIA_TYPE
 from service.readiness import check_readiness
@@ -21,7 +22,6 @@ from service.schemas import (
     WriteRequest,
     WriteResult,
 )
-from service.state import state_of
 from service.streams import EVENT_STREAM, run_while_connected, stream_events
 from service.telemetry import CONTENT_TYPE
 

@@ -22,8 +22,8 @@ from benchmarks.serving.device import measure_device
 from benchmarks.serving.growth import measure_growth
 from benchmarks.serving.overload import measure_overload
 from benchmarks.serving.process import RunningService, run_service
+from benchmarks.serving.targets import EngineTarget, HttpTarget, run_in
 from benchmarks.serving.throughput import Throughput
-from benchmarks.serving.ways import EngineWay, HttpWay, run_in
 from gradmem_core.checkpoints.checkpoint import load_checkpoint
 from gradmem_core.errors import InputError
 from service.client import Client
@@ -80,7 +80,7 @@ class ServingRun:
             if not {"write", "read", "overload", "growth"} & set(self.only):
                 return
             with self._service(settings) as service:
-                async with aclosing(HttpWay(service.url, elsewhere)) as http:
+                async with aclosing(HttpTarget(service.url, elsewhere)) as http:
                     if {"write", "read"} & set(self.only):
                         store_url = f"{settings.store_url}.engine"
                         update = {"threads": threads, "store_url": store_url}
@@ -89,9 +89,11 @@ class ServingRun:
                         )
                     await self._measure_service(http, service)
 
-    async def _measure_load(self, http: HttpWay, settings: Settings, elsewhere: Executor) -> None:
+    async def _measure_load(
+        self, http: HttpTarget, settings: Settings, elsewhere: Executor
+    ) -> None:
         """Measure the service beside an engine in this process."""
-        async with EngineWay.start(settings) as engine:
+        async with EngineTarget.start(settings) as engine:
             throughput = Throughput(
                 (http, engine), elsewhere, self.checkpoint, self.seconds, self.runs, self.seed
             )
@@ -100,7 +102,7 @@ class ServingRun:
             if self._begins("read"):
                 self.rows += await throughput.measure_reads()
 
-    async def _measure_service(self, http: HttpWay, service: RunningService) -> None:
+    async def _measure_service(self, http: HttpTarget, service: RunningService) -> None:
         """Measure the service alone."""
         if self._begins("overload"):
             row = await measure_overload(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from benchmarks.rows import Footprint
 from benchmarks.serving.documents import draw_documents
-from benchmarks.serving.ways import TTL_SECONDS, HttpWay
+from benchmarks.serving.targets import TTL_SECONDS, HttpTarget
 from service.client import AsyncClient, ClientError
 from training.tasks.base import Example
 
@@ -20,12 +20,12 @@ FOOTPRINTS = 100
 
 
 async def measure_growth(
-    way: HttpWay, resident_bytes: Callable[[], int | None], *, requests: int, seed: int
+    target: HttpTarget, resident_bytes: Callable[[], int | None], *, requests: int, seed: int
 ) -> list[Footprint]:
-    """Send requests, and look at the memory of the service's process on the way.
+    """Send requests, and look at the memory of the service's process meanwhile.
 
     Args:
-        way: The service.
+        target: The service.
         resident_bytes: Reads the memory of its process; None where that cannot be known.
         requests: Number of requests.
         seed: Seed of the documents.
@@ -44,7 +44,7 @@ async def measure_growth(
         nonlocal sent, failed
         while sent < requests:
             try:
-                async with way.client() as client:
+                async with target.client() as client:
                     await _live(client, document)
             except ClientError:
                 failed += 1

@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.rows import Overload
 from benchmarks.serving.documents import draw_documents
 from benchmarks.serving.load import Request, Span, measure_load, percentiles
+from benchmarks.serving.targets import Target
 from benchmarks.serving.throughput import BATCH, DIFFERENT, PAIRS, STEPS
-from benchmarks.serving.ways import Way
 from service.client import ClientError, ConnectionFailed, Overloaded
 
 FACTOR = 4
@@ -22,12 +22,12 @@ Outcome = Literal["succeeded", "refused", "failed", "unanswered"]
 
 
 async def measure_overload(
-    way: Way, *, seconds: float, overload_seconds: float, seed: int
+    target: Target, *, seconds: float, overload_seconds: float, seed: int
 ) -> Overload:
     """Measure the capacity, send `FACTOR` times as much, and measure the capacity again.
 
     Args:
-        way: Through HTTP.
+        target: Through HTTP.
         seconds: Length of each measurement of the capacity.
         overload_seconds: Time in which requests are sent.
         seed: Seed of the documents and of the times at which they are sent.
@@ -35,7 +35,7 @@ async def measure_overload(
     Raises:
         ClientError: No request was answered while the capacity was measured.
     """
-    requests = way.writes(draw_documents(DIFFERENT, pairs=PAIRS, seed=seed), steps=STEPS)
+    requests = target.writes(draw_documents(DIFFERENT, pairs=PAIRS, seed=seed), steps=STEPS)
     measure_capacity = partial(measure_load, requests, concurrency=BATCH, seconds=seconds)
     before = await measure_capacity()
     begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""WRITE and READ under load, on every way to the device in turn."""
+"""WRITE and READ under load, on every target in turn."""
 
 import asyncio
 import statistics
@@ -11,7 +11,7 @@ from functools import partial
 from benchmarks.rows import Load
 from benchmarks.serving.documents import draw_documents, tokenize
 from benchmarks.serving.load import LoadFigures, Request, Span, measure_load, summarize
-from benchmarks.serving.ways import Way, run_in
+from benchmarks.serving.targets import Target, run_in
 from benchmarks.timing import Work, alternate
 from gradmem_core.checkpoints.checkpoint import load_checkpoint
 from gradmem_core.writing.descent import write
@@ -35,7 +35,7 @@ STEP_ROUNDS = 3
 class Throughput:
     """Measures WRITE and READ under load."""
 
-    ways: Sequence[Way]
+    targets: Sequence[Target]
     elsewhere: Executor
     "A process that computes beside the engine."
     checkpoint: str
@@ -43,7 +43,7 @@ class Throughput:
     seconds: float
     "Length of one load."
     runs: int
-    "Runs, of which each begins with another way."
+    "Runs, of which each begins with another target."
     seed: int
     "Seed of the documents."
 
@@ -54,10 +54,10 @@ class Throughput:
         for run in range(1, self.runs + 1):
             row = partial(Load, operation="write", run=run, pairs=PAIRS, steps=STEPS)
             for concurrency in WRITERS:
-                for way in self._turned(run):
-                    requests = way.writes(documents, steps=STEPS)
+                for target in self._turned(run):
+                    requests = target.writes(documents, steps=STEPS)
                     figures = await self._load(requests, concurrency)
-                    rows.append(row(via=way.via, concurrency=concurrency, **asdict(figures)))
+                    rows.append(row(via=target.via, concurrency=concurrency, **asdict(figures)))
                 if concurrency == BATCH:
                     figures = await run_in(
                         self.elsewhere,
@@ -70,20 +70,20 @@ class Throughput:
 
     async def measure_reads(self) -> list[Load]:
         """Measure READ at several concurrencies, and beside writers."""
-        requests = {way.via: await way.reads(self._documents()) for way in self.ways}
+        requests = {target.via: await target.reads(self._documents()) for target in self.targets}
         rows: list[Load] = []
         for run in range(1, self.runs + 1):
             row = partial(Load, operation="read", run=run, pairs=PAIRS, steps=None)
             for concurrency in READERS:
-                for way in self._turned(run):
-                    figures = await self._load(requests[way.via], concurrency)
-                    rows.append(row(via=way.via, concurrency=concurrency, **asdict(figures)))
-            for way in self._turned(run):
-                rows += await self._measure_beside_writers(run, way, requests[way.via])
+                for target in self._turned(run):
+                    figures = await self._load(requests[target.via], concurrency)
+                    rows.append(row(via=target.via, concurrency=concurrency, **asdict(figures)))
+            for target in self._turned(run):
+                rows += await self._measure_beside_writers(run, target, requests[target.via])
         return rows
 
     async def _measure_beside_writers(
-        self, run: int, way: Way, requests: Sequence[Request]
+        self, run: int, target: Target, requests: Sequence[Request]
     ) -> list[Load]:
         documents = self._documents()
         idle = await self._load(requests, FEW_READERS)
@@ -96,10 +96,12 @@ class Throughput:
 
         # The readers' window lies inside that of the writers, who have time to start.
         writers, readers = await asyncio.gather(
-            way.load_writers(documents, steps=STEPS, concurrency=BATCH, seconds=1.4 * self.seconds),
+            target.load_writers(
+                documents, steps=STEPS, concurrency=BATCH, seconds=1.4 * self.seconds
+            ),
             read_later(),
         )
-        row = partial(Load, run=run, via=way.via, pairs=PAIRS, gradient_step=step)
+        row = partial(Load, run=run, via=target.via, pairs=PAIRS, gradient_step=step)
         few = partial(row, concurrency=FEW_READERS)
         return [
             few(operation="read alone", steps=None, **asdict(idle)),
@@ -110,9 +112,9 @@ class Throughput:
     def _documents(self) -> list[Example]:
         return draw_documents(DIFFERENT, pairs=PAIRS, seed=self.seed)
 
-    def _turned(self, run: int) -> Sequence[Way]:
-        first = (run - 1) % len(self.ways)
-        return [*self.ways[first:], *self.ways[:first]]
+    def _turned(self, run: int) -> Sequence[Target]:
+        first = (run - 1) % len(self.targets)
+        return [*self.targets[first:], *self.targets[:first]]
 
     async def _load(self, requests: Sequence[Request], concurrency: int) -> LoadFigures:
         return await measure_load(requests, concurrency=concurrency, seconds=self.seconds)

@@ -14,7 +14,7 @@ from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import InputError, RecipeError
 from gradmem_core.model import MemoryModel
 from training.loop.batch import IGNORED, Batch, collate
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 from training.seeds import stream
 from training.tasks import build_task
 

@@ -15,7 +15,7 @@ from gradmem_core.errors import InputError
 from gradmem_core.model import MemoryModel
 from tests.benchmarks.commands import invoke, measure, measure_rows
 from tests.pretrained import text_checkpoint
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 
 TinyRecipe = Callable[..., Recipe]
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ import pytest
 from gradmem_core.config import AdapterConfig
 from tests.pretrained import text_checkpoint
 from tests.training.squad_files import write_squad_files
-from training.recipe import Recipe
 from training.recipes.loading import load_recipe
+from training.recipes.schema import Recipe
 
 TINY = """
 name = "tiny"

@@ -17,7 +17,7 @@ from tests.training.squad_files import write_squad_files
 from training.loop.batch import IGNORED, Batch
 from training.loop.data import load_training_data
 from training.loop.feed import POOL, Drawer, Feed, Parts, Place
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 
 CPU = torch.device("cpu")
 

@@ -19,8 +19,8 @@ from training.loop.curriculum import draw_write_steps
 from training.loop.feed import Feed
 from training.loop.loss import Outcome, outer_loss
 from training.loop.trainer import Trainer
-from training.recipe import Recipe
 from training.recipes.loading import load_recipe
+from training.recipes.schema import Recipe
 from training.writers import load_writer
 
 STAGES = "schedule=[{until=0.5, write_steps=[0]}, {until=1.0, write_steps=[2]}]"

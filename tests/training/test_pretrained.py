@@ -19,8 +19,8 @@ from tests.pretrained import FAMILIES, model_folder, text_folder
 from training.checkpoints.pretrained import Origin, build_memory_config, init_checkpoint
 from training.evaluation.scores import evaluate
 from training.loop.trainer import Trainer
-from training.recipe import Recipe
 from training.recipes.loading import load_recipe
+from training.recipes.schema import Recipe
 from training.tasks import build_task
 from training.writers import load_writer
 from training.writers.baselines import BASELINES, build_baseline

@@ -4,7 +4,7 @@ import platform
 
 from gradmem_core.config import MemoryConfig
 from training.loop.data import TrainingData
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 from training.writers import Training
 
 GRADMEM = (

@@ -22,8 +22,8 @@ from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError, InputError
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
-from training.overrides import set_field
 from training.problems import describe_problem
+from training.recipes.overrides import set_field
 from training.tasks import find_card
 from training.writers.files import TRAINING, Training, load_training
 from training.writers.gradmem import GradMem

@@ -6,7 +6,7 @@ from itertools import pairwise
 from gradmem_core.errors import RecipeError
 from training.loop.data import TrainingData, load_training_data
 from training.loop.initial_model import build_fresh_writer, check_shapes
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 from training.seeds import stream
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from training.recipe import Curriculum, Recipe
+from training.recipes.schema import Curriculum, Recipe
 from training.seeds import stream
 
 

@@ -6,7 +6,7 @@ from gradmem_core.checkpoints.manifest import find_checkpoint, read_manifest
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import RecipeError
 from gradmem_core.tokenizer import Tokenizer
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 from training.tasks import ProseTask, TextFormat, TrainingTask, build_prose_task, build_task
 from training.writers import LengthLimits
 

@@ -21,7 +21,7 @@ import torch
 from gradmem_core.errors import DataError, GradMemError, RecipeError
 from training.loop.batch import Batch, collate, collate_parts
 from training.loop.data import TrainingData, load_training_data
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 from training.seeds import stream
 from training.tasks import Example
 

@@ -13,7 +13,7 @@ from training.llama.joined import JoinedModel, can_join
 from training.loop.batch import Batch
 from training.loop.device_memory import DeviceMemory
 from training.loop.loss import Outcome, clip_separately, outer_loss
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 from training.writers import Writer
 from training.writers.gradmem import GradMem
 

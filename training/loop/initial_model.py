@@ -15,7 +15,7 @@ from gradmem_core.errors import RecipeError
 from gradmem_core.model import MemoryModel
 from training.checkpoints.pretrained import start_from_tokens
 from training.loop.data import TrainingData, require_start
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 from training.writers import WRITERS, Training, Writer, build_writer, load_writer
 from training.writers.gradmem import GradMem
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.optimizer import Optimizer as TorchOptimizer
 
-from training.recipe import Optimizer
+from training.recipes.schema import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from training.evaluation.scores import Score, evaluate
 from training.loop.data import TrainingData
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 from training.writers import Writer
 
 

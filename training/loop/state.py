@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer
 from gradmem_core.errors import RecipeError
 from training.loop.averaging import WeightAverage, trained_tensors
 from training.loop.curriculum import Progress
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 from training.runs import STATE
 
 COUNTERS = ("step", "contexts", "tokens", "seconds", "skipped")

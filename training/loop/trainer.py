@@ -21,7 +21,7 @@ from training.loop.parallel import choose_device, join_processes
 from training.loop.selection import evaluate_selection
 from training.loop.state import RunState
 from training.loop.step import Stepper, StepResult
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 from training.runs import CHECKPOINT
 from training.writers import WRITERS, Training, Writer, save_writer
 

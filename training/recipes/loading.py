@@ -22,9 +22,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from gradmem_core.errors import RecipeError
-from training.overrides import set_field
 from training.problems import describe_problem
-from training.recipe import Recipe
+from training.recipes.overrides import set_field
+from training.recipes.schema import Recipe
 from training.runs import CHECKPOINT, RUNS, SCALARS
 
 RECIPES = Path(__file__).parent

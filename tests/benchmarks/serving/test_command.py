@@ -21,7 +21,7 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.mark.slow
-def test_a_service_is_started_and_loaded_on_every_way(
+def test_a_service_is_started_and_loaded_on_every_target(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = {"PAIRS": 2, "DIFFERENT": 4, "WRITERS": (2,), "READERS": (2,), "BATCH": 2}

@@ -12,7 +12,7 @@ from benchmarks.rows import Efficiency, Operation, PeakMemory, ReadByLength, Unr
 from benchmarks.serving import break_even, device, growth
 from benchmarks.serving.documents import draw_documents, tokenize
 from benchmarks.serving.process import RunningService
-from benchmarks.serving.ways import HttpWay
+from benchmarks.serving.targets import HttpTarget
 from gradmem_core.attention import BLOCK, causal_attention
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.writing.descent import write
@@ -125,14 +125,14 @@ def test_a_profile_keeps_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.anyio
-async def test_growth_looks_at_the_memory_on_the_way(
+async def test_growth_looks_at_the_memory_meanwhile(
     base_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(growth, "WORKERS", 4)
-    async with aclosing(HttpWay(base_url)) as way:
-        rows = await growth.measure_growth(way, lambda: 2**20, requests=1, seed=3)
+    async with aclosing(HttpTarget(base_url)) as target:
+        rows = await growth.measure_growth(target, lambda: 2**20, requests=1, seed=3)
         unseen = await growth.measure_growth(
-            way, RunningService(base_url, None).resident_bytes, requests=1, seed=3
+            target, RunningService(base_url, None).resident_bytes, requests=1, seed=3
         )
     # Every worker lives through one memory before it sees that there were enough.
     assert [row.requests for row in rows] == [growth.CYCLE * count for count in range(1, 5)]

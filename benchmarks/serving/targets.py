@@ -1,4 +1,4 @@
-"""The ways to the device that are compared: through HTTP, or through the engine in this process."""
+"""The targets of a load: a service through HTTP, or an engine in this process."""
 
 import asyncio
 import ssl
@@ -36,8 +36,8 @@ async def run_in(
     return await asyncio.get_running_loop().run_in_executor(process, call)
 
 
-class Way(ABC):
-    """A way to the device."""
+class Target(ABC):
+    """The receiver of a load."""
 
     via: ClassVar[Via]
 
@@ -57,7 +57,7 @@ class Way(ABC):
         return await measure_load(requests, concurrency=concurrency, seconds=seconds)
 
 
-class HttpWay(Way):
+class HttpTarget(Target):
     """The service behind a URL.
 
     There is a client for each request under way. A client's pool of connections is searched for
@@ -93,11 +93,11 @@ class HttpWay(Way):
             await self._idle.pop().aclose()
 
     def writes(self, documents: Sequence[Example], *, steps: int) -> list[Request]:
-        """See `Way.writes`."""
+        """See `Target.writes`."""
         return [partial(self._write, document.context, steps) for document in documents]
 
     async def reads(self, documents: Sequence[Example]) -> list[Request]:
-        """See `Way.reads`."""
+        """See `Target.reads`."""
         return [
             partial(self._read, await self._write(document.context), document.questions[0].query)
             for document in documents
@@ -106,7 +106,7 @@ class HttpWay(Way):
     async def load_writers(
         self, documents: Sequence[Example], *, steps: int, concurrency: int, seconds: float
     ) -> LoadFigures:
-        """See `Way.load_writers`."""
+        """See `Target.load_writers`."""
         assert self._elsewhere is not None
         load = partial(load_by_http, self._url, documents, steps=steps)
         return await run_in(self._elsewhere, load, concurrency=concurrency, seconds=seconds)
@@ -131,8 +131,8 @@ def load_by_http(
     """
 
     async def load() -> LoadFigures:
-        async with aclosing(HttpWay(url)) as way:
-            requests = way.writes(documents, steps=steps)
+        async with aclosing(HttpTarget(url)) as target:
+            requests = target.writes(documents, steps=steps)
             return await measure_load(requests, concurrency=concurrency, seconds=seconds)
 
     try:
@@ -141,7 +141,7 @@ def load_by_http(
         raise ClientError(str(error)) from None
 
 
-class EngineWay(Way):
+class EngineTarget(Target):
     """The engine of a service that runs in this process."""
 
     via = "in-process"
@@ -152,7 +152,7 @@ class EngineWay(Way):
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, settings: Settings) -> AsyncIterator["EngineWay"]:
+    async def start(cls, settings: Settings) -> AsyncIterator["EngineTarget"]:
         """Run the engine as the service would start it with these settings."""
         app = create_app(settings)
         async with app.router.lifespan_context(app):
@@ -160,11 +160,11 @@ class EngineWay(Way):
             yield cls(state.engine, state.models.get(None))
 
     def writes(self, documents: Sequence[Example], *, steps: int) -> list[Request]:
-        """See `Way.writes`."""
+        """See `Target.writes`."""
         return [partial(self._write, document.context, steps) for document in documents]
 
     async def reads(self, documents: Sequence[Example]) -> list[Request]:
-        """See `Way.reads`."""
+        """See `Target.reads`."""
         config = self._checkpoint.model.config
         sampling = [Sampling(max_new_tokens=config.max_answer_tokens)]
         requests: list[Request] = []
