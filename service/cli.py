@@ -1,6 +1,6 @@
 """`gradmem`: run the service, and write and read memories with it.
 
-Results go to standard output, errors to standard error, a line each. Exit status: 0 success, 1 the
+Results go to standard output, errors to standard error, one per line. Exit status: 0 success, 1 the
 service failed or cannot be reached, 2 the command cannot be carried out, 3 the memory does not
 answer a query.
 """
@@ -159,16 +159,19 @@ def write(
 ) -> None:
     """Compress a document into a memory and print the memory's id.
 
-    Lines that the memory may not give back are noted on standard error.
+    Warnings about lines that the memory may not give back go to standard error.
     """
+    # Options first: standard input may take long, or wait for a person.
+    number = parse_steps(steps)
+    entries = dict(map(parse_entry, metadata or []))
     document = read_document(file)
     with _connect(url) as client:
         memory = client.write(
             document,
             model=model,
-            steps=parse_steps(steps),
+            steps=number,
             ttl_seconds=ttl,
-            metadata=dict(map(parse_entry, metadata or [])),
+            metadata=entries,
             append_to=append_to,
             verify=verify,
         )
@@ -187,7 +190,7 @@ def read(
         ),
     ],
     max_new_tokens: Annotated[
-        int | None, typer.Option(metavar="TOKENS", help="Most tokens of an answer.")
+        int | None, typer.Option(metavar="TOKENS", help="Maximum length of an answer.")
     ] = None,
     temperature: Annotated[
         float | None,
@@ -196,7 +199,7 @@ def read(
     top_p: Annotated[
         float | None, typer.Option(help="Share of the probability mass to draw from.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the draws.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     min_confidence: Annotated[
         float | None,
         typer.Option(
@@ -208,7 +211,7 @@ def read(
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Answer queries from a memory alone; print an answer a line, in the order of the queries.
+    """Answer queries from a memory alone; print one answer per line, in the order of the queries.
 
     The line of a query that the memory does not answer is empty; the exit status is then 3.
     """
@@ -238,7 +241,7 @@ def show(memory_id: MemoryId, as_json: AsJson = False, url: Url = DEFAULT_URL) -
 def delete(
     memory_id: MemoryId,
     page: Annotated[
-        str | None, typer.Option(metavar="PAGE", help="Delete only the page of this id.")
+        str | None, typer.Option(metavar="PAGE", help="Delete only the page with this id.")
     ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -262,7 +265,7 @@ def export(
     ],
     page: Annotated[
         str | None,
-        typer.Option(metavar="PAGE", help="Id of the page, where the memory has several."),
+        typer.Option(metavar="PAGE", help="Id of the page, if the memory has several."),
     ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:

@@ -59,7 +59,9 @@ def print_notes(memory: WriteResult) -> None:
     for line in memory.skipped_lines:
         typer.echo(f"note: line {line} is not a record and was skipped", err=True)
     if weak := _weak_lines(memory):
-        typer.echo(f"note: little came back of line {', '.join(map(str, weak))}", err=True)
+        typer.echo(
+            f"note: READ recalls less than half of line {', '.join(map(str, weak))}", err=True
+        )
 
 
 def _weak_lines(memory: MemoryInfo) -> list[int]:

@@ -159,19 +159,19 @@ def translate_errors(store: str, foreign: tuple[type[Exception], ...]) -> Iterat
         yield
     except foreign as exc:
         raise StoreUnavailableError(
-            f"The {store} store cannot be reached or refused the operation. Try again; if it"
-            " persists, ask the operator."
+            f"the {store} store cannot be reached or refused the operation; try again, and ask the"
+            " operator if it persists"
         ) from exc
 
 
 def not_open(store: str) -> StoreUnavailableError:
     """Return the error for an operation on a store that is not open."""
-    return StoreUnavailableError(f"The {store} store is not open.")
+    return StoreUnavailableError(f"the {store} store is not open")
 
 
 def not_found() -> MemoryNotFoundError:
     """Return the error for an id without a memory; it does not repeat the id, which is a secret."""
-    return MemoryNotFoundError("No memory has this id, or it has expired.")
+    return MemoryNotFoundError("no memory has this id, or it has expired")
 
 
 def check_memory_id(memory_id: str) -> None:
@@ -216,9 +216,9 @@ def unpack(memory_id: str, record: object) -> StoredMemory:
     try:
         memory = _parse(record)
     except (struct.error, ValueError, KeyError, TypeError) as exc:
-        raise BlobError("The stored memory is damaged. Write the document again.") from exc
+        raise BlobError("the stored memory is damaged; write the document again") from exc
     if memory.memory_id != memory_id:
-        raise BlobError("The stored memory belongs to another id. Write the document again.")
+        raise BlobError("the stored memory belongs to another id; write the document again")
     return memory
 
 

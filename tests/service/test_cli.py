@@ -158,6 +158,19 @@ def test_a_refused_command_reports_the_reason(
     assert_fails(gradmem(*command, stdin=DOCUMENT.encode()), status=2, message=message)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [(["--steps", "many"], "neither a number nor auto"), (["--metadata", "alone"], "KEY=VALUE")],
+)
+def test_options_are_checked_before_the_document_is_read(
+    gradmem: Gradmem, option: list[str], message: str
+) -> None:
+    result = gradmem("write", "/no/such/file", *option)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert "/no/such/file" not in result.stderr
+
+
 def test_a_document_that_is_not_utf_8_is_refused(gradmem: Gradmem, tmp_path: Path) -> None:
     file = tmp_path / "latin"
     file.write_bytes("!aB:é".encode("latin-1"))
@@ -291,11 +304,11 @@ def test_write_notes_duplicates_and_skipped_lines(lists_url: str) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["write", "-", "--append-to", UNKNOWN_ID], "No memory has this id"),
+        (["write", "-", "--append-to", UNKNOWN_ID], "no memory has this id"),
         (["write", "-", "--append-to", "x"], "append_to"),
         (["write", "-", "--append-to", UNKNOWN_ID, "--ttl", "60"], "excludes ttl_seconds"),
         (["write", "-", "--append-to", UNKNOWN_ID, "--metadata", "a=b"], "and metadata"),
-        (["delete", UNKNOWN_ID, "--page", "x"], "No memory has this id"),
+        (["delete", UNKNOWN_ID, "--page", "x"], "no memory has this id"),
     ],
 )
 def test_a_refused_change_reports_the_reason(
