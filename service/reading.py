@@ -39,7 +39,7 @@ class Reader:
                 engine or store failed.
         """
         memory = await self._memories.open(request.memory_id)
-        size = len(memory.stored.blob) + sum(map(len, request.texts))
+        size = len(memory.stored.blob) + sum(map(len, request.all_queries))
         queries, sampling = await call_by_size(size, _parse, request, memory.checkpoint)
         tokens = None if emit is None else _token_listener(emit, memory, len(queries))
         answers = await self._answer(memory, queries, sampling, request.timeout, tokens)
@@ -72,7 +72,7 @@ class Reader:
 
 def _parse(request: ReadRequest, checkpoint: Checkpoint) -> tuple[list[list[int]], list[Sampling]]:
     """Return the token ids of each query, and its sampling settings."""
-    queries = [prepare_query(checkpoint, text) for text in request.texts]
+    queries = [prepare_query(checkpoint, text) for text in request.all_queries]
     limit = checkpoint.model.config.max_answer_tokens
     sampling = [
         Sampling(
@@ -132,7 +132,7 @@ def _describe_answers(
             page_id=memory.blob.info.pages[answer.page].page_id,
             threshold=threshold,
         )
-        for query, answer in zip(request.texts, answers, strict=True)
+        for query, answer in zip(request.all_queries, answers, strict=True)
     ]
 
 

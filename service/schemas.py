@@ -240,7 +240,7 @@ class ReadRequest(RequestBody):
         return self
 
     @property
-    def texts(self) -> list[str]:
+    def all_queries(self) -> list[str]:
         """The queries, in either form."""
         return self.queries or [self.query or ""]
 
@@ -387,7 +387,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    "The mistake, and how to correct it."
+    "Cause of the problem, and what to do about it."
     limit: int | None = None
     "The limit that was hit, where there was one."
     positions: list[int] | None = None

@@ -131,8 +131,8 @@ def _join_pages(written: Sequence[MemoryPage], document: str) -> Pages:
             document_sha256=digest,
             losses=tuple(page.written.losses),
             write_accuracy=page.written.write_accuracy,
-            first_line=min(filter(None, page.page.lines), default=None),
-            last_line=max(page.page.lines, default=None),
+            first_line=page.page.first_line,
+            last_line=page.page.last_line,
             read_back=page.read_back,
             created_at=created_at,
         )

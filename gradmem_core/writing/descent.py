@@ -12,9 +12,7 @@ from torch import Tensor
 
 from gradmem_core.backbone import twice_differentiable_attention
 from gradmem_core.config import MemoryConfig
-from gradmem_core.errors import (
-    NonFiniteLossError,
-)
+from gradmem_core.errors import NonFiniteLossError
 from gradmem_core.limits import check_context, check_steps
 from gradmem_core.model import MemoryModel
 from gradmem_core.writing.recomputation import take_recomputed_step

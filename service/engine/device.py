@@ -173,7 +173,7 @@ class TorchDevice:
 
     def _join(self, decoding: Decoding, reads: Sequence[OngoingRead]) -> None:
         works = [read.work for read in reads]
-        prefixes = zip(works, self._prefixes.of(reads), strict=True)
+        prefixes = zip(works, self._prefixes.fetch(reads), strict=True)
         numbers = iter(
             decoding.join(
                 [pages for work, pages in prefixes for _ in work.queries],
@@ -198,7 +198,7 @@ class PrefixCache:
         self._cached: OrderedDict[PageKey, Prefix] = OrderedDict()
         self.bytes = 0
 
-    def of(self, reads: Sequence[OngoingRead]) -> list[list[Prefix]]:
+    def fetch(self, reads: Sequence[OngoingRead]) -> list[list[Prefix]]:
         """Return the prefixes of each read's pages; compute those that are missing together."""
         wanted = [dict(zip(_keys(read.work), read.work.memory, strict=True)) for read in reads]
         pages = {key: memory for memories in wanted for key, memory in memories.items()}

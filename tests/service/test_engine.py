@@ -333,7 +333,7 @@ def test_prefixes_are_cached_until_others_were_read_more_recently(
 
     def ask(*ids: str | None) -> list[object]:
         pages = [None if name is None else (name, "a page") for name in ids]
-        prefixes = cache.of([OngoingRead(a_read(tiny, memory, page)) for page in pages])
+        prefixes = cache.fetch([OngoingRead(a_read(tiny, memory, page)) for page in pages])
         return [prefix for (prefix,) in prefixes]
 
     first = ask("a", "b", "a")
