@@ -30,7 +30,9 @@ Scalars = Mapping[str, Mapping[int, float]]
 
 def measure_curve(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
-    name: Annotated[str | None, typer.Option(help="Name of the run; its folder's if none.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run; its folder's by default.")
+    ] = None,
 ) -> Measurement:
     """Read the evaluations of a training run on the selection split, and its mean losses.
 

@@ -64,6 +64,6 @@ def one_of(words: Sequence[str]) -> Callable[[str], str]:
 CheckpointName = Annotated[
     str, typer.Argument(help="A folder, or the name of a bundled checkpoint.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 Steps = Annotated[Sequence[int], separated(parse=positive, help="Numbers of write steps (K).")]
-Bank = Annotated[Path, typer.Option(help="Folder that keeps memories between commands.")]
+Bank = Annotated[Path, typer.Option(help="Folder that caches memories between commands.")]

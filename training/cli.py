@@ -21,7 +21,7 @@ from training.tasks import build_task
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="dotted.field=value, in place of the recipe's."),
+    typer.Option("--set", help="dotted.field=value, to override the recipe."),
 ]
 
 app = typer.Typer(
@@ -68,13 +68,13 @@ def sample(
     data: Annotated[Path | None, typer.Option(help="Folder of its files.")] = None,
     *,
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe, in place of a task: needed for a mixture.")
+        str | None, typer.Option(help="Recipe to use instead of a task; needed for a mixture.")
     ] = None,
     override: Overrides = None,
     size: Annotated[int, typer.Option(min=1, help="Size, in the task's own unit.")],
     count: Annotated[int, typer.Option(min=1, help="Number of documents.")] = 3,
     queries: Annotated[int, typer.Option(min=1, help="Questions about each document.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
 ) -> None:
     """Print training documents of a task with their questions and answers."""
     try:
@@ -113,17 +113,19 @@ def init(
             " task's."
         ),
     ] = None,
-    layers: Annotated[int | None, typer.Option(help="Keep only the first blocks.")] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="First blocks to keep; all by default.")
+    ] = None,
     inside: Annotated[
         bool, typer.Option("--inside", help="Store the backbone inside the checkpoint.")
     ] = False,
     write_side: Annotated[
         Path | None,
-        typer.Option(help="A checkpoint on this backbone whose M0 and write side to take."),
+        typer.Option(help="Take M0 and the write side from this checkpoint on the same backbone."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial memory.")] = 0,
 ) -> None:
-    """Make a checkpoint of a pretrained model, to start training from.
+    """Make a checkpoint from a pretrained model, to start training from.
 
     The checkpoint names the backbone's folder with its hash; with --inside or --layers it holds the
     backbone itself.

@@ -76,18 +76,20 @@ class QuestionReplies:
 
 
 def calibrate_checkpoint(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint; its gradmem.json is changed.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Checkpoint to fit; its gradmem.json is changed.")
+    ],
     data: Annotated[Path, typer.Option(help="Folder with SQuAD's valid.jsonl.")],
     bank: Bank = Path("bank"),
-    count: Annotated[int, typer.Option(min=1, help="Paragraphs.")] = 60,
-    page_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a page.")] = 64,
+    count: Annotated[int, typer.Option(min=1, help="Number of paragraphs.")] = 60,
+    page_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens per page.")] = 64,
     steps: Annotated[int, typer.Option(min=1, help="Write steps (K).")] = 5,
     long_documents: Annotated[
-        int, typer.Option(min=0, help=f"Documents of {TOGETHER} paragraphs.")
+        int, typer.Option(min=0, help=f"Number of documents of {TOGETHER} paragraphs.")
     ] = 3,
-    generated: Annotated[int, typer.Option(min=0, help="Generated documents.")] = 60,
+    generated: Annotated[int, typer.Option(min=0, help="Number of generated documents.")] = 60,
 ) -> None:
-    """Fit a checkpoint's calibration, and store it there."""
+    """Fit the calibration of a checkpoint's confidence, and store it there."""
     unfitted = Calibration(page=UNFITTED, answer=UNFITTED, absence=UNFITTED, min_confidence=0.0)
     loaded = replace(load_checkpoint(checkpoint), calibration=unfitted)
     memories = MemoryBank(loaded, bank)

@@ -27,7 +27,7 @@ def _write_steps(text: str) -> WriteSteps:
 
 Sizes = Annotated[
     Sequence[int],
-    separated("--sizes", "--pairs", parse=positive, help="Sizes of contexts, for `kv` in pairs."),
+    separated("--sizes", "--pairs", parse=positive, help="Sizes of contexts, in pairs for `kv`."),
 ]
 StepsOrAuto = Annotated[
     Sequence[WriteSteps] | None,
@@ -42,8 +42,8 @@ Blobs = Annotated[
     separated(
         parse=one_of(get_args(BlobDtype)),
         metavar="DTYPES",
-        help="Store memories before they are read: float32, float16, int8; by default they are"
-        " read as written.",
+        help="Dtypes to store memories in before they are read: float32, float16, int8; by default"
+        " they are read as written.",
     ),
 ]
 
@@ -59,21 +59,21 @@ def measure_exact_match(
         typer.Option(
             "--baseline",
             "--rival",
-            help="In place of the memory: full-context, first-tokens (as many as the memory has"
-            " vectors) or no-context, on the checkpoint's backbone.",
+            help="Measure the checkpoint's backbone without the memory: full-context, first-tokens"
+            " (as many as the memory has vectors) or no-context.",
         ),
     ] = None,
     sizes: Sizes = (16,),
-    contexts: Annotated[int, typer.Option(min=1, help="Contexts of each size.")] = 200,
-    queries: Annotated[int, typer.Option(min=1, help="Queries for each context.")] = 16,
+    contexts: Annotated[int, typer.Option(min=1, help="Number of contexts of each size.")] = 200,
+    queries: Annotated[int, typer.Option(min=1, help="Number of queries for each context.")] = 16,
     steps: StepsOrAuto = None,
     blob: Blobs = None,
     seed: Seed = 7,
 ) -> Measurement:
     """Measure exact match on unseen contexts.
 
-    No training or selection stream can hold them. Every size is measured with every K and every
-    kind of blob.
+    Their seeds serve neither training nor selection. Every size is measured with every K and every
+    dtype of the blob.
     """
     loaded = load_writer(checkpoint)
     source = build_task(task or loaded.form.card.name, data)

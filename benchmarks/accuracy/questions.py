@@ -47,10 +47,12 @@ WORDINGS = {"key alone": "{key}", "in words": "What is the entry for {key}?"}
 "Wordings that a list is asked for a key with."
 
 Data = Annotated[Path, typer.Option(help="Folder with SQuAD's valid.jsonl.")]
-Part = Annotated[Half, typer.Option(help="Half of the paragraphs.")]
-Most = Annotated[int | None, typer.Option(min=1, help="Most paragraphs; all by default.")]
+Part = Annotated[Half, typer.Option(help="Half of the paragraphs to use.")]
+Most = Annotated[
+    int | None, typer.Option(min=1, help="Maximum number of paragraphs; all by default.")
+]
 K = Annotated[int, typer.Option(min=1, help="Write steps (K).")]
-PageTokens = Annotated[Sequence[int], separated(parse=positive, help="Most tokens of a page.")]
+PageTokens = Annotated[Sequence[int], separated(parse=positive, help="Maximum tokens per page.")]
 
 
 class Section:
@@ -123,7 +125,7 @@ def measure_sentences(
     count: Most = None,
     steps: Steps = (1, 2, 3, 5, 8, 12),
 ) -> Measurement:
-    """Ask sentences in one page, beside baselines (Short SQuAD)."""
+    """Ask about single sentences (Short SQuAD), beside baselines."""
     section = Section("sentences", _source(data, half), checkpoint, bank)
     texts = read_paragraphs(data / FILE, half, count=count, context=find_sentence)
     limit = section.checkpoint.model.config.max_context_tokens
@@ -136,10 +138,10 @@ def measure_windows(
     bank: Bank = Path("bank"),
     half: Part = "report",
     count: Most = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a window.")] = 96,
+    tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens per window.")] = 96,
     steps: Steps = (5,),
 ) -> Measurement:
-    """Ask sentences among their neighbours in one page, beside baselines."""
+    """Ask about sentences among their neighbours, on one page, beside baselines."""
     section = Section(f"windows-{tokens}", _source(data, half), checkpoint, bank)
     context = partial(find_window, tokenizer=section.checkpoint.tokenizer, most=tokens)
     texts = read_paragraphs(data / FILE, half, count=count, context=context)
@@ -154,11 +156,11 @@ def measure_paragraphs(
     count: Most = None,
     page_tokens: PageTokens = (64,),
     steps: Steps = (5,),
-    together: Annotated[int, typer.Option(min=1, help="Paragraphs of a document.")] = 1,
+    together: Annotated[int, typer.Option(min=1, help="Paragraphs per document.")] = 1,
 ) -> Measurement:
-    """Ask whole paragraphs, or documents of several.
+    """Ask about whole paragraphs, or documents of several.
 
-    They are asked questions about other paragraphs, too.
+    Questions about other paragraphs are asked, too.
     """
     section = Section(f"paragraphs-{together}", _source(data, half), checkpoint, bank)
     documents = join_paragraphs(read_paragraphs(data / FILE, half, count=count), together)
@@ -197,14 +199,16 @@ def measure_lists(
     bank: Bank = Path("bank"),
     shapes: Shapes = (),
     pages: Pages = (),
-    contexts: Annotated[int, typer.Option(min=1, help="Generated lists of each shape.")] = 25,
-    keys: Annotated[int, typer.Option(min=1, help="Keys asked for in each list.")] = 8,
+    contexts: Annotated[
+        int, typer.Option(min=1, help="Number of generated lists of each shape.")
+    ] = 25,
+    keys: Annotated[int, typer.Option(min=1, help="Keys to ask for in each list.")] = 8,
     steps: K = 5,
     seed: Seed = 7,
 ) -> Measurement:
-    """Ask lists as texts: real and generated ones.
+    """Ask about lists as texts: real and generated ones.
 
-    Keys are asked for alone and in words, and as many that a list does not have.
+    Each list is asked for keys, alone and in words, and for as many that it does not have.
     """
     section = Section("lists", lists.name, checkpoint, bank)
     groups = list_groups(shapes, pages, lists, contexts=contexts, seed=seed)
@@ -222,13 +226,13 @@ def measure_lists(
 def measure_formats(
     texts: Annotated[
         Path,
-        typer.Option(help="Folder of texts and their questions.", show_default="benchmarks/texts"),
+        typer.Option(help="Folder of texts with their questions.", show_default="benchmarks/texts"),
     ] = TEXTS,
     checkpoint: CheckpointName = "prose",
     bank: Bank = Path("bank"),
     steps: K = 5,
 ) -> Measurement:
-    """Ask texts as people paste them.
+    """Ask about texts as people paste them.
 
     Tables, configurations, logs, code, mail: see `benchmarks/texts`.
     """

@@ -25,7 +25,9 @@ from training.tasks.text import TextTask
 from training.writers.files import load_training
 
 ADAM_RATE = 0.02
-Lengths = Annotated[Sequence[int], separated(parse=positive, help="Lengths of the texts, tokens.")]
+Lengths = Annotated[
+    Sequence[int], separated(parse=positive, help="Lengths of the texts, in tokens.")
+]
 
 
 def measure_reconstruction(
@@ -33,18 +35,20 @@ def measure_reconstruction(
     data: Annotated[Path, typer.Option(help="Folder with test.txt.")],
     tokens: Lengths = (16, 32, 64),
     steps: Steps = (1, 2, 5, 10, 20),
-    texts: Annotated[int, typer.Option(min=1, help="Texts of each length.")] = 8,
+    texts: Annotated[int, typer.Option(min=1, help="Number of texts of each length.")] = 8,
     adam: Annotated[
         bool,
-        typer.Option("--adam", help=f"Write by Adam at a rate of {ADAM_RATE}, for the untrained."),
+        typer.Option(
+            "--adam", help=f"Write with Adam at a rate of {ADAM_RATE}, for untrained models."
+        ),
     ] = False,
     query: Annotated[
         str | None,
-        typer.Option(help="Decode after this query; by default right behind the memory."),
+        typer.Option(help="Decode after this query; by default right after the memory."),
     ] = None,
     seed: Seed = 7,
 ) -> Measurement:
-    """Measure the tokens that memories give back."""
+    """Measure the share of a text's tokens that its memory gives back."""
     loaded = load_checkpoint(checkpoint)
     model, tokenizer = loaded.model, loaded.tokenizer
     for length in tokens:

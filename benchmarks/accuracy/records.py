@@ -32,13 +32,15 @@ Shapes = Annotated[
     separated(
         parse=Shape.parse,
         metavar="RECORDSxKEY+VALUE",
-        help="Shapes of generated lists: their records, most characters of a key and of a value;"
-        " separated by commas.",
+        help="Shapes of generated lists, separated by commas: number of records, longest key and"
+        " longest value in characters.",
     ),
 ]
 Pages = Annotated[
     Sequence[int],
-    separated(parse=positive, help="Generated lists of that many times a page's records."),
+    separated(
+        parse=positive, help="Sizes of further generated lists, in multiples of a page's records."
+    ),
 ]
 
 
@@ -47,12 +49,14 @@ def measure_records(
     shapes: Shapes = SHAPES,
     pages: Pages = (1, 2, 4, 8, 16),
     page_shape: Annotated[
-        Shape, parsed(parse=Shape.parse, metavar="SHAPE", help="Records of a page.")
+        Shape, parsed(parse=Shape.parse, metavar="SHAPE", help="Shape of a page of these.")
     ] = PAGE,
     lists: Annotated[
         Path, typer.Option(help="Folder of real lists (*.txt).", show_default="benchmarks/lists")
     ] = LISTS,
-    contexts: Annotated[int, typer.Option(min=1, help="Generated lists of each shape.")] = 100,
+    contexts: Annotated[
+        int, typer.Option(min=1, help="Number of generated lists of each shape.")
+    ] = 100,
     steps: Steps = (5,),
     seed: Seed = 7,
 ) -> Measurement:

@@ -174,15 +174,15 @@ def measure_serving(
         separated(parse=parse_section, metavar="SECTIONS", help="Sections to measure."),
     ] = SECTIONS,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Length of one load measurement, in seconds.")
+        float, typer.Option(min=0.1, help="Length of each load measurement, in seconds.")
     ] = 10,
     overload_seconds: Annotated[
         float, typer.Option(min=0.1, help="Length of the overload, in seconds.")
     ] = 60,
     requests: Annotated[
-        int, typer.Option(min=1, help="Requests of the growth measurement.")
+        int, typer.Option(min=1, help="Number of requests of the growth measurement.")
     ] = 100_000,
-    runs: Annotated[int, typer.Option(min=1, help="Number of times each is measured.")] = 3,
+    runs: Annotated[int, typer.Option(min=1, help="Number of times each figure is measured.")] = 3,
     seed: Seed = 1,
 ) -> Measurement:
     """Measure the service under load, and what its device does with time and memory.

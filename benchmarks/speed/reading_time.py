@@ -41,10 +41,12 @@ BASE = "answer from the KV cache of the page's text"
 def measure_reading_time(
     checkpoint: CheckpointName = "prose",
     device: Annotated[str, typer.Option(help="Device, as torch names it.")] = "cpu",
-    text: Annotated[Path, typer.Option(help="A text.", show_default="scripts/demo.md")] = TEXT,
-    tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a page.")] = 64,
+    text: Annotated[
+        Path, typer.Option(help="Text whose longest page is used.", show_default="scripts/demo.md")
+    ] = TEXT,
+    tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens per page.")] = 64,
     steps: Annotated[int, typer.Option(min=1, help="Write steps (K).")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of timed rounds.")] = 5,
 ) -> Measurement:
     """Time WRITE and READ beside a KV cache."""
     loaded = load_checkpoint(checkpoint, device=device)

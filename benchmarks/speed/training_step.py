@@ -33,7 +33,7 @@ Sizes = Annotated[
         "--sizes",
         "--pairs",
         parse=positive,
-        help="Sizes of contexts, for instance 8,16 pairs; with --checkpoint their tokens.",
+        help="Sizes of contexts, in pairs for `kv`; with --checkpoint in tokens.",
     ),
 ]
 
@@ -61,17 +61,21 @@ def measure_training_step(
         int, typer.Option(min=3, help="With --checkpoint: tokens of a question and its answer.")
     ] = 32,
     only: Annotated[
-        str, typer.Option(help=f"Some of {'; '.join(IMPLEMENTATIONS)}: separated by semicolons.")
+        str,
+        typer.Option(
+            help="Implementations to time, separated by semicolons, of"
+            f" {'; '.join(IMPLEMENTATIONS)}; by default all that apply."
+        ),
     ] = "",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device of the model.")] = "cpu",
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Dtype that the backbone computes in.")
     ] = "float32",
     profiled: Annotated[
-        bool, typer.Option("--profile", help="Print what each step spends its time on.")
+        bool, typer.Option("--profile", help="Print where each step spends its time.")
     ] = False,
 ) -> Measurement:
-    """Time training steps beside plain ones.
+    """Time training steps beside straightforward implementations.
 
     A step is WRITE, READ and the gradient through both.
 
