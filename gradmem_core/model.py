@@ -102,7 +102,7 @@ def _check_positions(backbone: Backbone, config: MemoryConfig) -> None:
     if config.memory_tokens + longest > backbone.max_positions:
         raise CheckpointError(
             f"{config.memory_tokens} memory vectors and {longest} tokens need more positions than"
-            f" the backbone has ({backbone.max_positions}); lower the limits or use another backbone",
+            f" the backbone's {backbone.max_positions}; lower the limits or use another backbone",
             limit=backbone.max_positions,
         )
 

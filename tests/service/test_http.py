@@ -2,6 +2,7 @@
 
 import json
 import logging
+import queue
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -20,9 +21,11 @@ from gradmem_core.reading.sampling import Sampling
 from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.writing.descent import write as core_write
 from service.app import create_app
+from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
 from service.models import Models
 from service.settings import Settings
 from service.stores.sqlite import SqliteStore
+from service.telemetry import Telemetry
 from tests.redis_server import RedisServer
 from tests.service.conftest import Serving, save_tiny
 
@@ -126,6 +129,26 @@ def test_a_deleted_memory_is_not_found(http: httpx.Client) -> None:
     problem(http.delete(f"/memories/{memory_id}"), 404, "memory-not-found")
     read = http.post("/read", json={"memory_id": memory_id, "query": "?!kk:"})
     problem(read, 404, "memory-not-found")
+
+
+def test_a_deleted_memory_leaves_the_device(
+    settings: Settings, tiny: Checkpoint, serving: Serving
+) -> None:
+    class Device(TorchDevice):
+        forgotten = queue.Queue[str]()
+
+        def forget(self, memory_id: str) -> None:
+            super().forget(memory_id)
+            self.forgotten.put(memory_id)
+
+    device = Device(prefix_bytes=2**20)
+    engine = Engine(device, BatchLimits(1000, 100), AdmissionLimits(1000, 20), Telemetry())
+    app = create_app(settings, models=Models([tiny]), engine=engine)
+    with serving(app) as url, httpx.Client(base_url=url, timeout=30) as client:
+        memory_id = write(client)["memory_id"]
+        client.post("/read", json={"memory_id": memory_id, "query": "?!kk:"})
+        assert client.delete(f"/memories/{memory_id}").status_code == 204
+        assert device.forgotten.get(timeout=10) == memory_id
 
 
 def test_models_and_health(http: httpx.Client, tiny: Checkpoint) -> None:
