@@ -46,7 +46,7 @@ def test_one_command_makes_a_checkpoint(fields: list[str], tmp_path: Path) -> No
     assert training.tokens >= 3000
     assert training.contexts > 50
     card = (folder / "README.md").read_text()
-    assert "no text of it was trained on" in card
+    assert "none of its texts were trained on" in card
     scalars = scalars_of(tmp_path / "run" / "scalars")
     assert scalars.keys() >= {
         "train/contexts",

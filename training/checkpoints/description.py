@@ -11,9 +11,9 @@ GRADMEM = (
     "A GradMem checkpoint: a document becomes {vectors} vectors by gradient descent, and\n"
     "queries are answered from the vectors alone. Method: arXiv 2603.13875."
 )
-CLEAN = "no text of it was trained on"
-UNCLEAN = """the weights that the run started from may have been trained on it, so that figures on
-  it must choose nothing"""
+CLEAN = "none of its texts were trained on"
+UNCLEAN = """the weights that the run started from may have been trained on it, so do not choose
+  anything by figures on it"""
 BASELINE = "A baseline of GradMem, to be measured beside it: `{writer}`."
 
 
