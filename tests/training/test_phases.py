@@ -10,7 +10,7 @@ from gradmem_core.errors import RecipeError
 from tests.training.conftest import PHASES
 from training.cli import app
 from training.loop.phases import fit_phases
-from training.loop.state import RunState
+from training.loop.state import RunState, is_finished
 from training.loop.trainer import Trainer
 from training.recipes.loading import load_phases
 from training.writers import load_writer
@@ -60,6 +60,23 @@ def test_a_run_goes_on_in_the_phase_that_it_had_reached(
     assert resumed.state.step == whole.state.step
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+def test_a_kill_between_checkpoint_and_state_leaves_a_phase_to_finish(
+    phased_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases = load_phases(phased_file, ["save_every_seconds=1e-9"])
+    real = Trainer.export
+
+    def export(trainer: Trainer) -> str:
+        if trainer.state.spent >= 1:
+            raise KeyboardInterrupt
+        return real(trainer)
+
+    monkeypatch.setattr(Trainer, "export", export)
+    with pytest.raises(KeyboardInterrupt):
+        fit_phases(phases, tmp_path, quiet=True)
+    assert not is_finished(tmp_path / "begin", phases[0].recipe)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -184,6 +185,28 @@ def test_a_kill_while_saving_leaves_the_last_state(
     with pytest.raises(KeyboardInterrupt):
         trainer.state.save(tmp_path)
     assert (tmp_path / STATE).read_bytes() == before
+
+
+def test_a_slow_save_is_not_followed_by_another_at_once(
+    tiny_recipe: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, now, saved = Trainer(tiny_recipe("save_every_seconds=3"), tmp_path), 0.0, list[int]()
+
+    def monotonic() -> float:
+        nonlocal now
+        now += 1
+        return now
+
+    def export(_: Trainer) -> str:
+        nonlocal now
+        now += 100
+        saved.append(trainer.state.step)
+        return ""
+
+    monkeypatch.setattr("training.loop.trainer.time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(Trainer, "export", export)
+    trainer.fit(until_step=12, quiet=True)
+    assert saved == [4, 8, 12]
 
 
 def test_every_parameter_has_one_optimizer(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:

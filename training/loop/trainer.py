@@ -104,8 +104,9 @@ class Trainer:
                 ) from error
         if self.processes.first:
             if self.state.spent >= 1:
-                self.export()  # before the state, which says that the run is finished
-            self.state.save(self.folder)
+                self._save()
+            else:
+                self.state.save(self.folder)
         self.processes.wait()
         return losses
 
@@ -137,9 +138,13 @@ class Trainer:
                 logbook.record_scores(self.state.step, scores)
             self._evaluated = time.monotonic()
         if now - self._saved > self.recipe.save_every_seconds:
-            self.state.save(self.folder)
-            self.export()
-            self._saved = now
+            self._save()
+            self._saved = time.monotonic()
+
+    def _save(self) -> None:
+        """Write the checkpoint, then the state, which may say that the run is finished."""
+        self.export()
+        self.state.save(self.folder)
 
     def build_result(self) -> Writer:
         """Return the writer to evaluate and export: over averaged weights where there are any."""
