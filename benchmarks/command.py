@@ -6,6 +6,7 @@ name it in `benchmarks.cli`.
 """
 
 import inspect
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,11 +19,11 @@ from tqdm import tqdm
 from benchmarks.report import render
 from benchmarks.results import (
     RESULTS,
-    Result,
     ResultFile,
     Row,
-    Stopwatch,
     Subject,
+    commit_of,
+    make_result,
     save_result,
     this_machine,
 )
@@ -50,23 +51,36 @@ class Measurement:
     "The checkpoint that is measured, if any."
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     notes: tuple[str, ...] = ()
+    seed: int = 0
+    "Seed of a measurement without an option for it."
 
 
 def make_command(measure: Callable[..., Measurement]) -> Callable[..., None]:
     """Make a command of a function that measures.
 
-    It has the function's parameters as options, `--output` and `--json`. The option `seed`, where
-    there is one, becomes the result's seed.
+    It has the function's parameters as options, `--output` and `--json`. An option `seed` becomes
+    the result's seed.
 
     Args:
         measure: Begins the measurement.
     """
 
     def run(*, output: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
-        stopwatch = Stopwatch(seed=options.get("seed", 0))
+        started, commit = time.perf_counter(), commit_of()  # of the code that is loaded
         with reported_errors():
             measurement = measure(**options)
-            result = _gather(measurement, stopwatch)
+            rows = list(tqdm(measurement.rows, unit="row", disable=None))
+            if not rows:
+                raise InputError("these options leave nothing to measure")
+            result = make_result(
+                rows,
+                started=started,
+                commit=commit,
+                seed=options.get("seed", measurement.seed),
+                machine=this_machine(measurement.device),
+                subject=measurement.subject,
+                notes=measurement.notes,
+            )
             if output:
                 save_result(RESULTS / measurement.topic / f"{output}.json", result)
         if as_json:
@@ -98,20 +112,6 @@ def reported_errors() -> Iterator[None]:
         _fail(error, status=1)
     except (GradMemError, ArithmeticError) as error:
         _fail(error, status=2)
-
-
-def _gather(measurement: Measurement, stopwatch: Stopwatch) -> Result:
-    """Measure every row, counting them on a terminal."""
-    rows = list(tqdm(measurement.rows, unit="row", disable=None))
-    if not rows:
-        raise InputError("these options leave nothing to measure")
-    machine = this_machine()
-    if measurement.device.type == "cuda":
-        name = torch.cuda.get_device_name(measurement.device)
-        machine = machine.model_copy(update={"device": name})
-    return stopwatch.result(
-        rows, subject=measurement.subject, machine=machine, notes=measurement.notes
-    )
 
 
 def _fail(error: Exception, *, status: int) -> NoReturn:

@@ -65,9 +65,9 @@ def measure_curve(
         TrainingLoss(run=name, task=recipe.task, part=part, parts=len(losses), loss=loss)
         for part, loss in enumerate(losses, start=1)
     ]
-    return Measurement(
-        "curves", rows, Subject(checkpoint=name, fingerprint=None, training=training)
-    )
+    torch.set_num_threads(recipe.threads)  # which the result names
+    subject = Subject(checkpoint=name, fingerprint=None, training=training)
+    return Measurement("curves", rows, subject, seed=recipe.seed)
 
 
 def _load_state(run: Path) -> tuple[Recipe, dict[str, Any]]:

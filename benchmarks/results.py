@@ -82,7 +82,8 @@ class Result(Strict):
     command: str
     "Command line that made it."
     commit: str
-    "Git commit of the code, with `-dirty` where the tree held changes; `unknown` outside git."
+    """Git commit of the code at the measurement's start, with `-dirty` where the tree held changes;
+    `unknown` outside git."""
     machine: Machine
     seed: Amount
     "Seed of the measurement."
@@ -106,40 +107,21 @@ class ResultFile:
     result: Result
 
 
-class Stopwatch:
-    """The time since a measurement began, from which its result is made.
+def make_result(rows: Sequence[Row], *, started: float, **fields: object) -> Result:
+    """Describe a measurement that has just ended.
 
     Args:
-        seed: Seed of the measurement.
-        command: Command line, for one that is not the running program's.
+        rows: What was measured.
+        started: `time.perf_counter()` at its start.
+        fields: The other fields that are not those of every result of this process.
     """
-
-    def __init__(self, *, seed: int, command: str | None = None) -> None:
-        self._seed = seed
-        self._command = command or running_command()
-        self._started = time.perf_counter()
-
-    def result(
-        self, rows: Sequence[Row], *, subject: Subject | None = None, **fields: object
-    ) -> Result:
-        """Describe the measurement that has just ended.
-
-        Args:
-            rows: What was measured.
-            subject: The checkpoint, if any.
-            fields: Further fields of the result.
-        """
-        described = {
-            "command": self._command,
-            "commit": commit_of(Path(__file__).parent),
-            "machine": this_machine(),
-            "seed": self._seed,
-            "seconds": round(time.perf_counter() - self._started, 3),
-            "date": datetime.now(UTC).replace(microsecond=0),
-            "subject": subject,
-            "rows": tuple(row.model_dump() for row in rows),
-        }
-        return Result.model_validate(described | fields)
+    described = {
+        "command": running_command(),
+        "seconds": round(time.perf_counter() - started, 3),
+        "date": datetime.now(UTC).replace(microsecond=0),
+        "rows": tuple(row.model_dump() for row in rows),
+    }
+    return Result.model_validate(described | fields)
 
 
 def subject_of(checkpoint: Checkpoint, training: Training | None = None) -> Subject:
@@ -212,17 +194,19 @@ def running_command() -> str:
     return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words)
 
 
-def this_machine() -> Machine:
-    """Describe this machine as torch uses it now."""
+def this_machine(device: torch.device) -> Machine:
+    """Describe this machine as torch uses it now, with the device of the measurement."""
+    on_gpu = device.type == "cuda"
     return Machine(
         cpu=_cpu(),
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         torch=str(torch.__version__),
+        device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
     )
 
 
-def commit_of(folder: Path) -> str:
+def commit_of(folder: Path = RESULTS.parent) -> str:
     """Return the commit of a folder's checkout, with `-dirty` where tracked files hold changes.
 
     Result files do not count as changes. Outside git it is `unknown`.

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.curves import measure_curve
 from benchmarks.rows import CurvePoint, TrainingLoss
@@ -13,7 +14,7 @@ from training.loop.trainer import Trainer
 from training.recipes.loading import load_recipe
 
 
-def test_curve_of_a_run_in_two_sessions(tmp_path: Path) -> None:
+def test_curve_of_a_run_in_two_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     overrides = ["evaluation.every_steps=2", "evaluation.contexts=2"]
     recipe = load_recipe(tmp_path / "tiny.toml", overrides)
@@ -26,7 +27,10 @@ def test_curve_of_a_run_in_two_sessions(tmp_path: Path) -> None:
     time.sleep(1)  # between sessions, so not the run's
     trainer = Trainer(recipe, tmp_path)
     trainer.fit(until_step=4, quiet=True)
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     found = measure_curve(tmp_path, name="tiny")
+    assert (found.seed, threads) == (recipe.seed, [recipe.threads])
     rows = list(found.rows)
     points = [row for row in rows if isinstance(row, CurvePoint)]
     assert [(point.run, point.step, point.contexts) for point in points] == [
