@@ -1,4 +1,4 @@
-"""Several processes that train one model, as torchrun starts them."""
+"""Several processes that train one model."""
 
 import subprocess
 import sys
@@ -10,81 +10,23 @@ from torch import Tensor
 
 from gradmem_core.errors import RecipeError
 from tests.training.conftest import PHASES, TinyRecipe
+from tests.training.ranks import fit_with_a_divergence, run_command, run_ranks, save_gradients
 from training.loop.feed import Feed
 from training.loop.parallel import Processes, choose_device
 from training.loop.trainer import Trainer
 from training.writers import load_writer
 
 FIELDS = ("batch.contexts=8", "batch.micro_batch=2", "evaluation.every_steps=2")
-GRADIENTS = """
-import sys
-from pathlib import Path
-
-import torch
-
-from training.loop.feed import Feed
-from training.loop.parallel import leave_processes
-from training.recipes.loading import load_recipe
-from training.loop.trainer import Trainer
-
-recipe, folder, *fields = sys.argv[1:]
-trainer = Trainer(load_recipe(recipe, fields), Path(folder))
-trainer.stepper.sum_gradients(Feed(trainer.recipe, trainer.data))
-gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
-torch.save((trainer.state.tokens, gradients), Path(folder) / f"{trainer.processes.rank}.pt")
-leave_processes()
-"""
-ONE_DIVERGES = """
-import sys
-from pathlib import Path
-
-import torch
-
-import training.loop.gradient
-import training.loop.trainer
-from gradmem_core.errors import NonFiniteLossError
-from training.loop.parallel import leave_processes
-from training.recipes.loading import load_recipe
-
-recipe, folder, *fields = sys.argv[1:]
-trainer = training.loop.trainer.Trainer(load_recipe(recipe, fields), Path(folder))
-real = training.loop.gradient.outer_loss
 
 
-def diverges_once(*args, **options):
-    if trainer.processes.rank == 1 and trainer.state.step == 1 and not trainer.state.skipped:
-        raise NonFiniteLossError("diverged", samples=[0])
-    return real(*args, **options)
+def command(recipe: Path, output: Path, *fields: str) -> list[str]:
+    """Return the words of `fit` with overrides."""
+    overrides = [word for field in (*fields, "device=cpu") for word in ("--set", field)]
+    return ["fit", str(recipe), "--output", str(output), *overrides]
 
 
-training.loop.gradient.outer_loss = diverges_once
-trainer.fit(until_step=3, quiet=True)
-state = trainer.state
-counted = (state.step, state.skipped, state.tokens)
-torch.save((counted, trainer.model.state_dict()), Path(folder) / f"{trainer.processes.rank}.pt")
-leave_processes()
-"""
-
-
-def torchrun(*command: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.run(
-        [*launcher, f"--nproc-per-node={processes}", *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def run_script(text: str, recipe: Path, folder: Path) -> list[tuple[object, dict[str, Tensor]]]:
-    """Run a script in two processes and return what each saved, by rank."""
-    folder.mkdir()
-    script = folder / "script.py"
-    script.write_text(text)
-    overrides = [*FIELDS, "device=cpu"]
-    done = torchrun(script, recipe, folder, *overrides)
-    assert done.returncode == 0, done.stderr
+def saved(folder: Path) -> list[tuple[object, dict[str, Tensor]]]:
+    """Load what each of two processes saved, by rank."""
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -95,41 +37,55 @@ def test_two_processes_have_the_gradient_of_one(
     alone = Trainer(tiny_recipe(*FIELDS), tmp_path / "alone")
     alone.stepper.sum_gradients(Feed(alone.recipe, alone.data))
     expected = {n: p.grad for n, p in alone.model.named_parameters() if p.grad is not None}
-    both = run_script(GRADIENTS, tiny_file, tmp_path / "both")
-    for tokens, gradients in both:
+    both = tmp_path / "both"
+    output = run_ranks(save_gradients, tiny_file, both, [*FIELDS, "device=cpu"], folder=both)
+    assert output.startswith("0\n"), output
+    (first, second) = saved(both)
+    for tokens, gradients in (first, second):
         assert tokens == alone.state.tokens
         assert gradients.keys() == expected.keys()
         for name, gradient in gradients.items():
             distance = (gradient - expected[name]).norm() / expected[name].norm()
             assert distance < 1e-6, name
-    for name, gradient in both[0][1].items():
-        assert torch.equal(gradient, both[1][1][name]), name
+    for name, gradient in first[1].items():
+        assert torch.equal(gradient, second[1][name]), name
 
 
 @pytest.mark.slow
 def test_a_step_that_diverges_in_one_process_is_skipped_by_all(
     tiny_file: Path, tmp_path: Path
 ) -> None:
-    (counted, weights), (others, theirs) = run_script(ONE_DIVERGES, tiny_file, tmp_path / "run")
-    assert counted == others
-    assert counted[:2] == (3, 1)  # type: ignore[index]
+    fields = [*FIELDS, "device=cpu"]
+    output = run_ranks(fit_with_a_divergence, tiny_file, tmp_path, fields, folder=tmp_path)
+    assert output.startswith("0\n"), output
+    (counts, weights), (others, theirs) = saved(tmp_path)
+    assert counts == others
+    assert counts[:2] == (3, 1)  # type: ignore[index]
     for name, tensor in weights.items():
         assert torch.equal(tensor, theirs[name]), name
 
 
 @pytest.mark.slow
-def test_the_command_trains_evaluates_and_continues_under_torchrun(
+def test_a_run_is_evaluated_and_continued_by_torchrun(
     tiny_recipe: TinyRecipe, tiny_file: Path, tmp_path: Path
 ) -> None:
-    fit = ("--no-python", Path(sys.executable).with_name("gradmem-train"), "fit", tiny_file)
-    fields = [word for field in (*FIELDS, "device=cpu") for word in ("--set", field)]
     folder = tmp_path / "run"
-    done = torchrun(*fit, "--output", folder, *fields, "--set", "budget_tokens=300")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("checkpoint:") == 1
+    words = command(tiny_file, folder, *FIELDS, "budget_tokens=300")
+    output = run_ranks(run_command, *words, folder=tmp_path)
+    assert output.startswith("0\n"), output
+    assert output.count("checkpoint:") == 1
     first = load_writer(folder / "checkpoint").training
-    done = torchrun(*fit, "--output", folder, *fields, "--set", "budget_tokens=600")
-    assert done.returncode == 0, done.stderr
+    program = Path(sys.executable).with_name("gradmem-train")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    words = command(tiny_file, folder, *FIELDS, "budget_tokens=600")
+    result = subprocess.run(
+        [sys.executable, *launcher, program, *words],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
     trained = load_writer(folder / "checkpoint")
     alone = Trainer(tiny_recipe(*FIELDS, "budget_tokens=600"), tmp_path / "alone")
     alone.fit(quiet=True)
@@ -143,12 +99,11 @@ def test_the_command_trains_evaluates_and_continues_under_torchrun(
 def test_processes_read_texts_and_memories_in_one_step_and_end_by_one_clock(
     tiny_file: Path, tmp_path: Path
 ) -> None:
-    fit = ("--no-python", Path(sys.executable).with_name("gradmem-train"), "fit", tiny_file)
     schedule = "schedule=[{until=1.0, write_steps=[0, 2]}]"
     budget = ("budget_seconds=4", "budget_tokens=1000000", "evaluation.every_steps=1000")
-    fields = (*FIELDS, "device=cpu", schedule, *budget)
-    done = torchrun(*fit, "--output", tmp_path / "run", *(w for f in fields for w in ("--set", f)))
-    assert done.returncode == 0, done.stderr
+    words = command(tiny_file, tmp_path / "run", *FIELDS, schedule, *budget)
+    output = run_ranks(run_command, *words, folder=tmp_path)
+    assert output.startswith("0\n"), output
     training = load_writer(tmp_path / "run" / "checkpoint").training
     assert training is not None
     assert training.contexts >= 8 * 5
@@ -158,10 +113,9 @@ def test_processes_read_texts_and_memories_in_one_step_and_end_by_one_clock(
 @pytest.mark.slow
 def test_phases_follow_each_other_in_all_processes(tiny_file: Path, tmp_path: Path) -> None:
     tiny_file.write_text(tiny_file.read_text() + PHASES)
-    fit = ("--no-python", Path(sys.executable).with_name("gradmem-train"), "fit", tiny_file)
-    fields = [word for field in (*FIELDS, "device=cpu") for word in ("--set", field)]
-    done = torchrun(*fit, "--output", tmp_path / "run", *fields)
-    assert done.returncode == 0, done.stderr
+    words = command(tiny_file, tmp_path / "run", *FIELDS)
+    output = run_ranks(run_command, *words, folder=tmp_path)
+    assert output.startswith("0\n"), output
     before = load_writer(tmp_path / "run" / "begin" / "checkpoint").training
     training = load_writer(tmp_path / "run" / "checkpoint").training
     assert before is not None
@@ -171,11 +125,10 @@ def test_phases_follow_each_other_in_all_processes(tiny_file: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_micro_batches_that_cannot_be_shared_are_refused(tiny_file: Path, tmp_path: Path) -> None:
-    script = Path(sys.executable).with_name("gradmem-train")
-    fit = ("--no-python", script, "fit", tiny_file, "--output", tmp_path / "run")
-    done = torchrun(*fit, "--set", "device=cpu", processes=3)
-    assert done.returncode != 0
-    assert "batch: 3 processes cannot share 2 micro-batches evenly" in done.stderr
+    words = command(tiny_file, tmp_path / "run")
+    output = run_ranks(run_command, *words, folder=tmp_path, count=3)
+    assert not output.startswith("0\n")
+    assert "batch: 3 processes cannot share 2 micro-batches evenly" in output
 
 
 def test_one_process_gathers_its_own() -> None:
