@@ -12,6 +12,7 @@ from benchmarks.report import serving
 from benchmarks.report.frames import Files, frame, of_checkpoint
 from benchmarks.report.markdown import percent, plain, table
 from benchmarks.report.published import LANGUAGE
+from benchmarks.report.texts import SERVED_BLOB, SERVED_STEPS
 from benchmarks.results import Row
 
 MOST_STEPS = 8
@@ -76,9 +77,10 @@ def _best(section: str, field: str, files: Files) -> float:
 
 
 def _served(section: str, field: str, files: Files) -> float:
-    """Return the value of memories as the service stores them."""
+    """Return the value of memories that are written and stored as the service does."""
     rows = _questions(section, files)
-    return float(rows[rows.blob == "int8"][field].max())
+    rows = rows[(rows.blob == SERVED_BLOB) & (rows.write_steps == SERVED_STEPS)]
+    return float(rows[field].head(1).astype(float).max())  # NaN of none
 
 
 def _of_the_text(section: str, files: Files) -> float:

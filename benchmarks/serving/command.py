@@ -15,7 +15,7 @@ import torch
 import typer
 
 from benchmarks.command import Measurement
-from benchmarks.options import Seed, separated
+from benchmarks.options import Seed, one_of, separated
 from benchmarks.results import Row, subject_of
 from benchmarks.serving.break_even import measure_break_even
 from benchmarks.serving.device import measure_device
@@ -31,17 +31,6 @@ from service.engine.threads import leave_cores_to_the_engine
 from service.settings import Settings
 
 SECTIONS = ("write", "read", "break-even", "device", "overload", "growth")
-
-
-def parse_section(text: str) -> str:
-    """Read the name of a section.
-
-    Raises:
-        ValueError: There is no such section.
-    """
-    if text not in SECTIONS:
-        raise ValueError(f"{text!r} is not one of {', '.join(SECTIONS)}")
-    return text
 
 
 @dataclass
@@ -171,7 +160,7 @@ def measure_serving(
     ] = "kv-32",
     only: Annotated[
         Sequence[str],
-        separated(parse=parse_section, metavar="SECTIONS", help="Sections to measure."),
+        separated(parse=one_of(SECTIONS), metavar="SECTIONS", help="Sections to measure."),
     ] = SECTIONS,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Length of each load measurement, in seconds.")

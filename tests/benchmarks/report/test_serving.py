@@ -111,6 +111,15 @@ def test_goals_of_a_checkpoint_stand_beside_what_it_reached() -> None:
     assert prose_goals([result_file(*both)], "other") == ""
 
 
+def test_goals_of_served_memories_are_those_of_one_measurement() -> None:
+    both = [
+        answers("paragraphs-1", "memory", 0.5, write_steps=k, blob=blob, false_rejection_rate=rate)
+        for k, blob, rate in ((8, "int8", 0.5), (5, "float32", 0.4), (5, "int8", 0.03))
+    ]
+    goals = prose_goals([result_file(*both)], "tiny")
+    assert "| paragraphs, false rejection rate | 3.0 | ≤ 4.0 | yes |  |" in goals
+
+
 @pytest.mark.parametrize("goal", [*PROSE, *SERVING], ids=lambda goal: goal.name)
 def test_a_goal_is_reached_on_its_side_of_the_limit(goal: Goal) -> None:
     side = -1 if goal.at_most else 1
