@@ -93,7 +93,6 @@ def measure_exact_match(
             split="test",
             blob_dtype=dtype,
         )
-        scores = {name: value for name, value in vars(score).items() if name != "seconds"}
         return ExactMatch(
             task=source.name,
             writer=writer.kind,
@@ -101,7 +100,7 @@ def measure_exact_match(
             queries=queries,
             write_steps=write_steps,
             blob=dtype,
-            **scores,
+            **vars(score),
         )
 
     blobs: Sequence[BlobDtype | None] = blob or [None]

@@ -4,16 +4,11 @@ from pandas import DataFrame, Series, concat
 
 from benchmarks import rows as kinds
 from benchmarks.report.frames import Files, frame
-from benchmarks.report.markdown import code, mebibytes, milliseconds, table, titled
+from benchmarks.report.markdown import code, mebibytes, milliseconds, table
 
 WAYS = ("HTTP", "in-process")
 WARM = 1000
 "Requests after which the service's memory counts as warmed up."
-
-
-def render(files: Files) -> str:
-    """Return every table of the service's measurements (Markdown); empty where there are none."""
-    return titled(files, TABLES)
 
 
 def write_load(files: Files) -> str:

@@ -1,6 +1,5 @@
 """Exact match of a writer on a task, by writing and free greedy generation."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -37,8 +36,6 @@ class Score:
     "Numbers stored for one context."
     state_bytes: int
     "Their bytes."
-    seconds: float
-    "Wall-clock time."
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,6 @@ def evaluate(
         ContextTooLongError: The contexts are beyond the checkpoint's limit.
         InputError: `write_steps` is out of the writer's range, or its states have no blob.
     """
-    started = time.perf_counter()
     drawn = task.examples(split=split, seed=seed, size=size, count=contexts, queries=queries)
     # Contexts of similar length share a batch, so that little of it is padding.
     examples = sorted(drawn, key=lambda example: len(example.context))
@@ -102,7 +98,6 @@ def evaluate(
         steps_taken=sum(b.contexts * b.steps for b in batches) / len(examples),
         state_floats=max(batch.floats for batch in batches),
         state_bytes=max(batch.bytes for batch in batches),
-        seconds=time.perf_counter() - started,
     )
 
 
