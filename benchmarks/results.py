@@ -153,7 +153,7 @@ def load_result(path: Path) -> ResultFile:
     """Read a file.
 
     Raises:
-        InputError: It cannot be read or is no result; the error names the file and the field.
+        InputError: It cannot be read or is not a result; the error names the file and the field.
     """
     try:
         return ResultFile(_name(path), Result.model_validate_json(path.read_bytes()))
@@ -161,17 +161,17 @@ def load_result(path: Path) -> ResultFile:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         problems = "; ".join(describe_problem(entry) for entry in error.errors())
-        raise InputError(f"{path} is no result file: {problems}") from error
+        raise InputError(f"{path} is not a result file: {problems}") from error
 
 
 def load_results(folder: Path = RESULTS) -> list[ResultFile]:
     """Read every `*.json` of a folder and of the folders in it, by name.
 
     Raises:
-        InputError: The folder is missing, or one of the files is no result.
+        InputError: The folder is missing, or one of the files is not a result.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: name the one with the result files")
+        raise InputError(f"{folder} is not a folder; give the one with the result files")
     return [load_result(path) for path in sorted(folder.rglob("*.json"))]
 
 

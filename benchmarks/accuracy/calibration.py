@@ -222,7 +222,7 @@ def _choose(asked: QuestionReplies, page: Logistic, answer: Logistic) -> PageRep
 def _fit(samples: Sequence[tuple[Evidence, int, bool]], fields: Sequence[str]) -> Logistic:
     """Fit a regression of what is true on evidence and the number of pages."""
     if not samples:
-        raise InputError("the checkpoint answered, or refused, every question: ask it more")
+        raise InputError("the checkpoint answered all questions, or refused every one; use more")
     rows = [
         [np.log(pages) if name == "pages" else getattr(evidence, name) for name in fields]
         for evidence, pages, _ in samples

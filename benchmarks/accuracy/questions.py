@@ -165,7 +165,7 @@ def measure_paragraphs(
     section = Section(f"paragraphs-{together}", _source(data, half), checkpoint, bank)
     documents = join_paragraphs(read_paragraphs(data / FILE, half, count=count), together)
     if not documents:
-        raise InputError(f"there are no {together} paragraphs to put together")
+        raise InputError(f"there are fewer than {together} paragraphs")
     dtypes: Sequence[BlobDtype] = ("float32", "float16", "int8") if together == 1 else (SERVED,)
 
     def rows() -> Iterator[Questions]:

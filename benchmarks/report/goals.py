@@ -35,7 +35,7 @@ class Goal:
     "The best that was published."
 
     def is_reached(self, figure: float) -> bool:
-        """Say whether a figure is within the limit; one that was not measured is not."""
+        """Return whether a figure is within the limit; one that was not measured is not."""
         return figure <= self.limit if self.at_most else figure >= self.limit
 
 

@@ -111,7 +111,7 @@ class ServingRun:
         """Give the service that is running, or one that runs as long as the body.
 
         Raises:
-            InputError: It is of another checkpoint.
+            InputError: It serves another checkpoint.
         """
         if self.url is None:
             with run_service(settings) as service:
@@ -122,13 +122,13 @@ class ServingRun:
             theirs = client.models()[0]
         if theirs.fingerprint != ours.fingerprint:
             raise InputError(
-                f"the service's first model is {theirs.name} of another fingerprint than"
-                f" {ours.name}: name its checkpoint, or ratios would compare different models"
+                f"the service's first model is {theirs.name}, and its fingerprint is not that of"
+                f" {ours.name}; give the service's own checkpoint (--checkpoint)"
             )
         yield RunningService(self.url, pid=None)
 
     def _begins(self, section: str) -> bool:
-        """Tell whether a section is wanted, and the user that it begins."""
+        """Return whether to measure a section; announce it if so."""
         if section in self.only:
             typer.echo(section, err=True)
         return section in self.only

@@ -168,7 +168,7 @@ def check_unrolled(model: MemoryModel, batch: Batch) -> None:
     ours, unrolled = _write(model, batch, 1), write_unrolled(model, batch, 1).detach()
     error = float((unrolled - ours).norm() / ours.norm())
     if not error < TOLERANCE:
-        raise ArithmeticError(f"the unrolled WRITE makes other memories: {error:.1e} apart")
+        raise ArithmeticError(f"the memories of the unrolled WRITE differ by {error:.1e}")
 
 
 def write_unrolled(model: MemoryModel, batch: Batch, steps: int) -> Tensor:

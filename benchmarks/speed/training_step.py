@@ -174,7 +174,7 @@ def _check_gradients(model: MemoryModel, works: Mapping[str, Work], tolerance: f
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         expected = expected or gradients
         if gradients.keys() != expected.keys():
-            raise ArithmeticError(f"{implementation}: other parameters have a gradient")
+            raise ArithmeticError(f"{implementation}: the parameters with a gradient differ")
         errors = {name: _distance(grad, expected[name]) for name, grad in gradients.items()}
         worst = max(errors, key=errors.__getitem__)
         typer.echo(f"{implementation}: gradients differ by at most {errors[worst]:.1e}", err=True)

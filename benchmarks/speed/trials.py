@@ -58,9 +58,9 @@ def recipe_trial(recipe: Recipe, *, seed: int, device: torch.device) -> Trial:
     if config.inner_gradient_clip is not None:
         raise InputError(f"{recipe.name}: leave out memory.inner_gradient_clip")
     if recipe.backbone is None:
-        raise RecipeError("backbone: the benchmark builds its models, so the recipe has to say how")
+        raise RecipeError("backbone: the recipe has none to build a model of")
     if count is None:
-        raise RecipeError("batch: the benchmark takes recipes that say batch.micro_batch")
+        raise RecipeError("batch.micro_batch: the recipe does not set it")
     settings = {**recipe.backbone, "vocab_size": len(task.tokenizer())}
     model = MemoryModel(Backbone.from_config(settings, seed=seed), config, seed=seed).to(device)
 

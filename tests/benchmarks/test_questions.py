@@ -131,7 +131,7 @@ def test_texts_as_people_paste_them(folder: Path) -> None:
     [
         (["sentences", "--data", "nowhere"], "valid.jsonl"),
         (["windows", "--data", "squad", "--tokens", "3"], "none of the texts has at most 3 tokens"),
-        (["paragraphs", "--data", "squad", "--together", "40"], "no 40 paragraphs"),
+        (["paragraphs", "--data", "squad", "--together", "40"], "fewer than 40 paragraphs"),
         (["formats", "--texts", "squad"], "has no texts"),
     ],
 )

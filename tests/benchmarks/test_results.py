@@ -51,10 +51,10 @@ def test_malformed_rows_are_refused_by_file_row_and_field(change: dict[str, obje
 def test_what_is_no_file_or_no_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.json cannot be read"):
         load_result(tmp_path / "none.json")
-    with pytest.raises(InputError, match="none is no folder"):
+    with pytest.raises(InputError, match="none is not a folder"):
         load_results(tmp_path / "none")
     (tmp_path / "cut.json").write_text('{"command": ')
-    with pytest.raises(InputError, match=r"cut\.json is no result"):
+    with pytest.raises(InputError, match=r"cut\.json is not a result"):
         load_result(tmp_path / "cut.json")
 
 

@@ -55,7 +55,7 @@ def test_a_share_of_the_start_is_kept_in_the_result(
         for name, tensor in result.model.state_dict().items():
             torch.testing.assert_close(tensor, 0.25 * before[name] + 0.75 * after[name])
     assert not torch.equal(after["initial_memory"], before["initial_memory"])
-    with pytest.raises(RecipeError, match="start_share: only of weights"):
+    with pytest.raises(RecipeError, match="start_share: name a checkpoint"):
         tiny_recipe("start_share=0.25")
 
 

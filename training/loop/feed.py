@@ -195,8 +195,8 @@ def _translate_kills() -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise RecipeError(
-            "workers: a process that draws contexts was killed, perhaps for want of memory; start"
-            " again with fewer"
+            "workers: a process that draws contexts was killed, perhaps because memory ran out;"
+            " start again with fewer"
         ) from error
 
 

@@ -332,9 +332,9 @@ class Recipe(RecipeTable):
 
     def _check_model(self) -> None:
         if self.fresh and (self.start is None or self.backbone is not None):
-            raise ValueError("fresh: names a checkpoint by `start`, and leaves out backbone")
+            raise ValueError("fresh: name a checkpoint by `start`, and leave out backbone")
         if self.start_share and (self.start is None or self.fresh):
-            raise ValueError("start_share: only of weights that the run starts from (`start`)")
+            raise ValueError("start_share: name a checkpoint by `start`, and leave out fresh")
         if (self.backbone is None) != (self.memory is None):
             raise ValueError("backbone and memory: give both, or neither and a checkpoint as start")
         if self.backbone is None:

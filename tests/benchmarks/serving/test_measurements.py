@@ -86,7 +86,7 @@ def test_another_unrolled_write_is_an_error(
     batch = tokenize(tiny, draw_documents(2, pairs=3, seed=1))
     device.check_unrolled(tiny.model, batch)
     monkeypatch.setattr(device, "TOLERANCE", 0.0)
-    with pytest.raises(ArithmeticError, match="other memories"):
+    with pytest.raises(ArithmeticError, match="memories of the unrolled WRITE differ"):
         device.check_unrolled(tiny.model, batch)
 
 
