@@ -190,8 +190,11 @@ def save_result(path: Path, result: Result) -> None:
 
 def running_command() -> str:
     """Return the running program's command line, absolute paths cut down to their last part."""
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words)
+    program = Path(sys.argv[0])
+    module = program.name == "__main__.py"
+    start = ["python", "-m", program.parent.name] if module else [program.name]
+    arguments = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
+    return shlex.join([*start, *arguments])
 
 
 def this_machine(device: torch.device) -> Machine:

@@ -157,7 +157,7 @@ def cost(files: Files, reached: str = "0") -> str:
         reached: Exact match below which a recipe is left out.
     """
     rows = frame(CurvePoint, files)
-    rows = rows[rows.task == KeyValueTask.name].sort_values("contexts")
+    rows = rows[rows.task == KeyValueTask.name].sort_values(["contexts", "seconds"])
     by = ["trained_writer", "trained_recipe"]
     for column in ("size", "write_steps"):
         rows = rows[rows[column] == rows.groupby(by)[column].transform("max")]

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import Row, load_result, load_results, rows_of, save_result
+from benchmarks.results import (
+    Row,
+    load_result,
+    load_results,
+    rows_of,
+    running_command,
+    save_result,
+)
 from benchmarks.rows import ExactMatch
 from gradmem_core.errors import InputError
 from tests.benchmarks.report.made_up import match, result_file
@@ -62,3 +69,20 @@ def test_every_committed_row_is_one_that_its_measurement_knows() -> None:
     files = load_results()
     known = sum(1 for kind in Row.__subclasses__() for _ in rows_of(kind, files))
     assert known == sum(len(file.result.rows) for file in files)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (
+            ["/venv/bin/gradmem-bench", "curve", "/runs/kv-8", "runs/x"],
+            "gradmem-bench curve kv-8 runs/x",
+        ),
+        (["/src/benchmarks/__main__.py", "records"], "python -m benchmarks records"),
+    ],
+)
+def test_a_command_names_no_folder_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], command: str
+) -> None:
+    monkeypatch.setattr("sys.argv", words)
+    assert running_command() == command
