@@ -1,6 +1,7 @@
-"""The command-line reference is what the programs print."""
+"""The command-line reference is what the programs print, and links lead somewhere."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+LINK = re.compile(r"\]\(([^()\s]+)\)")
+PAGES = [
+    path.relative_to(ROOT)
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "deploy/*.md",
+        "benchmarks/**/*.md",
+        "gradmem_core/**/*.md",
+    )
+    for path in sorted(ROOT.glob(pattern))
+]
 
 
 @pytest.mark.slow
@@ -21,3 +34,11 @@ def test_the_command_line_reference_is_the_programs_help() -> None:
         check=True,
     )
     assert (ROOT / "docs" / "CLI.md").read_text(encoding="utf-8") == page.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_to_files(page: Path) -> None:
+    targets = LINK.findall((ROOT / page).read_text(encoding="utf-8"))
+    paths = [target.partition("#")[0] for target in targets if "://" not in target]
+    folder = (ROOT / page).parent
+    assert [path for path in paths if path and not (folder / path).exists()] == []
