@@ -95,7 +95,10 @@ def sample(
 
 @app.command()
 def init(
-    backbone: Annotated[Path, typer.Option(help="Hugging Face folder: model and tokenizer.")],
+    backbone: Annotated[
+        Path,
+        typer.Option(exists=True, file_okay=False, help="Hugging Face folder: model, tokenizer."),
+    ],
     output: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
     task: Annotated[str, typer.Option(help="prose, squad, short-squad, text or babi.")] = "text",
     override: Annotated[

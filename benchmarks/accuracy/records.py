@@ -66,7 +66,10 @@ def measure_records(
     """
     loaded = load_checkpoint(checkpoint)
     if loaded.task.document_format != "records":
-        raise InputError(f"{checkpoint} is not for lists of records; use `exact-match`")
+        raise InputError(
+            f"{checkpoint} is not for lists of records; use `lists` if it is for texts, or else"
+            " `exact-match`"
+        )
     for k in steps:
         check_steps(loaded.model.config, k)
     groups = list_groups(shapes, pages, lists, contexts=contexts, seed=seed, page_shape=page_shape)
