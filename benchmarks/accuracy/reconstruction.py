@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.accuracy.bank import MemoryBank
 from benchmarks.command import Measurement
+from benchmarks.greedy import decode_greedily
 from benchmarks.options import CheckpointName, Seed, Steps, positive, separated
 from benchmarks.results import subject_of
 from benchmarks.rows import Reconstruction
@@ -118,15 +119,9 @@ def _write_by_adam(
 def _decode(model: MemoryModel, memory: Tensor, query: list[int], tokens: int) -> Tensor:
     """Decode greedily after memories and a query, `(N, T)`."""
     backbone = model.backbone
-    cache = backbone.new_cache()
     query_ids = torch.tensor([query] * len(memory), dtype=torch.long)
     inputs = torch.cat([model.prefix(memory), backbone.embed(query_ids)], dim=1)
-    decoded: list[Tensor] = []
-    for _ in range(tokens):
-        hidden = backbone.hidden(inputs, cache=cache)
-        decoded.append(backbone.logits(hidden[:, -1]).argmax(dim=-1))
-        inputs = backbone.embed(decoded[-1][:, None])
-    return torch.stack(decoded, dim=1)
+    return decode_greedily(backbone, inputs, backbone.new_cache(), tokens=tokens)
 
 
 def _lengths(ids: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.greedy import decode_greedily
 from benchmarks.rows import BreakEven
 from benchmarks.serving.documents import draw_documents, tokenize
 from benchmarks.timing import Work, alternate
@@ -122,14 +123,8 @@ def answer(
         room: The cache's room.
         held: Tokens that it holds already.
     """
-    cache = CacheInPlace(room, held)
     embeddings = torch.cat([*inputs], dim=1)
-    tokens: list[Tensor] = []
-    while len(tokens) < ANSWER_TOKENS:
-        hidden = backbone.hidden(embeddings, cache=cache)
-        tokens.append(backbone.logits(hidden[:, -1]).argmax(dim=-1))
-        embeddings = backbone.embed(tokens[-1][:, None])
-    return torch.stack(tokens, dim=1)
+    return decode_greedily(backbone, embeddings, CacheInPlace(room, held), tokens=ANSWER_TOKENS)
 
 
 def make_room(layers: KeysAndValues, tokens: int) -> KeysAndValues:
