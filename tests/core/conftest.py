@@ -4,7 +4,7 @@ Models are tiny and random, with every tensor moved away from its start, so that
 bias 0 and no projection the identity.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +61,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
         gradmem = [path for path in paths if '"GradMemGPT"' in path.read_text()]
         metafunc.parametrize("golden_case", gradmem, ids=lambda path: path.stem)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny tensors are slower on many threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=sorted(BACKBONES))

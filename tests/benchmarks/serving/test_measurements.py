@@ -1,6 +1,5 @@
 """The measurements on a tiny checkpoint: what they compute and count, not how fast."""
 
-from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -18,15 +17,6 @@ from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.writing.descent import write
 
 RUNS = 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The matrices are tiny, and the machine that tests run on may be busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_a_cached_document_answers_as_the_text_does(tiny: Checkpoint) -> None:
