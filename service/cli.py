@@ -1,8 +1,8 @@
 """`gradmem`: run the service, and write and read memories with it.
 
 Results go to standard output, errors to standard error, one per line. Exit status: 0 success, 1 the
-service failed or cannot be reached, 2 the command cannot be carried out, 3 the memory does not
-answer a query.
+service failed, cannot be reached or cannot start, 2 the command cannot be carried out, 3 the memory
+does not answer a query.
 """
 
 import json
@@ -26,6 +26,7 @@ from service.client import (
     NotFound,
 )
 from service.schemas import ModelCard
+from service.settings import AddressError, Settings, UnknownSettingError, refuse_unknown_names
 from service.terminal import (
     EXIT_FAILED,
     EXIT_REFUSED,
@@ -101,7 +102,8 @@ def serve(
 ) -> None:
     """Run the service until it is stopped.
 
-    Settings come from the environment (GRADMEM_HOST, GRADMEM_PORT, ...); options override them.
+    Settings come from the environment (GRADMEM_HOST, GRADMEM_PORT, ...); options override them. The
+    exit status is 1 if the address is taken or the store cannot be used, 2 if a setting is wrong.
     """
     options = {
         "host": host,
@@ -306,8 +308,8 @@ def _run_service(options: dict[str, Any]) -> None:
     # Read when torch is loaded, which takes seconds that only serving needs.
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     from service.server import serve as run_server
-    from service.settings import Settings
 
+    refuse_unknown_names(os.environ)
     run_server(Settings(**options))
 
 
@@ -319,7 +321,7 @@ def _exit_on_service_errors() -> Iterator[None]:
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         fail(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}", EXIT_REFUSED)
-    except (StoreUnavailableError, DeviceLostError) as error:
+    except (AddressError, StoreUnavailableError, DeviceLostError) as error:
         fail(error, EXIT_FAILED)
     except (GradMemError, ValueError) as error:
         fail(error, EXIT_REFUSED)
@@ -329,9 +331,10 @@ def _exit_on_service_errors() -> Iterator[None]:
 def _connect(url: str) -> Iterator[Client]:
     """Yield a client; turn its errors into exit statuses."""
     try:
+        refuse_unknown_names(os.environ)
         with Client(url) as client:
             yield client
-    except (InvalidRequest, NotFound, Conflict) as error:
+    except (InvalidRequest, NotFound, Conflict, UnknownSettingError) as error:
         fail(error, EXIT_REFUSED)
     except ClientError as error:
         fail(error, EXIT_FAILED)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable
 
@@ -10,8 +11,10 @@ import uvicorn
 from gradmem_core.errors import DeviceLostError
 from service.app import create_app
 from service.engine.threads import leave_cores_to_the_engine
-from service.settings import Settings
+from service.settings import AddressError, Settings
 from service.stores import Store, create_store
+
+logger = logging.getLogger("gradmem")
 
 SHUTDOWN_SECONDS = 20
 "Longest time that requests may take to finish once the process is told to stop."
@@ -29,12 +32,15 @@ def serve(settings: Settings) -> None:
         DeviceError: There is no such device.
         StoreUnavailableError: The store cannot be opened.
         DeviceLostError: The device was lost while serving; every request has been answered.
+        AddressError: The address is taken, or not one of this machine.
         ValueError: The store's URL names no store.
     """
     configure_logging(settings.log_level)
+    _warn_of_root()
     threads = leave_cores_to_the_engine(settings.threads)
     settings = settings.model_copy(update={"threads": threads})
     asyncio.run(_try_store(create_store(settings.store_url)))
+    asyncio.run(_try_address(settings.host, settings.port))
     lost = threading.Event()
 
     def shut_down() -> None:
@@ -45,6 +51,27 @@ def serve(settings: Settings) -> None:
     server.run()
     if lost.is_set():
         raise DeviceLostError("the device was lost; the log says why")
+
+
+def _warn_of_root() -> None:
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        logger.warning("running as root, which the service does not need; run it as another user")
+
+
+async def _try_address(host: str, port: int) -> None:
+    """Listen for a moment: uvicorn would only log its error, after the models were loaded.
+
+    Raises:
+        AddressError: The address is taken, or not one of this machine.
+    """
+    try:
+        async with await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port):
+            pass
+    except OSError as error:
+        reason = str(error.strerror).rpartition(": ")[2]  # asyncio's text repeats the address
+        raise AddressError(
+            f"cannot listen on {host}:{port}: {reason}; choose another address or port"
+        ) from error
 
 
 async def _try_store(store: Store) -> None:

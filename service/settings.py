@@ -1,5 +1,8 @@
 """Settings of the operator, from environment variables `GRADMEM_*`."""
 
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator
@@ -9,11 +12,26 @@ from gradmem_core.config import BlobDtype
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
+PREFIX = "GRADMEM_"
+ELSEWHERE = {"BACKBONE", "CACHE", "PUBLISH", "REDIS_IMAGE", "REDIS_PASSWORD", "URL"}
+"Names after the prefix that the core, the client and docker-compose.yml read."
+LONGEST_SECONDS = 86_400.0
+
+
+class AddressError(Exception):
+    """The address to listen on is taken, or not one of this machine."""
+
+
+class UnknownSettingError(ValueError):
+    """An environment variable has the service's prefix, and nothing reads it."""
+
 
 class Settings(BaseSettings):
     """Settings of one service process; each field is read from `GRADMEM_` and its name."""
 
-    model_config = SettingsConfigDict(env_prefix="GRADMEM_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
     host: str = "127.0.0.1"
     "Address to listen on."
@@ -26,8 +44,8 @@ class Settings(BaseSettings):
     precision: Precision = "float32"
     """Precision of the transformers' matrix products; memories and their updates are always
     float32. bfloat16 is for GPUs, where it has not been measured yet."""
-    threads: int | None = Field(default=None, ge=1)
-    "CPU threads of the device; torch's own choice by default."
+    threads: int | None = Field(default=None, ge=1, le=os.cpu_count())
+    "CPU threads of the device, at most one for each core; torch's own choice by default."
     store_url: str = Field(default="sqlite:///gradmem.db", repr=False)
     "Store of the memories: `sqlite:///FILE`, `redis://...` or `rediss://...`."
     blob_dtype: BlobDtype = "int8"
@@ -46,10 +64,10 @@ class Settings(BaseSettings):
     exceed it."""
     max_prefix_bytes: int = Field(default=2**28, ge=0)
     "Most bytes of prefilled memories cached for later queries."
-    max_timeout_seconds: float = Field(default=600, gt=0)
+    max_timeout_seconds: float = Field(default=600, gt=0, le=LONGEST_SECONDS)
     """Longest time that a request may take, and its time where it names none: a memory of 64 pages
     is minutes of work for two cores."""
-    ready_timeout_seconds: float = Field(default=30, gt=0)
+    ready_timeout_seconds: float = Field(default=30, gt=0, le=LONGEST_SECONDS)
     "Longest time that `/readyz` waits for the device and the store."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     "Lowest severity that is logged."
@@ -60,3 +78,23 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return [name.strip() for name in value.split(",") if name.strip()]
         return value
+
+
+def refuse_unknown_names(environment: Iterable[str]) -> None:
+    """Refuse environment variables with the service's prefix that nothing reads.
+
+    A typing error would otherwise leave a default in force, and memories in the wrong store.
+
+    Args:
+        environment: Names of variables, as those of `os.environ`.
+
+    Raises:
+        UnknownSettingError: A name is unknown; the message has the nearest known one.
+    """
+    known = sorted(name.upper() for name in {*Settings.model_fields, *ELSEWHERE})
+    for name in sorted(environment):
+        short = name.upper().removeprefix(PREFIX)
+        if name.upper().startswith(PREFIX) and short not in known:
+            nearest = get_close_matches(short, known, n=1, cutoff=0.4)
+            advice = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "unset it"
+            raise UnknownSettingError(f"unknown setting {name}: {advice}")

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypedDict, TypeVar
+from typing import Generic, Literal, NoReturn, TypedDict, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -72,14 +72,18 @@ class Call(Generic[T]):
     "The JSON to send; fields that are None are left out."
 
     def build_request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        """Return the request, as this httpx client sends it."""
+        """Return the request, as this httpx client sends it.
+
+        Raises:
+            TypeError: A field of the body is of a type that JSON does not have.
+        """
         if self.body is None:
             return http.build_request(self.method, self.path)
         fields = {name: value for name, value in self.body.items() if value is not None}
         return http.build_request(
             self.method,
             self.path,
-            content=json.dumps(fields),
+            content=json.dumps(fields, default=_refuse),
             headers={"Content-Type": "application/json"},
         )
 
@@ -145,6 +149,17 @@ def models() -> Call[list[ModelInfo]]:
 def ready() -> Call[None]:
     """Return the call of `GET /readyz`."""
     return Call("GET", "/readyz", _parse_nothing)
+
+
+def _refuse(value: object) -> NoReturn:
+    """Refuse a value that JSON does not have.
+
+    Raises:
+        TypeError: Always.
+    """
+    raise TypeError(
+        f"{type(value).__name__} cannot be sent as JSON; texts must be str: decode bytes first"
+    )
 
 
 def _memory_path(memory_id: str) -> str:

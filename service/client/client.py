@@ -1,5 +1,6 @@
 """`Client` and `AsyncClient`: the same methods, blocking or to be awaited."""
 
+import os
 from types import TracebackType
 from typing import Self, TypedDict, TypeVar, Unpack
 
@@ -24,6 +25,11 @@ class _HttpOptions(TypedDict):
     trust_env: bool
 
 
+def _find_url(base_url: str | None) -> str:
+    """Return a base URL: the one given, or GRADMEM_URL of the environment, or DEFAULT_URL."""
+    return base_url or os.environ.get("GRADMEM_URL") or DEFAULT_URL
+
+
 def _http_options(base_url: str, timeout_seconds: float | None) -> _HttpOptions:
     with translate_errors(base_url):
         url = httpx.URL(base_url)
@@ -41,7 +47,8 @@ class Client:
     the errors that it lists itself.
 
     Args:
-        base_url: Base URL of the service.
+        base_url: Base URL of the service; by default the environment variable GRADMEM_URL, or port
+            8080 of this machine.
         timeout_seconds: Longest wait for each part of a response; a WRITE responds when it is done.
             None waits forever. Connecting may take 10 seconds in any case.
         transport: The transport of the requests; the network by default.
@@ -52,13 +59,15 @@ class Client:
 
     def __init__(
         self,
-        base_url: str = DEFAULT_URL,
+        base_url: str | None = None,
         *,
         timeout_seconds: float | None = TIMEOUT_SECONDS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.base_url = base_url
-        self._http = httpx.Client(**_http_options(base_url, timeout_seconds), transport=transport)
+        self.base_url = _find_url(base_url)
+        self._http = httpx.Client(
+            **_http_options(self.base_url, timeout_seconds), transport=transport
+        )
 
     def write(self, document: str, **options: Unpack[WriteOptions]) -> WriteResult:
         """Compress a document into a memory; the service forgets the text.
@@ -69,6 +78,7 @@ class Client:
 
         Raises:
             InvalidRequest: The document, the steps or another argument is refused.
+            TypeError: An argument is of a type that JSON does not have, as bytes.
             NotFound: No such model is served, or no memory to append to has that id.
             Conflict: The memory to append to was written by another checkpoint.
         """
@@ -91,6 +101,7 @@ class Client:
 
         Raises:
             InvalidRequest: A query or another argument is refused.
+            TypeError: An argument is of a type that JSON does not have, as bytes.
             NotFound: No memory has that id, or it has expired.
             Conflict: The memory was written by another checkpoint.
         """
@@ -177,14 +188,14 @@ class AsyncClient:
 
     def __init__(
         self,
-        base_url: str = DEFAULT_URL,
+        base_url: str | None = None,
         *,
         timeout_seconds: float | None = TIMEOUT_SECONDS,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.base_url = base_url
+        self.base_url = _find_url(base_url)
         self._http = httpx.AsyncClient(
-            **_http_options(base_url, timeout_seconds), transport=transport
+            **_http_options(self.base_url, timeout_seconds), transport=transport
         )
 
     async def write(self, document: str, **options: Unpack[WriteOptions]) -> WriteResult:

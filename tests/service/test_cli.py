@@ -53,6 +53,12 @@ def memory_id(gradmem: Gradmem) -> str:
     return gradmem.write().memory_id
 
 
+def serve(checkpoint: Path, *options: str, **environment: str) -> Result:
+    """Start a service that is expected to refuse."""
+    environment = {"GRADMEM_CHECKPOINTS": str(checkpoint), "GRADMEM_PORT": "0"} | environment
+    return CliRunner(env=environment).invoke(app, ["serve", *options])
+
+
 def assert_fails(result: Result, *, status: int, message: str) -> None:
     assert result.exit_code == status
     assert result.stdout == ""
@@ -197,17 +203,55 @@ def test_version(gradmem: Gradmem) -> None:
     ],
 )
 def test_serve_refuses_wrong_settings(tiny_folder: Path, options: list[str], message: str) -> None:
-    result = CliRunner(env={"GRADMEM_CHECKPOINTS": str(tiny_folder)}).invoke(
-        app, ["serve", *options]
-    )
+    result = serve(tiny_folder, *options)
     assert_fails(result, status=2, message=message)
     assert "password" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("GRADMEM_CHECKPOINT", "did you mean GRADMEM_CHECKPOINTS?"),
+        ("GRADMEM_STORE", "did you mean GRADMEM_STORE_URL?"),
+        ("gradmem_timeout", "did you mean GRADMEM_MAX_TIMEOUT_SECONDS?"),
+        ("GRADMEM_XYZZY", "unset it"),
+    ],
+)
+def test_unknown_settings_are_refused_with_the_nearest_known_one(
+    tiny_folder: Path, name: str, message: str
+) -> None:
+    for result in (
+        serve(tiny_folder, **{name: "sEcReT"}),
+        CliRunner(env={name: "sEcReT"}).invoke(app, ["show", UNKNOWN_ID, "--url", NOBODY]),
+    ):
+        assert_fails(result, status=2, message=f"unknown setting {name}: {message}")
+        assert "sEcReT" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GRADMEM_THREADS", "100000"),
+        ("GRADMEM_MAX_TIMEOUT_SECONDS", "inf"),
+        ("GRADMEM_READY_TIMEOUT_SECONDS", "1e300"),
+    ],
+)
+def test_settings_beyond_what_the_machine_can_do_are_refused(
+    tiny_folder: Path, name: str, value: str
+) -> None:
+    field = name.removeprefix("GRADMEM_").lower()
+    assert_fails(serve(tiny_folder, **{name: value}), status=2, message=f"setting {field}: ")
+
+
+def test_a_taken_port_is_reported_in_one_line(tiny_folder: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        result = serve(tiny_folder, "--port", port, "--store-url", f"sqlite:///{tmp_path}/m.db")
+    assert_fails(result, status=1, message=f"cannot listen on 127.0.0.1:{port}: address already")
+
+
 def test_serve_reports_an_unavailable_store_in_one_line(tiny_folder: Path) -> None:
-    result = CliRunner(env={"GRADMEM_CHECKPOINTS": str(tiny_folder)}).invoke(
-        app, ["serve", "--store-url", "redis://127.0.0.1:1"]
-    )
+    result = serve(tiny_folder, "--store-url", "redis://127.0.0.1:1")
     assert_fails(result, status=1, message="Redis store cannot be reached")
 
 
@@ -217,13 +261,14 @@ def served(tiny_folder: Path, tmp_path: Path) -> Iterator[tuple[str, "subprocess
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [GRADMEM, "serve", "--port", str(port), "--checkpoint", str(tiny_folder)],
-        env=os.environ
-        | {"GRADMEM_PORT": "1", "GRADMEM_STORE_URL": f"sqlite:///{tmp_path}/memories.db"},
-        cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
-    )
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [GRADMEM, "serve", "--port", str(port), "--checkpoint", str(tiny_folder)],
+            env=os.environ
+            | {"GRADMEM_PORT": "1", "GRADMEM_STORE_URL": f"sqlite:///{tmp_path}/memories.db"},
+            cwd=tmp_path,
+            stderr=log,
+        )
     try:
         yield f"http://127.0.0.1:{port}", process
     finally:
@@ -246,6 +291,8 @@ def test_serve_runs_until_it_is_stopped(
     assert (tmp_path / "memories.db").exists()
     process.terminate()
     process.wait(timeout=30)
+    log = (tmp_path / "log").read_text()
+    assert ("running as root" in log) is (os.geteuid() == 0)
 
 
 def test_models_describes_each_checkpoint(gradmem: Gradmem, lists_url: str) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from gradmem_core.errors import GradMemError
 from service.client import (
+    DEFAULT_URL,
+    AsyncClient,
     Client,
     ClientError,
     Conflict,
@@ -206,6 +208,30 @@ def test_only_given_options_are_sent() -> None:
         {"document": "d", "ttl_seconds": 5},
         {"memory_id": "i", "queries": ["q"], "temperature": 0.5},
     ]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.write(b"text"),
+        lambda client: client.write("text", metadata={"a": b"b"}),
+        lambda client: client.read(UNKNOWN_ID, b"query"),
+    ],
+)
+def test_what_json_does_not_have_is_refused_by_type(call: Callable[[Client], object]) -> None:
+    with pytest.raises(TypeError, match="bytes cannot be sent as JSON; texts must be str"):
+        call(client_of(respond(500)))
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_the_base_url_comes_from_the_environment(
+    kind: type[Client] | type[AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRADMEM_URL", raising=False)
+    assert kind().base_url == DEFAULT_URL
+    monkeypatch.setenv("GRADMEM_URL", "http://gradmem:9")
+    assert kind().base_url == "http://gradmem:9"
+    assert kind("http://other").base_url == "http://other"
 
 
 def test_a_proxy_of_the_environment_is_not_used_for_this_machine(
