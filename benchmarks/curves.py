@@ -33,6 +33,10 @@ def measure_curve(
     name: Annotated[
         str | None, typer.Option(help="Name of the run; its folder's by default.")
     ] = None,
+    trained_on: Annotated[
+        str | None,
+        typer.Option(help="Machine of the run, if it is not this one, for the result's notes."),
+    ] = None,
 ) -> Measurement:
     """Read the evaluations of a training run on the selection split, and its mean losses.
 
@@ -67,7 +71,8 @@ def measure_curve(
     ]
     torch.set_num_threads(recipe.threads)  # which the result names
     subject = Subject(checkpoint=name, fingerprint=None, training=training)
-    return Measurement("curves", rows, subject, seed=recipe.seed)
+    notes = (f"trained on {trained_on}",) if trained_on else ()
+    return Measurement("curves", rows, subject, seed=recipe.seed, notes=notes)
 
 
 def _load_state(run: Path) -> tuple[Recipe, dict[str, Any]]:

@@ -94,7 +94,7 @@ class Result(Strict):
     subject: Subject | None = None
     "The checkpoint that was measured, if any."
     notes: tuple[str, ...] = ()
-    "Parts that were left out, and why."
+    "Parts that were left out, and why; where a run was trained, if elsewhere."
     rows: Annotated[tuple[dict[str, Scalar], ...], Field(min_length=1)]
 
 

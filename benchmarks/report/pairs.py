@@ -25,9 +25,12 @@ STEPS = (1, 2, 5)
 SHOWN = (1, 2, 3, 4, 5, 6, 8, 10, 20, "auto")
 "Write steps that are shown side by side."
 LADDER = (4, 8, 16, 32, 48, 64, 96)
+MILESTONES = (8, 16, 32, 64, 96)
+"Sizes whose first evaluation at LEARNED is reported."
+LEARNED = 0.99
 SPREAD_SIZE = 8
 "Size at which several training seeds are compared."
-THRESHOLDS = (0.5, 0.9, 0.99)
+THRESHOLDS = (0.5, 0.9, LEARNED)
 "Exact match whose cost is reported."
 BITS_PER_VALUE = 2 * math.log2(62)
 "Information of a value: two symbols out of letters and digits."
@@ -170,6 +173,43 @@ def cost(files: Files, reached: str = "0") -> str:
         if points.exact_match.max() >= float(reached)
     ]
     return table(DataFrame(lines))
+
+
+def milestones(files: Files) -> str:
+    """Return what training took until any run first reached LEARNED at each size, if ever."""
+    found = find_milestones(files)
+    if found.empty:
+        return ""
+    more = found.reached.map({True: "", False: "> "})
+    lines = DataFrame(
+        {
+            "size": found["size"],
+            f"contexts to {LEARNED:.0%}": more + found.contexts.map("{:,}".format),
+            "minutes": more + (found.seconds / 60).map("{:.0f}".format),
+            "highest": found.highest.map(percent),
+            "trained_recipe": found.trained_recipe.map(code),
+            "write_steps": found.write_steps,
+        }
+    )
+    return table(lines.rename(columns={"trained_recipe": "by"}))
+
+
+def find_milestones(files: Files) -> DataFrame:
+    """Return the evaluation of any GradMem run that first reached LEARNED at each of MILESTONES.
+
+    First is that after the fewest contexts, earlier runs included. Where none was as good, the row
+    is the best evaluation, `reached` is False, and contexts and seconds are those of its run's end.
+    """
+    rows = frame(CurvePoint, files)
+    rows = rows[(rows.task == KeyValueTask.name) & (rows.trained_writer == "gradmem")]
+    rows = rows[rows["size"].isin(MILESTONES) & (rows.write_steps <= max(STEPS))]
+    rows["highest"] = rows.groupby("size").exact_match.transform("max")
+    rows["reached"] = rows.exact_match >= LEARNED
+    firsts = rows[rows.reached].sort_values("contexts", kind="stable")
+    best = rows.sort_values("exact_match", ascending=False, kind="stable")
+    best = best.assign(contexts=best.trained_contexts, seconds=best.trained_seconds)
+    found = pd.concat([firsts, best]).drop_duplicates("size")
+    return found.sort_values("size").reset_index(drop=True)
 
 
 def _grid(rows: DataFrame, *by: str) -> str:

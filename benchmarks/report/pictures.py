@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from benchmarks.report.frames import Files, as_written, pair_rows
-from benchmarks.report.published import PAIRS, SIZES
+from benchmarks.report.pairs import LEARNED, MILESTONES, find_milestones
+from benchmarks.report.published import CONTEXTS, PAIRS, SIZES
 from benchmarks.report.serving import loads
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -36,7 +37,11 @@ PANEL = (8.0, 4.0)
 
 def draw_all(files: Files) -> dict[str, bytes]:
     """Return the pictures by file name; one without measurements is left out."""
-    drawn = {"capacity.svg": capacity(files), "throughput.svg": throughput(files)}
+    drawn = {
+        "capacity.svg": capacity(files),
+        "milestones.svg": milestones(files),
+        "throughput.svg": throughput(files),
+    }
     return {name: picture for name, picture in drawn.items() if picture}
 
 
@@ -63,6 +68,29 @@ def capacity(files: Files) -> bytes | None:
             axes.plot(SIZES, PAIRS[key], label=f"published, K = {key[1]}", **look)
         axes.set_ylim(-2, 102)
         _label(axes, {*points["size"], *SIZES}, "pairs in a context", "exact match (%)")
+        return _svg(figure)
+
+
+def milestones(files: Files) -> bytes | None:
+    """Draw contexts and minutes of training until an evaluation first reached LEARNED by pairs."""
+    found = find_milestones(files)
+    if found.empty:
+        return None
+    found["minutes"] = found.seconds / 60
+    with _figure(2) as (figure, panels):
+        for axes, unit in zip(panels, ("contexts", "minutes"), strict=True):
+            for reached, rows in found.groupby("reached", sort=False):
+                if reached:
+                    look, label = f"{MARKERS[0]}-", f"ours, {LEARNED:.0%}"
+                else:
+                    look, label = "^", f"ours, below {LEARNED:.0%} by then"
+                axes.plot(rows["size"], rows[unit], look, color=PALETTE[not reached], label=label)
+            axes.set_yscale("log")
+            if unit == "contexts":
+                share = PAIRS["gradmem", MOST_STEPS][-1]
+                label = f"published, all runs to\n{SIZES[-1]} pairs ({share}%)"
+                axes.plot(SIZES[-1], CONTEXTS, "k*", label=label)
+            _label(axes, {*MILESTONES}, "pairs in a context", f"{unit} of training")
         return _svg(figure)
 
 

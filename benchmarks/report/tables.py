@@ -12,7 +12,7 @@ PRINTED: tuple[Callable[..., str], ...] = (*pairs.PRINTED, *texts.PRINTED, *serv
 OTHERS: tuple[Callable[..., str], ...] = (
     *(index.measured_files, goals.prose_goals, goals.serving_goals),
     *(pairs.ladder, pairs.baselines, pairs.seeds, pairs.write_steps, pairs.ablations, pairs.bits),
-    *(texts.summary, texts.page_costs, texts.stories),
+    *(pairs.milestones, texts.summary, texts.page_costs, texts.stories),
     *(texts.records_summary, texts.records_training),
 )
 "Tables that only pages have."

@@ -29,8 +29,9 @@ def test_curve_of_a_run_in_two_sessions(tmp_path: Path, monkeypatch: pytest.Monk
     trainer.fit(until_step=4, quiet=True)
     threads: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    found = measure_curve(tmp_path, name="tiny")
+    found = measure_curve(tmp_path, name="tiny", trained_on="one H100")
     assert (found.seed, threads) == (recipe.seed, [recipe.threads])
+    assert found.notes == ("trained on one H100",)
     rows = list(found.rows)
     points = [row for row in rows if isinstance(row, CurvePoint)]
     assert [(point.run, point.step, point.contexts) for point in points] == [

@@ -141,12 +141,13 @@ class Writer(ABC):
             logits = self.read(
                 state, pad_right(rows, 0, device=self.device).view(*shape, -1)
             ).flatten(0, 1)
+            last = [len(row) - 1 for row in rows]
+            tokens = logits[range(len(rows)), last].argmax(dim=-1).tolist()
             for index in sorted(unfinished):
-                token = int(logits[index, len(rows[index]) - 1].argmax())
-                if token in stop_ids:
+                if tokens[index] in stop_ids:
                     unfinished.discard(index)
                 else:
-                    answers[index].append(token)
+                    answers[index].append(tokens[index])
             if not unfinished:
                 break
         return [answers[start : start + shape[1]] for start in range(0, len(answers), shape[1])]

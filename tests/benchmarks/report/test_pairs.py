@@ -136,3 +136,16 @@ def test_cost_is_the_median_over_seeds_of_pairs_alone() -> None:
     files.append(result_file(*curve(0.1), recipe="never"))
     (row,) = rows(pairs.cost(files, reached="0.5"))
     assert row.startswith("| gradmem | `tiny` | 8 | 2 | 3 | 320 (2 min) | > 320 (2 min) |")
+
+
+def test_milestones_are_the_first_evaluations_as_good_or_the_best_ones() -> None:
+    first = result_file(*curve(0.5, 0.99, 1.0))
+    later = result_file(*curve(0.9, 0.98, 0.985, 1.0, seed=2), recipe="later")
+    baseline = result_file(*curve(1.0, seed=3), recipe="tiny-rmt", writer="rmt")
+    above = [point.model_copy(update={"size": 16}) for point in curve(0.5, 0.8, 0.7)]
+    files = [later, baseline, first, result_file(*above, recipe="above")]
+    assert rows(pairs.milestones(files)) == [
+        "| 8 | 320 | 2 | 100.0 | `tiny` | 2 |",
+        "| 16 | > 1,000 | > 1 | 80.0 | `above` | 2 |",
+    ]
+    assert pairs.milestones([baseline]) == ""
