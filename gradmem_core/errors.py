@@ -26,6 +26,8 @@
     ├── CheckpointError               a checkpoint folder that cannot be loaded
     ├── BlobError                     bytes that are not a memory, or a memory that cannot be packed
     ├── StoreUnavailableError         the store cannot be reached or refuses the operation
+    │   └── StoreFullError            the store has no room: its memory or its disk is full
+    ├── NotReadyError                 a part of the service does not work now
     └── EngineError
         ├── OverloadedError           the queue is full
         ├── DeadlineError             the request's time ran out before its work was done
@@ -210,6 +212,14 @@ class BlobError(GradMemError):
 
 class StoreUnavailableError(GradMemError):
     """The store cannot be reached or refused the operation."""
+
+
+class StoreFullError(StoreUnavailableError):
+    """The store has no room for the memory."""
+
+
+class NotReadyError(GradMemError):
+    """A part of the service does not work now; the message names it."""
 
 
 class EngineError(GradMemError):

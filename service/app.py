@@ -20,6 +20,7 @@ from service.errors import response_of
 from service.memories import Memories
 from service.middleware import BodyLimit, RequestObserver
 from service.models import Models
+from service.readiness import Readiness
 from service.reading import Reader
 from service.routes import router
 from service.settings import Settings
@@ -81,16 +82,18 @@ def _create_state(
     models = models or Models.load(
         settings.checkpoints, device=settings.device, precision=settings.precision
     )
-    store = store or create_store(settings.store_url)
+    store = store or create_store(settings.store_url, allow_eviction=settings.allow_eviction)
     engine = engine or _create_engine(settings, telemetry)
     memories = Memories(models, engine, store, dtype=settings.blob_dtype)
+    readiness = Readiness(engine, store)
     return AppState(
         settings=settings,
         models=models,
         engine=engine,
         store=store,
         memories=memories,
-        writer=DocumentWriter(models, engine, memories, max_pages=settings.max_pages),
+        readiness=readiness,
+        writer=DocumentWriter(models, engine, memories, readiness, max_pages=settings.max_pages),
         reader=Reader(engine, memories),
         telemetry=telemetry,
     )
@@ -106,7 +109,8 @@ async def _run_parts(app: FastAPI) -> AsyncIterator[None]:
     async with state.store:
         state.engine.start()
         try:
-            yield
+            async with state.readiness:
+                yield
         finally:
             await to_thread.run_sync(state.engine.stop)
 

@@ -7,6 +7,7 @@ from fastapi import Request
 from service.engine import Engine
 from service.memories import Memories
 from service.models import Models
+from service.readiness import Readiness
 from service.reading import Reader
 from service.settings import Settings
 from service.stores import Store
@@ -23,6 +24,7 @@ class AppState:
     engine: Engine
     store: Store
     memories: Memories
+    readiness: Readiness
     writer: DocumentWriter
     reader: Reader
     telemetry: Telemetry

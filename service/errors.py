@@ -103,6 +103,8 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     core.CheckpointError: ProblemType(500, "checkpoint", "Unusable checkpoint"),
     core.BlobError: ProblemType(500, "blob", "Unusable stored memory"),
     core.StoreUnavailableError: ProblemType(503, "store-unavailable", "Store unavailable"),
+    core.StoreFullError: ProblemType(507, "store-full", "Store full"),
+    core.NotReadyError: ProblemType(503, "not-ready", "Not ready"),
     core.EngineError: ProblemType(503, "engine", "Engine unavailable"),
     core.OverloadedError: ProblemType(429, "overloaded", "Too many requests"),
     core.DeadlineError: ProblemType(504, "timeout", "Timed out"),

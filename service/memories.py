@@ -165,8 +165,8 @@ class Memories:
             MemoryNotFoundError: No memory has that id.
             StoreUnavailableError: The store cannot be reached.
         """
-        self._engine.forget(memory_id)
         await self._store.delete(memory_id)
+        self._engine.forget(memory_id)
 
     async def delete_page(self, memory_id: str, page_id: str) -> None:
         """Delete a page of a memory for good.

@@ -1,37 +1,120 @@
-"""Check that every model, the device and the store work."""
+"""Know at any moment which part of the service cannot do its work."""
 
 import asyncio
+import logging
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
 
-from gradmem_core.checkpoints.checkpoint import Checkpoint
-from gradmem_core.errors import OverloadedError
-from gradmem_core.reading.sampling import Sampling
-from gradmem_core.texts.documents import prepare_document, prepare_query
+from gradmem_core.errors import NotReadyError, StoreUnavailableError
 from service.engine import Engine
-from service.models import Models
+from service.log import log_failure
 from service.stores import Store
 
+PROBE_SECONDS = 5.0
+"Time between two probes of the store."
+RETRY_SECONDS = 1.0
+"Time between two probes while the store fails."
+ANSWER_SECONDS = 6.0
+"Longest time of a probe."
+FRESH_SECONDS = 1.0
+"Age up to which a probe that the store passed lets a WRITE begin."
+STALL_SECONDS = 60.0
+"Longest step on the device before the engine counts as stalled."
 
-async def check_readiness(
-    models: Models, engine: Engine, store: Store, *, timeout_seconds: float
-) -> None:
-    """Write and read a tiny memory of every model on the device, and ask the store.
+logger = logging.getLogger(__name__)
 
-    Raises:
-        OverloadedError: Device or store did not answer in time.
-        GradMemError: One of them does not work.
+
+class Readiness:
+    """The state of the store, which a probe in the background keeps, and of the engine.
+
+    Use it as `async with readiness:`, within which the store is open and the engine started.
+
+    Args:
+        engine: The engine.
+        store: The store of the memories.
     """
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            await asyncio.gather(store.ping(), *(_check_model(engine, m) for m in models.all()))
-    except TimeoutError as error:
-        raise OverloadedError(
-            f"no answer from device and store within {timeout_seconds:g} s"
-        ) from error
 
+    def __init__(self, engine: Engine, store: Store) -> None:
+        self._engine = engine
+        self._store = store
+        self._fault: StoreUnavailableError | None = None
+        self._probed_at = -FRESH_SECONDS
+        self._probe: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
 
-async def _check_model(engine: Engine, checkpoint: Checkpoint) -> None:
-    page = prepare_document(checkpoint, checkpoint.task.example_document, max_pages=1).pages[0]
-    (written,) = await engine.write_pages(checkpoint, [page.ids], 1)
-    query = prepare_query(checkpoint, checkpoint.task.example_query)
-    sampling = Sampling(max_new_tokens=1)
-    await engine.read_pages(checkpoint, written.memory[None], None, [query], [sampling])
+    def check(self) -> None:
+        """Check that every part works, from what is known: the answer takes no time.
+
+        Raises:
+            NotReadyError: A part does not work; the error names each such part.
+        """
+        faults = []
+        if not self._engine.alive:
+            faults.append("engine: its thread has ended; restart the service")
+        elif (seconds := self._engine.step_seconds) > STALL_SECONDS:
+            faults.append(f"engine: the device has been busy with one step for {seconds:.0f} s")
+        if self._fault is not None:
+            faults.append(f"store: {self._fault.message}")
+        if faults:
+            raise NotReadyError("; ".join(faults))
+
+    async def check_store(self) -> None:
+        """Check that the store takes memories, before work is spent on one.
+
+        Raises:
+            StoreUnavailableError: It does not.
+        """
+        age = time.monotonic() - self._probed_at
+        if self._fault is not None or age > FRESH_SECONDS:
+            await self._probe_once()
+        if self._fault is not None:
+            raise type(self._fault)(self._fault.message)
+
+    async def __aenter__(self) -> Self:
+        await self._probe_once()
+        self._keeper = asyncio.create_task(self._keep_probing())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for task in (self._keeper, self._probe):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    async def _keep_probing(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE_SECONDS if self._fault is None else RETRY_SECONDS)
+            await self._probe_once()
+
+    async def _probe_once(self) -> None:
+        """Probe the store; whoever asks meanwhile waits for the same probe."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._probe_store())
+        await asyncio.shield(self._probe)
+
+    async def _probe_store(self) -> None:
+        fault = await self._find_fault()
+        if (fault and fault.message) != (self._fault and self._fault.message):
+            logger.warning("store: %s", fault.message if fault else "works again")
+        self._fault, self._probed_at = fault, time.monotonic()
+
+    async def _find_fault(self) -> StoreUnavailableError | None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._store.probe()
+        except StoreUnavailableError as error:
+            return error
+        except TimeoutError:
+            return StoreUnavailableError(f"the store did not answer within {ANSWER_SECONDS:g} s")
+        except Exception as error:  # the probes have to go on
+            log_failure(logger, "the probe of the store", error)
+            return StoreUnavailableError("the store failed in an unforeseen way; see the log")
+        return None

@@ -39,7 +39,8 @@ def serve(settings: Settings) -> None:
     _warn_of_root()
     threads = leave_cores_to_the_engine(settings.threads)
     settings = settings.model_copy(update={"threads": threads})
-    asyncio.run(_try_store(create_store(settings.store_url)))
+    store = create_store(settings.store_url, allow_eviction=settings.allow_eviction)
+    asyncio.run(_try_store(store))
     asyncio.run(_try_address(settings.host, settings.port))
     lost = threading.Event()
 

@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     "CPU threads of the device, at most one for each core; torch's own choice by default."
     store_url: str = Field(default="sqlite:///gradmem.db", repr=False)
     "Store of the memories: `sqlite:///FILE`, `redis://...` or `rediss://...`."
+    allow_eviction: bool = False
+    "Start also with a Redis that drops memories when its memory is full (`maxmemory-policy`)."
     blob_dtype: BlobDtype = "int8"
     "Type in which the elements of a memory are stored."
     max_body_bytes: int = Field(default=2**20, ge=1024)
@@ -67,8 +69,6 @@ class Settings(BaseSettings):
     max_timeout_seconds: float = Field(default=600, gt=0, le=LONGEST_SECONDS)
     """Longest time that a request may take, and its time where it names none: a memory of 64 pages
     is minutes of work for two cores."""
-    ready_timeout_seconds: float = Field(default=30, gt=0, le=LONGEST_SECONDS)
-    "Longest time that `/readyz` waits for the device and the store."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     "Lowest severity that is logged."
 

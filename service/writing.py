@@ -18,6 +18,7 @@ from gradmem_core.writing.compression import MemoryPage, compress
 from service.engine import Engine, EngineWorker, StepMade
 from service.memories import Memories, Pages
 from service.models import Models
+from service.readiness import Readiness
 from service.schemas import StepEvent, WriteRequest, WriteResult
 
 EmitStep = Callable[[StepEvent], None]
@@ -30,15 +31,23 @@ class DocumentWriter:
         models: The served checkpoints.
         engine: The engine that does the work on the device.
         memories: The stored memories.
+        readiness: The state of the store.
         max_pages: Most pages of a memory.
     """
 
     def __init__(
-        self, models: Models, engine: Engine, memories: Memories, *, max_pages: int
+        self,
+        models: Models,
+        engine: Engine,
+        memories: Memories,
+        readiness: Readiness,
+        *,
+        max_pages: int,
     ) -> None:
         self._models = models
         self._engine = engine
         self._memories = memories
+        self._readiness = readiness
         self._max_pages = max_pages
 
     async def write(self, request: WriteRequest, emit: EmitStep | None = None) -> WriteResult:
@@ -60,6 +69,7 @@ class DocumentWriter:
             listener=None if emit is None else partial(_emit_step, emit),
         )
         document = await self._parse(checkpoint, request.document, existing)
+        await self._readiness.check_store()
         written = await compress(
             worker,
             checkpoint,

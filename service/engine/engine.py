@@ -132,6 +132,7 @@ class Engine:
         self._deleted: list[str] = []
         self._changed = threading.Condition()
         self._stopping = False
+        self._step_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="gradmem-device", daemon=True)
         self.on_failure: Callable[[], None] = lambda: None
         "Called on the device thread when it ends by itself: the device is lost."
@@ -140,6 +141,12 @@ class Engine:
     def alive(self) -> bool:
         """True while the device thread runs."""
         return self._thread.is_alive()
+
+    @property
+    def step_seconds(self) -> float:
+        """Time that the step on the device has taken so far; 0 between steps."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
 
     def start(self) -> None:
         """Start the device thread."""
@@ -317,7 +324,9 @@ class Engine:
         lost = True
         try:
             while self._take_arrivals():
+                self._step_began = time.monotonic()
                 self._scheduler.turn()
+                self._step_began = None
             lost = False
         except Exception as error:
             log_failure(logger, "the device", error)

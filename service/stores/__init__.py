@@ -7,11 +7,12 @@ from service.stores.sqlite import SqliteStore, parse_path
 __all__ = ["MemoryExistsError", "Store", "StoredMemory", "create_store", "new_memory_id"]
 
 
-def create_store(url: str) -> Store:
+def create_store(url: str, *, allow_eviction: bool = False) -> Store:
     """Return the store that a URL names, not yet opened.
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://...` or `rediss://...`.
+        allow_eviction: Use also a Redis that may drop memories when its memory is full.
 
     Raises:
         ValueError: The URL names no store. The message repeats no part of it, since URLs hold
@@ -21,6 +22,6 @@ def create_store(url: str) -> Store:
         case "sqlite":
             return SqliteStore(parse_path(url))
         case "redis" | "rediss":
-            return RedisStore(url)
+            return RedisStore(url, allow_eviction=allow_eviction)
         case _:
             raise ValueError("a store URL begins with sqlite:///, redis:// or rediss://")

@@ -7,14 +7,15 @@ A record is one byte string, so that any store can publish it in one operation:
 with big-endian numbers. The JSON holds every field of the memory except the blob.
 """
 
+import asyncio
 import json
 import re
 import secrets
 import struct
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -27,6 +28,13 @@ PREFIX = struct.Struct(">4sI")
 SIZE = struct.Struct(">I")
 MEMORY_ID = re.compile(r"[0-9a-f]{32}")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+PROBE_LIFETIME = timedelta(seconds=60)
+"Time after which a probe's memory expires where the probe could not delete it."
+WITHDRAWAL_PAUSE_SECONDS = 1.0
+"Pause between attempts to delete what an unfinished `put` may have left."
+CLOSE_SECONDS = 2.0
+"Longest time of the last such attempt, which `close` makes."
 
 
 def new_memory_id() -> str:
@@ -71,6 +79,15 @@ class Store(ABC):
     StoreUnavailableError; the next one tries afresh. A store belongs to one event loop.
     """
 
+    def __init__(self) -> None:
+        self._unfinished: set[str] = set()
+        self._withdrawal: asyncio.Task[None] | None = None
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """True between `open` and `close`."""
+
     @abstractmethod
     async def open(self) -> None:
         """Prepare the store for use.
@@ -79,14 +96,28 @@ class Store(ABC):
             StoreUnavailableError: The store cannot be used now; `open` may be called again.
         """
 
-    @abstractmethod
     async def put(self, memory: StoredMemory) -> None:
         """Publish a new memory, whole or not at all.
 
+        Nobody knows the id of a memory whose `put` failed or was cancelled, so nobody could ever
+        delete it. Whatever such a `put` may have stored is deleted as soon as the store answers.
+
         Raises:
             MemoryExistsError: The id is taken; the stored memory stays as it was.
+            StoreFullError: There is no room for the memory.
             StoreUnavailableError: See the class.
         """
+        try:
+            await self._publish(memory)
+        except MemoryExistsError:
+            raise
+        except BaseException:
+            self._withdraw(memory.memory_id)
+            raise
+
+    @abstractmethod
+    async def _publish(self, memory: StoredMemory) -> None:
+        """Publish a new memory; see `put`."""
 
     @abstractmethod
     async def get(self, memory_id: str) -> StoredMemory:
@@ -111,29 +142,73 @@ class Store(ABC):
 
         Raises:
             MemoryNotFoundError: No memory has that id, or it has expired.
+            StoreFullError: There is no room for the new memory.
             StoreUnavailableError: See the class.
         """
 
     @abstractmethod
     async def delete(self, memory_id: str) -> None:
-        """Delete a memory for good.
+        """Delete a memory for good; a full store does that too.
 
         Raises:
             MemoryNotFoundError: No memory has that id, or it has expired.
             StoreUnavailableError: See the class.
         """
 
-    @abstractmethod
-    async def ping(self) -> None:
-        """Check that the store answers.
+    async def probe(self) -> None:
+        """Store, fetch and delete a tiny memory, as requests do.
 
         Raises:
-            StoreUnavailableError: The store does not answer.
+            StoreUnavailableError: The store does not do that now; the error says why.
         """
+        memory = probe_memory()
+        await self.put(memory)
+        await self.get(memory.memory_id)
+        await self.delete(memory.memory_id)
 
     @abstractmethod
+    async def purge(self) -> None:
+        """Remove the bytes of deleted memories from the files of the store.
+
+        Raises:
+            StoreUnavailableError: See the class.
+        """
+
     async def close(self) -> None:
         """Release connections and threads; a store that is not open stays closed."""
+        if self._withdrawal is not None:
+            self._withdrawal.cancel()
+            self._withdrawal = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._try_to_withdraw()
+        await self._release()
+
+    @abstractmethod
+    async def _release(self) -> None:
+        """Release connections and threads; see `close`."""
+
+    def _withdraw(self, memory_id: str) -> None:
+        """Delete what an unfinished `put` may have stored, in the background."""
+        if not self.is_open:
+            return
+        self._unfinished.add(memory_id)
+        if self._withdrawal is None or self._withdrawal.done():
+            self._withdrawal = asyncio.create_task(self._keep_withdrawing())
+
+    async def _keep_withdrawing(self) -> None:
+        await self._try_to_withdraw()
+        while self._unfinished:
+            await asyncio.sleep(WITHDRAWAL_PAUSE_SECONDS)
+            await self._try_to_withdraw()
+
+    async def _try_to_withdraw(self) -> None:
+        with suppress(StoreUnavailableError):
+            while self._unfinished:
+                memory_id = next(iter(self._unfinished))
+                with suppress(MemoryNotFoundError):
+                    await self.delete(memory_id)
+                self._unfinished.discard(memory_id)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -148,20 +223,36 @@ class Store(ABC):
         await self.close()
 
 
-@contextmanager
-def translate_errors(store: str, foreign: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn a library's errors into StoreUnavailableError.
+def probe_memory() -> StoredMemory:
+    """Return a tiny memory with which a store is tried."""
+    now = datetime.now(UTC)
+    return StoredMemory(
+        memory_id=new_memory_id(),
+        model="probe",
+        blob=b"",
+        metadata={},
+        created_at=now,
+        expires_at=now + PROBE_LIFETIME,
+    )
 
-    The message names only the store: the cause, chained to the error, may hold paths or addresses.
-    The log gets the class of the cause.
+
+@contextmanager
+def translate_errors(
+    foreign: tuple[type[Exception], ...], explain: Callable[[Exception], StoreUnavailableError]
+) -> Iterator[None]:
+    """Turn a library's errors into errors that say what is wrong with the store.
+
+    The library's own words stay out: they may hold paths, addresses or user names. The log gets the
+    class of the cause.
+
+    Args:
+        foreign: Errors of the library.
+        explain: Returns the error that explains one of them.
     """
     try:
         yield
     except foreign as exc:
-        raise StoreUnavailableError(
-            f"the {store} store cannot be reached or refused the operation; try again, and ask the"
-            " operator if it persists"
-        ) from exc
+        raise explain(exc) from exc
 
 
 def not_open(store: str) -> StoreUnavailableError:
@@ -172,6 +263,16 @@ def not_open(store: str) -> StoreUnavailableError:
 def not_found() -> MemoryNotFoundError:
     """Return the error for an id without a memory; it does not repeat the id, which is a secret."""
     return MemoryNotFoundError("no memory has this id, or it has expired")
+
+
+def refuse_expired(memory: StoredMemory) -> None:
+    """Refuse a memory that has expired by its own record, whatever the store made of it.
+
+    Raises:
+        MemoryNotFoundError: It has expired.
+    """
+    if memory.expires_at is not None and memory.expires_at <= datetime.now(UTC):
+        raise not_found()
 
 
 def check_memory_id(memory_id: str) -> None:

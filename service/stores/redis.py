@@ -1,20 +1,17 @@
 """A store in Redis (6.2 or later), which several services can share."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff, NoBackoff
-from redis.exceptions import (
-    ChildDeadlockedError,
-    IncorrectPolicyType,
-    RedisClusterException,
-    RedisError,
-)
+from redis.exceptions import ResponseError, WatchError
 
+from gradmem_core.errors import StoreFullError, StoreUnavailableError
 from service.stores.base import (
     MemoryExistsError,
     Store,
@@ -23,21 +20,16 @@ from service.stores.base import (
     not_found,
     not_open,
     pack,
+    probe_memory,
+    refuse_expired,
     to_microseconds,
     translate_errors,
     unpack,
 )
+from service.stores.redis_errors import FOREIGN_ERRORS, explain
 
 T = TypeVar("T")
 
-# redis-py's own tree has four roots; OSError covers sockets and asyncio's timeout.
-FOREIGN_ERRORS = (
-    RedisError,
-    RedisClusterException,
-    ChildDeadlockedError,
-    IncorrectPolicyType,
-    OSError,
-)
 KEY_PREFIX = "gradmem:memory:"
 
 DEADLINE_SECONDS = 5.0
@@ -46,55 +38,74 @@ SOCKET_SECONDS = 2.0
 "Longest time to connect, to send, and to receive a reply."
 RETRY_PAUSE_SECONDS = 0.05
 "Pause between the two attempts of a read."
-REPLACE = """
-local current = redis.call("GET", KEYS[1])
-if not current then return false end
-if current ~= ARGV[1] then return 0 end
-redis.call("SET", KEYS[1], ARGV[2], "KEEPTTL")
-return 1
-"""
-"Compares and sets in one operation of the server; returns nil (missing), 0 (changed) or 1."
+PROVISIONAL_SECONDS = 60
+"Time after which Redis drops a memory whose `put` was not completed."
 MAX_CONNECTIONS = 16
 "Connections in the pool; further operations wait for one, within their deadline."
+NO_EVICTION = "noeviction"
+"The only eviction policy that never drops memories."
+
+logger = logging.getLogger(__name__)
 
 
 class RedisStore(Store):
     """A store that keeps each memory under one key, which Redis itself removes when it expires.
 
-    Reads are retried once. Changes are sent only once: a retry after a lost reply would meet the
-    effect of the first attempt and report that the memory exists, changed or is missing.
+    Commands that can be repeated are retried once. Others are sent only once: a retry after a lost
+    reply would meet the effect of the first attempt, and report that the memory exists, changed or
+    is missing.
+
+    A new memory is stored with a short expiry first and gets its own expiry, or none, once Redis
+    has confirmed it: one whose confirmation is lost does not stay.
 
     Args:
         url: `redis://` or `rediss://` (TLS), as redis-py reads it.
+        allow_eviction: Open also where Redis may drop memories when its memory is full.
 
     Raises:
         ValueError: The URL cannot be used. The message repeats no part of it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, allow_eviction: bool = False) -> None:
+        super().__init__()
         _connect(url)  # to refuse a bad URL now
         self._url = url
+        self._allow_eviction = allow_eviction
         self._redis: Redis | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """See `Store.is_open`."""
+        return self._redis is not None
+
     async def open(self) -> None:
-        """See `Store.open`."""
+        """See `Store.open`.
+
+        Raises:
+            StoreUnavailableError: See `Store.open`; also if Redis may drop memories, or if it does
+                not permit one of the store's commands.
+        """
         self._redis = _connect(self._url)
         try:
-            await self.ping()
+            await self._retry(lambda redis: redis.ping())
+            await self._check_eviction()
+            await self._rehearse()
         except BaseException:
             await self.close()
             raise
 
-    async def put(self, memory: StoredMemory) -> None:
+    async def _publish(self, memory: StoredMemory) -> None:
         """See `Store.put`."""
-        # Rounded down, so that a memory never outlives its time.
-        expires_at = (
-            None if memory.expires_at is None else to_microseconds(memory.expires_at) // 1000
-        )
         key, record = KEY_PREFIX + memory.memory_id, pack(memory)
-        created = await self._run(lambda redis: redis.set(key, record, nx=True, pxat=expires_at))
+        created = await self._run(
+            lambda redis: redis.set(key, record, nx=True, ex=PROVISIONAL_SECONDS)
+        )
         if not created:
             raise MemoryExistsError("a memory of this id exists")
+        if not await self._retry(lambda redis: _set_expiry(redis, key, memory.expires_at)):
+            raise StoreUnavailableError(
+                "the Redis store dropped the memory before it was complete; try again"
+            )
 
     async def get(self, memory_id: str) -> StoredMemory:
         """See `Store.get`."""
@@ -103,35 +114,65 @@ class RedisStore(Store):
         if record is None:
             raise not_found()
         memory = unpack(memory_id, record)
-        # The clock of the server may be behind ours.
-        if memory.expires_at is not None and memory.expires_at <= datetime.now(UTC):
-            raise not_found()
+        refuse_expired(memory)  # the clock of the server may be behind ours
         return memory
 
     async def replace(self, old: StoredMemory, new: StoredMemory) -> bool:
         """See `Store.replace`."""
+        refuse_expired(old)
         key = KEY_PREFIX + old.memory_id
-        outcome = await self._run(lambda redis: redis.eval(REPLACE, 1, key, pack(old), pack(new)))
+        outcome = await self._run(lambda redis: _exchange(redis, key, pack(old), pack(new)))
         if outcome is None:
             raise not_found()
-        return bool(outcome)
+        return outcome
 
     async def delete(self, memory_id: str) -> None:
-        """See `Store.delete`."""
+        """See `Store.delete`; the bytes stay in Redis' files until it rewrites them (`purge`)."""
         check_memory_id(memory_id)
         if not await self._run(lambda redis: redis.delete(KEY_PREFIX + memory_id)):
             raise not_found()
 
-    async def ping(self) -> None:
-        """See `Store.ping`."""
-        await self._retry(lambda redis: redis.ping())
+    async def purge(self) -> None:
+        """See `Store.purge`: start a rewrite of the append-only file, which Redis does by itself.
 
-    async def close(self) -> None:
+        Raises:
+            StoreUnavailableError: See `Store`; also if Redis rewrites or saves just now.
+        """
+        await self._run(lambda redis: redis.bgrewriteaof())
+
+    async def _release(self) -> None:
         """See `Store.close`."""
         redis, self._redis = self._redis, None
         if redis is not None:
-            with translate_errors("Redis", FOREIGN_ERRORS):
+            with translate_errors(FOREIGN_ERRORS, explain):
                 await redis.aclose()
+
+    async def _check_eviction(self) -> None:
+        """Refuse a Redis that may drop memories.
+
+        Raises:
+            StoreUnavailableError: Its eviction policy is another than `noeviction`.
+        """
+        policy = await self._retry(_fetch_eviction_policy)
+        if policy is None:
+            logger.warning("Redis does not permit +info: its eviction policy cannot be checked")
+        elif policy != NO_EVICTION and not self._allow_eviction:
+            raise StoreUnavailableError(
+                f"the Redis store has maxmemory-policy {policy}, which drops memories when its"
+                f" memory is full; set it to {NO_EVICTION}, or allow that with"
+                " GRADMEM_ALLOW_EVICTION=true"
+            )
+
+    async def _rehearse(self) -> None:
+        """Carry out every operation once, so that a missing permission shows at the start."""
+        memory = probe_memory()
+        try:
+            await self.put(memory)
+            await self.replace(memory, memory)
+            await self.get(memory.memory_id)
+            await self.delete(memory.memory_id)
+        except StoreFullError as error:  # memories can still be read and deleted
+            logger.warning("%s", error)
 
     async def _retry(self, command: Callable[[Redis], Awaitable[T]]) -> T:
         retry = Retry(ConstantBackoff(RETRY_PAUSE_SECONDS), retries=1)
@@ -140,9 +181,47 @@ class RedisStore(Store):
     async def _run(self, command: Callable[[Redis], Awaitable[T]]) -> T:
         if self._redis is None:
             raise not_open("Redis")
-        with translate_errors("Redis", FOREIGN_ERRORS):
+        with translate_errors(FOREIGN_ERRORS, explain):
             async with asyncio.timeout(DEADLINE_SECONDS):
                 return await command(self._redis)
+
+
+async def _set_expiry(redis: Redis, key: str, expires_at: datetime | None) -> bool:
+    """Give a stored memory its own expiry; return False where it is gone. May be repeated."""
+    if expires_at is None:
+        return bool(await redis.persist(key) or await redis.exists(key))
+    # Rounded down, so that a memory never outlives its time.
+    return bool(await redis.pexpireat(key, to_microseconds(expires_at) // 1000))
+
+
+async def _exchange(redis: Redis, key: str, old: bytes, new: bytes) -> bool | None:
+    """Replace a value unless it is another; None where there is none.
+
+    A transaction in place of a script: some users may not run scripts.
+    """
+    async with redis.pipeline() as pipeline:
+        await pipeline.watch(key)
+        current = await pipeline.get(key)
+        if current is None:
+            return None
+        if current != old:
+            return False
+        pipeline.multi()  # type: ignore[no-untyped-call]
+        pipeline.set(key, new, keepttl=True)
+        try:
+            await pipeline.execute()
+        except WatchError:
+            return False
+        return True
+
+
+async def _fetch_eviction_policy(redis: Redis) -> str | None:
+    """Return the policy; None where Redis does not tell."""
+    try:
+        memory = await redis.info("memory")
+    except ResponseError:
+        return None
+    return memory.get("maxmemory_policy")
 
 
 async def _ignore(_error: Exception) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from gradmem_core.errors import StoreUnavailableError
+from gradmem_core.errors import StoreFullError, StoreUnavailableError
 from service.stores.base import (
     MemoryExistsError,
     Store,
@@ -19,17 +20,20 @@ from service.stores.base import (
     not_found,
     not_open,
     pack,
+    refuse_expired,
     to_microseconds,
     translate_errors,
     unpack,
 )
+from service.stores.sqlite_errors import FOREIGN_ERRORS, explain
+from service.stores.sqlite_files import SqliteFiles
 
 T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], T]
 
-FOREIGN_ERRORS = (sqlite3.Error, sqlite3.Warning, OSError)
 SCHEME = "sqlite:///"
 
-# journal_mode: readers and the writer of another process do not wait for each other.
+# journal_mode: readers and writers do not wait for each other.
 # secure_delete: a deleted memory is overwritten with zeros.
 SETUP = """
 PRAGMA journal_mode = WAL;
@@ -42,6 +46,10 @@ CREATE TABLE IF NOT EXISTS memories (
 CREATE INDEX IF NOT EXISTS memories_expires_at ON memories (expires_at);
 """
 ALIVE = "(expires_at IS NULL OR expires_at > ?)"
+CHECK_SECONDS = 5.0
+"Longest time of the integrity check at the start; a large file is checked in part."
+PROGRESS_INSTRUCTIONS = 10_000
+"Instructions of SQLite's machine between two looks at the clock."
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +69,9 @@ def parse_path(url: str) -> Path:
 class SqliteStore(Store):
     """A store in a SQLite file that only its owner can read.
 
-    One thread owns the connection, so operations run one after the other, and a slow disk holds
-    up neither the event loop nor the threads of others.
+    One connection writes and another reads, each in a thread of its own. So writes run one after
+    the other, reads do not wait for writes that a lock or a slow disk holds up, and nothing holds
+    up the event loop.
 
     Args:
         path: The file; it is created if its folder exists.
@@ -73,89 +82,130 @@ class SqliteStore(Store):
     def __init__(
         self, path: Path, *, busy_seconds: float = 2.0, sweep_seconds: float = 60.0
     ) -> None:
-        self._path = path
+        super().__init__()
+        self._files = SqliteFiles(path)
         self._busy_seconds = busy_seconds
         self._sweep_seconds = sweep_seconds
-        self._thread: ThreadPoolExecutor | None = None
-        self._connection: sqlite3.Connection | None = None
+        self._writer = _Connection("sqlite-writer")
+        self._reader = _Connection("sqlite-reader")
         self._sweeper: asyncio.Task[None] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """See `Store.is_open`."""
+        return self._reader.is_open
+
     async def open(self) -> None:
-        """See `Store.open`; memories that expired while the store was closed are removed."""
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-store")
+        """See `Store.open`; memories that expired while the store was closed are removed.
+
+        Raises:
+            StoreUnavailableError: See `Store.open`; also if the file is damaged.
+        """
         try:
-            await self._in_thread(self._connect)
-            await self._run(_remove_expired)
+            await self._writer.open(self._connect)
+            await self._writer.run(self._set_up)
+            await self._writer.run(self._sweep)
+            self._files.remember()
+            await self._reader.open(self._connect)
         except BaseException:
             await self.close()
             raise
-        self._sweeper = asyncio.create_task(self._sweep())
+        self._sweeper = asyncio.create_task(self._keep_sweeping())
 
-    async def put(self, memory: StoredMemory) -> None:
+    async def _publish(self, memory: StoredMemory) -> None:
         """See `Store.put`; expired memories are removed on the way."""
-        await self._run(lambda connection: _insert(connection, memory))
+        await self._write(lambda connection: _insert(connection, memory))
 
     async def get(self, memory_id: str) -> StoredMemory:
         """See `Store.get`."""
         check_memory_id(memory_id)
-        record = await self._run(lambda connection: _select(connection, memory_id))
-        return unpack(memory_id, record)
+        record = await self._reader.run(lambda connection: _select(connection, memory_id))
+        memory = unpack(memory_id, record)
+        refuse_expired(memory)  # the column may have been changed or damaged
+        return memory
 
     async def replace(self, old: StoredMemory, new: StoredMemory) -> bool:
         """See `Store.replace`; no copy of the old bytes stays in the files."""
-        return await self._run(lambda connection: _update(connection, old, new))
+        refuse_expired(old)
+        return await self._write(lambda connection: _update(connection, old, new))
 
     async def delete(self, memory_id: str) -> None:
-        """See `Store.delete`; no copy of the bytes stays in the files."""
+        """See `Store.delete`; no copy of the bytes stays in the files.
+
+        While another process reads the file, the bytes stay in the write-ahead log: the next sweep
+        after that removes them.
+        """
         check_memory_id(memory_id)
-        await self._run(lambda connection: _delete(connection, memory_id))
+        await self._write(
+            lambda connection: self._with_reserve(lambda: _delete(connection, memory_id))
+        )
 
-    async def ping(self) -> None:
-        """See `Store.ping`; the file must be open to writes."""
-        await self._run(_try_to_write)
+    async def purge(self) -> None:
+        """See `Store.purge`.
 
-    async def close(self) -> None:
+        Raises:
+            StoreUnavailableError: See `Store`; also while another process reads the file.
+        """
+        if not await self._write(self._sweep):
+            raise StoreUnavailableError(
+                "another process reads the SQLite file, so deleted memories stay in its"
+                " write-ahead log (-wal); try again when that process is done"
+            )
+
+    async def _release(self) -> None:
         """See `Store.close`."""
         await self._stop_sweeper()
-        if self._thread is not None:
-            try:
-                await self._in_thread(self._disconnect)
-            finally:
-                self._thread.shutdown()
-                self._thread = None
+        try:
+            await self._reader.close()
+        finally:
+            await self._writer.close()
 
-    async def _run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        connection = self._connection
-        if connection is None:
-            raise not_open("SQLite")
-        return await self._in_thread(lambda: operation(connection))
+    async def _write(self, operation: Operation[T]) -> T:
+        """Run an operation that changes the file, and make sure that it reached the file."""
 
-    async def _in_thread(self, operation: Callable[[], T]) -> T:
-        with translate_errors("SQLite", FOREIGN_ERRORS):
-            return await asyncio.get_running_loop().run_in_executor(self._thread, operation)
+        def write(connection: sqlite3.Connection) -> T:
+            result = operation(connection)
+            self._files.check_linked()
+            return result
 
-    def _connect(self) -> None:
-        self._path.touch(mode=0o600)  # SQLite gives its side files the mode of the main one
-        if self._path.stat().st_mode & 0o077:
-            self._path.chmod(0o600)
+        return await self._writer.run(write)
+
+    def _connect(self) -> sqlite3.Connection:
+        self._files.create()
         # Without an isolation level each statement is its own transaction.
-        self._connection = sqlite3.connect(
-            self._path, timeout=self._busy_seconds, isolation_level=None
-        )
-        self._connection.executescript(SETUP)
+        return sqlite3.connect(self._files.path, timeout=self._busy_seconds, isolation_level=None)
 
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        self._with_reserve(lambda: connection.executescript(SETUP))
+        _check_integrity(connection)
 
-    async def _sweep(self) -> None:
+    def _sweep(self, connection: sqlite3.Connection) -> bool:
+        """Remove expired memories, and the bytes of deleted ones; return False if some stay."""
+        self._with_reserve(lambda: _remove_expired(connection))
+        emptied = _truncate_log(connection)
+        self._files.take_reserve()
+        return emptied
+
+    def _with_reserve(self, operation: Callable[[], T]) -> T:
+        """Run an operation that makes room; on a full disk again, with the reserve's space."""
+        try:
+            return operation()
+        except sqlite3.Error as error:
+            if not isinstance(explain(error), StoreFullError):
+                raise
+        self._files.give_up_reserve()
+        try:
+            return operation()
+        finally:
+            self._files.take_reserve()
+
+    async def _keep_sweeping(self) -> None:
         while True:
             await asyncio.sleep(self._sweep_seconds)
             try:
-                await self._run(_remove_expired)
-            except StoreUnavailableError:
-                logger.warning("expired memories could not be removed", exc_info=True)
+                await self.purge()
+            except StoreUnavailableError as error:
+                logger.warning("expired or deleted memories could not be removed: %s", error)
 
     async def _stop_sweeper(self) -> None:
         if self._sweeper is not None:
@@ -165,8 +215,68 @@ class SqliteStore(Store):
             self._sweeper = None
 
 
+class _Connection:
+    """A connection and the thread that owns it; operations run one after the other."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread: ThreadPoolExecutor | None = None
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    async def open(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=self._name)
+        self._connection = await self._call(connect)
+
+    async def run(self, operation: Operation[T]) -> T:
+        connection = self._connection
+        if connection is None:
+            raise not_open("SQLite")
+        return await self._call(lambda: operation(connection))
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if self._thread is not None:
+            try:
+                if connection is not None:
+                    await self._call(connection.close)
+            finally:
+                self._thread.shutdown()
+                self._thread = None
+
+    async def _call(self, operation: Callable[[], T]) -> T:
+        with translate_errors(FOREIGN_ERRORS, explain):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, operation)
+
+
 def _now() -> int:
     return to_microseconds(datetime.now(UTC))
+
+
+def _check_integrity(connection: sqlite3.Connection) -> None:
+    """Refuse a damaged file, as far as a check finds the damage in time.
+
+    Raises:
+        sqlite3.DatabaseError: The file is damaged.
+    """
+    end = time.monotonic() + CHECK_SECONDS
+    connection.set_progress_handler(lambda: time.monotonic() > end, PROGRESS_INSTRUCTIONS)
+    try:
+        (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        logger.info("the SQLite file is large: only a part of it was checked for damage")
+        return
+    finally:
+        connection.set_progress_handler(None, 0)
+    if finding != "ok":
+        damaged = sqlite3.DatabaseError("quick_check")
+        damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise damaged
 
 
 def _insert(connection: sqlite3.Connection, memory: StoredMemory) -> None:
@@ -218,11 +328,7 @@ def _remove_expired(connection: sqlite3.Connection) -> None:
         _truncate_log(connection)
 
 
-def _truncate_log(connection: sqlite3.Connection) -> None:
-    # Deleted rows stay in the write-ahead log until it is merged into the main file and truncated.
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-
-
-def _try_to_write(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("ROLLBACK")
+def _truncate_log(connection: sqlite3.Connection) -> bool:
+    """Empty the write-ahead log, in which deleted rows stay until then; False while it is read."""
+    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -115,6 +116,15 @@ def running(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(timeout=30)
+
+
+def await_readiness(http: httpx.Client, status: int) -> httpx.Response:
+    """Return the answer of `/readyz` as soon as it has that status."""
+    deadline = time.monotonic() + 30
+    while (response := http.get("/readyz")).status_code != status:
+        assert time.monotonic() < deadline, response.text
+        time.sleep(0.02)
+    return response
 
 
 @pytest.fixture(scope="session")

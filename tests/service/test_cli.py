@@ -233,7 +233,6 @@ def test_unknown_settings_are_refused_with_the_nearest_known_one(
     [
         ("GRADMEM_THREADS", "100000"),
         ("GRADMEM_MAX_TIMEOUT_SECONDS", "inf"),
-        ("GRADMEM_READY_TIMEOUT_SECONDS", "1e300"),
     ],
 )
 def test_settings_beyond_what_the_machine_can_do_are_refused(

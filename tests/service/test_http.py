@@ -22,12 +22,12 @@ from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.writing.descent import write as core_write
 from service.app import create_app
 from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
+from service.memories import Memories
 from service.models import Models
 from service.settings import Settings
-from service.stores.sqlite import SqliteStore
 from service.telemetry import Telemetry
 from tests.redis_server import RedisServer
-from tests.service.conftest import Serving, save_tiny
+from tests.service.conftest import Serving, await_readiness, save_tiny
 
 DOCUMENT = "!aB:7x!!kk:Q3!!0z:mN!|"
 QUERIES = ["?!aB:", "?!kk:", "?!0z:"]
@@ -294,10 +294,10 @@ def test_a_response_names_only_the_first_invalid_fields(http: httpx.Client) -> N
 def test_an_unforeseen_error_is_answered_without_its_text(
     http: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def put(*_: object) -> None:
+    async def add(*_: object, **__: object) -> None:
         raise ValueError(SECRET)
 
-    monkeypatch.setattr(SqliteStore, "put", put)
+    monkeypatch.setattr(Memories, "add", add)
     problem(http.post("/write", json={"document": DOCUMENT}), 500, "internal")
     assert "failed with ValueError" in caplog.text
     assert SECRET not in caplog.text
@@ -370,11 +370,11 @@ def test_the_service_recovers_with_its_redis(
         response = http.post("/write", json={"document": DOCUMENT})
         problem(response, 503, "store-unavailable")
         assert response.headers["retry-after"]
-        problem(http.get("/readyz"), 503, "store-unavailable")
+        problem(await_readiness(http, 503), 503, "not-ready")
         assert http.get("/livez").status_code == 200
         own_redis.start()
         assert http.post("/write", json={"document": DOCUMENT}).status_code == 201
-        assert http.get("/readyz").status_code == 200
+        assert await_readiness(http, 200).json() == {"status": "ok"}
 
 
 def test_the_log_holds_no_text_and_no_memory_id(

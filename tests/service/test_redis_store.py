@@ -1,18 +1,19 @@
 """The Redis store beyond the behaviour of every store: its own expiry, outages, recovery."""
 
 import asyncio
-import signal
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 import redis.exceptions
 
-from gradmem_core.errors import StoreUnavailableError
+from gradmem_core.errors import StoreFullError, StoreUnavailableError
 from service.stores import Store, StoredMemory, create_store, new_memory_id
 from service.stores import redis as redis_store
 from service.stores.redis import KEY_PREFIX
-from tests.redis_server import RedisServer
+from service.stores.redis_errors import COMMANDS
+from tests.redis_server import RedisServer, free_port
 from tests.service.stored import a_memory, soon
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +54,7 @@ async def test_a_replaced_memory_keeps_its_expiry(redis_server: str) -> None:
 async def test_the_store_recovers_from_an_outage(own_redis: RedisServer) -> None:
     async with create_store(own_redis.url) as store:
         memory = a_memory()
-        await asyncio.gather(*(store.ping() for _ in range(5)), store.put(memory))
+        await asyncio.gather(*(store.probe() for _ in range(5)), store.put(memory))
         own_redis.stop()
         await expect_quick_errors(store, memory)
         own_redis.start()
@@ -76,10 +77,9 @@ async def test_a_redis_that_hangs_is_unavailable(own_redis: RedisServer) -> None
     async with create_store(own_redis.url) as store:
         memory = a_memory()
         await store.put(memory)
-        assert own_redis.process is not None
-        own_redis.process.send_signal(signal.SIGSTOP)
+        own_redis.pause()
         await expect_quick_errors(store, memory)
-        own_redis.process.send_signal(signal.SIGCONT)
+        own_redis.go_on()
         assert await store.get(memory.memory_id) == memory
 
 
@@ -89,7 +89,7 @@ async def expect_quick_errors(store: Store, memory: StoredMemory) -> None:
         store.get(memory.memory_id),
         store.delete(new_memory_id()),
         store.replace(memory, memory),
-        store.ping(),
+        store.probe(),
     )
     started = time.monotonic()
     outcomes = await asyncio.gather(*operations, return_exceptions=True)
@@ -104,25 +104,78 @@ async def test_a_store_without_its_redis_does_not_open(own_redis: RedisServer) -
         await store.open()
     own_redis.start()
     async with store:
-        await store.ping()
+        await store.probe()
 
 
-async def test_a_wrong_password_is_unavailable_and_not_repeated(redis_server: str) -> None:
-    url = redis_server.replace("redis://", "redis://me:hunter2@")
-    with pytest.raises(StoreUnavailableError) as caught:
+@pytest.mark.usefixtures("impatient")
+async def test_what_an_unfinished_put_stored_does_not_stay(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "PROVISIONAL_SECONDS", 3)
+    acknowledged: set[bytes] = set()
+
+    async def put(memory: StoredMemory) -> None:
+        with suppress(StoreUnavailableError):
+            await store.put(memory)
+            acknowledged.add(f"{KEY_PREFIX}{memory.memory_id}".encode())
+
+    async with (
+        create_store(own_redis.url) as store,
+        redis.asyncio.Redis.from_url(own_redis.url) as client,
+    ):
+        for pause in (0.0, 0.001, 0.002, 0.004, 0.008):
+            puts = [asyncio.create_task(put(a_memory())) for _ in range(10)]
+            await asyncio.sleep(pause)
+            own_redis.pause()
+            await asyncio.gather(*puts)
+            own_redis.go_on()
+        assert len(acknowledged) < 50
+        async with asyncio.timeout(20):
+            while set(await client.keys("*")) != acknowledged:
+                await asyncio.sleep(0.05)
+
+
+# Causes
+
+
+async def expect_not_to_open(url: str, cause: str) -> None:
+    with pytest.raises(StoreUnavailableError, match=cause) as caught:
         await create_store(url).open()
     assert "hunter2" not in f"{caught.value} {caught.value.__cause__}"
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_tls_to_a_server_without_tls_is_unavailable(redis_server: str) -> None:
-    started = time.monotonic()
-    with pytest.raises(StoreUnavailableError):
-        await create_store(redis_server.replace("redis://", "rediss://")).open()
-    assert time.monotonic() - started < redis_store.DEADLINE_SECONDS + 1
+async def test_a_wrong_password_is_named_and_not_repeated(redis_server: str) -> None:
+    await expect_not_to_open(redis_server.replace("redis://", "redis://me:hunter2@"), "password")
 
 
-async def test_a_full_redis_is_unavailable(own_redis: RedisServer) -> None:
+async def test_tls_to_a_server_without_tls_is_named(
+    redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "SOCKET_SECONDS", 0.2)
+    await expect_not_to_open(redis_server.replace("redis://", "rediss://"), "TLS")
+
+
+async def test_a_missing_database_is_named(redis_server: str) -> None:
+    await expect_not_to_open(redis_server.removesuffix("/0") + "/99", "no database of the number")
+
+
+async def test_a_port_where_nothing_listens_is_named() -> None:
+    await expect_not_to_open(f"redis://127.0.0.1:{free_port()}", "nothing listens")
+
+
+async def test_an_unknown_host_is_named() -> None:
+    await expect_not_to_open("redis://no-such-host.invalid", "host name")
+
+
+async def test_an_eviction_policy_that_drops_memories_is_refused(own_redis: RedisServer) -> None:
+    async with redis.asyncio.Redis.from_url(own_redis.url) as client:
+        await client.config_set("maxmemory-policy", "allkeys-lru")
+    await expect_not_to_open(own_redis.url, "maxmemory-policy allkeys-lru")
+    async with create_store(own_redis.url, allow_eviction=True) as store:
+        await store.probe()
+
+
+async def test_a_full_redis_has_no_room_but_reads_and_deletes(own_redis: RedisServer) -> None:
     async with (
         create_store(own_redis.url) as store,
         redis.asyncio.Redis.from_url(own_redis.url) as client,
@@ -130,7 +183,65 @@ async def test_a_full_redis_is_unavailable(own_redis: RedisServer) -> None:
         old = a_memory()
         await store.put(old)
         await client.config_set("maxmemory", "1")
-        for operation in (store.put(a_memory()), store.replace(old, replace(old, blob=b"new"))):
-            with pytest.raises(StoreUnavailableError):
+        for operation in (
+            store.put(a_memory()),
+            store.replace(old, replace(old, blob=b"new")),
+            store.probe(),
+        ):
+            with pytest.raises(StoreFullError, match="maxmemory"):
                 await operation
         assert await store.get(old.memory_id) == old
+        await store.delete(old.memory_id)
+    async with create_store(own_redis.url):  # a full Redis keeps no service from starting
+        pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [
+        ({"replicaof": "127.0.0.1 1", "replica-serve-stale-data": "yes"}, "read-only replica"),
+        ({"min-replicas-to-write": "1"}, "too few replicas"),
+    ],
+)
+async def test_a_redis_that_refuses_writes_says_why(
+    own_redis: RedisServer, settings: dict[str, str], cause: str
+) -> None:
+    async with (
+        create_store(own_redis.url) as store,
+        redis.asyncio.Redis.from_url(own_redis.url) as client,
+    ):
+        for name, value in settings.items():
+            if name == "replicaof":
+                await client.replicaof(*value.split())
+            else:
+                await client.config_set(name, value)
+        with pytest.raises(StoreUnavailableError, match=cause):
+            await store.put(a_memory())
+        with pytest.raises(StoreUnavailableError, match=cause):
+            await store.probe()
+
+
+async def test_the_named_commands_are_enough(own_redis: RedisServer) -> None:
+    url = await add_user(own_redis, COMMANDS.split())
+    async with create_store(url) as store:
+        memory, lasting = a_memory(expires_at=soon(60)), a_memory()
+        for stored in (memory, lasting):
+            await store.put(stored)
+            assert await store.replace(stored, replace(stored, blob=b"new"))
+            await store.delete(stored.memory_id)
+        await store.probe()
+
+
+@pytest.mark.parametrize("missing", ["set", "pexpireat", "watch", "multi", "exec"])
+async def test_a_missing_permission_is_named_at_the_start(
+    own_redis: RedisServer, missing: str
+) -> None:
+    url = await add_user(own_redis, [name for name in COMMANDS.split() if name != f"+{missing}"])
+    await expect_not_to_open(url, r"does not permit .*~gradmem:\* .*\+set")
+
+
+async def add_user(server: RedisServer, commands: list[str]) -> str:
+    async with redis.asyncio.Redis.from_url(server.url) as client:
+        rules = ["on", ">hunter2", "~gradmem:*", *commands]
+        await client.execute_command("ACL", "SETUSER", "me", "reset", *rules)  # type: ignore[no-untyped-call]
+    return server.url.replace("redis://", "redis://me:hunter2@")

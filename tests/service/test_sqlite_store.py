@@ -2,17 +2,19 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gradmem_core.errors import BlobError, StoreUnavailableError
+from gradmem_core.errors import MemoryNotFoundError, StoreFullError, StoreUnavailableError
 from service.stores.sqlite import SqliteStore
 from tests.service.stored import SECRET, a_memory, soon
 
@@ -34,7 +36,8 @@ async def test_only_the_owner_can_read_the_files(path: Path) -> None:
         await store.put(a_memory())
         modes = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
         assert modes == {0o600}
-        assert len(list(path.parent.iterdir())) == 3
+        suffixes = {file.name.removeprefix(path.name) for file in path.parent.iterdir()}
+        assert suffixes == {"", "-wal", "-shm", "-reserve"}
 
 
 async def test_a_deleted_memory_leaves_no_trace_in_the_files(path: Path) -> None:
@@ -77,7 +80,7 @@ async def test_the_sweep_goes_on_after_an_outage(
         await store.put(a_memory(SECRET, expires_at=soon(0.1)))
         with write_locked(path):
             await asyncio.sleep(0.3)
-        assert "expired memories could not be removed" in caplog.text
+        assert "could not be removed" in caplog.text
         await asyncio.sleep(0.5)
         assert SECRET[:30] not in files_of(path)
 
@@ -97,7 +100,7 @@ async def test_a_locked_sqlite_file_is_unavailable_to_writes(path: Path) -> None
         with write_locked(path):
             for operation in (
                 store.put(a_memory()),
-                store.ping(),
+                store.probe(),
                 store.delete(memory.memory_id),
                 store.replace(memory, replace(memory, blob=b"new")),
             ):
@@ -119,33 +122,101 @@ async def test_the_event_loop_keeps_running_while_sqlite_waits(path: Path) -> No
         assert isinstance(waiting.exception(), StoreUnavailableError)
 
 
-async def expect_not_to_open(path: Path) -> None:
-    with pytest.raises(StoreUnavailableError):
+async def test_reads_do_not_wait_for_blocked_writes(path: Path) -> None:
+    async with SqliteStore(path, busy_seconds=30) as store:
+        memory = a_memory()
+        await store.put(memory)
+        with write_locked(path):
+            writes = [asyncio.create_task(store.put(a_memory())) for _ in range(3)]
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(10):
+                assert await store.get(memory.memory_id) == memory
+            assert not any(write.done() for write in writes)
+        await asyncio.gather(*writes)
+
+
+async def test_a_cancelled_put_leaves_no_memory(path: Path) -> None:
+    async with SqliteStore(path, busy_seconds=30) as store:
+        with write_locked(path):
+            puts = [asyncio.create_task(store.put(a_memory())) for _ in range(5)]
+            await asyncio.sleep(0.1)  # the first waits for the lock, the others for the first
+            for put in puts:
+                put.cancel()
+            await asyncio.gather(*puts, return_exceptions=True)
+    assert count_memories(path) == 0
+
+
+async def test_a_memory_that_expired_by_its_record_is_not_found(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        memory = a_memory(expires_at=soon(1))
+        await store.put(memory)
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("UPDATE memories SET expires_at = NULL")
+        connection.close()
+        assert await store.get(memory.memory_id) == memory
+        await asyncio.sleep(1.05)
+        with pytest.raises(MemoryNotFoundError):
+            await store.get(memory.memory_id)
+        with pytest.raises(MemoryNotFoundError):
+            await store.replace(memory, replace(memory, blob=b"new"))
+
+
+async def test_bytes_deleted_beside_a_reader_are_removed_later(path: Path) -> None:
+    async with SqliteStore(path, busy_seconds=0) as store:
+        memory = a_memory(SECRET)
+        await store.put(memory)
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM memories").fetchone()
+        await store.delete(memory.memory_id)
+        with pytest.raises(StoreUnavailableError, match="another process reads"):
+            await store.purge()
+        assert SECRET[:30] in files_of(path)
+        reader.close()
+        await store.purge()
+        assert SECRET[:30] not in files_of(path)
+
+
+def count_memories(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    (count,) = connection.execute("SELECT count(*) FROM memories").fetchone()
+    connection.close()
+    return int(count)
+
+
+# Causes
+
+
+async def expect_not_to_open(path: Path, cause: str) -> None:
+    with pytest.raises(StoreUnavailableError, match=cause) as caught:
         await SqliteStore(path).open()
+    assert str(path) not in caught.value.message
 
 
-async def test_a_missing_folder_is_unavailable(tmp_path: Path) -> None:
-    await expect_not_to_open(tmp_path / "missing" / "memories.db")
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    await expect_not_to_open(tmp_path / "missing" / "memories.db", "folder does not exist")
+
+
+async def test_a_file_in_place_of_the_folder_is_named(path: Path) -> None:
+    path.touch()
+    await expect_not_to_open(path / "memories.db", "its folder is a file")
 
 
 async def test_a_folder_in_place_of_the_file_is_unavailable(tmp_path: Path) -> None:
-    await expect_not_to_open(tmp_path)
+    await expect_not_to_open(tmp_path, "cannot be opened")
 
 
-@pytest.mark.parametrize("size", [1, 100, 4096])
-async def test_a_file_that_is_no_database_is_unavailable(path: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [100, 4096])
+async def test_a_file_that_is_no_database_is_named(path: Path, size: int) -> None:
     path.write_bytes(b"not a database " * size)
-    await expect_not_to_open(path)
+    await expect_not_to_open(path, "not a SQLite database")
 
 
-async def test_a_database_damaged_later_is_unavailable_or_a_blob_error(path: Path) -> None:
-    memory = a_memory(os.urandom(50_000))
+async def test_a_damaged_database_does_not_open(path: Path) -> None:
     async with SqliteStore(path) as store:
-        await store.put(memory)
+        await store.put(a_memory(os.urandom(50_000)))
     path.write_bytes(path.read_bytes()[:20_000])
-    with pytest.raises((StoreUnavailableError, BlobError)):
-        async with SqliteStore(path) as store:
-            await store.get(memory.memory_id)
+    await expect_not_to_open(path, "is damaged")
 
 
 async def test_a_read_only_file_is_unavailable() -> None:
@@ -153,7 +224,64 @@ async def test_a_read_only_file_is_unavailable() -> None:
     with unprivileged(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "memories.db"
         path.touch(mode=0o400)
-        await expect_not_to_open(path)
+        await expect_not_to_open(path, r"cannot be opened|cannot be written")
+
+
+async def test_a_lock_is_named(path: Path) -> None:
+    async with SqliteStore(path, busy_seconds=0) as store:
+        with write_locked(path), pytest.raises(StoreUnavailableError, match="is locked"):
+            await store.put(a_memory())
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+async def test_a_removed_file_takes_no_memories(path: Path, suffix: str) -> None:
+    async with SqliteStore(path) as store:
+        memory = a_memory()
+        await store.put(memory)
+        path.with_name(path.name + suffix).unlink()
+        for operation in (store.put(a_memory()), store.probe(), store.delete(memory.memory_id)):
+            with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+                await operation
+
+
+async def test_a_full_disk_refuses_memories_but_deletes(small_disk: Path) -> None:
+    async with SqliteStore(small_disk / "memories.db") as store:
+        memories = [a_memory(os.urandom(200_000)) for _ in range(20)]
+        for memory in memories:
+            await store.put(memory)
+        await store.purge()  # else the log has room left
+        fill(small_disk)
+        with pytest.raises(StoreFullError, match="disk is full"):
+            await store.put(a_memory(os.urandom(200_000)))
+        with pytest.raises(StoreFullError):
+            await store.probe()
+        for memory in memories:
+            assert await store.get(memory.memory_id) == memory
+            await store.delete(memory.memory_id)
+    async with SqliteStore(small_disk / "memories.db") as store:
+        with pytest.raises(MemoryNotFoundError):
+            await store.get(memories[0].memory_id)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 20 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no permission to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte of a disk to others."""
+    with (folder / "filler").open("wb", buffering=0) as filler:
+        for size in (2**20, 2**12, 1):
+            with suppress(OSError):
+                while filler.write(bytes(size)):
+                    pass
 
 
 @contextmanager

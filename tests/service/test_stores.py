@@ -4,9 +4,11 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import redis.exceptions
@@ -14,8 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailableError
-from service.stores import MemoryExistsError, Store, StoredMemory, create_store, new_memory_id
-from service.stores import redis as redis_store
+from service.stores import (
+    MemoryExistsError,
+    Store,
+    StoredMemory,
+    create_store,
+    new_memory_id,
+    redis_errors,
+    sqlite_errors,
+)
 from service.stores import sqlite as sqlite_store
 from service.stores.base import pack, translate_errors, unpack
 from service.stores.redis import KEY_PREFIX
@@ -148,11 +157,11 @@ async def test_a_store_can_be_opened_again(store: Store) -> None:
     await store.put(memory)
     await store.close()
     await store.close()
-    for operation in (store.ping(), store.get(memory.memory_id), store.put(a_memory())):
+    for operation in (store.probe(), store.get(memory.memory_id), store.put(a_memory())):
         with pytest.raises(StoreUnavailableError):
             await operation
     await store.open()
-    await store.ping()
+    await store.probe()
     assert await store.get(memory.memory_id) == memory
 
 
@@ -361,21 +370,25 @@ def library_errors(module: object) -> list[type[Exception]]:
 
 
 @pytest.mark.parametrize(
-    ("error", "foreign"),
-    [(error, redis_store.FOREIGN_ERRORS) for error in library_errors(redis.exceptions)]
-    + [(error, sqlite_store.FOREIGN_ERRORS) for error in library_errors(sqlite3)]
-    + [(error, sqlite_store.FOREIGN_ERRORS) for error in (PermissionError, FileNotFoundError)]
-    + [(error, redis_store.FOREIGN_ERRORS) for error in (TimeoutError, ConnectionResetError)],
+    ("error", "library"),
+    [(error, redis_errors) for error in library_errors(redis.exceptions)]
+    + [(error, sqlite_errors) for error in library_errors(sqlite3)]
+    + [(error, sqlite_errors) for error in (PermissionError, FileNotFoundError)]
+    + [(error, redis_errors) for error in (TimeoutError, ConnectionResetError)],
 )
 def test_every_error_of_the_libraries_is_translated(
-    error: type[Exception], foreign: tuple[type[Exception], ...]
+    error: type[Exception], library: ModuleType
 ) -> None:
     # Some classes want arguments of their own, which do not matter here.
     cause = error.__new__(error, "in /secret/place")
-    with pytest.raises(StoreUnavailableError) as caught, translate_errors("Some", foreign):
+    with pytest.raises(StoreUnavailableError) as caught, _translate(library):
         raise cause
     assert caught.value.__cause__ is cause
     assert "secret" not in caught.value.message
+
+
+def _translate(library: ModuleType) -> AbstractContextManager[None]:
+    return translate_errors(library.FOREIGN_ERRORS, library.explain)
 
 
 def test_the_libraries_have_errors_to_translate() -> None:
