@@ -12,6 +12,8 @@ from tests.redis_server import RedisServer
 # Before torch is imported, here and in processes that tests start. Two threads on busy cores spin:
 # some tests took twenty times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before anything imports Triton: its kernels are interpreted on the CPU.
+os.environ["TRITON_INTERPRET"] = "1"
 
 # No deadline: a busy machine is no failure. CI draws the same examples in every run.
 settings.register_profile("local", deadline=None)

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gradmem_core.attention import BLOCK, causal_attention
+from gradmem_core.attention import causal_attention
+from gradmem_core.attention.blocks import BLOCK
 from gradmem_core.backbone import Backbone, twice_differentiable_attention
 
 SCALE = 0.3

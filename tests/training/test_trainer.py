@@ -270,3 +270,21 @@ def test_the_curriculum_advances_on_accuracy_only(tiny_recipe: TinyRecipe) -> No
     sizes = [progress.draw_size(curriculum, 1, step, 0) for step in range(200)]
     assert set(sizes) == {1, 2, 3}
     assert 70 < sum(size == 3 for size in sizes) < 130
+
+
+def test_a_stage_ends_with_its_share_of_the_budget(tiny_recipe: TinyRecipe) -> None:
+    stages = "[{size=1, until=0.2}, {size=2, advance_at=0.9, until=0.4}, {size=3}]"
+    curriculum = tiny_recipe(f"curriculum.stages={stages}").curriculum
+    assert curriculum is not None
+    progress = Progress()
+    progress.follow_budget(curriculum, 0.19)
+    assert progress.size(curriculum) == 1
+    progress.follow_budget(curriculum, 0.2)
+    assert progress.size(curriculum) == 2
+    progress.follow_budget(curriculum, 1.0)
+    assert progress.size(curriculum) == 3
+
+
+def test_stages_end_in_their_order(tiny_recipe: TinyRecipe) -> None:
+    with pytest.raises(RecipeError, match="until"):
+        tiny_recipe("curriculum.stages=[{size=1, until=0.5}, {size=2, until=0.4}]")

@@ -39,8 +39,18 @@ class Progress:
         """
         weight = 1 / curriculum.horizon
         self.accuracy += weight * (accuracy - self.accuracy)
-        last = self.stage + 1 == len(curriculum.stages)
-        if last or self.accuracy < curriculum.stages[self.stage].advance_at:
+        if self.accuracy < curriculum.stages[self.stage].advance_at:
+            return False
+        return self._advance(curriculum)
+
+    def follow_budget(self, curriculum: Curriculum, spent: float) -> None:
+        """Start every stage whose predecessor has spent its share of the budget."""
+        while spent >= curriculum.stages[self.stage].until and self._advance(curriculum):
+            pass
+
+    def _advance(self, curriculum: Curriculum) -> bool:
+        """Start the next stage; False where this is the last."""
+        if self.stage + 1 == len(curriculum.stages):
             return False
         self.stage += 1
         self.accuracy = 0.0

@@ -174,7 +174,8 @@ class Stepper:
         size = progress.size(curriculum)
         for result in results:
             if result.size == size and progress.record(curriculum, result.outcome.exact_match):
-                return
+                break
+        progress.follow_budget(curriculum, self._state.spent)
 
     def _skip(self) -> None:
         self._state.skipped += 1

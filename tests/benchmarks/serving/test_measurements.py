@@ -12,7 +12,8 @@ from benchmarks.serving import break_even, device, growth
 from benchmarks.serving.documents import draw_documents, tokenize
 from benchmarks.serving.process import RunningService
 from benchmarks.serving.targets import HttpTarget
-from gradmem_core.attention import BLOCK, causal_attention
+from gradmem_core.attention import causal_attention
+from gradmem_core.attention.blocks import BLOCK
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.writing.descent import write
 
