@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from gradmem_core.errors import GradMemError, RecipeError
 from training.evaluation.scores import evaluate
 from training.recipes.loading import load_recipe
 from training.runs import CHECKPOINT, RUNS, SCALARS, STATE
@@ -28,8 +29,12 @@ CONTEXTS, QUERIES, SEED = 200, 8, 7
 
 def main(folder: Path, recipes: list[str]) -> int:
     """Train, then measure and pack what has finished; return the number of runs that failed."""
+    options = dict(_read(*recipe.split()) for recipe in recipes)
+    if len(options) < len(recipes):
+        raise RecipeError("two recipes have one name; add name=OTHER to one of them")
     folder.mkdir(parents=True, exist_ok=True)
-    runs = dict(_start(*recipe.split()) for recipe in recipes)
+    fit = [sys.executable, "-m", "training", "fit"]
+    runs = {name: subprocess.Popen([*fit, *words]) for name, words in options.items()}
     failed = [name for name, run in runs.items() if run.wait()]
     for name in runs.keys() - failed:
         scores = _measure(name)
@@ -39,11 +44,10 @@ def main(folder: Path, recipes: list[str]) -> int:
     return len(failed)
 
 
-def _start(recipe: str, *overrides: str) -> tuple[str, "subprocess.Popen[bytes]"]:
-    """Start the run of a recipe; return its name and process."""
-    options = [word for override in overrides for word in ("--set", override)]
-    command = [sys.executable, "-m", "training", "fit", recipe, *options]
-    return load_recipe(recipe, overrides).name, subprocess.Popen(command)
+def _read(recipe: str, *overrides: str) -> tuple[str, list[str]]:
+    """Return the name of a recipe and the arguments that train it."""
+    name = load_recipe(recipe, overrides).name
+    return name, [recipe, *(word for override in overrides for word in ("--set", override))]
 
 
 def _measure(name: str) -> dict[str, object]:
@@ -84,4 +88,7 @@ def _pack(name: str, archive: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:] or list(BASELINES)))
+    try:
+        sys.exit(main(Path(sys.argv[1]), sys.argv[2:] or list(BASELINES)))
+    except GradMemError as error:
+        sys.exit(f"error: {error}")
