@@ -37,6 +37,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     Returns:
         `(N, T, w)`.
     """
+    # Here, since a copy that `_Attention` made would be cut off from the second derivative.
+    query, key, value = (x.contiguous() for x in (query, key, value))
     return _Attention.apply(query, key, value, scale)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -45,7 +47,6 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:  # noqa: ANN401
-        query, key, value = (x.contiguous() for x in (query, key, value))
         out, log_sums = choose_implementation(query).compute_forward(query, key, value, scale)
         ctx.save_for_backward(query, key, value, out, log_sums)
         ctx.scale = scale

@@ -50,6 +50,16 @@ def test_value_and_derivatives_are_those_of_plain_attention(tokens: int) -> None
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+def test_inputs_need_not_be_contiguous() -> None:
+    tensors = inputs(5)
+    turned = [tensor.detach().mT.contiguous().mT.requires_grad_() for tensor in tensors]
+    assert not turned[0].is_contiguous()
+    for ours, theirs in zip(
+        derivatives(causal_attention, turned), derivatives(causal_attention, tensors), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
 def test_derivatives_are_finite_differences() -> None:
     tensors = inputs(5, batch=2, width=3)
 

@@ -7,8 +7,10 @@ the gradient of a pass, `..._double_backward` the gradient of that. Shapes: see 
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -196,6 +198,17 @@ class Passes:
 
 PLAIN = Passes()
 "torch's own operations, one after the other."
+KERNELS = (
+    "rms_norm",
+    "rms_norm_backward",
+    "rms_norm_double_backward",
+    "swiglu",
+    "swiglu_backward",
+    "swiglu_double_backward",
+    "split_heads",
+    "join_heads",
+)
+"The passes that kernels.py has."
 
 
 class CompiledPass:
@@ -236,6 +249,10 @@ def compile_passes(backend: Backend = "inductor") -> Passes:
 
 
 def passes_for(device: torch.device) -> Passes:
-    """Return compiled passes for a GPU, where they save launches, if this machine can compile."""
-    can_compile = device.type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang")))
-    return compile_passes() if can_compile else PLAIN
+    """Return passes that save launches on a GPU, where Triton and a C compiler are there for them:
+    kernels for most, the others compiled."""
+    compilers = ("cc", "gcc", "clang")
+    if device.type == "cuda" and find_spec("triton") and any(map(shutil.which, compilers)):
+        kernels = import_module("training.llama.kernels")
+        return replace(compile_passes(), **{name: getattr(kernels, name) for name in KERNELS})
+    return PLAIN
