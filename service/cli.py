@@ -41,10 +41,9 @@ from service.terminal import (
     read_document,
 )
 
-SPIN_COUNT = "20000"
-"""Rounds that libgomp's threads wait for each other before they sleep. On cores that other programs
-use too, two threads take twice as long with its default; on idle cores it is no faster
-(docs/LOG.md)."""
+WAIT_POLICY = "PASSIVE"
+"""OpenMP's threads sleep while they wait for each other. Where they spin instead, a gradient step
+on cores that other programs use too takes many times as long (docs/LOG.md)."""
 
 # Plain help: docs/CLI.md is made from it. No tracebacks: they may hold documents.
 app = typer.Typer(
@@ -306,7 +305,7 @@ def models(
 
 def _run_service(options: dict[str, Any]) -> None:
     # Read when torch is loaded, which takes seconds that only serving needs.
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    os.environ.setdefault("OMP_WAIT_POLICY", WAIT_POLICY)
     from service.server import serve as run_server
 
     refuse_unknown_names(os.environ)
