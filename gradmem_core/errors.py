@@ -227,7 +227,17 @@ class EngineError(GradMemError):
 
 
 class OverloadedError(EngineError):
-    """The engine's queue is full."""
+    """The engine's queue is full.
+
+    Args:
+        message: See the base class.
+        limit: See the base class.
+        retry_after: Seconds until the request would be taken on, if no others came meanwhile.
+    """
+
+    def __init__(self, message: str, *, limit: int | None = None, retry_after: int = 1) -> None:
+        super().__init__(message, limit=limit)
+        self.retry_after = retry_after
 
 
 class DeadlineError(EngineError):

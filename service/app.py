@@ -123,7 +123,9 @@ def _create_engine(settings: Settings, telemetry: Telemetry) -> Engine:
             settings.max_batch_queries,
             CPU_STEP_WORK if settings.device.startswith("cpu") else None,
         ),
-        AdmissionLimits(settings.max_tokens, settings.max_timeout_seconds),
+        AdmissionLimits(
+            settings.max_tokens, settings.max_timeout_seconds, settings.max_wait_seconds
+        ),
         telemetry,
         threads=settings.threads,
     )

@@ -15,7 +15,8 @@ from service.schemas import MAX_NAMED_FIELDS, Problem
 logger = logging.getLogger("gradmem")
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
+RETRY_AFTER_SECONDS = {429: 1, 503: 5}
+"Seconds to wait before a retry, where the error does not know better."
 
 
 class BodyTooLargeError(HTTPException):
@@ -136,13 +137,19 @@ def response_of(error: Exception) -> JSONResponse:
     problem = problem_of(error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if problem.status in RETRY_AFTER_SECONDS:
-        headers["Retry-After"] = RETRY_AFTER_SECONDS[problem.status]
+        headers["Retry-After"] = str(_seconds_to_wait(error, problem.status))
     return JSONResponse(
         problem.model_dump(exclude_none=True),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
         headers=headers,
     )
+
+
+def _seconds_to_wait(error: Exception, status: int) -> int:
+    if isinstance(error, core.OverloadedError):
+        return error.retry_after
+    return RETRY_AFTER_SECONDS[status]
 
 
 def _describe_own(error: core.GradMemError) -> Problem:

@@ -7,7 +7,7 @@ from gradmem_core.reading.answers import Answer
 from gradmem_core.reading.generation import check_queries
 from gradmem_core.reading.sampling import Sampling
 from gradmem_core.texts.documents import decode_answer, prepare_query
-from service.engine import Engine, TokenChosen
+from service.engine import Engine, ReadWork, TokenChosen, list_reads
 from service.memories import Memories, OpenMemory
 from service.offload import call_by_size
 from service.schemas import AnswerInfo, ReadRequest, ReadResponse, Reason, TokenEvent
@@ -27,47 +27,47 @@ class Reader:
         self._engine = engine
         self._memories = memories
 
-    async def read(self, request: ReadRequest, emit: EmitToken | None = None) -> ReadResponse:
+    async def read(
+        self, request: ReadRequest, emit: EmitToken | None = None, *, share: str = ""
+    ) -> ReadResponse:
         """Answer the queries of a request from its memory alone.
 
         Args:
             request: The memory, the queries and their options.
             emit: Called with every token, or with whole answers (see `TokenEvent`).
+            share: The client, which gets a fair share of the device.
 
         Raises:
             GradMemError: The memory is unknown or of another checkpoint, a query is refused, or
                 engine or store failed.
         """
+        deadline = self._engine.deadline(request.timeout)
         memory = await self._memories.open(request.memory_id)
         size = len(memory.stored.blob) + sum(map(len, request.all_queries))
         queries, sampling = await call_by_size(size, _parse, request, memory.checkpoint)
         tokens = None if emit is None else _token_listener(emit, memory, len(queries))
-        answers = await self._answer(memory, queries, sampling, request.timeout, tokens)
+        works = _list_works(memory, queries, sampling)
+        with self._engine.admit(works, share=share, deadline=deadline) as permit:
+            answers = await self._engine.answer(works, permit=permit, listener=tokens)
         infos = _describe_answers(request, memory, answers)
         if emit is not None and tokens is None:
             _emit_answers(emit, infos)
         return ReadResponse(answers=infos, tokens=sum(info.tokens for info in infos))
 
-    async def _answer(
-        self,
-        memory: OpenMemory,
-        queries: Sequence[list[int]],
-        sampling: Sequence[Sampling],
-        timeout: float | None,
-        listener: Callable[[TokenChosen], None] | None,
-    ) -> list[Answer]:
-        pages = memory.blob.info.pages
-        return await self._engine.read_pages(
-            memory.checkpoint,
-            memory.blob.memory,
-            [(memory.stored.memory_id, page.page_id) for page in pages],
-            queries,
-            sampling,
-            # A document written twice counts as two: the second may revoke what came between.
-            documents=[(page.document_sha256, page.created_at) for page in pages],
-            deadline=self._engine.deadline(timeout),
-            listener=listener,
-        )
+
+def _list_works(
+    memory: OpenMemory, queries: Sequence[list[int]], sampling: Sequence[Sampling]
+) -> list[ReadWork]:
+    pages = memory.blob.info.pages
+    return list_reads(
+        memory.checkpoint,
+        memory.blob.memory,
+        queries,
+        sampling,
+        # A document written twice counts as two: the second may revoke what came between.
+        documents=[(page.document_sha256, page.created_at) for page in pages],
+        page_keys=[(memory.stored.memory_id, page.page_id) for page in pages],
+    )
 
 
 def _parse(request: ReadRequest, checkpoint: Checkpoint) -> tuple[list[list[int]], list[Sampling]]:

@@ -3,10 +3,11 @@
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from gradmem_core.errors import EngineStoppedError
 from service.app_state import state_of
+from service.clients import client_of, refuse_overload
 from service.descriptions import describe_model
 from service.errors import MEDIA_TYPE
 from service.schemas import (
@@ -43,6 +44,7 @@ router = APIRouter()
 
 @router.post(
     "/write",
+    dependencies=[Depends(refuse_overload("write"))],
     status_code=201,
     tags=["memories"],
     response_model=WriteResult,
@@ -54,14 +56,15 @@ async def write(body: WriteRequest, request: Request) -> WriteResult | Response:
     With `Accept: text/event-stream` the response is a stream of events: `step` after each gradient
     step, then `result` with the memory, or `error` with a problem.
     """
-    writer = state_of(request).writer
+    writer, share = state_of(request).writer, client_of(request)
     if EVENT_STREAM in request.headers.get("accept", ""):
-        return await stream_events(request, partial(writer.write, body))
-    return await run_while_connected(request, writer.write(body))
+        return await stream_events(request, partial(writer.write, body, share=share))
+    return await run_while_connected(request, writer.write(body, share=share))
 
 
 @router.post(
     "/read",
+    dependencies=[Depends(refuse_overload("read"))],
     tags=["memories"],
     response_model=ReadResponse,
     responses=_problems(404, 409, 413, 422, 429, 503, 504),
@@ -73,10 +76,10 @@ async def read(body: ReadRequest, request: Request) -> ReadResponse | Response:
     records, and memories of several pages: with each answer that was found), then `result` with all
     answers, or `error` with a problem.
     """
-    reader = state_of(request).reader
+    reader, share = state_of(request).reader, client_of(request)
     if body.stream:
-        return await stream_events(request, partial(reader.read, body))
-    return await run_while_connected(request, reader.read(body))
+        return await stream_events(request, partial(reader.read, body, share=share))
+    return await run_while_connected(request, reader.read(body, share=share))
 
 
 @router.get("/memories/{memory_id}", tags=["memories"], responses=_problems(404, 503))

@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     """Precision of the transformers' matrix products; memories and their updates are always
     float32. bfloat16 is for GPUs, where it has not been measured yet."""
     threads: int | None = Field(default=None, ge=1, le=os.cpu_count())
-    "CPU threads of the device, at most one for each core; torch's own choice by default."
+    """CPU threads of the device, at most one for each core; by default one for each core that
+    affinity and CPU quota leave to the process."""
     store_url: str = Field(default="sqlite:///gradmem.db", repr=False)
     "Store of the memories: `sqlite:///FILE`, `redis://...` or `rediss://...`."
     allow_eviction: bool = False
@@ -56,7 +57,11 @@ class Settings(BaseSettings):
     "Largest request body, in bytes."
     max_tokens: int = Field(default=2**16, ge=1)
     """Most tokens of documents, queries and answers in the engine at a time; further requests are
-    refused with 429. A single request may exceed it."""
+    refused with 429. WRITE may have three quarters, and a client has to leave as much free as it
+    has; a single request counts for a quarter at most."""
+    max_wait_seconds: float = Field(default=10, gt=0)
+    """Longest time that a request may be expected to wait for others, ten times its own work where
+    a WRITE takes longer; further ones are refused with 429, and told when to come back."""
     max_pages: int = Field(default=64, ge=1)
     "Most pages of a memory."
     max_batch_tokens: int = Field(default=2**11, ge=1)

@@ -15,7 +15,7 @@ from gradmem_core.errors import InputError, TooManyPagesError
 from gradmem_core.limits import check_pages, check_steps
 from gradmem_core.texts.documents import Document, prepare_document
 from gradmem_core.writing.compression import MemoryPage, compress
-from service.engine import Engine, EngineWorker, StepMade
+from service.engine import Engine, EngineWorker, StepMade, list_writes
 from service.memories import Memories, Pages
 from service.models import Models
 from service.readiness import Readiness
@@ -50,35 +50,37 @@ class DocumentWriter:
         self._readiness = readiness
         self._max_pages = max_pages
 
-    async def write(self, request: WriteRequest, emit: EmitStep | None = None) -> WriteResult:
+    async def write(
+        self, request: WriteRequest, emit: EmitStep | None = None, *, share: str = ""
+    ) -> WriteResult:
         """Compress a document and store its memory, or add its pages to an older memory.
 
         Args:
             request: The document and its options.
             emit: Called with every gradient step.
+            share: The client, which gets a fair share of the device.
 
         Raises:
             GradMemError: The model or the older memory is unknown, the document or the steps are
                 refused, or engine or store failed; nothing is stored then.
         """
+        deadline = self._engine.deadline(request.timeout)
         checkpoint, existing = await self._destination(request)
-        worker = EngineWorker(
-            self._engine,
-            checkpoint,
-            deadline=self._engine.deadline(request.timeout),
-            listener=None if emit is None else partial(_emit_step, emit),
-        )
         document = await self._parse(checkpoint, request.document, existing)
-        await self._readiness.check_store()
-        written = await compress(
-            worker,
-            checkpoint,
-            document.pages,
-            checkpoint.model.config.write_steps if request.steps is None else request.steps,
-            dtype=self._memories.dtype,
-            verify=request.verify,
-            max_pages=self._max_pages - existing,
-        )
+        steps = checkpoint.model.config.write_steps if request.steps is None else request.steps
+        works = list_writes(checkpoint, [page.ids for page in document.pages], steps)
+        with self._engine.admit(works, share=share, deadline=deadline) as permit:
+            await self._readiness.check_store()
+            listener = None if emit is None else partial(_emit_step, emit)
+            written = await compress(
+                EngineWorker(self._engine, checkpoint, permit=permit, listener=listener),
+                checkpoint,
+                document.pages,
+                steps,
+                dtype=self._memories.dtype,
+                verify=request.verify,
+                max_pages=self._max_pages - existing,
+            )
         pages = _join_pages(written, request.document)
         if request.append_to is None:
             memory = await self._memories.add(

@@ -1,7 +1,9 @@
 """The engine: admission, the scheduler and the device."""
 
+from service.engine.admission import AdmissionLimits, Permit
 from service.engine.device import Device, TorchDevice
-from service.engine.engine import AdmissionLimits, Engine
+from service.engine.engine import Engine
+from service.engine.pace import Operation
 from service.engine.scheduler import BatchLimits
 from service.engine.work import (
     Event,
@@ -10,6 +12,8 @@ from service.engine.work import (
     StepMade,
     TokenChosen,
     WriteWork,
+    list_reads,
+    list_writes,
 )
 from service.engine.worker import EngineWorker
 
@@ -20,10 +24,14 @@ __all__ = [
     "Engine",
     "EngineWorker",
     "Event",
+    "Operation",
     "PageKey",
+    "Permit",
     "ReadWork",
     "StepMade",
     "TokenChosen",
     "TorchDevice",
     "WriteWork",
+    "list_reads",
+    "list_writes",
 ]

@@ -7,8 +7,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 
 from torch import Tensor
@@ -21,10 +21,11 @@ from gradmem_core.errors import (
     OverloadedError,
 )
 from gradmem_core.reading.answers import Answer
-from gradmem_core.reading.generation import split_queries
 from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.compression import Steps, WrittenPage
+from service.engine.admission import Admission, AdmissionLimits, Deadline, Permit
 from service.engine.device import Device
+from service.engine.pace import Operation, Pace
 from service.engine.scheduler import BatchLimits, Job, Scheduler
 from service.engine.threads import use_threads
 from service.engine.work import (
@@ -35,45 +36,25 @@ from service.engine.work import (
     Result,
     StepMade,
     TokenChosen,
-    WriteWork,
+    list_reads,
+    list_writes,
 )
 from service.log import log_failure
 from service.telemetry import Telemetry
 
 logger = logging.getLogger("gradmem.engine")
 
-SHARES = 4
-"A request takes at most one part in this many of the engine's room at a time, or a single job."
-
 Listener: TypeAlias = Callable[[Any], None]
 "Called on the event loop with the events of its work: `StepMade` of WRITE, `TokenChosen` of READ."
-
-
-@dataclass(frozen=True)
-class AdmissionLimits:
-    """Limits on the requests that the engine takes on."""
-
-    tokens: int
-    "Most tokens of all requests in the engine; a single request may exceed it."
-    seconds: float
-    "Longest time that a request may take."
-
-
-@dataclass(frozen=True)
-class Deadline:
-    """The time by which a request has to be answered, over all of its calls of the engine."""
-
-    seconds: float
-    "Time that the request was given."
-    at: float
-    "End of that time, by `time.monotonic`."
 
 
 class _AwaitedJob(Job):
     """A job with the future of its result."""
 
-    def __init__(self, work: DeviceWork, *, deadline: float, listener: Listener | None) -> None:
-        super().__init__(work, deadline=deadline, queued=time.monotonic())
+    def __init__(
+        self, work: DeviceWork, *, deadline: float, share: str, listener: Listener | None
+    ) -> None:
+        super().__init__(work, deadline=deadline, queued=time.monotonic(), share=share)
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self.future: asyncio.Future[Result] = self._loop.create_future()
@@ -110,7 +91,7 @@ class Engine:
         batch_limits: Limits of a batch.
         admission_limits: Limits on the requests taken on.
         telemetry: Metrics of the work.
-        threads: CPU threads of the device; torch's own choice when None.
+        threads: CPU threads of the device; None leaves the choice to torch.
     """
 
     def __init__(
@@ -123,11 +104,12 @@ class Engine:
         threads: int | None = None,
     ) -> None:
         self._device = device
-        self._limits = admission_limits
+        self._longest = admission_limits.seconds
         self._telemetry = telemetry
         self._threads = threads
-        self._scheduler = Scheduler(device, batch_limits, telemetry)
-        self._tokens = 0
+        pace = Pace()
+        self._admission = Admission(admission_limits, pace)
+        self._scheduler = Scheduler(device, batch_limits, telemetry, pace=pace)
         self._arrivals: list[_AwaitedJob] = []
         self._deleted: list[str] = []
         self._changed = threading.Condition()
@@ -160,6 +142,41 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
+    @contextmanager
+    def admit(
+        self, works: Sequence[DeviceWork], *, share: str, deadline: Deadline
+    ) -> Iterator[Permit]:
+        """Take a request on, for as long as the body runs.
+
+        Args:
+            works: The work that is known of it, of one operation; at least one.
+            share: The client, which gets a fair share of the device.
+            deadline: Its deadline.
+
+        Raises:
+            OverloadedError: There is no room for it, or it would wait too long.
+        """
+        with self._counting_refusals():
+            permit = self._admission.admit(works, share=share, deadline=deadline)
+        try:
+            yield permit
+        finally:
+            self._admission.release(permit)
+
+    def refuse_if_full(self, operation: Operation, share: str, *, units: int = 0) -> None:
+        """Refuse a request before its body is read, if it would be refused whatever it holds.
+
+        Args:
+            operation: The operation.
+            share: The client.
+            units: Most work that it can be, as `DeviceWork.units` counts it.
+
+        Raises:
+            OverloadedError: Every such request would be refused.
+        """
+        with self._counting_refusals():
+            self._admission.refuse_if_full(operation, share, units=units)
+
     async def write_pages(
         self,
         checkpoint: Checkpoint,
@@ -167,7 +184,7 @@ class Engine:
         steps: Steps,
         *,
         first_page: int = 0,
-        deadline: Deadline | None = None,
+        permit: Permit | None = None,
         listener: Callable[[StepMade], None] | None = None,
     ) -> list[WrittenPage]:
         """Write the pages of a document, many at a time.
@@ -177,7 +194,7 @@ class Engine:
             pages: Token ids of each page, at least one page.
             steps: Gradient steps (K) of each page.
             first_page: Number of the first page in the events.
-            deadline: Deadline of the request; the engine's own limit by default.
+            permit: That of the request; None for work of the service itself.
             listener: Called on the event loop with every gradient step.
 
         Returns:
@@ -187,11 +204,8 @@ class Engine:
             GradMemError: The first page that failed, which ends the others: WRITE diverged, or an
                 EngineError.
         """
-        works = [
-            WriteWork(checkpoint, ids, steps, number)
-            for number, ids in enumerate(pages, start=first_page)
-        ]
-        return cast("list[WrittenPage]", await self._run_all(works, deadline, listener))
+        works = list_writes(checkpoint, pages, steps, first_page=first_page)
+        return cast("list[WrittenPage]", await self._run_all(works, permit, listener))
 
     async def read_pages(
         self,
@@ -201,9 +215,7 @@ class Engine:
         queries: Sequence[Sequence[int]],
         sampling: Sequence[Sampling],
         *,
-        documents: Sequence[Hashable] | None = None,
-        deadline: Deadline | None = None,
-        listener: Callable[[TokenChosen], None] | None = None,
+        permit: Permit | None = None,
     ) -> list[Answer]:
         """Answer queries from the pages of a memory, many at a time.
 
@@ -214,9 +226,7 @@ class Engine:
                 caches nothing.
             queries: Their token ids, within the checkpoint's limits (see `check_queries`).
             sampling: The sampling settings of each query.
-            documents: Key of each page's document; all pages are of one document by default.
-            deadline: Deadline of the request; the engine's own limit by default.
-            listener: Called on the event loop with every token of every page.
+            permit: That of the request; None for work of the service itself.
 
         Returns:
             The answer to each query, from the page chosen for it.
@@ -224,20 +234,22 @@ class Engine:
         Raises:
             GradMemError: An EngineError, which ends all of the work.
         """
-        documents = [None] * len(memory) if documents is None else documents
-        works = [
-            ReadWork(
-                checkpoint,
-                memory,
-                queries[part],
-                sampling[part],
-                documents,
-                page_keys,
-                first_query=part.start,
-            )
-            for part in split_queries(len(queries), pages=len(memory))
-        ]
-        results = cast("list[list[Answer]]", await self._run_all(works, deadline, listener))
+        works = list_reads(checkpoint, memory, queries, sampling, page_keys=page_keys)
+        return await self.answer(works, permit=permit)
+
+    async def answer(
+        self,
+        works: Sequence[ReadWork],
+        *,
+        permit: Permit | None = None,
+        listener: Callable[[TokenChosen], None] | None = None,
+    ) -> list[Answer]:
+        """Answer queries, as `list_reads` splits them; for the arguments see `write_pages`.
+
+        Raises:
+            GradMemError: An EngineError, which ends all of the work.
+        """
+        results = cast("list[list[Answer]]", await self._run_all(works, permit, listener))
         return [answer for answers in results for answer in answers]
 
     def deadline(self, seconds: float | None) -> Deadline:
@@ -246,7 +258,7 @@ class Engine:
         Args:
             seconds: Time that it asks for; the engine's own limit where that is shorter, or None.
         """
-        most = self._limits.seconds
+        most = self._longest
         seconds = most if seconds is None else min(seconds, most)
         return Deadline(seconds, time.monotonic() + seconds)
 
@@ -256,20 +268,23 @@ class Engine:
             self._deleted.append(memory_id)
             self._changed.notify()
 
+    @contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OverloadedError:
+            self._telemetry.rejected.inc()
+            raise
+
     async def _run_all(
-        self,
-        works: Sequence[DeviceWork],
-        deadline: Deadline | None,
-        listener: Listener | None,
+        self, works: Sequence[DeviceWork], permit: Permit | None, listener: Listener | None
     ) -> list[Result]:
-        """Run the work of a request, at most its share at a time; the first error ends it all."""
-        end = deadline or self.deadline(None)
-        largest = max(work.tokens for work in works)
-        share = asyncio.Semaphore(max(1, self._limits.tokens // SHARES // largest))
+        """Run the work of a request; the first error ends it all."""
+        end = permit.deadline if permit else self.deadline(None)
         try:
             async with asyncio.timeout(end.at - time.monotonic()), asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._run_one(work, share, end, listener)) for work in works
+                    group.create_task(self._run_one(work, permit, end, listener)) for work in works
                 ]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
@@ -280,41 +295,28 @@ class Engine:
         return [task.result() for task in tasks]
 
     async def _run_one(
-        self,
-        work: DeviceWork,
-        share: asyncio.Semaphore,
-        deadline: Deadline,
-        listener: Listener | None,
+        self, work: DeviceWork, permit: Permit | None, end: Deadline, listener: Listener | None
     ) -> Result:
-        async with share:
-            job = _AwaitedJob(work, deadline=deadline.at, listener=listener)
-            self._admit(job)
-            try:
-                return await job.future
-            finally:
-                with self._changed:
-                    self._tokens -= work.tokens
+        share = permit.share if permit else ""
+        job = _AwaitedJob(work, deadline=end.at, share=share, listener=listener)
+        self._submit(job)
+        try:
+            return await job.future
+        finally:
+            if permit:
+                self._admission.finish(permit, work)
 
-    def _admit(self, job: _AwaitedJob) -> None:
-        """Take a job on, or refuse it.
+    def _submit(self, job: _AwaitedJob) -> None:
+        """Hand a job to the device thread.
 
         Raises:
-            OverloadedError: There is no room for it now.
             EngineStoppedError: The engine is stopping.
         """
-        tokens, most = job.work.tokens, self._limits.tokens
         with self._changed:
             if self._stopping or not self.alive:
                 raise EngineStoppedError(
                     "the service is stopping; send the request to another instance"
                 )
-            if self._tokens and self._tokens + tokens > most:
-                self._telemetry.rejected.inc()
-                raise OverloadedError(
-                    f"the service is working on {most} tokens already; try again in a moment",
-                    limit=most,
-                )
-            self._tokens += tokens
             self._arrivals.append(job)
             self._changed.notify()
 

@@ -4,6 +4,10 @@ A WRITE is K gradient steps, and between two of them READ goes first: requests j
 batch and are answered to their end. If they never end, new ones wait after `BURST` turns until a
 gradient step is made. So a READ that has room waits for at most one gradient step, and a WRITE for
 at most `BURST` turns and the longest answer.
+
+The batch of each gradient step is chosen anew, in fair shares of the clients (see `shares`). Pages
+that were begun may pause for those of a client that has had less, which therefore waits for at most
+one gradient step and as many more as there are other clients.
 """
 
 import logging
@@ -25,6 +29,8 @@ from gradmem_core.errors import (
 )
 from gradmem_core.writing.compression import WrittenPage
 from service.engine.device import Device, OngoingRead, OngoingWrite
+from service.engine.pace import Operation, Pace
+from service.engine.shares import FairShares
 from service.engine.work import DeviceWork, Event, ReadWork, Result, StepMade, WriteWork
 from service.log import log_failure
 from service.telemetry import Telemetry
@@ -33,8 +39,6 @@ logger = logging.getLogger("gradmem.engine")
 
 BURST = 16
 "Turns of READ after which new requests wait for a gradient step."
-PATIENCE = 16
-"Gradient steps for which others may overtake the oldest document while it does not fit."
 STRETCH = 2
 "Largest ratio of the longest to the shortest document of a batch."
 FATAL = (torch.AcceleratorError,)
@@ -98,12 +102,18 @@ class Job(ABC):
         work: The work.
         deadline: Time at which it expires, by the scheduler's clock.
         queued: Time at which it arrived, by the same clock.
+        share: The client that it is for.
     """
 
-    def __init__(self, work: DeviceWork, *, deadline: float, queued: float) -> None:
+    def __init__(
+        self, work: DeviceWork, *, deadline: float, queued: float, share: str = ""
+    ) -> None:
         self.work = work
         self.deadline = deadline
         self.queued = queued
+        self.share = share
+        self.begun = False
+        "True once the device has worked on it."
 
     @property
     @abstractmethod
@@ -128,7 +138,8 @@ class Scheduler:
         device: The device.
         limits: Limits of a batch.
         telemetry: Metrics of the turns.
-        clock: A clock in seconds, for deadlines and telemetry.
+        pace: Observes the time that work takes.
+        clock: A clock in seconds, for deadlines, telemetry and the pace.
     """
 
     def __init__(
@@ -137,32 +148,41 @@ class Scheduler:
         limits: BatchLimits,
         telemetry: Telemetry,
         *,
+        pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._device = device
         self._limits = limits
         self._telemetry = telemetry
         self._clock = clock
-        self._writes: deque[Job] = deque()
+        self._stopwatch = _Stopwatch(pace or Pace())
+        self._writes: dict[OngoingWrite, Job] = {}
         self._reads: deque[Job] = deque()
-        self._writing: dict[OngoingWrite, Job] = {}
         self._reading: dict[OngoingRead, Job] = {}
+        self._write_shares = FairShares[OngoingWrite](
+            lambda write: self._writes[write].share, lambda write: write.work.step_cost
+        )
+        self._read_shares = FairShares[Job](
+            lambda job: job.share, lambda job: _read_work(job).tokens
+        )
         self._read_turns = 0
-        self._overtaken = 0
 
     @property
     def busy(self) -> bool:
         """True while there is work."""
-        return bool(self._writes or self._reads or self._writing or self._reading)
+        return bool(self._writes or self._reads or self._reading)
 
     @property
     def waiting(self) -> int:
         """Jobs that have not begun."""
-        return len(self._writes) + len(self._reads)
+        return len(self._reads) + sum(not job.begun for job in self._writes.values())
 
     def add(self, job: Job) -> None:
         """Queue a job."""
-        (self._writes if isinstance(job.work, WriteWork) else self._reads).append(job)
+        if isinstance(job.work, WriteWork):
+            self._writes[OngoingWrite(job.work)] = job
+        else:
+            self._reads.append(job)
 
     def turn(self) -> None:
         """Give the device one piece of work.
@@ -171,17 +191,20 @@ class Scheduler:
             Exception: The device is lost; `abandon` answers the remaining jobs.
         """
         self._drop_unwanted()
+        now = self._clock()
+        self._stopwatch.run("write", bool(self._writes), now)
+        self._stopwatch.run("read", bool(self._reads or self._reading), now)
         if joining := self._select_reads():
             self._begin_reads(joining)
         if self._reading:
             self._read_step()
-        elif self._writes or self._writing:
+        elif self._writes:
             self._write_step()
 
     def abandon(self, error: GradMemError) -> None:
         """Answer every remaining job with an error."""
-        remaining = [*self._writing.values(), *self._reading.values(), *self._writes, *self._reads]
-        for waiting in (self._writes, self._reads, self._writing, self._reading):
+        remaining = [*self._writes.values(), *self._reading.values(), *self._reads]
+        for waiting in (self._writes, self._reads, self._reading):
             waiting.clear()
         for job in remaining:
             job.answer(error)
@@ -189,11 +212,10 @@ class Scheduler:
     def _drop_unwanted(self) -> None:
         """Drop abandoned jobs, and answer those that have expired."""
         now = self._clock()
-        self._writes = deque(job for job in self._writes if self._is_wanted(job, now))
         self._reads = deque(job for job in self._reads if self._is_wanted(job, now))
-        for write, job in list(self._writing.items()):
+        for write, job in list(self._writes.items()):
             if not self._is_wanted(job, now):
-                del self._writing[write]
+                del self._writes[write]
         for read, job in list(self._reading.items()):
             if not self._is_wanted(job, now):
                 del self._reading[read]
@@ -210,15 +232,16 @@ class Scheduler:
         return True
 
     def _select_reads(self) -> list[Job]:
-        """Return the READ jobs that begin now: the oldest, and those of its checkpoint that fit."""
+        """Return the READ jobs that begin now: the first, and those of its checkpoint that fit."""
         if not self._reads:
             return []
-        if self._read_turns >= BURST and (self._writes or self._writing):
+        if self._read_turns >= BURST and self._writes:
             return []
-        name = self._reads[0].work.checkpoint.name
+        order = list(self._read_shares.order(self._reads))
+        name = order[0].work.checkpoint.name
         room = self._limits.batch_queries - sum(read.work.answers for read in self._reading)
         joining: list[Job] = []
-        for job in self._reads:
+        for job in order:
             if job.work.checkpoint.name != name:
                 continue
             answers = _read_work(job).answers
@@ -232,7 +255,8 @@ class Scheduler:
         chosen = set(map(id, jobs))
         self._reads = deque(job for job in self._reads if id(job) not in chosen)
         ongoing = {OngoingRead(_read_work(job)): job for job in jobs}
-        self._observe_wait(jobs)
+        self._read_shares.charge(jobs)
+        self._observe_begin(jobs)
         self._reading |= ongoing
         errors = self._run_isolated(list(ongoing), self._device.begin)
         for read, error in errors.items():
@@ -256,6 +280,8 @@ class Scheduler:
         self._telemetry.observe_token(len(chosen), self._clock() - started)
         for read, event in chosen:
             self._reading[read].notify(event)
+        answers = sum(read.work.answers for read in batch if read.done)
+        self._stopwatch.observe("read", name, answers, self._clock())
         for read in batch:
             if read.done:
                 self._finish_read(read, _answers(read))
@@ -272,8 +298,9 @@ class Scheduler:
 
     def _write_step(self) -> None:
         self._read_turns = 0
-        self._admit_writes()
-        batch = list(self._writing)
+        batch = self._select_writes()
+        self._write_shares.charge(batch)
+        self._observe_begin([self._writes[write] for write in batch])
         outcomes: dict[OngoingWrite, Result | GradMemError | None] = {}
 
         def step(part: Sequence[OngoingWrite]) -> None:
@@ -285,39 +312,27 @@ class Scheduler:
 
         steps_before = {write: len(write.losses) for write in batch}
         outcomes |= self._run_isolated(batch, step)
+        tokens = sum(write.work.tokens for write in batch)
+        self._stopwatch.observe("write", batch[0].checkpoint.name, tokens, self._clock())
         for write in batch:
             outcome = outcomes[write]
             losses = outcome.losses if isinstance(outcome, WrittenPage) else write.losses
             steps = steps_before[write] + 1
             if len(losses) >= steps:
                 event = StepMade(steps, losses[steps - 1], write.work.page)
-                self._writing[write].notify(event)
+                self._writes[write].notify(event)
             if outcome is not None:
-                self._writing.pop(write).answer(outcome)
+                self._writes.pop(write).answer(outcome)
 
-    def _admit_writes(self) -> None:
-        """Let documents that fit join the batch, the oldest first."""
+    def _select_writes(self) -> list[OngoingWrite]:
+        """Return the pages of the next gradient step: the first, and those that fit beside it."""
         room = _Room(self._limits)
-        for write in self._writing:
-            room.add(write.work)
-        waiting: deque[Job] = deque()
-        admitted: list[Job] = []
-        for place, job in enumerate(self._writes):
-            if room.fits(job.work):
-                room.add(job.work)
-                self._writing[OngoingWrite(_write_work(job))] = job
-                admitted.append(job)
-                continue
-            waiting.append(job)
-            if place == 0:
-                self._overtaken += 1
-                if self._overtaken > PATIENCE:
-                    waiting.extend(list(self._writes)[1:])
-                    break
-        if not waiting or waiting[0] is not self._writes[0]:
-            self._overtaken = 0
-        self._writes = waiting
-        self._observe_wait(admitted)
+        chosen: list[OngoingWrite] = []
+        for write in self._write_shares.order(self._writes):
+            if room.fits(write.work):
+                room.add(write.work)
+                chosen.append(write)
+        return chosen
 
     def _run_isolated(
         self, items: list[Item], run: Callable[[Sequence[Item]], object]
@@ -339,10 +354,36 @@ class Scheduler:
                 errors |= dict.fromkeys(part, _translate(error))
         return errors
 
-    def _observe_wait(self, jobs: Sequence[Job]) -> None:
+    def _observe_begin(self, jobs: Sequence[Job]) -> None:
         now = self._clock()
         for job in jobs:
-            self._telemetry.queue_seconds.labels(_kind(job.work)).observe(now - job.queued)
+            if not job.begun:
+                self._telemetry.queue_seconds.labels(job.work.operation).observe(now - job.queued)
+            job.begun = True
+
+
+class _Stopwatch:
+    """Times the work of each operation while there is any, for the pace.
+
+    Args:
+        pace: Observes the times.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._since: dict[Operation, float] = {}
+
+    def run(self, operation: Operation, busy: bool, now: float) -> None:
+        """Start where there is work again, and stop where there is none."""
+        if busy:
+            self._since.setdefault(operation, now)
+        else:
+            self._since.pop(operation, None)
+
+    def observe(self, operation: Operation, checkpoint: str, units: int, now: float) -> None:
+        """Record work that was done since the last record."""
+        self._pace.observe(operation, checkpoint, units, now - self._since[operation])
+        self._since[operation] = now
 
 
 def _catch(items: Sequence[Item], run: Callable[[Sequence[Item]], object]) -> Exception | None:
@@ -369,17 +410,8 @@ def _translate(error: Exception) -> GradMemError:
     return translation
 
 
-def _kind(work: DeviceWork) -> str:
-    return "write" if isinstance(work, WriteWork) else "read"
-
-
 def _read_work(job: Job) -> ReadWork:
     assert isinstance(job.work, ReadWork)
-    return job.work
-
-
-def _write_work(job: Job) -> WriteWork:
-    assert isinstance(job.work, WriteWork)
     return job.work
 
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from torch import Tensor
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.answers import Answer
+from gradmem_core.reading.generation import split_queries
 from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.compression import Steps, WrittenPage
+from service.engine.pace import Operation
 
 PageKey: TypeAlias = tuple[str, str]
 "Ids of a memory and of one of its pages."
@@ -19,6 +21,7 @@ PageKey: TypeAlias = tuple[str, str]
 class WriteWork:
     """A page to write."""
 
+    operation: ClassVar[Operation] = "write"
     checkpoint: Checkpoint
     context_ids: list[int]
     steps: Steps
@@ -30,11 +33,23 @@ class WriteWork:
         """Room that it takes in the queue."""
         return len(self.context_ids)
 
+    @property
+    def step_cost(self) -> int:
+        """Tokens times parameters: what a gradient step takes."""
+        return self.tokens * self.checkpoint.parameters
+
+    @property
+    def units(self) -> int:
+        """Tokens times gradient steps, as many as are expected."""
+        usual = self.checkpoint.model.config.write_steps if self.steps == "auto" else self.steps
+        return self.tokens * usual
+
 
 @dataclass(frozen=True, eq=False)
 class ReadWork:
     """Queries to a memory, with the sampling settings of each."""
 
+    operation: ClassVar[Operation] = "read"
     checkpoint: Checkpoint
     memory: Tensor
     "Its pages, `(p, m, d)`."
@@ -51,6 +66,11 @@ class ReadWork:
     def answers(self) -> int:
         """Answers that it makes: one for each page and query."""
         return len(self.memory) * len(self.queries)
+
+    @property
+    def units(self) -> int:
+        """Its answers: one for each page and query."""
+        return self.answers
 
     @property
     def tokens(self) -> int:
@@ -87,3 +107,38 @@ class TokenChosen:
 DeviceWork: TypeAlias = WriteWork | ReadWork
 Result: TypeAlias = WrittenPage | list[Answer]
 Event: TypeAlias = StepMade | TokenChosen
+
+
+def list_writes(
+    checkpoint: Checkpoint, pages: Sequence[list[int]], steps: Steps, *, first_page: int = 0
+) -> list[WriteWork]:
+    """Return the work of writing pages; their numbers go on from `first_page`."""
+    return [
+        WriteWork(checkpoint, ids, steps, number)
+        for number, ids in enumerate(pages, start=first_page)
+    ]
+
+
+def list_reads(
+    checkpoint: Checkpoint,
+    memory: Tensor,
+    queries: Sequence[Sequence[int]],
+    sampling: Sequence[Sampling],
+    *,
+    documents: Sequence[Hashable] | None = None,
+    page_keys: Sequence[PageKey] | None = None,
+) -> list[ReadWork]:
+    """Return the work of answering queries, in parts of a batch's size (see `ReadWork`)."""
+    documents = [None] * len(memory) if documents is None else documents
+    return [
+        ReadWork(
+            checkpoint,
+            memory,
+            queries[part],
+            sampling[part],
+            documents,
+            page_keys,
+            first_query=part.start,
+        )
+        for part in split_queries(len(queries), pages=len(memory))
+    ]

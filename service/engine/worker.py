@@ -8,17 +8,18 @@ from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.answers import Answer
 from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.compression import Steps, WrittenPage
-from service.engine.engine import Deadline, Engine
+from service.engine.admission import Permit
+from service.engine.engine import Engine
 from service.engine.work import StepMade
 
 
 class EngineWorker:
-    """A `Worker` of `gradmem_core.writing.compression`, with one deadline for all of its work.
+    """A `Worker` of `gradmem_core.writing.compression`, with one permit for all of its work.
 
     Args:
         engine: The engine that does the work.
         checkpoint: The checkpoint that writes and reads.
-        deadline: The deadline of the request.
+        permit: That of the request.
         listener: Called on the event loop with every gradient step. Page numbers go on from one
             call of `write_pages` to the next.
     """
@@ -28,12 +29,12 @@ class EngineWorker:
         engine: Engine,
         checkpoint: Checkpoint,
         *,
-        deadline: Deadline,
+        permit: Permit,
         listener: Callable[[StepMade], None] | None,
     ) -> None:
         self._engine = engine
         self._checkpoint = checkpoint
-        self._deadline = deadline
+        self._permit = permit
         self._listener = listener
         self._pages = 0
 
@@ -46,7 +47,7 @@ class EngineWorker:
             pages,
             steps,
             first_page=first_page,
-            deadline=self._deadline,
+            permit=self._permit,
             listener=self._listener,
         )
 
@@ -55,5 +56,5 @@ class EngineWorker:
     ) -> list[Answer]:
         """Answer queries (see `Worker`)."""
         return await self._engine.read_pages(
-            self._checkpoint, memory, None, queries, sampling, deadline=self._deadline
+            self._checkpoint, memory, None, queries, sampling, permit=self._permit
         )

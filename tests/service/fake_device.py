@@ -30,8 +30,10 @@ class Clock:
 class RecordingJob(Job):
     """A job that records its outcomes and events."""
 
-    def __init__(self, work: DeviceWork, *, deadline: float = NEVER, queued: float = 0.0) -> None:
-        super().__init__(work, deadline=deadline, queued=queued)
+    def __init__(
+        self, work: DeviceWork, *, deadline: float = NEVER, queued: float = 0.0, share: str = ""
+    ) -> None:
+        super().__init__(work, deadline=deadline, queued=queued, share=share)
         self.left = False
         self.outcomes: list[Result | GradMemError] = []
         self.events: list[Event] = []

@@ -93,8 +93,13 @@ def a_read(tiny: Checkpoint, memory: torch.Tensor, page: PageKey | None = None) 
     return ReadWork(tiny, memory[None], queries, sampling, [None], page_keys)
 
 
-async def write_page(engine: Engine, work: WriteWork) -> WrittenPage:
-    (page,) = await engine.write_pages(work.checkpoint, [work.context_ids], work.steps)
+async def write_page(
+    engine: Engine, work: WriteWork, *, seconds: float | None = None
+) -> WrittenPage:
+    with engine.admit([work], share="a client", deadline=engine.deadline(seconds)) as permit:
+        (page,) = await engine.write_pages(
+            work.checkpoint, [work.context_ids], work.steps, permit=permit
+        )
     return page
 
 
@@ -208,9 +213,7 @@ async def test_listeners_get_events_in_order_before_the_result(tiny: Checkpoint)
         (made,) = await engine.write_pages(tiny, [page], 3, listener=steps.append)
         assert steps == [StepMade(i + 1, loss) for i, loss in enumerate(made.losses[:-1])]
         work = a_read(tiny, made.memory)
-        answers = await engine.read_pages(
-            tiny, work.memory, None, work.queries, work.sampling, listener=tokens.append
-        )
+        answers = await engine.answer([work], listener=tokens.append)
     for query, answer in enumerate(answers):
         chosen = [e.token for e in tokens if e.query == query]
         assert chosen[: len(answer.tokens)] == answer.tokens
@@ -248,13 +251,14 @@ async def test_errors_of_the_device_are_translated_and_the_engine_goes_on(
 
 async def test_a_full_engine_refuses_until_it_has_room(tiny: Checkpoint) -> None:
     device = Gated()
-    tokens = len(DOCUMENTS[0])
-    async with started(device, AdmissionLimits(tokens=3 * tokens, seconds=30)) as engine:
+    most = 8 * len(DOCUMENTS[0])
+    async with started(device, AdmissionLimits(tokens=most, seconds=30)) as engine:
+        # A client takes half of what WRITE may have, so that others find room.
         outcomes = await write_all(engine, [a_write(tiny, DOCUMENTS[0])] * 6, device)
         assert isinstance(await write_page(engine, a_write(tiny, DOCUMENTS[2])), WrittenPage)
     refused = [result for result in outcomes if isinstance(result, OverloadedError)]
     assert len(refused) == 3
-    assert {error.limit for error in refused} == {3 * tokens}
+    assert {error.limit for error in refused} == {most}
 
 
 async def test_a_request_that_times_out_is_answered_and_never_begun(tiny: Checkpoint) -> None:
@@ -265,7 +269,7 @@ async def test_a_request_that_times_out_is_answered_and_never_begun(tiny: Checkp
         await anyio.to_thread.run_sync(device.entered.wait)
         page = tiny.tokenizer.encode(DOCUMENTS[1])
         with pytest.raises(DeadlineError, match=r"within 0\.05 s"):
-            await engine.write_pages(tiny, [page], 2, deadline=engine.deadline(0.05))
+            await write_page(engine, WriteWork(tiny, page, 2), seconds=0.05)
         device.gate.set()
     assert isinstance(first[0], WrittenPage)
     assert all(batch == [len(DOCUMENTS[0])] for batch in device.batches)

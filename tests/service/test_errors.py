@@ -103,5 +103,6 @@ def test_a_refusal_for_load_says_when_to_retry() -> None:
     response = response_of(OverloadedError("full"))
     assert response.status_code == 429
     assert response.headers["retry-after"] == "1"
+    assert response_of(OverloadedError("full", retry_after=7)).headers["retry-after"] == "7"
     assert response.media_type == "application/problem+json"
     assert "retry-after" not in response_of(ContextTooLongError("long")).headers

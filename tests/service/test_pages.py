@@ -16,10 +16,19 @@ from gradmem_core.errors import DeadlineError, DeviceError
 from gradmem_core.reading.answers import CANDIDATES, Answer
 from gradmem_core.reading.generation import ROWS, answer_queries
 from gradmem_core.reading.sampling import Sampling
+from gradmem_core.writing.compression import WrittenPage
 from gradmem_core.writing.descent import write
-from service.engine import AdmissionLimits, BatchLimits, Engine, StepMade, TokenChosen, TorchDevice
+from service.engine import (
+    AdmissionLimits,
+    BatchLimits,
+    Engine,
+    StepMade,
+    TokenChosen,
+    TorchDevice,
+    list_reads,
+    list_writes,
+)
 from service.engine.device import OngoingRead, OngoingWrite, WriteOutcome
-from service.engine.engine import SHARES
 from service.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio
@@ -76,6 +85,15 @@ def make_pages(tiny: Checkpoint, count: int) -> list[list[int]]:
     return [tiny.tokenizer.encode(f"!{chr(97 + number)}B:7x!|") for number in range(count)]
 
 
+async def write_request(
+    engine: Engine, pages: Sequence[list[int]], tiny: Checkpoint, seconds: float | None = None
+) -> list[WrittenPage]:
+    """Write pages as a request does, in two steps."""
+    works = list_writes(tiny, pages, 2)
+    with engine.admit(works, share="a client", deadline=engine.deadline(seconds)) as permit:
+        return await engine.write_pages(tiny, pages, 2, permit=permit)
+
+
 def make_memories(count: int) -> Tensor:
     return torch.randn(count, 4, 32, generator=torch.Generator().manual_seed(0))
 
@@ -107,32 +125,28 @@ async def test_pages_are_written_as_alone_and_in_order(tiny: Checkpoint) -> None
         assert steps == [(1, page.losses[0]), (2, page.losses[1])]
 
 
-@pytest.mark.parametrize(("at_once", "room"), [(2, 2 * SHARES * 8), (1, SHARES * 8), (1, 9)])
-async def test_a_request_takes_only_its_share_of_the_engine(
-    tiny: Checkpoint, at_once: int, room: int
+async def test_a_request_counts_for_a_part_of_the_room_however_large_it_is(
+    tiny: Checkpoint,
 ) -> None:
-    device = Watched()
-    admission = AdmissionLimits(tokens=room, seconds=30)
-    async with started(device, admission) as engine, anyio.create_task_group() as group:
-        group.start_soon(engine.write_pages, tiny, make_pages(tiny, 5), 1)
-        await anyio.to_thread.run_sync(device.entered.wait)
-        await anyio.wait_all_tasks_blocked()
-        assert engine._tokens == at_once * 8
-        device.gate.set()
-    assert max(map(len, device.written)) == at_once
-    assert sorted(ids for batch in device.written for ids in batch) == sorted(make_pages(tiny, 5))
+    async with started(Watched(), AdmissionLimits(tokens=80, seconds=30)) as engine:
+        for pages, tokens in ((5, 20), (2, 16)):
+            works = list_writes(tiny, make_pages(tiny, pages), 1)
+            with engine.admit(works, share="a", deadline=engine.deadline(None)):
+                assert engine._admission.tokens == tokens
+        assert engine._admission.tokens == 0
 
 
 async def test_the_first_page_that_fails_ends_the_others(tiny: Checkpoint) -> None:
     wanted = make_pages(tiny, 4)
     device = Watched(bad=wanted[1][1])
     device.gate.set()
-    async with started(device, AdmissionLimits(tokens=SHARES * 8, seconds=30)) as engine:
+    async with started(device) as engine:
         with pytest.raises(DeviceError):
-            await engine.write_pages(tiny, wanted, 1)
-        assert engine._tokens == 0
+            await write_request(engine, wanted, tiny)
+        assert engine._admission.tokens == 0
         assert len(await engine.write_pages(tiny, wanted[:1], 1)) == 1
-    assert not any(wanted[3] in batch for batch in device.written)
+    # Together and then alone, but no second step.
+    assert [wanted[3] in batch for batch in device.written].count(True) == 2
 
 
 async def test_a_cancelled_request_ends_all_its_pages(tiny: Checkpoint) -> None:
@@ -140,10 +154,10 @@ async def test_a_cancelled_request_ends_all_its_pages(tiny: Checkpoint) -> None:
     other = tiny.tokenizer.encode(PAGE + PAGE)
     async with started(device) as engine:
         async with anyio.create_task_group() as group:
-            group.start_soon(engine.write_pages, tiny, make_pages(tiny, 3), 5)
+            group.start_soon(write_request, engine, make_pages(tiny, 3), tiny)
             await anyio.to_thread.run_sync(device.entered.wait)
             group.cancel_scope.cancel()
-        assert engine._tokens == 0
+        assert engine._admission.tokens == 0
         device.gate.set()
         await engine.write_pages(tiny, [other], 1)
     assert len(device.written) == 2
@@ -155,14 +169,12 @@ async def test_a_request_that_times_out_is_answered_once(
     tiny: Checkpoint, seconds: float | None, most: float
 ) -> None:
     device = Watched()
-    async with started(device, AdmissionLimits(tokens=SHARES * 8, seconds=most)) as engine:
+    async with started(device, AdmissionLimits(tokens=1000, seconds=most)) as engine:
         with pytest.raises(DeadlineError, match=r"0\.05 s"):
-            await engine.write_pages(
-                tiny, make_pages(tiny, 3), 1, deadline=engine.deadline(seconds)
-            )
-        assert engine._tokens == 0
+            await write_request(engine, make_pages(tiny, 3), tiny, seconds)
+        assert engine._admission.tokens == 0
         device.gate.set()
-    assert device.written == [make_pages(tiny, 3)[:1]]
+    assert device.written == [make_pages(tiny, 3)]
 
 
 @pytest.mark.parametrize("calibration", [None, CALIBRATION], ids=["plain", "calibrated"])
@@ -180,9 +192,8 @@ async def test_pages_are_read_as_the_core_reads_them(
     events: list[TokenChosen] = []
     ids = [("a memory", str(page)) for page in range(page_count)]
     async with started(device) as engine:
-        answers = await engine.read_pages(
-            tiny, memory, ids, wanted, sampling, listener=events.append
-        )
+        works = list_reads(tiny, memory, wanted, sampling, page_keys=ids)
+        answers = await engine.answer(works, listener=events.append)
     assert_equal_answers(answers, answer_queries(tiny, memory, wanted, sampling))
     assert len({answer.page for answer in answers}) > 1 or page_count == 1
     assert sum(device.joined) == page_count * query_count
@@ -199,8 +210,8 @@ async def test_of_documents_about_as_confident_the_later_answers(tiny: Checkpoin
     wanted = make_queries(tiny, 2)
     async with started(Watched()) as engine:
         together = await engine.read_pages(tiny, memory, None, wanted, [GREEDY] * 2)
-        several = await engine.read_pages(
-            tiny, memory, None, wanted, [GREEDY] * 2, documents=["a", "b", "c"]
+        several = await engine.answer(
+            list_reads(tiny, memory, wanted, [GREEDY] * 2, documents=["a", "b", "c"])
         )
     assert [answer.page for answer in several] == [2, 2]
     assert_equal_answers(
