@@ -11,26 +11,34 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
 
 from gradmem_core.errors import GradMemError
 from service.app_state import AppState
+from service.documentation import add_documentation
 from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
 from service.engine.threads import use_threads
 from service.errors import response_of
 from service.memories import Memories
-from service.middleware import BodyLimit, RequestObserver
+from service.middleware import RequestGate, RequestObserver
 from service.models import Models
 from service.readiness import Readiness
 from service.reading import Reader
+from service.refusals import RefusalError
 from service.routes import router
 from service.settings import Settings
 from service.stores import Store, create_store
 from service.telemetry import Telemetry
+from service.waiting import WaitingRequests
 from service.writing import DocumentWriter
 
 CPU_STEP_WORK = 2**36
 """Most tokens times parameters of a gradient step on a CPU: two seconds on two cores, which a READ
 may have to wait for. Larger batches would not be faster there."""
+
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+"Methods that routes may have; HEAD goes with GET."
 
 
 def create_app(
@@ -62,17 +70,38 @@ def create_app(
         summary="Compress a document into a few vectors, then answer queries from them alone.",
         lifespan=_run_parts,
         redirect_slashes=False,
-        middleware=[
-            Middleware(RequestObserver, telemetry=state.telemetry),
-            Middleware(BodyLimit, limit=settings.max_body_bytes),
-        ],
-        exception_handlers=dict.fromkeys(
-            (GradMemError, RequestValidationError, HTTPException), _answer_error
-        ),
+        docs_url=None,  # FastAPI's own pages load scripts from elsewhere
+        redoc_url=None,
+        middleware=_list_middleware(settings, state),
+        exception_handlers={
+            **dict.fromkeys(
+                (GradMemError, RefusalError, RequestValidationError, HTTPException), _answer_error
+            ),
+            405: _answer_wrong_method,
+        },
     )
     app.state.gradmem = state
     app.include_router(router)
+    add_documentation(app)
     return app
+
+
+def _list_middleware(settings: Settings, state: AppState) -> list[Middleware]:
+    """Return the middleware around every route, the outermost first."""
+    cross_origin = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.allowed_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After"],
+    )
+    return [
+        Middleware(RequestObserver, telemetry=state.telemetry, waiting=state.waiting),
+        *([cross_origin] if settings.allowed_origins else []),
+        Middleware(
+            RequestGate, body_limit=settings.max_body_bytes, hosts=settings.hosts_to_answer_for
+        ),
+    ]
 
 
 def _create_state(
@@ -96,6 +125,7 @@ def _create_state(
         writer=DocumentWriter(models, engine, memories, readiness, max_pages=settings.max_pages),
         reader=Reader(engine, memories),
         telemetry=telemetry,
+        waiting=WaitingRequests(),
     )
 
 
@@ -133,3 +163,18 @@ def _create_engine(settings: Settings, telemetry: Telemetry) -> Engine:
 
 async def _answer_error(_request: Request, error: Exception) -> Response:
     return response_of(error)
+
+
+async def _answer_wrong_method(request: Request, _error: Exception) -> Response:
+    """Answer 405 with all methods of the path: the framework names those of its first route."""
+    allowed = [
+        method
+        for method in METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
+    if "GET" in allowed:
+        allowed.append("HEAD")
+    return response_of(HTTPException(405, headers={"Allow": ", ".join(allowed)}))

@@ -12,6 +12,7 @@ from service.reading import Reader
 from service.settings import Settings
 from service.stores import Store
 from service.telemetry import Telemetry
+from service.waiting import WaitingRequests
 from service.writing import DocumentWriter
 
 
@@ -28,6 +29,7 @@ class AppState:
     writer: DocumentWriter
     reader: Reader
     telemetry: Telemetry
+    waiting: WaitingRequests
 
 
 def state_of(request: Request) -> AppState:

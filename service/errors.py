@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from gradmem_core import errors as core
+from service import refusals
 from service.log import log_failure
 from service.schemas import MAX_NAMED_FIELDS, Problem
 
@@ -17,25 +18,6 @@ logger = logging.getLogger("gradmem")
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = {429: 1, 503: 5}
 "Seconds to wait before a retry, where the error does not know better."
-
-
-class BodyTooLargeError(HTTPException):
-    """A request body is larger than the limit.
-
-    FastAPI answers 400 to any error raised while it reads a body, except to HTTPException.
-
-    Args:
-        size: Bytes declared, or received so far.
-        limit: Largest body, in bytes.
-    """
-
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__(
-            413,
-            f"the request body has at least {size} bytes and at most {limit} are accepted"
-            " (GRADMEM_MAX_BODY_BYTES); send a smaller one",
-        )
-        self.limit = limit
 
 
 @dataclass(frozen=True)
@@ -75,7 +57,15 @@ INTERNAL = ProblemType(500, "internal", "Internal error")
 PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     Exception: INTERNAL,
     RequestValidationError: ProblemType(422, "invalid-request", "Invalid request"),
-    BodyTooLargeError: ProblemType(413, "body-too-large", "Request body too large"),
+    refusals.MalformedRequestError: ProblemType(400, "malformed-request", "Malformed request"),
+    refusals.HeaderTimeoutError: ProblemType(408, "header-timeout", "Header timed out"),
+    refusals.BodyTimeoutError: ProblemType(408, "body-timeout", "Request body timed out"),
+    refusals.BodyTooLargeError: ProblemType(413, "body-too-large", "Request body too large"),
+    refusals.MediaTypeError: ProblemType(415, "media-type", "Not declared as JSON"),
+    refusals.ContentEncodingError: ProblemType(415, "content-encoding", "Compressed request body"),
+    refusals.HostRefusedError: ProblemType(421, "host", "Host not allowed"),
+    refusals.HeaderTooLargeError: ProblemType(431, "header-too-large", "Header too large"),
+    refusals.TooManyConnectionsError: ProblemType(503, "connections", "Too many connections"),
     core.GradMemError: INTERNAL,
     core.InputError: ProblemType(422, "invalid-input", "Invalid input"),
     core.EmptyContextError: ProblemType(422, "empty-document", "Empty document"),
@@ -124,8 +114,8 @@ def problem_of(error: Exception) -> Problem:
             return _describe_own(error)
         case RequestValidationError():
             return _describe_invalid(error)
-        case BodyTooLargeError():
-            return PROBLEM_TYPES[BodyTooLargeError].problem(error.detail, limit=error.limit)
+        case refusals.RefusalError():
+            return PROBLEM_TYPES[type(error)].problem(error.detail, limit=error.limit)
         case HTTPException():
             return _describe_framework(error)
         case _:
@@ -135,7 +125,8 @@ def problem_of(error: Exception) -> Problem:
 def response_of(error: Exception) -> JSONResponse:
     """Return the response to a request that ended with an exception."""
     problem = problem_of(error)
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    named = error.headers if isinstance(error, HTTPException | refusals.RefusalError) else None
+    headers = dict(named or {})
     if problem.status in RETRY_AFTER_SECONDS:
         headers["Retry-After"] = str(_seconds_to_wait(error, problem.status))
     return JSONResponse(

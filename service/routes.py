@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from gradmem_core.errors import EngineStoppedError
 from service.app_state import state_of
+from service.bodies import describe_body, json_body
 from service.clients import client_of, refuse_overload
 from service.descriptions import describe_model
 from service.errors import MEDIA_TYPE
@@ -29,6 +30,10 @@ MemoryPath = Annotated[str, Path(description="A memory's handle.", examples=[EXA
 
 SAFETENSORS = "application/vnd.safetensors"
 
+WriteBody = Annotated[WriteRequest, json_body(WriteRequest)]
+
+ReadBody = Annotated[ReadRequest, json_body(ReadRequest)]
+
 PagePath = Annotated[str, Path(description="A page's id.", examples=[EXAMPLE_PAGE_ID])]
 
 
@@ -38,7 +43,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "Problem", "content": content} for status in statuses}
 
 
-router = APIRouter()
+router = APIRouter(responses=_problems(400, 421, 431))
 "Routes take the state from their request: FastAPI would resolve a dependency in a thread."
 
 
@@ -48,9 +53,10 @@ router = APIRouter()
     status_code=201,
     tags=["memories"],
     response_model=WriteResult,
-    responses=_problems(404, 409, 413, 422, 429, 503, 504, 507),
+    responses=_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507),
+    openapi_extra=describe_body(WriteRequest),
 )
-async def write(body: WriteRequest, request: Request) -> WriteResult | Response:
+async def write(body: WriteBody, request: Request) -> WriteResult | Response:
     """Compress a document into a memory and forget the text.
 
     With `Accept: text/event-stream` the response is a stream of events: `step` after each gradient
@@ -67,9 +73,10 @@ async def write(body: WriteRequest, request: Request) -> WriteResult | Response:
     dependencies=[Depends(refuse_overload("read"))],
     tags=["memories"],
     response_model=ReadResponse,
-    responses=_problems(404, 409, 413, 422, 429, 503, 504),
+    responses=_problems(404, 408, 409, 413, 415, 422, 429, 503, 504),
+    openapi_extra=describe_body(ReadRequest),
 )
-async def read(body: ReadRequest, request: Request) -> ReadResponse | Response:
+async def read(body: ReadBody, request: Request) -> ReadResponse | Response:
     """Answer queries from a memory alone.
 
     With `stream` the response is a stream of events: `token` after each token (for lists of

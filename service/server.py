@@ -1,23 +1,31 @@
 """Run the app under uvicorn."""
 
 import asyncio
+import gc
 import logging
+import math
 import os
+import resource
+import signal
+import socket
 import threading
-from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from gradmem_core.errors import DeviceLostError
 from service.app import create_app
+from service.connections import ConnectionLimits
 from service.engine.threads import leave_cores_to_the_engine
 from service.settings import AddressError, Settings
 from service.stores import Store, create_store
+from service.waiting import WaitingRequests
 
 logger = logging.getLogger("gradmem")
 
-SHUTDOWN_SECONDS = 20
-"Longest time that requests may take to finish once the process is told to stop."
+ANSWER_SECONDS = 5
+"Time to answer the requests that are ended, once their time to finish has run out."
 
 KEEP_ALIVE_SECONDS = 75
 """Time that an idle connection stays open: longer than clients keep theirs (httpx: 5 s), or they
@@ -48,7 +56,11 @@ def serve(settings: Settings) -> None:
         lost.set()
         server.should_exit = True
 
-    server = uvicorn.Server(server_config(settings, on_device_lost=shut_down))
+    server = Server(create_app(settings, on_device_lost=shut_down), settings)
+    # What is loaded stays: the garbage collector would go through all of it again and again while
+    # a large body is parsed, and hold up every thread.
+    gc.collect()
+    gc.freeze()
     server.run()
     if lost.is_set():
         raise DeviceLostError("the device was lost; the log says why")
@@ -81,21 +93,59 @@ async def _try_store(store: Store) -> None:
         pass
 
 
-def server_config(settings: Settings, *, on_device_lost: Callable[[], None]) -> uvicorn.Config:
-    """Return the uvicorn configuration of the app.
+class Server(uvicorn.Server):
+    """uvicorn's server, within limits of connections, which answers every request before it ends.
 
-    uvicorn's own access log is off: it prints paths, and paths hold memory ids.
+    Args:
+        app: The app, of `create_app`.
+        settings: The operator's settings.
     """
-    return uvicorn.Config(
-        create_app(settings, on_device_lost=on_device_lost),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,  # that of the root logger, see configure_logging
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        limits = ConnectionLimits(
+            connections=count_connections(settings.max_connections),
+            header_seconds=settings.header_timeout_seconds,
+            idle_seconds=KEEP_ALIVE_SECONDS,
+        )
+        self._waiting: WaitingRequests = app.state.gradmem.waiting
+        self._shutdown_seconds = settings.shutdown_seconds
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                http=limits.protocol,
+                ws="none",
+                log_config=None,  # that of the root logger, see configure_logging
+                access_log=False,  # uvicorn's prints paths, and paths hold memory ids
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds) + ANSWER_SECONDS,
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note a signal; uvicorn would also end the process by it, instead of with status 0."""
+        del frame
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests finish for a while, then answer those that remain."""
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._shutdown_seconds, self._waiting.end)
+        await super().shutdown(sockets)
+        timer.cancel()
+
+
+def count_connections(wanted: int) -> int:
+    """Return the most connections: half of the files that the process may open are for the rest."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(1, files // 2)
+    if wanted <= most or files == resource.RLIM_INFINITY:
+        return wanted
+    logger.warning("%d connections instead of %d: the limit of open files is low", most, wanted)
+    return most
 
 
 def configure_logging(level: str) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from ipaddress import ip_address
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator
@@ -55,6 +56,21 @@ class Settings(BaseSettings):
     "Type in which the elements of a memory are stored."
     max_body_bytes: int = Field(default=2**20, ge=1024)
     "Largest request body, in bytes."
+    max_connections: int = Field(default=1000, ge=1)
+    """Most connections at a time, at most half of the files that the process may open; where there
+    are more, the one that has waited longest for its client is closed."""
+    header_timeout_seconds: float = Field(default=10, gt=0, le=LONGEST_SECONDS)
+    "Longest time that the header of a request may take to arrive."
+    body_timeout_seconds: float = Field(default=60, gt=0, le=LONGEST_SECONDS)
+    "Longest time that the body of a request may take to arrive."
+    shutdown_seconds: float = Field(default=20, ge=0, le=LONGEST_SECONDS)
+    """Time that requests have to finish once the process is told to stop; those that remain are
+    answered with 503."""
+    allowed_hosts: Annotated[list[str], NoDecode] = []
+    """Names of hosts that requests may be for, separated by commas, `*.NAME` for all below one, `*`
+    for any; by default the names of this machine where the address is loopback, otherwise any."""
+    allowed_origins: Annotated[list[str], NoDecode] = []
+    "Origins whose web pages may use the service, such as `https://app.example`; none by default."
     max_tokens: int = Field(default=2**16, ge=1)
     """Most tokens of documents, queries and answers in the engine at a time; further requests are
     refused with 429. WRITE may have three quarters, and a client has to leave as much free as it
@@ -77,7 +93,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     "Lowest severity that is logged."
 
-    @field_validator("checkpoints", mode="before")
+    @property
+    def hosts_to_answer_for(self) -> list[str]:
+        """Names of hosts that requests may be for, in lower case; empty for any."""
+        if "*" in self.allowed_hosts:
+            return []
+        if not self.allowed_hosts and is_loopback(self.host):
+            return ["localhost", "127.0.0.1", "::1", self.host.lower()]
+        return [host.strip("[]").lower() for host in self.allowed_hosts]
+
+    @field_validator("checkpoints", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
@@ -103,3 +128,11 @@ def refuse_unknown_names(environment: Iterable[str]) -> None:
             nearest = get_close_matches(short, known, n=1, cutoff=0.4)
             advice = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "unset it"
             raise UnknownSettingError(f"unknown setting {name}: {advice}")
+
+
+def is_loopback(host: str) -> bool:
+    """Return true for an address that only this machine reaches."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

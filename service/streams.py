@@ -12,13 +12,18 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from gradmem_core.errors import GradMemError
+from service.app_state import state_of
 from service.errors import problem_of
+from service.middleware import OUTCOME
 from service.schemas import StreamEvent
+from service.waiting import WaitingRequests
 
 T = TypeVar("T")
 Emit = Callable[[StreamEvent], None]
 
 EVENT_STREAM = "text/event-stream"
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"Headers that keep caches from storing a stream, and nginx from holding it back."
 CLIENT_CLOSED_REQUEST = 499
 "nginx's status for a client that left before the response; it only appears in metrics and logs."
 
@@ -65,7 +70,7 @@ async def stream_events(
         Exception: Raised by the work before its first event.
     """
     queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
-    task = asyncio.ensure_future(run_while_connected(request, work(queue.put_nowait)))
+    task = asyncio.create_task(run_while_connected(request, work(queue.put_nowait)))
 
     def end(ended: asyncio.Task[BaseModel]) -> None:
         queue.put_nowait(None)
@@ -74,30 +79,55 @@ async def stream_events(
             ended.exception()
 
     task.add_done_callback(end)
-    first = await queue.get()
+    try:
+        first = await queue.get()
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
     if first is None and (task.cancelled() or task.exception()):
         task.result()
-    return StreamingResponse(_events(first, queue, task), media_type=EVENT_STREAM)
+    return StreamingResponse(
+        _events(request, first, queue, task), media_type=EVENT_STREAM, headers=STREAM_HEADERS
+    )
 
 
 async def _events(
+    request: Request,
     first: StreamEvent | None,
     queue: asyncio.Queue[StreamEvent | None],
     task: asyncio.Task[BaseModel],
 ) -> AsyncIterator[bytes]:
+    waiting = state_of(request).waiting
+    waiting.add(task)
     event = first
     try:
         while event is not None:
             yield _encode(event.event_name, event)
             event = await queue.get()
-        try:
-            yield _encode("result", task.result())
-        except ClientGoneError:
-            return
-        except Exception as error:  # any error at all has to reach the client
-            yield _encode("error", problem_of(error))
+        yield _encode("result", _result_of(task, waiting))
+    except ClientGoneError:
+        _note_outcome(request, CLIENT_CLOSED_REQUEST)
+    except Exception as error:  # any error at all has to reach the client
+        problem = problem_of(error)
+        _note_outcome(request, problem.status)
+        yield _encode("error", problem)
     finally:
+        waiting.discard(task)
         task.cancel()
+
+
+def _result_of(task: asyncio.Task[T], waiting: WaitingRequests) -> T:
+    """Return the result of a task that is done, or raise its error."""
+    if not task.cancelled():
+        return task.result()
+    if waiting.ended:
+        raise waiting.error
+    raise RuntimeError("cancelled from within")
+
+
+def _note_outcome(request: Request, status: int) -> None:
+    """Note for metrics and log that a stream, which began with 200, ended otherwise."""
+    request.scope.setdefault("state", {})[OUTCOME] = status
 
 
 def _encode(name: str, data: BaseModel) -> bytes:

@@ -100,9 +100,14 @@ def settings(tmp_path: Path, tiny_folder: Path) -> Settings:
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """Serve an app on a free port of the loopback interface; yield its base URL."""
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
-    )
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
+    with started(uvicorn.Server(config)) as url:
+        yield url
+
+
+@contextmanager
+def started(server: uvicorn.Server) -> Iterator[str]:
+    """Run a server in a thread until the context ends; yield its base URL."""
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

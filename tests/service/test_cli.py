@@ -289,7 +289,7 @@ def test_serve_runs_until_it_is_stopped(
         assert client.write(DOCUMENT).model == "tiny"
     assert (tmp_path / "memories.db").exists()
     process.terminate()
-    process.wait(timeout=30)
+    assert process.wait(timeout=30) == 0
     log = (tmp_path / "log").read_text()
     assert ("running as root" in log) is (os.geteuid() == 0)
 

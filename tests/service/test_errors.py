@@ -15,15 +15,20 @@ from gradmem_core.errors import (
     OverloadedError,
     UnknownCharactersError,
 )
-from service.errors import PROBLEM_TYPES, BodyTooLargeError, problem_of, response_of
+from service.errors import PROBLEM_TYPES, problem_of, response_of
+from service.refusals import BodyTooLargeError, RefusalError
 
 
-def subtree(root: type[GradMemError]) -> list[type[GradMemError]]:
+def subtree(root: type[Exception]) -> list[type[Exception]]:
     return [root, *(leaf for child in root.__subclasses__() for leaf in subtree(child))]
 
 
-@pytest.mark.parametrize("error", subtree(GradMemError), ids=lambda error: error.__name__)
-def test_every_error_has_a_row(error: type[GradMemError]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [*subtree(GradMemError), *RefusalError.__subclasses__()],
+    ids=lambda error: error.__name__,
+)
+def test_every_error_has_a_row(error: type[Exception]) -> None:
     assert error in PROBLEM_TYPES
 
 

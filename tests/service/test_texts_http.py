@@ -107,10 +107,10 @@ def read(http: httpx.Client, memory_id: str, **fields: object) -> list[dict[str,
     return answers
 
 
-def count_read_batches(http: httpx.Client) -> float:
-    """Return the number of batches of READ that the service has run."""
+def count_reads(http: httpx.Client) -> float:
+    """Return the number of READs that the service's device has begun."""
     for line in http.get("/metrics").text.splitlines():
-        if line.startswith('gradmem_batch_size_count{kind="read"}'):
+        if line.startswith('gradmem_queue_seconds_count{kind="read"}'):
             return float(line.split()[-1])
     return 0.0
 
@@ -259,15 +259,15 @@ def test_pages_carry_the_numbers_of_their_lines(http: httpx.Client, text: Checkp
 
 
 def test_without_verify_nothing_is_read_back(http: httpx.Client) -> None:
-    before = count_read_batches(http)
+    before = count_reads(http)
     memory = write(http, make_text(4), verify=False)
     assert memory["read_back"] is None
     assert [page["read_back"] for page in memory["pages"]] == [None] * len(memory["pages"])
-    assert count_read_batches(http) == before
+    assert count_reads(http) == before
     memory = write(http, make_text(4))
     assert memory["read_back"] == 0
     assert all(page["read_back"]["words"] > 0 for page in memory["pages"])
-    assert count_read_batches(http) > before
+    assert count_reads(http) > before
 
 
 def test_auto_chooses_the_steps_of_each_page(http: httpx.Client, text: Checkpoint) -> None:

@@ -1,0 +1,71 @@
+"""Read the JSON of request bodies; whatever grows with a body is done off the event loop.
+
+FastAPI would parse and validate on the event loop: a megabyte that is not what it should be would
+stall every other client for seconds.
+"""
+
+import asyncio
+from typing import Any, TypeVar
+
+from fastapi import Request, params
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from service.app_state import state_of
+from service.offload import call_by_size
+from service.refusals import BodyTimeoutError, ContentEncodingError, MediaTypeError
+from service.streams import ClientGoneError
+
+T = TypeVar("T", bound=BaseModel)
+
+JSON = "application/json"
+
+
+def json_body(model: type[BaseModel]) -> params.Depends:
+    """Return the dependency that reads a body of this model: `Annotated[T, json_body(T)]`."""
+
+    async def read(request: Request) -> BaseModel:
+        return await _read_body(request, model)
+
+    return params.Depends(read)
+
+
+def describe_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Return what OpenAPI says of an operation with a body of this model."""
+    schema = model.model_json_schema()
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
+
+
+async def _read_body(request: Request, model: type[T]) -> T:
+    _check_headers(request)
+    seconds = state_of(request).settings.body_timeout_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            content = await request.body()
+    except TimeoutError as error:
+        raise BodyTimeoutError(seconds) from error
+    except ClientDisconnect as error:
+        raise ClientGoneError from error
+    return await call_by_size(len(content), _parse, model, content)
+
+
+def _check_headers(request: Request) -> None:
+    """Refuse a body that is compressed, or not JSON, before it is read."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ContentEncodingError
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != JSON and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise MediaTypeError
+
+
+def _parse(model: type[T], content: bytes) -> T:
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        entries = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError(
+            [{**entry, "loc": ("body", *entry["loc"])} for entry in entries]
+        ) from None
