@@ -17,6 +17,7 @@ from benchmarks.accuracy.reconstruction import measure_reconstruction
 from benchmarks.accuracy.records import measure_records
 from benchmarks.command import Measurement, make_command, reported_errors
 from benchmarks.curves import measure_curve
+from benchmarks.faults.command import measure_faults
 from benchmarks.report.command import report
 from benchmarks.serving.command import measure_serving
 from benchmarks.speed.reading_time import measure_reading_time
@@ -34,6 +35,7 @@ MEASUREMENTS: dict[str, Callable[..., Measurement]] = {
     "reading-time": measure_reading_time,
     "training-step": measure_training_step,
     "serving": measure_serving,
+    "faults": measure_faults,
     "curve": measure_curve,
 }
 "Commands that make a result, by name."

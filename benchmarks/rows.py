@@ -364,6 +364,34 @@ class Overload(Row):
     "Latency that 99 in 100 successes keep within."
 
 
+class Fault(Row):
+    """A fault of a store or a process while the service is written to, and what it cost."""
+
+    measurement: Literal["fault"] = "fault"
+    fault: str
+    store: str
+    times: Count
+    "Number of times that it happened."
+    acknowledged: Amount
+    "WRITEs that the service acknowledged."
+    deleted: Amount
+    "Their memories that were deleted again, acknowledged too."
+    refused: Amount
+    "Requests answered with a problem."
+    cut: Amount
+    "Requests whose connection ended without an answer."
+    unanswered: Amount
+    "Requests without an answer or an end of the connection."
+    lost: Amount
+    "Acknowledged memories that are not there afterwards."
+    wrong: Amount
+    "Memories that are damaged, or of another document."
+    undeleted: Amount
+    "Deleted memories that are there afterwards."
+    ready: Seconds | None
+    "From the end of the fault until the service is ready; null where its process was killed."
+
+
 class Footprint(Row):
     """Resident memory of the service over one WRITE, some READs and one DELETE, repeated."""
 

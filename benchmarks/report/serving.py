@@ -137,6 +137,13 @@ def capacity(rows: DataFrame) -> "Series[float]":
     return (rows.before + rows.after) / 2
 
 
+def faults(files: Files) -> str:
+    """Show what faults of stores and processes cost."""
+    rows = frame(kinds.Fault, files)
+    counts = ["acknowledged", "deleted", "refused", "cut", "unanswered", "lost", "wrong"]
+    return table(rows[["fault", "store", "times", *counts, "undeleted", "ready"]])
+
+
 def footprint(files: Files) -> str:
     """Show the service's memory once warm and after all requests."""
     rows = frame(kinds.Footprint, files)
@@ -151,5 +158,5 @@ def warm(rows: DataFrame) -> DataFrame:
 
 TABLES = (
     *(write_load, read_load, mixed_load, break_even, efficiency, unrolled, peak_memory),
-    *(read_by_length, operations, overload, footprint),
+    *(read_by_length, operations, overload, faults, footprint),
 )
