@@ -47,7 +47,7 @@ async def _read_body(request: Request, model: type[T]) -> T:
         raise BodyTimeoutError(seconds) from error
     except ClientDisconnect as error:
         raise ClientGoneError from error
-    return await call_by_size(len(content), _parse, model, content)
+    return await call_by_size(len(content), parse_body, model, content)
 
 
 def _check_headers(request: Request) -> None:
@@ -61,7 +61,12 @@ def _check_headers(request: Request) -> None:
         raise MediaTypeError
 
 
-def _parse(model: type[T], content: bytes) -> T:
+def parse_body(model: type[T], content: bytes) -> T:
+    """Return the model that a body holds.
+
+    Raises:
+        RequestValidationError: It is not JSON, or not of this model.
+    """
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
