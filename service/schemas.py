@@ -63,6 +63,14 @@ def _refuse_many_entries(metadata: object) -> object:
     return metadata
 
 
+def _take_whole_number(value: object) -> object:
+    """Take 1.0 for the integer that it is in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_take_whole_number)
+
+
 class WriteRequest(RequestBody):
     """The body of `POST /write`."""
 
@@ -70,7 +78,12 @@ class WriteRequest(RequestBody):
         json_schema_extra={
             "examples": [
                 {"document": "Alice: +49 30 5550123\nDoor code: 4711#", "ttl_seconds": 3600}
-            ]
+            ],
+            # See _check_append.
+            "anyOf": [
+                {"properties": {"append_to": {"type": "null"}}},
+                {"properties": {"ttl_seconds": {"type": "null"}, "metadata": {"maxProperties": 0}}},
+            ],
         }
     )
 
@@ -78,12 +91,12 @@ class WriteRequest(RequestBody):
     "The text to compress; it is forgotten once the memory is written."
     model: Text | None = None
     "Name of the checkpoint that writes, from `GET /models`; the first one by default."
-    steps: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    steps: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"] | None, WHOLE] = None
     """Gradient steps (K), or `auto` for as many as reduce the loss; the checkpoint's own number by
     default."""
     timeout: Timeout | None = None
     "Seconds after which the service answers 504; it has a limit of its own."
-    ttl_seconds: int | None = Field(default=None, ge=1, le=10 * YEAR_SECONDS)
+    ttl_seconds: Annotated[Annotated[int, Field(ge=1, le=10 * YEAR_SECONDS)] | None, WHOLE] = None
     "Seconds until the memory is deleted; never by default."
     metadata: Annotated[
         dict[Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]],
@@ -211,19 +224,26 @@ class ReadRequest(RequestBody):
     """The body of `POST /read`: one `query` or several `queries` to a memory."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"memory_id": EXAMPLE_ID, "query": "door code"}]}
+        json_schema_extra={
+            "examples": [{"memory_id": EXAMPLE_ID, "query": "door code"}],
+            # See _check_queries.
+            "oneOf": [
+                {"required": ["query"], "properties": {"query": {"type": "string"}}},
+                {"required": ["queries"], "properties": {"queries": {"type": "array"}}},
+            ],
+        }
     )
 
     memory_id: MemoryId
     query: Text | None = None
     queries: list[Text] | None = Field(default=None, min_length=1, max_length=MAX_QUERIES)
-    max_new_tokens: int | None = Field(default=None, ge=1)
+    max_new_tokens: Annotated[Annotated[int, Field(ge=1)] | None, WHOLE] = None
     "Most tokens of an answer; the checkpoint's limit by default."
     temperature: float = Field(default=0.0, ge=0, le=100)
     "0 takes the likeliest token; above 0, tokens are drawn."
     top_p: float = Field(default=1.0, gt=0, le=1)
     "Share of the probability mass from which tokens are drawn."
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: Annotated[Annotated[int, Field(ge=0, lt=2**63)], WHOLE] = 0
     "Seed of the draws."
     min_confidence: float | None = Field(default=None, ge=0, le=1)
     """Answers with less confidence count as not found; the checkpoint's own threshold by default, 0

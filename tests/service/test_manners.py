@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from jsonschema import Draft202012Validator
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from service.app import create_app
@@ -127,6 +128,32 @@ def test_openapi_names_every_refusal(http: httpx.Client) -> None:
         assert {400, 421, 431} <= statuses, name
         if name in ("post /write", "post /read"):
             assert {408, 413, 415, 422, 429, 503, 504} <= statuses
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/write", {"steps": 1.0, "ttl_seconds": 60.0}),
+        ("/write", {"steps": 1.5}),
+        ("/write", {"append_to": "0" * 32}),
+        ("/write", {"append_to": "0" * 32, "ttl_seconds": None, "metadata": {}}),
+        ("/write", {"append_to": "0" * 32, "ttl_seconds": 60}),
+        ("/write", {"append_to": "0" * 32, "metadata": {"a": "b"}}),
+        ("/read", {}),
+        ("/read", {"query": "?!a:", "seed": 1.0, "max_new_tokens": 1.0}),
+        ("/read", {"query": None, "queries": ["?!a:"]}),
+        ("/read", {"query": "?!a:", "queries": ["?!a:"]}),
+        ("/read", {"query": None, "queries": None}),
+    ],
+)
+def test_openapi_accepts_what_the_service_accepts(
+    http: httpx.Client, path: str, fields: dict[str, object]
+) -> None:
+    operation = http.get("/openapi.json").json()["paths"][path]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    body = {**({"document": DOCUMENT} if path == "/write" else {"memory_id": "0" * 32}), **fields}
+    accepted = http.post(path, json=body).status_code in (201, 404)
+    assert Draft202012Validator(schema).is_valid(body) == accepted
 
 
 @pytest.mark.parametrize(
