@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gradmem_core.errors import CheckpointError
+from gradmem_core.model_files import read_json, read_tensors
 
 FOLDER = "adapter"
 "Folder of a checkpoint's adapter."
@@ -218,10 +218,7 @@ def _read_pairs(folder: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(folder / TENSORS)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / TENSORS} cannot be read: {error}") from error
+    tensors = read_tensors(folder / TENSORS)
     if others := {str(tensor.dtype) for tensor in tensors.values() if tensor.dtype not in DTYPES}:
         raise CheckpointError(
             f"{folder / TENSORS} has {', '.join(sorted(others))}; store it as float32 or bfloat16"
@@ -230,13 +227,12 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / CONFIG)
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
         usable = config["peft_type"] == "LORA" and config["r"] > 0 and config["lora_alpha"] > 0
-        options = config.items()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error!r}") from error
-    on = [name for name, value in options if value and NEUTRAL.get(name) != value]
+    on = [name for name, value in config.items() if value and NEUTRAL.get(name) != value]
     if not usable or not KNOWN.issuperset(on):
         names = ", ".join(sorted({*on} - KNOWN)) or "peft_type, r, lora_alpha"
         raise CheckpointError(f"the adapter in {folder} has unsupported options: {names}")

@@ -4,7 +4,7 @@ No other module imports transformers' model classes.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AttentionInterface,
     AttentionMaskInterface,
     AutoConfig,
@@ -35,6 +37,7 @@ from gradmem_core.adapters import add_adapter, strip_adapter, switch_adapter
 from gradmem_core.attention import causal_attention
 from gradmem_core.config import AdapterConfig
 from gradmem_core.errors import CheckpointError
+from gradmem_core.model_files import read_json, read_weights
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
 "Model types whose folders are known to work."
@@ -46,6 +49,12 @@ DROPOUT_FIELDS = (
     "resid_pdrop",
     "summary_first_dropout",
 )
+
+FOREIGN_FIELDS = {
+    *("auto_map", "transformers_weights", "fusion_config", "quantization_config"),
+    *("attn_implementation", "_attn_implementation", "experts_implementation"),
+}
+"Fields of a configuration by which transformers loads or runs what is not in the folder's weights."
 
 ATTENTION = "gradmem"
 "Name of `_attention` in transformers' registry."
@@ -105,20 +114,24 @@ class Backbone(nn.Module):
     def from_folder(cls, folder: Path) -> "Backbone":
         """Load a Hugging Face model folder in float32, strictly.
 
+        Of the folder it reads what `digest_backbone` covers: `config.json` and the safetensors
+        files.
+
         Raises:
-            CheckpointError: The folder is missing or damaged, or its tensors are not exactly
-                those of the architecture it names.
+            CheckpointError: The folder is missing or damaged, asks for other code or files, or its
+                tensors are not finite or not exactly those of the architecture it names.
         """
+        fields, tensors = _read_settings(folder), read_weights(folder)
         try:
-            config = _disable_dropout(AutoConfig.from_pretrained(folder, local_files_only=True))
+            config = _disable_dropout(CONFIG_MAPPING[fields["model_type"]].from_dict(fields))
+            _check_size(config, tensors)
             with _no_progress_bar():
-                loaded = AutoModelForCausalLM.from_pretrained(
-                    folder,
+                loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+                    None,
                     config=config,
+                    state_dict=tensors,
                     attn_implementation=ATTENTION,
                     dtype=torch.float32,
-                    local_files_only=True,
-                    use_safetensors=True,
                     output_loading_info=True,
                 )
         except Exception as error:  # transformers has no base class for damaged folders
@@ -137,10 +150,7 @@ class Backbone(nn.Module):
         Raises:
             CheckpointError: See `from_folder`, or the type of the model is not in FAMILIES.
         """
-        try:
-            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder} is not a model folder: {error}") from error
+        kind = _read_settings(folder).get("model_type")
         if kind not in FAMILIES:
             raise CheckpointError(
                 f"the model in {folder} is of type {kind!r}; GradMem supports {', '.join(FAMILIES)}"
@@ -158,7 +168,11 @@ class Backbone(nn.Module):
         try:
             with _no_progress_bar():
                 quantized = AutoModelForCausalLM.from_pretrained(
-                    file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
+                    file.parent,
+                    gguf_file=file.name,
+                    dtype=torch.float32,
+                    local_files_only=True,
+                    trust_remote_code=False,
                 )
             config = _disable_dropout(quantized.config)
             del config.quantization_config  # it names a file that the new folder does not have
@@ -403,6 +417,41 @@ def _build(config: PreTrainedConfig) -> PreTrainedModel:
         config, attn_implementation=ATTENTION, dtype=torch.float32
     )
     return cast("PreTrainedModel", model)
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """Read the configuration of a model folder.
+
+    Raises:
+        CheckpointError: It is missing or damaged, or sets one of FOREIGN_FIELDS.
+    """
+    settings = read_json(folder / "config.json")
+    if foreign := sorted(name for name in FOREIGN_FIELDS if settings.get(name) is not None):
+        raise CheckpointError(
+            f"config.json of {folder} sets {', '.join(foreign)}: GradMem runs no code of a"
+            " checkpoint, and reads its weights from safetensors files alone"
+        )
+    return settings
+
+
+def _check_size(config: PreTrainedConfig, tensors: dict[str, Tensor]) -> None:
+    """Refuse a configuration of a far larger model than the tensors before memory is taken for it.
+
+    Raises:
+        ValueError: It has more layers than there are tensors, or more than twice their elements
+            (the head may share its weight with the embeddings).
+    """
+    fault = f"the model of config.json is larger than its {len(tensors)} tensors"
+    if not 1 <= config.num_hidden_layers <= len(tensors):
+        raise ValueError(fault)
+    with torch.device("meta"):
+        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    if _count_elements(model.parameters()) > 2 * _count_elements(tensors.values()):
+        raise ValueError(fault)
+
+
+def _count_elements(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def _disable_dropout(config: PreTrainedConfig) -> PreTrainedConfig:

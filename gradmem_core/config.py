@@ -13,7 +13,7 @@ Phases = Literal["write", "read", "both"]
 class AdapterConfig(BaseModel):
     """Low-rank adapters on the backbone's linear layers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(ge=1)
     "Rank of each layer's low-rank product."
@@ -24,7 +24,7 @@ class AdapterConfig(BaseModel):
 class MemoryConfig(BaseModel):
     """The configuration of a checkpoint's memory, stored in the checkpoint."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     memory_tokens: int = Field(ge=1)
     "Vectors of a page of memory (m)."

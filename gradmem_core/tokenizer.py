@@ -1,5 +1,6 @@
 """Text to token ids and back; text outside the vocabulary is refused."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,16 @@ from tokenizers import Tokenizer as FastTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gradmem_core.errors import CheckpointError, UnknownCharactersError
+from gradmem_core.model_files import read_json
+
+FILE = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+CONFIG_FIELDS = {
+    *("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"),
+    *("additional_special_tokens", "extra_special_tokens", "chat_template", "model_max_length"),
+}
+"Fields of `tokenizer_config.json` that are read: names of tokens, and what concerns no token."
 
 PAD = "<pad>"
 UNKNOWN = "<unk>"
@@ -62,18 +73,32 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Load the tokenizer files of a folder.
+        """Load the tokenizer of a folder: `tokenizer.json`, which no other file may change.
 
         Raises:
-            CheckpointError: The files are missing or damaged.
+            CheckpointError: The files are missing or damaged, or `tokenizer_config.json` adds
+                tokens or names code.
         """
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            if not (folder / name).is_file():
-                raise CheckpointError(f"the checkpoint {folder} has no {name}")
+        fields, config = (read_json(folder / name) for name in (FILE, CONFIG))
+        if config.get("auto_map") is not None:
+            raise CheckpointError(f"{CONFIG} of {folder} names code; GradMem runs none")
+        names = {name: value for name, value in config.items() if name in CONFIG_FIELDS}
         try:
-            return cls(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
+            fast = FastTokenizer.from_str(json.dumps(fields))
+            stored = fast.to_str()
+            wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+                tokenizer_object=fast, **names
+            )
+            if (folder / CHAT_TEMPLATE).exists():
+                wrapped.chat_template = (folder / CHAT_TEMPLATE).read_text()
+            loaded = cls(wrapped)
         except Exception as error:  # tokenizers raises bare Exception for a damaged file
             raise CheckpointError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+        if loaded._backend.to_str() != stored:
+            raise CheckpointError(
+                f"{CONFIG} of {folder} changes the tokenizer: all its tokens must be in {FILE}"
+            )
+        return loaded
 
     @classmethod
     def from_gguf(cls, file: Path) -> "Tokenizer":
@@ -84,7 +109,7 @@ class Tokenizer:
         """
         try:
             fast = AutoTokenizer.from_pretrained(
-                file.parent, gguf_file=file.name, local_files_only=True
+                file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # transformers and gguf have no base class for their errors
             raise CheckpointError(f"the tokenizer of {file} cannot be loaded: {error}") from error

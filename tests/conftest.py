@@ -18,6 +18,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 # No deadline: a busy machine is no failure. CI draws the same examples in every run.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("long", deadline=None, max_examples=20_000)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 

@@ -6,7 +6,6 @@ its answer is right. From these: which pages generate an answer (`page`), which 
 how likely it is right (`answer`), and how sure a refusal is (`absence`).
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from benchmarks.options import Bank
 from gradmem_core.blob import quantize
 from gradmem_core.checkpoints.calibration import Calibration, Evidence, Logistic
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from gradmem_core.checkpoints.manifest import find_checkpoint
+from gradmem_core.checkpoints.manifest import find_checkpoint, read_manifest, write_manifest
 from gradmem_core.errors import InputError
 from gradmem_core.reading.answers import CANDIDATES, Answer
 from gradmem_core.reading.generation import answer_queries
@@ -102,10 +101,9 @@ def calibrate_checkpoint(
             for replies in _ask_pages(loaded, memories, document, page_tokens, steps)
         ]
     )
-    path = find_checkpoint(checkpoint) / "gradmem.json"
-    manifest = json.loads(path.read_text())
-    manifest["calibration"] = calibration.model_dump(mode="json")
-    path.write_text(json.dumps(manifest, indent=2) + "\n")
+    folder = find_checkpoint(checkpoint)
+    fitted = read_manifest(folder).model_copy(update={"calibration": calibration})
+    write_manifest(folder, fitted)
     typer.echo(calibration.model_dump_json(indent=2))
 
 

@@ -28,7 +28,7 @@ class Evidence:
 class Logistic(BaseModel):
     """A probability as a logistic function of evidence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bias: float
     query: float = 0.0
@@ -59,7 +59,7 @@ class Logistic(BaseModel):
 class Calibration(BaseModel):
     """The logistic functions that select pages and give confidence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     page: Logistic
     "That a page answers the query, from `query` and `absent` alone; it selects the pages to read."

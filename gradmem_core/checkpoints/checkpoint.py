@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gradmem_core import adapters
@@ -29,11 +28,16 @@ from gradmem_core.checkpoints.manifest import (
     Task,
     find_checkpoint,
     read_manifest,
+    write_manifest,
 )
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError, DeviceError, UnknownCharactersError
 from gradmem_core.model import MemoryModel
+from gradmem_core.model_files import read_tensors
 from gradmem_core.tokenizer import ABSENT, QUERY, QUERY_MARK, Tokenizer
+
+UNCOVERED = ("added_tokens.json", "special_tokens_map.json", "backbone/adapter_config.json")
+"Files that other engines would read from a checkpoint, and that its fingerprint leaves out."
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def save_checkpoint(
             calibration=calibration,
             backbone=external,
         )
-        (new / "gradmem.json").write_text(manifest.model_dump_json(indent=2) + "\n")
+        write_manifest(new, manifest)
         for file, text in {"README.md": card, **(notes or {})}.items():
             (new / file).write_text(text)
     return manifest.fingerprint
@@ -210,10 +214,17 @@ def load_checkpoint(
         DeviceError: The device cannot be used.
     """
     folder = find_checkpoint(reference)
+    _refuse_uncovered(folder)
     manifest = read_manifest(folder)
     backbone = verify_backbone(folder, manifest)
     model = _load_model(folder, Backbone.from_folder(backbone), manifest.memory, merge=merge)
+    _check_finite(model, folder)
     tokenizer = Tokenizer.from_folder(folder)
+    if len(tokenizer) > model.backbone.vocabulary_size:
+        raise CheckpointError(
+            f"the tokenizer of {folder} has {len(tokenizer)} tokens and its backbone"
+            f" {model.backbone.vocabulary_size}: they do not belong together"
+        )
     check_template(tokenizer, manifest.task.query_template, manifest.memory)
     if manifest.task.document_format == "records":
         tokenizer.require_ids([QUERY_MARK, ABSENT])  # refuses a tokenizer without them
@@ -226,6 +237,30 @@ def load_checkpoint(
         stop_ids=tokenizer.require_ids(manifest.task.stop_tokens),
         calibration=manifest.calibration,
     )
+
+
+def _refuse_uncovered(folder: Path) -> None:
+    """Refuse files that transformers would read, and neither GradMem nor the fingerprint.
+
+    Raises:
+        CheckpointError: The folder has such a file.
+    """
+    for name in UNCOVERED:
+        if (folder / name).exists():
+            raise CheckpointError(
+                f"{folder} has a file {name}, which the fingerprint does not cover; remove it"
+            )
+
+
+def _check_finite(model: MemoryModel, folder: Path) -> None:
+    """Refuse weights that are infinite or not numbers.
+
+    Raises:
+        CheckpointError: A tensor has such elements.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise CheckpointError(f"{name} of {folder} has elements that are not finite")
 
 
 def verify_backbone(checkpoint: Path, manifest: Manifest) -> Path:
@@ -262,10 +297,11 @@ def _load_model(
     """Build the model from a backbone and the stored write side and adapter."""
     stored, adapter = folder / adapters.FOLDER, config.adapter
     merged = merge and adapter is not None and adapter.phases == "both"
+    tensors = read_tensors(folder / "gradmem.safetensors")
+    _check_sizes(config, tensors, backbone.width, folder)
     if adapter is not None and merged:
         adapters.merge_adapter(backbone.causal_lm, stored, adapter.rank)
     model = MemoryModel(backbone, config, seed=0, merged=merged)
-    tensors = _read_tensors(folder / "gradmem.safetensors")
     if adapter is not None and not merged:
         if stored.exists():
             adapters.load_adapter(backbone.causal_lm, stored)
@@ -275,19 +311,30 @@ def _load_model(
     return model
 
 
+def _check_sizes(
+    config: MemoryConfig, tensors: dict[str, Tensor], width: int, folder: Path
+) -> None:
+    """Refuse sizes that are not those of the stored tensors, before memory is taken for them.
+
+    Raises:
+        CheckpointError: The memory has another number of vectors, or the adapter a rank above the
+            backbone's width.
+    """
+    shape = tensors["initial_memory"].shape if "initial_memory" in tensors else ()
+    rank = 0 if config.adapter is None else config.adapter.rank
+    if shape != (config.memory_tokens, width) or rank > width:
+        raise CheckpointError(
+            f"gradmem.json of {folder} has {config.memory_tokens} memory vectors and adapters of"
+            f" rank {rank}; initial_memory is {list(shape)} and the backbone's width {width}"
+        )
+
+
 def _move(model: MemoryModel, device: str) -> MemoryModel:
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:  # torch raises either
         first_line = str(error).partition("\n")[0]
         raise DeviceError(f"the device {device!r} cannot be used: {first_line}") from error
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def _take_adapter(

@@ -6,6 +6,7 @@ a configuration in memory, does not change it.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
+from gradmem_core.model_files import find_weights, read_json
+from gradmem_core.tokenizer import CHAT_TEMPLATE, CONFIG
 
 LIMITS = {
     "write_steps",
@@ -52,13 +55,35 @@ def compute_fingerprint(folder: Path, backbone_sha256: str, config: MemoryConfig
         # Format 1 has the adapter among the write side and its rank among the settings.
         relevant["write_lora_rank"] = relevant.pop("adapter")["rank"]
     _add_json(digest, relevant)
-    _add_json(digest, _read_json(folder / "tokenizer.json"))
+    _add_json(digest, read_json(folder / "tokenizer.json"))
     _add_tensors(digest, folder / "gradmem.safetensors")
     if adapter.exists():
-        fields = _read_json(adapter / "adapter_config.json")
+        fields = read_json(adapter / "adapter_config.json")
         _add_json(digest, {name: fields[name] for name in fields.keys() - UNBOUND})
         _add_tensors(digest, adapter / "adapter_model.safetensors")
     digest.update(backbone_sha256.encode())
+    return digest.hexdigest()
+
+
+def digest_settings(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a checkpoint's limits and answers depend on.
+
+    It covers every field of `gradmem.json`, the fingerprint among them, but for the place of the
+    backbone and the digest itself; and the tokenizer's files that the fingerprint leaves out.
+
+    Args:
+        folder: The checkpoint.
+        manifest: The fields of its `gradmem.json`, as stored.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+    """
+    digest = hashlib.sha256()
+    fields = manifest.keys() - {"backbone", "settings_sha256"}
+    _add_json(digest, {name: manifest[name] for name in fields})
+    _add_json(digest, read_json(folder / CONFIG))
+    if (folder / CHAT_TEMPLATE).exists():
+        digest.update((folder / CHAT_TEMPLATE).read_bytes())
     return digest.hexdigest()
 
 
@@ -68,11 +93,9 @@ def digest_backbone(folder: Path) -> str:
     Raises:
         CheckpointError: A file is missing or damaged.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"there is no backbone with safetensors files in {folder}")
+    files = find_weights(folder)
     digest = hashlib.sha256()
-    settings = _read_json(folder / "config.json")
+    settings = read_json(folder / "config.json")
     _add_json(digest, {key: settings[key] for key in settings.keys() - VOLATILE})
     for path in files:
         _add_tensors(digest, path)
@@ -80,7 +103,11 @@ def digest_backbone(folder: Path) -> str:
 
 
 def _add_json(digest: "hashlib._Hash", value: dict[str, Any]) -> None:
-    digest.update(json.dumps(value, sort_keys=True).encode())
+    try:
+        text = json.dumps(value, sort_keys=True)
+    except RecursionError as error:  # Python writes less deeply nested JSON than it reads
+        raise CheckpointError("the checkpoint has JSON that is nested too deeply") from error
+    digest.update(text.encode())
 
 
 def _add_tensors(digest: "hashlib._Hash", path: Path) -> None:
@@ -92,13 +119,3 @@ def _add_tensors(digest: "hashlib._Hash", path: Path) -> None:
                 digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return value

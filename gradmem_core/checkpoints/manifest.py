@@ -8,11 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gradmem_core.checkpoints.calibration import Calibration
 from gradmem_core.checkpoints.external_backbone import ExternalBackbone
+from gradmem_core.checkpoints.fingerprint import digest_settings
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
+from gradmem_core.model_files import read_json
 from gradmem_core.tokenizer import ABSENT, QUERY
 
-FORMAT_VERSION = 2
+FILE = "gradmem.json"
+FORMAT_VERSION = 3
 BUNDLED = Path(__file__).parents[1] / "bundled"
 
 
@@ -55,6 +58,8 @@ class Manifest(BaseModel):
     format_version: int
     name: str
     fingerprint: str
+    settings_sha256: str | None = None
+    "Digest of the settings, see `digest_settings`; None in formats 1 and 2, which have none."
     memory: MemoryConfig
     task: Task
     calibration: Calibration | None = None
@@ -70,7 +75,7 @@ def find_checkpoint(reference: str | Path) -> Path:
         CheckpointError: There is no such checkpoint.
     """
     for folder in (Path(reference), BUNDLED / reference):
-        if (folder / "gradmem.json").is_file():
+        if (folder / FILE).is_file():
             return folder
     bundled = ", ".join(list_bundled()) or "none"
     raise CheckpointError(
@@ -81,28 +86,47 @@ def find_checkpoint(reference: str | Path) -> Path:
 
 def list_bundled() -> list[str]:
     """Return the names of the checkpoints in the package."""
-    return sorted(path.parent.name for path in BUNDLED.glob("*/gradmem.json"))
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{FILE}"))
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `gradmem.json`.
 
     Raises:
-        CheckpointError: The file is missing or damaged, or has a later format version.
+        CheckpointError: The file is missing or damaged, has a later format version, or its settings
+            do not match their digest.
     """
+    fields = read_json(folder / FILE)
+    version = fields.get("format_version")
+    if version not in range(1, FORMAT_VERSION + 1):
+        raise CheckpointError(
+            f"{folder} has format version {version}; this GradMem reads 1 to {FORMAT_VERSION}"
+        )
     try:
-        fields = json.loads((folder / "gradmem.json").read_text())
-        version = fields.get("format_version")
-        if version == 1:
-            fields = _migrate_version_1(fields)
-        elif version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{folder} has format version {version}; this GradMem reads 1 to {FORMAT_VERSION}"
-            )
-        return Manifest.model_validate(fields)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        migrated = _migrate_version_1(fields) if version == 1 else fields
+        manifest = Manifest.model_validate(migrated)
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         detail = _describe_first(error) if isinstance(error, ValidationError) else repr(error)
-        raise CheckpointError(f"gradmem.json of {folder} cannot be read: {detail}") from error
+        raise CheckpointError(f"{FILE} of {folder} cannot be read: {detail}") from error
+    if version == FORMAT_VERSION and manifest.settings_sha256 != digest_settings(folder, fields):
+        raise CheckpointError(
+            f"the settings of {folder} do not match their digest in {FILE}: the file or the"
+            " tokenizer's was damaged or changed; fetch the checkpoint again"
+        )
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `gradmem.json` in the latest format, with the digest of its settings.
+
+    Args:
+        folder: The checkpoint, with its tokenizer.
+        manifest: Its manifest; version and digest are set here.
+    """
+    latest = manifest.model_copy(update={"format_version": FORMAT_VERSION})
+    fields = latest.model_dump(mode="json")
+    fields["settings_sha256"] = digest_settings(folder, fields)
+    (folder / FILE).write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def _migrate_version_1(fields: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from gradmem_core.model import MemoryModel
 from gradmem_core.reading.scoring import read
 from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.writing.descent import write
+from tests.sealing import seal
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]
@@ -83,13 +84,6 @@ def nudge(tensors: dict[str, Tensor], name: str) -> None:
 
 def fingerprint(folder: Path) -> str:
     return compute_fingerprint(folder, digest_backbone(folder / "backbone"), config_of(folder))
-
-
-def seal(folder: Path) -> None:
-    """Write the fingerprint of what is there now, as if it had been trained so."""
-    path = folder / "gradmem.json"
-    fields = json.loads(path.read_text())
-    path.write_text(json.dumps(fields | {"fingerprint": fingerprint(folder)}))
 
 
 @pytest.fixture

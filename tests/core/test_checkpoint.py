@@ -23,6 +23,7 @@ from gradmem_core.model import MemoryModel
 from gradmem_core.reading.scoring import read
 from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.writing.descent import write
+from tests.sealing import seal
 
 TinyModel = Callable[..., MemoryModel]
 RandomIds = Callable[..., Tensor]
@@ -79,15 +80,6 @@ def nudge(tensors: dict[str, Tensor], name: str) -> None:
     tensors[name].view(-1)[-1].add_(1e-3)
 
 
-def sealed(folder: Path) -> str:
-    """Write the fingerprint of what is there now, as if it had been trained so."""
-    fields = json.loads((folder / "gradmem.json").read_text())
-    config = MemoryConfig(**fields["memory"])
-    fingerprint = compute_fingerprint(folder, digest_backbone(folder / "backbone"), config)
-    change_json(folder / "gradmem.json", fingerprint=fingerprint)
-    return fingerprint
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel) -> Path:
     """A whole checkpoint, not to be changed."""
@@ -139,7 +131,7 @@ def test_the_folder_holds_what_the_architecture_names(folder: Path) -> None:
         "README.md",
     }
     assert (folder / "README.md").read_text() == "# Tiny\n"
-    assert json.loads((folder / "gradmem.json").read_text())["format_version"] == 2
+    assert json.loads((folder / "gradmem.json").read_text())["format_version"] == 3
 
 
 def test_saved_again_the_fingerprint_stays(folder: Path, tmp_path: Path) -> None:
@@ -217,27 +209,27 @@ def test_switches_change_the_fingerprint(folder: Path, tiny_model: TinyModel, fi
 
 @pytest.mark.parametrize("file", ["gradmem.safetensors", "backbone/model.safetensors"])
 def test_every_tensor_is_part_of_the_fingerprint(own: Path, file: str) -> None:
-    prints = [sealed(own)]
+    prints = [seal(own)]
     for name in load_file(own / file):
         change_tensors(own / file, partial(nudge, name=name))
-        prints.append(sealed(own))
+        prints.append(seal(own))
     assert len(prints) > 3
     assert len(set(prints)) == len(prints)
 
 
 def test_tokenizer_and_backbone_settings_are_part_of_the_fingerprint(own: Path) -> None:
-    before = sealed(own)
+    before = seal(own)
     change_json(own / "backbone" / "config.json", rms_norm_eps=1e-3)
-    between = sealed(own)
+    between = seal(own)
     tokenizer = own / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace('"q"', '"Q"'))
-    assert len({before, between, sealed(own)}) == 3
+    assert len({before, between, seal(own)}) == 3
 
 
 def test_the_version_of_a_library_is_not_part_of_the_fingerprint(own: Path) -> None:
-    before = sealed(own)
+    before = seal(own)
     change_json(own / "backbone" / "config.json", transformers_version="9.9", dtype="float32")
-    assert sealed(own) == before
+    assert seal(own) == before
 
 
 # Strict loading
@@ -285,7 +277,7 @@ WRONG_TENSORS: dict[str, tuple[str, Callable[[dict[str, Tensor]], Any]]] = {
 def test_tensors_that_do_not_fit_are_refused(own: Path, wrong: str) -> None:
     file, change = WRONG_TENSORS[wrong]
     change_tensors(own / f"{file}.safetensors", change)
-    sealed(own)
+    seal(own)
     with pytest.raises(CheckpointError):
         load_checkpoint(own)
 
@@ -307,12 +299,12 @@ def test_tensors_that_do_not_fit_are_refused(own: Path, wrong: str) -> None:
 )
 def test_a_backbone_that_does_not_fit_its_tensors_is_refused(own: Path, fields: Any) -> None:
     change_json(own / "backbone" / "config.json", **fields)
-    sealed(own)
+    seal(own)
     with pytest.raises(CheckpointError, match="the backbone in"):
         load_checkpoint(own)
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None])
+@pytest.mark.parametrize("version", [0, 4, "1", None])
 def test_another_format_version_is_refused(own: Path, version: Any) -> None:
     change_json(own / "gradmem.json", format_version=version)
     with pytest.raises(CheckpointError, match=f"version {version}; this GradMem reads 1"):
@@ -339,6 +331,7 @@ def test_unknown_fields_are_refused_and_named(own: Path) -> None:
 def test_a_memory_longer_than_the_backbone_is_refused(own: Path) -> None:
     fields = json.loads((own / "gradmem.json").read_text())
     change_json(own / "gradmem.json", memory=fields["memory"] | {"max_context_tokens": 46})
+    seal(own)
     with pytest.raises(CheckpointError, match="more positions than") as caught:
         load_checkpoint(own)
     assert caught.value.limit == 48
@@ -347,6 +340,7 @@ def test_a_memory_longer_than_the_backbone_is_refused(own: Path) -> None:
 def test_a_stop_token_outside_the_vocabulary_is_refused(own: Path) -> None:
     task = TASK.model_copy(update={"stop_tokens": ["Z"]})
     change_json(own / "gradmem.json", task=task.model_dump())
+    seal(own)
     with pytest.raises(CheckpointError, match="no token 'Z'"):
         load_checkpoint(own)
 

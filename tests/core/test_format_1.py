@@ -14,7 +14,7 @@ from torch import Tensor
 from gradmem_core.adapters import is_adapter
 from gradmem_core.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from gradmem_core.checkpoints.fingerprint import compute_fingerprint, digest_backbone
-from gradmem_core.checkpoints.manifest import Task, read_manifest
+from gradmem_core.checkpoints.manifest import FORMAT_VERSION, Task, read_manifest
 from gradmem_core.errors import CheckpointError
 from gradmem_core.model import MemoryModel
 from gradmem_core.reading.scoring import read
@@ -112,7 +112,7 @@ def test_it_writes_and_reads_as_it_did(
     assert torch.equal(read(model, before, queries), read(loaded.model, after, queries))
 
 
-def test_saved_again_it_is_of_format_2_and_writes_the_same(
+def test_saved_again_it_is_of_the_latest_format_and_writes_the_same(
     tmp_path: Path, tiny_model: TinyModel, random_ids: RandomIds
 ) -> None:
     write_format_1(tmp_path / "old", adapted(tiny_model), 2)
@@ -125,7 +125,7 @@ def test_saved_again_it_is_of_format_2_and_writes_the_same(
         task=loaded.task,
         card="",
     )
-    assert read_manifest(tmp_path / "new").format_version == 2
+    assert read_manifest(tmp_path / "new").format_version == FORMAT_VERSION
     assert (tmp_path / "new" / "adapter").is_dir()
     ids, lengths = random_ids(2, 9), torch.tensor([9, 5])
     memories = [
