@@ -6,11 +6,10 @@ describes the fields.
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -24,6 +23,8 @@ SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 "Scale of a vector of zeros or of elements near the smallest normal float32."
 LARGEST_SCALE = torch.finfo(torch.float32).max * (1 - 2**-23) / INT8_LARGEST
 "Just below the largest float32 divided by INT8_LARGEST, so that decoding does not overflow."
+LARGEST_COUNT = 2**53
+"Largest integer of a description: JavaScript's, and sums of pages stay floating-point numbers."
 UNREADABLE = (
     SafetensorError,
     ValidationError,
@@ -33,8 +34,15 @@ UNREADABLE = (
     AttributeError,
     IndexError,
     RecursionError,
+    RuntimeError,
 )
-"Errors of the libraries on bytes that are not a memory; RecursionError on deeply nested JSON."
+"""Errors of the libraries on bytes that are not a memory; RecursionError on deeply nested JSON,
+RuntimeError on shapes beyond torch's."""
+
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+Loss = Annotated[
+    float, Field(ge=-torch.finfo(torch.float32).max, le=torch.finfo(torch.float32).max)
+]
 
 
 class ReadBack(BaseModel):
@@ -42,12 +50,18 @@ class ReadBack(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    words: int = Field(ge=0)
+    words: int = Field(ge=0, le=LARGEST_COUNT)
     "Words of the page that READ was asked for; 0 where the page is too short for a question."
-    right: int = Field(ge=0)
+    right: int = Field(ge=0, le=LARGEST_COUNT)
     "Words that READ gave in the right places."
-    weak_lines: tuple[int, ...] = ()
+    weak_lines: tuple[Count, ...] = ()
     "Lines of the document, from 1, of which READ recalled less than half."
+
+    @model_validator(mode="after")
+    def _check_right(self) -> Self:
+        if self.right > self.words:
+            raise ValueError("more words are right than were asked for")
+        return self
 
     @property
     def share(self) -> float | None:
@@ -58,30 +72,30 @@ class ReadBack(BaseModel):
 class PageInfo(BaseModel):
     """The description of a page: the vectors of one WRITE."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     page_id: str = Field(pattern=r"^[0-9a-f]{16}$")
     "Identifier of the page within the memory."
-    write_steps: int = Field(ge=1)
+    write_steps: Count
     "Gradient steps made (K)."
-    tokens: int = Field(ge=1)
+    tokens: Count
     "Tokens of the page."
-    records: int | None = Field(default=None, ge=1)
+    records: Count | None = None
     "Records on the page; None for a text."
     document_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     "SHA-256 of the UTF-8 bytes of the page's document."
-    losses: tuple[float, ...]
+    losses: tuple[Loss, ...] = Field(min_length=1)
     "Reconstruction loss before each step and after the last, nats per token."
     write_accuracy: float = Field(ge=0, le=1)
     """Share of the page's tokens that are predicted correctly from the memory and the true tokens
     before them. It says little about READ, which gets no true tokens."""
-    first_line: int | None = Field(default=None, ge=1)
+    first_line: Count | None = None
     "Line of the document, from 1, on which the page starts; None where lines were not counted."
-    last_line: int | None = Field(default=None, ge=1)
+    last_line: Count | None = None
     "Line of the document on which the page ends."
     read_back: ReadBack | None = None
     "Result of reading the page back; None where it was not read back."
-    created_at: datetime
+    created_at: AwareDatetime
     "Time of the WRITE, UTC."
 
 
@@ -192,6 +206,25 @@ def check_fingerprint(blob: Blob, expected: str) -> None:
         )
 
 
+def check_shape(blob: Blob, *, vectors: int, width: int) -> None:
+    """Refuse a memory whose pages are not those of the checkpoint that it names.
+
+    Args:
+        blob: The memory.
+        vectors: Vectors of a page of the checkpoint (m).
+        width: Width of its backbone (d).
+
+    Raises:
+        BlobError: The pages have another shape.
+    """
+    if blob.memory.shape[1:] != (vectors, width):
+        actual = " x ".join(map(str, blob.memory.shape[1:]))
+        raise BlobError(
+            f"the memory's pages are {actual} and those of its checkpoint {vectors} x {width};"
+            " write the document again"
+        )
+
+
 def _migrate_version_1(
     tensors: dict[str, Tensor], shape: list[int], fields: dict[str, Any]
 ) -> tuple[dict[str, Tensor], list[int], dict[str, Any]]:
@@ -234,8 +267,10 @@ def _encode(memory: Tensor, dtype: BlobDtype) -> dict[str, Tensor]:
 
 def _decode(tensors: dict[str, Tensor], dtype: str) -> Tensor:
     expected = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
+    if tensors.keys() != ({"memory", "scales"} if dtype == "int8" else {"memory"}):
+        raise BlobError(f"the blob has the tensors {', '.join(sorted(tensors))}")
     memory = tensors["memory"]
-    if memory.dtype != expected[dtype] or memory.ndim != 3:
+    if memory.dtype != expected[dtype] or memory.ndim != 3 or 0 in memory.shape:
         raise BlobError(f"the tensor of the memory is {memory.dtype}, its description says {dtype}")
     if dtype != "int8":
         return memory.float()

@@ -10,7 +10,15 @@ from weakref import WeakValueDictionary
 
 from torch import Tensor
 
-from gradmem_core.blob import Blob, BlobInfo, PageInfo, check_fingerprint, pack, unpack
+from gradmem_core.blob import (
+    Blob,
+    BlobInfo,
+    PageInfo,
+    check_fingerprint,
+    check_shape,
+    pack,
+    unpack,
+)
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import InputError, MemoryChangedError, PageNotFoundError
@@ -184,6 +192,8 @@ class Memories:
         blob = unpack(stored.blob)
         checkpoint = self._models.get(model or stored.model)
         check_fingerprint(blob, checkpoint.fingerprint)
+        model = checkpoint.model
+        check_shape(blob, vectors=model.config.memory_tokens, width=model.backbone.width)
         return OpenMemory(stored, blob, checkpoint)
 
     def _apply(

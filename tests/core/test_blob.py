@@ -52,7 +52,9 @@ pages = st.builds(
     write_steps=st.integers(1, 10**6),
     tokens=st.integers(1, 10**9),
     document_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
-    losses=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=8).map(tuple),
+    losses=st.lists(
+        st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8
+    ).map(tuple),
     write_accuracy=st.floats(0, 1),
     created_at=st.datetimes(timezones=st.just(UTC)),
 )

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from gradmem_core.checkpoints.manifest import Task
 from gradmem_core.errors import CheckpointError
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
+from tests.mutations import replace_value
 from tests.sealing import seal
 
 TASK = Task(
@@ -33,17 +33,6 @@ JSON_FILES = (
 TENSOR_FILES = (
     *("gradmem.safetensors", "backbone/model.safetensors"),
     "adapter/adapter_model.safetensors",
-)
-values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-3, 50)
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=9)
-    | st.sampled_from(["llama", "gpt2", "mamba", "t5", "yarn", "linear", "gelu", "float16"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=4,
 )
 fewer = settings(max_examples=settings().max_examples // 4)
 "Loading takes a tenth of a second."
@@ -84,22 +73,6 @@ def _try_to_seal(folder: Path) -> None:
         seal(folder)
     except (ValueError, KeyError, TypeError, AttributeError):  # of gradmem.json itself
         return
-
-
-def replace_value(data: st.DataObject, tree: Any) -> Any:
-    """Replace, add or delete a value somewhere in JSON."""
-    if not isinstance(tree, dict | list) or not tree or data.draw(st.integers(0, 5)) == 0:
-        return data.draw(values)
-    keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
-    key = data.draw(st.sampled_from(keys))
-    action = data.draw(st.sampled_from(["below", "below", "add", "delete"]))
-    if action == "delete":
-        del tree[key]
-    elif action == "add" and isinstance(tree, dict):
-        tree[data.draw(st.text(max_size=9))] = data.draw(values)
-    else:
-        tree[key] = replace_value(data, tree[key])
-    return tree
 
 
 @fewer

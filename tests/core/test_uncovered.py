@@ -1,4 +1,4 @@
-"""What the digests of a checkpoint do not cover is not loaded, and refused where it could be."""
+"""Ways round the fingerprint of a checkpoint: what its digests do not cover is not loaded."""
 
 import json
 import math
