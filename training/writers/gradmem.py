@@ -24,7 +24,7 @@ NO_METADATA = PageInfo(
     write_steps=1,
     tokens=1,
     document_sha256="0" * 64,
-    losses=(),
+    losses=(0.0,),
     write_accuracy=0.0,
     created_at=datetime.fromtimestamp(0, UTC),
 )
