@@ -3,18 +3,27 @@
 `deploy/check` replays the build, which takes minutes; here its parts run on small stand-ins.
 """
 
+import re
 import subprocess
 import sys
 import sysconfig
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import AuthenticationError, Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 from ruamel.yaml import YAML
 
 from deploy import replay
+from service.settings import Settings
+from tests.redis_server import find_server, free_port
 
+PASSWORD = "0123456789abcdef"
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 BUILD, FINAL = replay.parse((ROOT / "Dockerfile").read_text())
@@ -132,10 +141,52 @@ def test_redis_persists_its_data_and_is_not_published() -> None:
     assert "redis-data" in COMPOSE["volumes"]
 
 
+@pytest.mark.parametrize("name", ["gradmem", "redis"])
+def test_containers_have_limits(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["mem_limit"].endswith("g")
+    assert service["pids_limit"] > 0
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+
+
+def test_the_service_may_stop_in_its_own_time() -> None:
+    grace = COMPOSE["services"]["gradmem"]["stop_grace_period"]
+    assert int(grace.removesuffix("s")) > Settings().shutdown_seconds
+
+
+@contextmanager
+def composed_redis(folder: Path) -> Iterator[tuple[int, int]]:
+    """Run Redis with the options of the compose file; yield its process id and its port."""
+    words = COMPOSE["services"]["redis"]["command"][1:]
+    options = [word.replace("${GRADMEM_REDIS_PASSWORD}", PASSWORD) for word in words]
+    port = free_port()
+    here = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
+    process = subprocess.Popen([find_server(), *here, *options], stdout=subprocess.DEVNULL)
+    try:
+        yield process.pid, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_redis_asks_for_its_password_and_does_not_show_it(tmp_path: Path) -> None:
+    with composed_redis(tmp_path) as (pid, port):
+        retry = Retry(ConstantBackoff(0.1), 100)
+        with Redis(port=port, password=PASSWORD, retry=retry) as service:
+            assert service.ping()
+            assert service.config_get("maxmemory*")["maxmemory-policy"] == "noeviction"
+        with Redis(port=port) as anyone, pytest.raises(AuthenticationError):
+            anyone.ping()
+        assert PASSWORD.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def test_the_service_waits_for_a_healthy_redis() -> None:
     service = COMPOSE["services"]["gradmem"]
     assert service["depends_on"] == {"redis": {"condition": "service_healthy"}}
-    assert service["environment"]["GRADMEM_STORE_URL"] == "redis://redis:6379/0"
+    url = service["environment"]["GRADMEM_STORE_URL"]
+    assert re.sub(r"\$\{(\w+):\?[^}]*\}", r"<\1>", url) == (
+        "redis://:<GRADMEM_REDIS_PASSWORD>@redis:6379/0"
+    )
     assert COMPOSE["services"]["redis"]["healthcheck"]["test"][1:] == ["redis-cli", "ping"]
 
 
