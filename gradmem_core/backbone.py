@@ -126,7 +126,7 @@ class Backbone(nn.Module):
             config = _disable_dropout(CONFIG_MAPPING[fields["model_type"]].from_dict(fields))
             _check_size(config, tensors)
             with _no_progress_bar():
-                loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+                loaded = _find_class(config).from_pretrained(
                     None,
                     config=config,
                     state_dict=tensors,
@@ -434,6 +434,10 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def _find_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    return cast("type[PreTrainedModel]", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
+
+
 def _check_size(config: PreTrainedConfig, tensors: dict[str, Tensor]) -> None:
     """Refuse a configuration of a far larger model than the tensors before memory is taken for it.
 
@@ -445,7 +449,7 @@ def _check_size(config: PreTrainedConfig, tensors: dict[str, Tensor]) -> None:
     if not 1 <= config.num_hidden_layers <= len(tensors):
         raise ValueError(fault)
     with torch.device("meta"):
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+        model = _find_class(config)(config)
     if _count_elements(model.parameters()) > 2 * _count_elements(tensors.values()):
         raise ValueError(fault)
 

@@ -192,8 +192,8 @@ class Memories:
         blob = unpack(stored.blob)
         checkpoint = self._models.get(model or stored.model)
         check_fingerprint(blob, checkpoint.fingerprint)
-        model = checkpoint.model
-        check_shape(blob, vectors=model.config.memory_tokens, width=model.backbone.width)
+        config, backbone = checkpoint.model.config, checkpoint.model.backbone
+        check_shape(blob, vectors=config.memory_tokens, width=backbone.width)
         return OpenMemory(stored, blob, checkpoint)
 
     def _apply(
