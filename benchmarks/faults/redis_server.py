@@ -27,17 +27,17 @@ class RedisServer:
     def __init__(self, folder: Path, options: Sequence[str] = IN_MEMORY) -> None:
         self._folder = folder
         self._options = options
-        self._port = free_port()
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Return the URL of its first database."""
-        return f"redis://127.0.0.1:{self._port}/0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         """Start it, and wait until it has loaded its data."""
-        options = ["--bind", "127.0.0.1", "--port", str(self._port), "--dir", str(self._folder)]
+        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
         with (self._folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603
                 [find_server(), *options, *self._options], stdout=log, stderr=log
@@ -65,7 +65,7 @@ class RedisServer:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             try:
-                with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                     connection.sendall(b"PING\r\n")
                     if connection.recv(16).startswith(b"+PONG"):
                         return

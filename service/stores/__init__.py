@@ -11,7 +11,8 @@ def create_store(url: str, *, allow_eviction: bool = False) -> Store:
     """Return the store that a URL names, not yet opened.
 
     Args:
-        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://...` or `rediss://...`.
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://...` or `rediss://...`;
+            `redis+cluster://...` or `rediss+cluster://...` for a Redis Cluster.
         allow_eviction: Use also a Redis that may drop memories when its memory is full.
 
     Raises:
@@ -21,7 +22,7 @@ def create_store(url: str, *, allow_eviction: bool = False) -> Store:
     match url.partition("://")[0]:
         case "sqlite":
             return SqliteStore(parse_path(url))
-        case "redis" | "rediss":
+        case "redis" | "rediss" | "redis+cluster" | "rediss+cluster":
             return RedisStore(url, allow_eviction=allow_eviction)
         case _:
             raise ValueError("a store URL begins with sqlite:///, redis:// or rediss://")

@@ -4,12 +4,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff, NoBackoff
-from redis.exceptions import ResponseError, WatchError
+from redis.exceptions import RedisClusterException, ResponseError, WatchError
 
 from gradmem_core.errors import StoreFullError, StoreUnavailableError
 from service.stores.base import (
@@ -29,8 +29,13 @@ from service.stores.base import (
 from service.stores.redis_errors import FOREIGN_ERRORS, explain
 
 T = TypeVar("T")
+Client: TypeAlias = Redis | RedisCluster
 
 KEY_PREFIX = "gradmem:memory:"
+"""Keys of memories. Another key of a memory would have to be named `{KEY}:NAME`, so that a cluster
+keeps both in one slot."""
+CLUSTER = "+cluster"
+"Part of a URL's scheme that names a Redis Cluster."
 
 DEADLINE_SECONDS = 5.0
 "Longest time of an operation, connecting and retrying included."
@@ -59,7 +64,8 @@ class RedisStore(Store):
     has confirmed it: one whose confirmation is lost does not stay.
 
     Args:
-        url: `redis://` or `rediss://` (TLS), as redis-py reads it.
+        url: `redis://` or `rediss://` (TLS), as redis-py reads it; for a node of a Redis Cluster
+            `redis+cluster://` or `rediss+cluster://`.
         allow_eviction: Open also where Redis may drop memories when its memory is full.
 
     Raises:
@@ -71,7 +77,7 @@ class RedisStore(Store):
         _connect(url)  # to refuse a bad URL now
         self._url = url
         self._allow_eviction = allow_eviction
-        self._redis: Redis | None = None
+        self._redis: Client | None = None
 
     @property
     def is_open(self) -> bool:
@@ -138,7 +144,7 @@ class RedisStore(Store):
         Raises:
             StoreUnavailableError: See `Store`; also if Redis rewrites or saves just now.
         """
-        await self._run(lambda redis: redis.bgrewriteaof())
+        await self._run(lambda redis: redis.bgrewriteaof(**_on_every_primary(redis)))
 
     async def _release(self) -> None:
         """See `Store.close`."""
@@ -153,13 +159,14 @@ class RedisStore(Store):
         Raises:
             StoreUnavailableError: Its eviction policy is another than `noeviction`.
         """
-        policy = await self._retry(_fetch_eviction_policy)
-        if policy is None:
+        policies = await self._retry(_fetch_eviction_policies)
+        if not policies:
             logger.warning("Redis does not permit +info: its eviction policy cannot be checked")
-        elif policy != NO_EVICTION and not self._allow_eviction:
+        dropping = policies - {NO_EVICTION}
+        if dropping and not self._allow_eviction:
             raise StoreUnavailableError(
-                f"the Redis store has maxmemory-policy {policy}, which drops memories when its"
-                f" memory is full; set it to {NO_EVICTION}, or allow that with"
+                f"the Redis store has maxmemory-policy {min(dropping)}, which drops memories when"
+                f" its memory is full; set it to {NO_EVICTION}, or allow that with"
                 " GRADMEM_ALLOW_EVICTION=true"
             )
 
@@ -174,11 +181,11 @@ class RedisStore(Store):
         except StoreFullError as error:  # memories can still be read and deleted
             logger.warning("%s", error)
 
-    async def _retry(self, command: Callable[[Redis], Awaitable[T]]) -> T:
+    async def _retry(self, command: Callable[[Client], Awaitable[T]]) -> T:
         retry = Retry(ConstantBackoff(RETRY_PAUSE_SECONDS), retries=1)
         return await self._run(lambda redis: retry.call_with_retry(lambda: command(redis), _ignore))
 
-    async def _run(self, command: Callable[[Redis], Awaitable[T]]) -> T:
+    async def _run(self, command: Callable[[Client], Awaitable[T]]) -> T:
         if self._redis is None:
             raise not_open("Redis")
         with translate_errors(FOREIGN_ERRORS, explain):
@@ -186,7 +193,7 @@ class RedisStore(Store):
                 return await command(self._redis)
 
 
-async def _set_expiry(redis: Redis, key: str, expires_at: datetime | None) -> bool:
+async def _set_expiry(redis: Client, key: str, expires_at: datetime | None) -> bool:
     """Give a stored memory its own expiry; return False where it is gone. May be repeated."""
     if expires_at is None:
         return bool(await redis.persist(key) or await redis.exists(key))
@@ -194,12 +201,12 @@ async def _set_expiry(redis: Redis, key: str, expires_at: datetime | None) -> bo
     return bool(await redis.pexpireat(key, to_microseconds(expires_at) // 1000))
 
 
-async def _exchange(redis: Redis, key: str, old: bytes, new: bytes) -> bool | None:
+async def _exchange(redis: Client, key: str, old: bytes, new: bytes) -> bool | None:
     """Replace a value unless it is another; None where there is none.
 
     A transaction in place of a script: some users may not run scripts.
     """
-    async with redis.pipeline() as pipeline:
+    async with redis.pipeline(transaction=True) as pipeline:
         await pipeline.watch(key)
         current = await pipeline.get(key)
         if current is None:
@@ -215,35 +222,43 @@ async def _exchange(redis: Redis, key: str, old: bytes, new: bytes) -> bool | No
         return True
 
 
-async def _fetch_eviction_policy(redis: Redis) -> str | None:
-    """Return the policy; None where Redis does not tell."""
+async def _fetch_eviction_policies(redis: Client) -> set[str]:
+    """Return the policies of the server, or of a cluster's; empty where Redis does not tell."""
     try:
-        memory = await redis.info("memory")
+        memory: dict[str, Any] = await redis.info("memory", **_on_every_primary(redis))
     except ResponseError:
-        return None
-    return memory.get("maxmemory_policy")
+        return set()
+    servers = memory.values() if isinstance(redis, RedisCluster) else [memory]
+    return {server["maxmemory_policy"] for server in servers if "maxmemory_policy" in server}
+
+
+def _on_every_primary(redis: Client) -> dict[str, Any]:
+    """Return the argument with which a cluster runs a command on all of its primaries."""
+    return {"target_nodes": RedisCluster.PRIMARIES} if isinstance(redis, RedisCluster) else {}
 
 
 async def _ignore(_error: Exception) -> None:
     """Do nothing about a failed attempt: redis-py has already closed its connection."""
 
 
-def _connect(url: str) -> Redis:
+def _connect(url: str) -> Client:
     """Return a client, which connects when it is first used."""
+    # With protocol 3, redis-py takes a connection that the server has closed for an open one, and
+    # the first command after a restart of Redis fails.
+    options: dict[str, Any] = {
+        "max_connections": MAX_CONNECTIONS,
+        "socket_timeout": SOCKET_SECONDS,
+        "socket_connect_timeout": SOCKET_SECONDS,
+        "retry": Retry(NoBackoff(), retries=0),
+        "protocol": 2,
+    }
+    scheme, _, rest = url.partition("://")
     try:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=DEADLINE_SECONDS,
-            socket_timeout=SOCKET_SECONDS,
-            socket_connect_timeout=SOCKET_SECONDS,
-            retry=Retry(NoBackoff(), retries=0),
-            # With protocol 3, redis-py takes a connection that the server has closed for an open
-            # one, and the first command after a restart of Redis fails.
-            protocol=2,
-        )
+        if scheme.endswith(CLUSTER):
+            return RedisCluster.from_url(f"{scheme.removesuffix(CLUSTER)}://{rest}", **options)
+        pool = BlockingConnectionPool.from_url(url, timeout=DEADLINE_SECONDS, **options)
         pool.connection_class(**pool.connection_kwargs)  # refuses options it does not know
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RedisClusterException):
         # The cause may quote a piece of the password.
         raise ValueError(
             "the Redis URL cannot be used: check its port and options, and percent-encode special"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthenticationWrongNumberOfArgsError,
     AuthorizationError,
@@ -81,9 +82,10 @@ CAUSES = (
     Cause(ResponseError, "unknown command", "is too old: version 6.2 or later is needed"),
     Cause(BusyLoadingError, "", "is loading its data after a start; try again"),
     Cause(ResponseError, "MASTERDOWN", "is a replica whose primary is down"),
+    Cause(AskError, "", "is a node of a Redis Cluster: write redis+cluster:// in the store's URL"),
     Cause(
         (ClusterError, RedisClusterException, ResponseError),
-        "^MOVED|^ASK|CLUSTERDOWN|Hash slot not served|cluster",
+        "CLUSTERDOWN|Hash slot not served|cluster",
         "is a Redis Cluster that does not serve this memory's slot now; try again",
     ),
     Cause(

@@ -2,8 +2,11 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.exceptions
@@ -135,6 +138,59 @@ async def test_what_an_unfinished_put_stored_does_not_stay(
                 await asyncio.sleep(0.05)
 
 
+# A cluster
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[list[RedisServer]]:
+    """Two servers, each with half of the slots."""
+    options = ("--save", "", "--cluster-enabled", "yes")
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    with RedisServer(folders[0], options) as first, RedisServer(folders[1], options) as second:
+        for server, slots in ((first, range(8192)), (second, range(8192, 16384))):
+            await run_command(server, "CLUSTER", "ADDSLOTS", *slots)
+        await run_command(first, "CLUSTER", "MEET", "127.0.0.1", second.port)
+        async with asyncio.timeout(30):
+            for server in (first, second):
+                while (await run_command(server, "CLUSTER INFO"))["cluster_state"] != "ok":
+                    await asyncio.sleep(0.05)
+        yield [first, second]
+
+
+async def run_command(server: RedisServer, *words: object) -> Any:
+    async with redis.asyncio.Redis.from_url(server.url) as client:
+        return await client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+
+async def test_the_store_runs_on_a_cluster(cluster: list[RedisServer]) -> None:
+    url = cluster[0].url.removesuffix("/0").replace("redis://", "redis+cluster://")
+    async with create_store(url) as store:
+        memories = [a_memory() for _ in range(10)]
+        for memory in memories:
+            await store.put(memory)
+        counts = [await run_command(server, "DBSIZE") for server in cluster]
+        assert sum(counts) == 10
+        assert all(counts)
+        for memory in memories:
+            assert await store.replace(memory, replace(memory, blob=b"new"))
+            assert not await store.replace(memory, replace(memory, blob=b"other"))
+            assert (await store.get(memory.memory_id)).blob == b"new"
+            await store.delete(memory.memory_id)
+        await store.probe()
+
+
+async def test_a_node_of_a_cluster_is_named(cluster: list[RedisServer]) -> None:
+    async def put_many() -> None:
+        async with create_store(cluster[0].url) as store:
+            for _ in range(20):
+                await store.put(a_memory())
+
+    with pytest.raises(StoreUnavailableError, match=r"redis\+cluster://"):
+        await put_many()
+
+
 # Causes
 
 
@@ -241,7 +297,6 @@ async def test_a_missing_permission_is_named_at_the_start(
 
 
 async def add_user(server: RedisServer, commands: list[str]) -> str:
-    async with redis.asyncio.Redis.from_url(server.url) as client:
-        rules = ["on", ">hunter2", "~gradmem:*", *commands]
-        await client.execute_command("ACL", "SETUSER", "me", "reset", *rules)  # type: ignore[no-untyped-call]
+    rules = ["on", ">hunter2", "~gradmem:*", *commands]
+    await run_command(server, "ACL", "SETUSER", "me", "reset", *rules)
     return server.url.replace("redis://", "redis://me:hunter2@")

@@ -347,6 +347,8 @@ def test_relative_sqlite_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "redis://:hunter2@[host",
         "redis://me:hunter2@host?hunter2=1",
         "rediss://:hunter2@host?socket_timeout=hunter2",
+        "redis+cluster://:hunter2@host?hunter2=1",
+        "redis+cluster://:hunter2@host:port",
     ],
 )
 def test_a_bad_url_is_a_value_error_without_its_password(url: str) -> None:
