@@ -5,6 +5,7 @@ service failed, cannot be reached or cannot start, 2 the command cannot be carri
 does not answer a query.
 """
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -301,6 +302,30 @@ def models(
         typer.echo(json.dumps({"models": [card.model_dump(mode="json") for card in cards]}))
     else:
         typer.echo("\n\n".join(map(format_card, cards)))
+
+
+@app.command()
+def purge(
+    store_url: Annotated[
+        str | None,
+        typer.Option(help="Store of the memories; that of GRADMEM_STORE_URL by default."),
+    ] = None,
+) -> None:
+    """Remove the bytes of deleted memories from the files of the store.
+
+    Redis is told to rewrite its append-only file. A SQLite file needs this only where another
+    program was reading it: the service does the same every minute.
+    """
+    with _exit_on_service_errors():
+        asyncio.run(_purge({} if store_url is None else {"store_url": store_url}))
+
+
+async def _purge(options: dict[str, Any]) -> None:
+    from service.stores import create_store  # only this command and the service need it
+
+    refuse_unknown_names(os.environ)
+    async with create_store(Settings(**options).store_url, allow_eviction=True) as store:
+        await store.purge()
 
 
 def _run_service(options: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -375,3 +376,19 @@ def test_a_refused_list_reports_the_reason(lists_url: str, document: bytes, mess
     result = Gradmem(lists_url)("write", "-", stdin=document)
     assert_fails(result, status=2, message=message)
     assert "sEcReT" not in result.stderr
+
+
+def test_purge_empties_the_log_of_a_sqlite_file_once_nobody_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "memories.db"
+    options = ["purge", "--store-url", f"sqlite:///{path}"]
+    assert CliRunner().invoke(app, options).exit_code == 0
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM memories").fetchone()
+    writer = sqlite3.connect(path)
+    writer.execute("INSERT INTO memories VALUES ('id', 1, 'expired')")
+    writer.commit()
+    assert_fails(CliRunner().invoke(app, options), status=1, message="another process reads")
+    reader.close()
+    writer.close()
+    assert CliRunner().invoke(app, options).exit_code == 0

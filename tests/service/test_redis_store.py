@@ -16,8 +16,8 @@ from service.stores import Store, StoredMemory, create_store, new_memory_id
 from service.stores import redis as redis_store
 from service.stores.redis import KEY_PREFIX
 from service.stores.redis_errors import COMMANDS
-from tests.redis_server import RedisServer, free_port
-from tests.service.stored import a_memory, soon
+from tests.redis_server import APPEND_ONLY, RedisServer, free_port
+from tests.service.stored import SECRET, a_memory, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -136,6 +136,22 @@ async def test_what_an_unfinished_put_stored_does_not_stay(
         async with asyncio.timeout(20):
             while set(await client.keys("*")) != acknowledged:
                 await asyncio.sleep(0.05)
+
+
+async def test_a_purge_removes_deleted_memories_from_the_append_only_file(tmp_path: Path) -> None:
+    def is_on_disk() -> bool:
+        return any(SECRET[:30] in file.read_bytes() for file in tmp_path.rglob("*.aof"))
+
+    with RedisServer(tmp_path, APPEND_ONLY) as server:
+        async with create_store(server.url) as store:
+            memory = a_memory(SECRET)
+            await store.put(memory)
+            await store.delete(memory.memory_id)
+            assert is_on_disk()
+            await store.purge()
+            async with asyncio.timeout(30):
+                while is_on_disk():
+                    await asyncio.sleep(0.02)
 
 
 # A cluster
