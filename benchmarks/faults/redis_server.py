@@ -22,12 +22,15 @@ class RedisServer:
     Args:
         folder: The folder of its log and its files.
         options: Options of the server; by default it keeps nothing on disk.
+        port: The port; a free one by default.
     """
 
-    def __init__(self, folder: Path, options: Sequence[str] = IN_MEMORY) -> None:
+    def __init__(
+        self, folder: Path, options: Sequence[str] = IN_MEMORY, *, port: int | None = None
+    ) -> None:
         self._folder = folder
         self._options = options
-        self.port = free_port()
+        self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -61,9 +64,12 @@ class RedisServer:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
+    def _runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._runs():
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                     connection.sendall(b"PING\r\n")

@@ -80,11 +80,7 @@ CAUSES = (
         "has no database of the number in the store's URL",
     ),
     Cause(ResponseError, "unknown command", "is too old: version 6.2 or later is needed"),
-    Cause(
-        ResponseError,
-        "already in progress|can't BGREWRITEAOF",
-        "is saving already; try again later",
-    ),
+    Cause(ResponseError, "already in progress|can't BGREWRITEAOF", "is saving already; try later"),
     Cause(BusyLoadingError, "", "is loading its data after a start; try again"),
     Cause(ResponseError, "MASTERDOWN", "is a replica whose primary is down"),
     Cause(AskError, "", "is a node of a Redis Cluster: write redis+cluster:// in the store's URL"),

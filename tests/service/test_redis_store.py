@@ -164,7 +164,10 @@ async def cluster(tmp_path: Path) -> AsyncIterator[list[RedisServer]]:
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:
         folder.mkdir()
-    with RedisServer(folders[0], options) as first, RedisServer(folders[1], options) as second:
+    with (
+        RedisServer(folders[0], options, port=port_of_a_node()) as first,
+        RedisServer(folders[1], options, port=port_of_a_node()) as second,
+    ):
         for server, slots in ((first, range(8192)), (second, range(8192, 16384))):
             await run_command(server, "CLUSTER", "ADDSLOTS", *slots)
         await run_command(first, "CLUSTER", "MEET", "127.0.0.1", second.port)
@@ -173,6 +176,13 @@ async def cluster(tmp_path: Path) -> AsyncIterator[list[RedisServer]]:
                 while (await run_command(server, "CLUSTER INFO"))["cluster_state"] != "ok":
                     await asyncio.sleep(0.05)
         yield [first, second]
+
+
+def port_of_a_node() -> int:
+    """Return a free port; nodes talk to each other on the one 10,000 above it."""
+    while (port := free_port()) > 55_535:
+        pass
+    return port
 
 
 async def run_command(server: RedisServer, *words: object) -> Any:
