@@ -1,4 +1,4 @@
-"""Read the JSON of request bodies; whatever grows with a body is done off the event loop.
+"""Read and write JSON; whatever grows with a body is done off the event loop.
 
 FastAPI would parse and validate on the event loop: a megabyte that is not what it should be would
 stall every other client for seconds.
@@ -7,7 +7,7 @@ stall every other client for seconds.
 import asyncio
 from typing import Any, TypeVar
 
-from fastapi import Request, params
+from fastapi import Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
@@ -35,6 +35,12 @@ def describe_body(model: type[BaseModel]) -> dict[str, Any]:
     """Return what OpenAPI says of an operation with a body of this model."""
     schema = model.model_json_schema()
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
+
+
+async def respond(result: BaseModel, *, size: int, status: int) -> Response:
+    """Respond with a result that grows with the `size` of its request, in bytes."""
+    content = await call_by_size(size, result.model_dump_json)
+    return Response(content, status, media_type=JSON)
 
 
 async def _read_body(request: Request, model: type[T]) -> T:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from gradmem_core.errors import EngineStoppedError
 from service.app_state import state_of
-from service.bodies import describe_body, json_body
+from service.bodies import describe_body, json_body, respond
 from service.clients import client_of, refuse_overload
 from service.descriptions import describe_model
 from service.errors import MEDIA_TYPE
@@ -56,7 +56,7 @@ router = APIRouter(responses=_problems(400, 421, 431))
     responses=_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507),
     openapi_extra=describe_body(WriteRequest),
 )
-async def write(body: WriteBody, request: Request) -> WriteResult | Response:
+async def write(body: WriteBody, request: Request) -> Response:
     """Compress a document into a memory and forget the text.
 
     With `Accept: text/event-stream` the response is a stream of events: `step` after each gradient
@@ -65,7 +65,8 @@ async def write(body: WriteBody, request: Request) -> WriteResult | Response:
     writer, share = state_of(request).writer, client_of(request)
     if EVENT_STREAM in request.headers.get("accept", ""):
         return await stream_events(request, partial(writer.write, body, share=share))
-    return await run_while_connected(request, writer.write(body, share=share))
+    result = await run_while_connected(request, writer.write(body, share=share))
+    return await respond(result, size=len(body.document), status=201)
 
 
 @router.post(
@@ -76,7 +77,7 @@ async def write(body: WriteBody, request: Request) -> WriteResult | Response:
     responses=_problems(404, 408, 409, 413, 415, 422, 429, 503, 504),
     openapi_extra=describe_body(ReadRequest),
 )
-async def read(body: ReadBody, request: Request) -> ReadResponse | Response:
+async def read(body: ReadBody, request: Request) -> Response:
     """Answer queries from a memory alone.
 
     With `stream` the response is a stream of events: `token` after each token (for lists of
@@ -86,7 +87,8 @@ async def read(body: ReadBody, request: Request) -> ReadResponse | Response:
     reader, share = state_of(request).reader, client_of(request)
     if body.stream:
         return await stream_events(request, partial(reader.read, body, share=share))
-    return await run_while_connected(request, reader.read(body, share=share))
+    result = await run_while_connected(request, reader.read(body, share=share))
+    return await respond(result, size=sum(map(len, body.all_queries)), status=200)
 
 
 @router.get("/memories/{memory_id}", tags=["memories"], responses=_problems(404, 503))

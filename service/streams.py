@@ -104,7 +104,8 @@ async def _events(
         while event is not None:
             yield _encode(event.event_name, event)
             event = await queue.get()
-        yield _encode("result", _result_of(task, waiting))
+        # On another thread: a result may be as large as the document was.
+        yield await asyncio.to_thread(_encode, "result", _result_of(task, waiting))
     except ClientGoneError:
         _note_outcome(request, CLIENT_CLOSED_REQUEST)
     except Exception as error:  # any error at all has to reach the client

@@ -18,8 +18,9 @@ from gradmem_core.writing.compression import MemoryPage, compress
 from service.engine import Engine, EngineWorker, StepMade, list_writes
 from service.memories import Memories, Pages
 from service.models import Models
+from service.offload import call_by_size
 from service.readiness import Readiness
-from service.schemas import StepEvent, WriteRequest, WriteResult
+from service.schemas import MemoryInfo, StepEvent, WriteRequest, WriteResult
 
 EmitStep = Callable[[StepEvent], None]
 
@@ -81,18 +82,15 @@ class DocumentWriter:
                 verify=request.verify,
                 max_pages=self._max_pages - existing,
             )
-        pages = _join_pages(written, request.document)
+        size = len(request.document)
+        pages = await call_by_size(size, _join_pages, written, request.document)
         if request.append_to is None:
             memory = await self._memories.add(
                 checkpoint, pages, metadata=request.metadata, ttl_seconds=request.ttl_seconds
             )
         else:
             memory = await self._memories.change(request.append_to, partial(self._append, pages))
-        return WriteResult(
-            **memory.model_dump(),
-            duplicate_keys=document.duplicate_keys,
-            skipped_lines=document.skipped_lines,
-        )
+        return await call_by_size(size, _describe_result, memory, document)
 
     async def _destination(self, request: WriteRequest) -> tuple[Checkpoint, int]:
         """Return the checkpoint that writes, and the number of pages its memory already has."""
@@ -128,6 +126,15 @@ class DocumentWriter:
         vectors, infos = pages
         check_pages(len(infos), self._max_pages - len(blob.info.pages))
         return torch.cat([blob.memory, vectors]), blob.info.pages + infos
+
+
+def _describe_result(memory: MemoryInfo, document: Document) -> WriteResult:
+    """Describe a written memory, with remarks on its document."""
+    return WriteResult(
+        **memory.model_dump(),
+        duplicate_keys=document.duplicate_keys,
+        skipped_lines=document.skipped_lines,
+    )
 
 
 def _join_pages(written: Sequence[MemoryPage], document: str) -> Pages:
