@@ -17,6 +17,10 @@ Via = Literal["HTTP", "in-process", "ready batches"]
 handed to `gradmem_core`."""
 
 
+Waiting = Literal["asleep", "20,000 rounds", "300,000 rounds"]
+"Way in which OpenMP's threads wait for each other: they sleep, or spin so long before they do."
+
+
 class ExactMatch(Row):
     """Exact match of a writer at one context size, K and dtype of the blob (test split)."""
 
@@ -390,6 +394,38 @@ class Fault(Row):
     "Deleted memories that are there afterwards."
     ready: Seconds | None
     "From the end of the fault until the service is ready; null where its process was killed."
+
+
+class BesideOverload(Row):
+    """Requests of another client, one at a time, while the others are an overload."""
+
+    measurement: Literal["beside-overload"] = "beside-overload"
+    operation: Literal["write", "read"]
+    alone: Seconds
+    "Median latency before the overload."
+    sent: Amount
+    succeeded: Amount
+    refused: Amount
+    "Answered with 429."
+    failed: Amount
+    "Answered with anything else, or not at all."
+    p50: Seconds | None
+    "Median latency of the successes; null where there is none."
+    p99: Seconds | None
+    "Latency that 99 in 100 successes keep within."
+
+
+class Company(Row):
+    """WRITE through HTTP beside processes that are busy with something else."""
+
+    measurement: Literal["company"] = "company"
+    run: Count
+    waiting: Waiting
+    threads: Count
+    busy: Amount
+    "Processes that are busy."
+    throughput: Positive
+    failed: Amount
 
 
 class Footprint(Row):

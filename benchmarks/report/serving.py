@@ -132,6 +132,24 @@ def overload(files: Files) -> str:
     return table(rows[["capacity", "offered", *counts]])
 
 
+def beside_overload(files: Files) -> str:
+    """Show the requests of another client during an overload."""
+    columns = ["operation", "sent", "succeeded", "refused", "failed", "p50", "p99"]
+    rows = frame(kinds.BesideOverload, files)
+    rows["p50 alone (ms)"] = rows.alone.map(milliseconds)
+    return table(rows[[*columns, "p50 alone (ms)"]])
+
+
+def company(files: Files) -> str:
+    """Compare WRITE alone and beside a busy process, by how the service's threads wait."""
+    rows = frame(kinds.Company, files)
+    if rows.empty:
+        return ""
+    found = rows.pivot_table(index=["waiting", "threads"], columns="busy", values="throughput")
+    heads = {0: "WRITE/s alone", 1: "WRITE/s beside a busy process"}
+    return table(found.rename(columns=heads).reset_index())
+
+
 def capacity(rows: DataFrame) -> "Series[float]":
     """Return requests a second of a closed loop, the mean of before and after an overload."""
     return (rows.before + rows.after) / 2
@@ -158,5 +176,5 @@ def warm(rows: DataFrame) -> DataFrame:
 
 TABLES = (
     *(write_load, read_load, mixed_load, break_even, efficiency, unrolled, peak_memory),
-    *(read_by_length, operations, overload, faults, footprint),
+    *(read_by_length, operations, overload, beside_overload, company, faults, footprint),
 )

@@ -18,6 +18,7 @@ from benchmarks.command import Measurement
 from benchmarks.options import Seed, one_of, separated
 from benchmarks.results import Row, subject_of
 from benchmarks.serving.break_even import measure_break_even
+from benchmarks.serving.company import measure_company
 from benchmarks.serving.device import measure_device
 from benchmarks.serving.growth import measure_growth
 from benchmarks.serving.overload import measure_overload
@@ -30,7 +31,9 @@ from service.client import Client
 from service.engine.threads import leave_cores_to_the_engine
 from service.settings import Settings
 
-SECTIONS = ("write", "read", "break-even", "device", "overload", "growth")
+ANOTHER = "127.0.0.2"
+"Address of the loopback interface from which another client connects."
+SECTIONS = ("write", "read", "break-even", "device", "overload", "growth", "company")
 
 
 @dataclass
@@ -66,6 +69,10 @@ class ServingRun:
                 self.rows += await run_in(
                     elsewhere, measure_device, self.checkpoint, runs=self.runs, seed=self.seed
                 )
+            if self._begins("company"):
+                self.rows += await measure_company(
+                    settings, threads=threads, seconds=self.seconds, runs=self.runs, seed=self.seed
+                )
             if not {"write", "read", "overload", "growth"} & set(self.only):
                 return
             with self._service(settings) as service:
@@ -94,10 +101,14 @@ class ServingRun:
     async def _measure_service(self, http: HttpTarget, service: RunningService) -> None:
         """Measure the service alone."""
         if self._begins("overload"):
-            row = await measure_overload(
-                http, seconds=self.seconds, overload_seconds=self.overload_seconds, seed=self.seed
-            )
-            self.rows.append(row)
+            async with aclosing(HttpTarget(service.url, address=ANOTHER)) as other:
+                self.rows += await measure_overload(
+                    http,
+                    other,
+                    seconds=self.seconds,
+                    overload_seconds=self.overload_seconds,
+                    seed=self.seed,
+                )
         if self._begins("growth"):
             footprints = await measure_growth(
                 http, service.resident_bytes, requests=self.requests, seed=self.seed

@@ -1,6 +1,7 @@
-"""More WRITE requests than the service can do: what becomes of them, and what still gets done."""
+"""More WRITE requests than the service can do: what becomes of them, and of another client's."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -9,25 +10,33 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.rows import Overload
+from benchmarks.rows import BesideOverload, Overload
 from benchmarks.serving.documents import draw_documents
 from benchmarks.serving.load import Request, Span, measure_load, percentiles
 from benchmarks.serving.targets import Target
 from benchmarks.serving.throughput import BATCH, DIFFERENT, PAIRS, STEPS
 from service.client import ClientError, ConnectionFailed, Overloaded
+from service.engine import Operation
 
 FACTOR = 4
 "Requests sent, in multiples of the capacity."
+ALONE = 5
+"Requests of the other client before the overload."
+PAUSE_SECONDS = 0.5
+"Time between an answer to the other client and its next request."
 Outcome = Literal["succeeded", "refused", "failed", "unanswered"]
+Sent = tuple[Outcome, Span]
+"Outcome of a request, and its start and end."
 
 
 async def measure_overload(
-    target: Target, *, seconds: float, overload_seconds: float, seed: int
-) -> Overload:
+    target: Target, other: Target, *, seconds: float, overload_seconds: float, seed: int
+) -> list[Overload | BesideOverload]:
     """Measure the capacity, send `FACTOR` times as much, and measure the capacity again.
 
     Args:
         target: Through HTTP.
+        other: The same service for another client, which sends one request at a time.
         seconds: Length of each measurement of the capacity.
         overload_seconds: Time in which requests are sent.
         seed: Seed of the documents and of the times at which they are sent.
@@ -35,19 +44,28 @@ async def measure_overload(
     Raises:
         ClientError: No request was answered while the capacity was measured.
     """
-    requests = target.writes(draw_documents(DIFFERENT, pairs=PAIRS, seed=seed), steps=STEPS)
+    documents = draw_documents(DIFFERENT, pairs=PAIRS, seed=seed)
+    requests = target.writes(documents, steps=STEPS)
+    streams: dict[Operation, list[Request]] = {
+        "write": other.writes(documents, steps=STEPS),
+        "read": await other.reads(documents),
+    }
+    alone = {kind: await _time_alone(stream) for kind, stream in streams.items()}
     measure_capacity = partial(measure_load, requests, concurrency=BATCH, seconds=seconds)
     before = await measure_capacity()
     begin = time.perf_counter()
+    beside = [
+        asyncio.create_task(_send_in_turn(stream, seconds=overload_seconds))
+        for stream in streams.values()
+    ]
     outcomes, length = await send_at_random(
         requests, rate=FACTOR * before.throughput, seconds=overload_seconds, seed=seed
     )
+    others = await asyncio.gather(*beside)
     after = await measure_capacity()
     counts = Counter(outcome for outcome, _ in outcomes)
-    succeeded = [span for outcome, span in outcomes if outcome == "succeeded"]
-    latencies = [ended - started for started, ended in succeeded]
-    p50, p99 = percentiles(latencies) if latencies else (None, None)
-    return Overload(
+    p50, p99 = _latencies(outcomes)
+    flood = Overload(
         pairs=PAIRS,
         steps=STEPS,
         before=before.throughput,
@@ -60,15 +78,58 @@ async def measure_overload(
         refused=counts["refused"],
         failed=counts["failed"],
         unanswered=counts["unanswered"],
-        goodput=sum(ended <= begin + length for _, ended in succeeded) / length,
+        goodput=sum(
+            outcome == "succeeded" and ended <= begin + length for outcome, (_, ended) in outcomes
+        )
+        / length,
+        p50=p50,
+        p99=p99,
+    )
+    described = zip(streams, others, strict=True)
+    return [flood, *(_describe(kind, alone[kind], sent) for kind, sent in described)]
+
+
+def _describe(operation: Operation, alone: float, outcomes: Sequence[Sent]) -> BesideOverload:
+    counts = Counter(outcome for outcome, _ in outcomes)
+    p50, p99 = _latencies(outcomes)
+    return BesideOverload(
+        operation=operation,
+        alone=alone,
+        sent=len(outcomes),
+        succeeded=counts["succeeded"],
+        refused=counts["refused"],
+        failed=counts["failed"] + counts["unanswered"],
         p50=p50,
         p99=p99,
     )
 
 
+def _latencies(outcomes: Sequence[Sent]) -> tuple[float, float] | tuple[None, None]:
+    """Return the latencies that 50 and 99 in 100 successes keep within."""
+    latencies = [ended - began for outcome, (began, ended) in outcomes if outcome == "succeeded"]
+    return percentiles(latencies) if latencies else (None, None)
+
+
+async def _time_alone(requests: Sequence[Request]) -> float:
+    """Return the median latency of a few requests, one at a time."""
+    sent = [await _send(request) for request in requests[:ALONE]]
+    return percentiles([ended - began for _, (began, ended) in sent])[0]
+
+
+async def _send_in_turn(requests: Sequence[Request], *, seconds: float) -> list[Sent]:
+    """Send one request at a time, with pauses; each has its outcome."""
+    end = time.perf_counter() + seconds
+    turns = itertools.cycle(requests)
+    sent: list[Sent] = []
+    while time.perf_counter() < end:
+        sent.append(await _send(next(turns)))
+        await asyncio.sleep(PAUSE_SECONDS)
+    return sent
+
+
 async def send_at_random(
     requests: Sequence[Request], *, rate: float, seconds: float, seed: int
-) -> tuple[list[tuple[Outcome, Span]], float]:
+) -> tuple[list[Sent], float]:
     """Send requests at random moments (a Poisson process), and wait until each has its outcome.
 
     Args:
@@ -81,7 +142,7 @@ async def send_at_random(
         The outcomes, and the seconds in which requests were really sent.
     """
     draws = np.random.default_rng(seed)
-    under_way: list[asyncio.Task[tuple[Outcome, Span]]] = []
+    under_way: list[asyncio.Task[Sent]] = []
     begin = time.perf_counter()
     due = draws.exponential(1 / rate)
     while due < seconds:
@@ -93,7 +154,7 @@ async def send_at_random(
     return await asyncio.gather(*under_way), length
 
 
-async def _send(request: Request) -> tuple[Outcome, Span]:
+async def _send(request: Request) -> Sent:
     started = time.perf_counter()
     outcome: Outcome = "succeeded"
     try:

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +37,14 @@ class RunningService:
 
 
 @contextmanager
-def run_service(settings: Settings) -> Iterator[RunningService]:
+def run_service(
+    settings: Settings, environment: Mapping[str, str] | None = None
+) -> Iterator[RunningService]:
     """Run `gradmem serve` on a free loopback port until the body is done.
 
     Args:
         settings: Its checkpoints, store and device; the environment has the rest.
+        environment: Variables of its environment, besides those of this process.
 
     Raises:
         DeviceError: It did not start.
@@ -53,7 +56,9 @@ def run_service(settings: Settings) -> Iterator[RunningService]:
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", settings.device]
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "service.cli", "serve", *checkpoints, *options],
-        env=os.environ | {"GRADMEM_STORE_URL": settings.store_url, "GRADMEM_LOG_LEVEL": "error"},
+        env=os.environ
+        | {"GRADMEM_STORE_URL": settings.store_url, "GRADMEM_LOG_LEVEL": "error"}
+        | dict(environment or {}),
     )
     try:
         url = f"http://127.0.0.1:{port}"

@@ -67,12 +67,16 @@ class HttpTarget(Target):
         url: Base URL of the service.
         elsewhere: A process for writers that run beside other requests. In this one, handling their
             answers would hold up the readers whose latency is measured.
+        address: Address to connect from; the service tells clients apart by theirs.
     """
 
     via = "HTTP"
 
-    def __init__(self, url: str, elsewhere: Executor | None = None) -> None:
+    def __init__(
+        self, url: str, elsewhere: Executor | None = None, *, address: str | None = None
+    ) -> None:
         self._url = url
+        self._address = address
         self._elsewhere = elsewhere
         self._trust = ssl.create_default_context()  # reading the certificates takes long
         self._idle: list[AsyncClient] = []
@@ -80,12 +84,15 @@ class HttpTarget(Target):
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncClient]:
         """Lend a client that nobody else uses meanwhile."""
-        transport = httpx.AsyncHTTPTransport(verify=self._trust) if not self._idle else None
-        client = self._idle.pop() if self._idle else AsyncClient(self._url, transport=transport)
+        client = self._idle.pop() if self._idle else self._connect()
         try:
             yield client
         finally:
             self._idle.append(client)
+
+    def _connect(self) -> AsyncClient:
+        transport = httpx.AsyncHTTPTransport(verify=self._trust, local_address=self._address)
+        return AsyncClient(self._url, transport=transport)
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -1,5 +1,6 @@
 """A service with more to do than it can: its refusals, and the part that each client gets."""
 
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ from tests.service.conftest import Serving
 
 DOCUMENT = "!aB:7x!!kk:Q3!|"
 PAGES = 20
+HEADER_WITHOUT_BODY = (
+    b"POST /write HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 1\r\n\r\n"
+)
 
 
 class Slow(TorchDevice):
@@ -107,6 +112,9 @@ def test_where_any_request_would_be_refused_its_body_is_not_read(
         # A body of one byte is eight token steps at most, and may wait for ten times as long.
         assert int(response.headers["retry-after"]) == 5000 - 10 * 8
         assert "try again in 4920 s" in response.json()["detail"]
+        with socket.create_connection(("127.0.0.1", httpx.URL(url).port), timeout=60) as silent:
+            silent.sendall(HEADER_WITHOUT_BODY)
+            assert silent.recv(2**16).startswith(b"HTTP/1.1 429 ")
         assert httpx.post(f"{url}/read", content=b"{", timeout=60).status_code != 429
         assert other.post("/write", json={"document": DOCUMENT}).status_code == 201
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner, Result
 
 from benchmarks.command import make_command
 from benchmarks.results import load_result, rows_of
-from benchmarks.rows import Footprint, Load, Overload
-from benchmarks.serving import growth, overload, throughput
+from benchmarks.rows import BesideOverload, Company, Footprint, Load, Overload
+from benchmarks.serving import company, growth, overload, throughput
 from benchmarks.serving.command import measure_serving
 
 app = typer.Typer(rich_markup_mode=None)
@@ -60,9 +60,30 @@ def test_a_service_is_started_and_loaded_on_every_target(
     ((_, flood),) = rows_of(Overload, [file])
     assert (flood.failed, flood.unanswered) == (0, 0)
     assert flood.sent == flood.succeeded + flood.refused > 0
+    others = [row for _, row in rows_of(BesideOverload, [file])]
+    assert [(row.operation, row.refused, row.failed) for row in others] == [
+        ("write", 0, 0),
+        ("read", 0, 0),
+    ]
+    assert all(row.succeeded == row.sent > 0 for row in others)
     footprints = [row for _, row in rows_of(Footprint, [file])]
     assert [row.requests for row in footprints][:2] == [10, 20]
     assert all(row.bytes > 2**26 for row in footprints)
+
+
+@pytest.mark.slow
+def test_a_service_is_measured_alone_and_in_company(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(company, "WAITS", {"asleep": company.WAITS["asleep"]})
+    monkeypatch.setattr(company, "PAIRS", 2)
+    options = ("--seconds", 0.1, "--runs", 1, "--output", tmp_path / "company")
+    done = run("--checkpoint", tiny_folder, "--only", "company", *options)
+    assert done.exit_code == 0, done.stderr
+    rows = [row for _, row in rows_of(Company, [load_result(tmp_path / "company.json")])]
+    assert [(row.waiting, row.busy, row.failed) for row in rows] == [
+        ("asleep", busy, 0) for _ in range(2) for busy in (0, 1)
+    ]
 
 
 @pytest.mark.parametrize(
