@@ -168,7 +168,7 @@ def measure_serving(
     ] = None,
     checkpoint: Annotated[
         str, typer.Option(metavar="NAME", help="A folder, or the name of a bundled checkpoint.")
-    ] = "kv-32",
+    ] = "kv-96",
     only: Annotated[
         Sequence[str],
         separated(parse=one_of(SECTIONS), metavar="SECTIONS", help="Sections to measure."),

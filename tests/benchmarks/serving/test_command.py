@@ -103,4 +103,4 @@ def test_what_cannot_be_measured_is_an_error(options: list[str], status: int, me
 def test_a_service_of_another_checkpoint_is_refused(base_url: str) -> None:
     done = run("--only", "growth", "--url", base_url)
     assert done.exit_code == 2
-    assert "fingerprint is not that of kv-32" in done.stderr
+    assert "fingerprint is not that of kv-96" in done.stderr
