@@ -421,7 +421,8 @@ class Company(Row):
     measurement: Literal["company"] = "company"
     run: Count
     waiting: Waiting
-    threads: Count
+    device_threads: Count
+    "CPU threads of the service's device."
     busy: Amount
     "Processes that are busy."
     throughput: Positive

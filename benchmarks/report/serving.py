@@ -145,9 +145,12 @@ def company(files: Files) -> str:
     rows = frame(kinds.Company, files)
     if rows.empty:
         return ""
-    found = rows.pivot_table(index=["waiting", "threads"], columns="busy", values="throughput")
+    found = rows.pivot_table(
+        index=["waiting", "device_threads"], columns="busy", values="throughput"
+    )
     heads = {0: "WRITE/s alone", 1: "WRITE/s beside a busy process"}
-    return table(found.rename(columns=heads).reset_index())
+    found = found.reset_index().rename(columns=heads | {"device_threads": "threads"})
+    return table(found)
 
 
 def capacity(rows: DataFrame) -> "Series[float]":

@@ -53,7 +53,7 @@ async def measure_company(
                         row = Company(
                             run=run,
                             waiting=waiting,
-                            threads=count,
+                            device_threads=count,
                             busy=busy,
                             throughput=figures.throughput,
                             failed=figures.failed,

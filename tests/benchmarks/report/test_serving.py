@@ -5,7 +5,7 @@ import pytest
 from benchmarks.report import serving
 from benchmarks.report.goals import PROSE, SERVING, Goal, prose_goals, serving_goals
 from benchmarks.results import ResultFile, Row
-from benchmarks.rows import BreakEven, Footprint, Overload
+from benchmarks.rows import BesideOverload, BreakEven, Company, Footprint, Overload
 from tests.benchmarks.report.made_up import answers, load, result_file
 
 LOADS = [
@@ -88,6 +88,25 @@ def test_goodput_is_a_share_of_what_a_closed_loop_did_before_and_after() -> None
     assert "| overload, failed (5xx or another) | 1 | ≤ 0 | no |" in goals
     assert rows(serving.overload(served(row))) == [
         "| 10.0 | 50.0 | 3,000 | 540 | 2,459 | 1 | 0 | 9.0 |"
+    ]
+
+
+def test_another_client_and_another_program_have_tables() -> None:
+    other = BesideOverload(
+        operation="read", alone=0.02, sent=9, succeeded=7, refused=2, failed=0, p50=0.5, p99=1.0
+    )
+    assert rows(serving.beside_overload(served(other))) == [
+        "| read | 9 | 7 | 2 | 0 | 500 | 1,000 | 20.00 |"
+    ]
+    together = [
+        Company(run=run, waiting=waiting, device_threads=2, busy=busy, throughput=each, failed=0)
+        for run, each in ((1, 10.0), (2, 20.0))
+        for waiting in ("asleep", "20,000 rounds")
+        for busy in (0, 1)
+    ]
+    assert rows(serving.company(served(*together))) == [
+        "| 20,000 rounds | 2 | 15 | 15 |",
+        "| asleep | 2 | 15 | 15 |",
     ]
 
 
