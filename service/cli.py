@@ -27,7 +27,7 @@ from service.client import (
     NotFound,
 )
 from service.schemas import ModelCard
-from service.settings import AddressError, Settings, UnknownSettingError, refuse_unknown_names
+from service.settings import Settings, StartError, UnknownSettingError, refuse_unknown_names
 from service.terminal import (
     EXIT_FAILED,
     EXIT_REFUSED,
@@ -345,7 +345,7 @@ def _exit_on_service_errors() -> Iterator[None]:
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         fail(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}", EXIT_REFUSED)
-    except (AddressError, StoreUnavailableError, DeviceLostError) as error:
+    except (StartError, StoreUnavailableError, DeviceLostError) as error:
         fail(error, EXIT_FAILED)
     except (GradMemError, ValueError) as error:
         fail(error, EXIT_REFUSED)

@@ -18,7 +18,7 @@ from gradmem_core.errors import DeviceLostError
 from service.app import create_app
 from service.connections import ConnectionLimits
 from service.engine.threads import leave_cores_to_the_engine
-from service.settings import AddressError, Settings
+from service.settings import Settings, StartError
 from service.stores import Store, create_store
 from service.waiting import WaitingRequests
 
@@ -40,7 +40,7 @@ def serve(settings: Settings) -> None:
         DeviceError: There is no such device.
         StoreUnavailableError: The store cannot be opened.
         DeviceLostError: The device was lost while serving; every request has been answered.
-        AddressError: The address is taken, or not one of this machine.
+        StartError: The address is taken, or not one of this machine, or the log says why.
         ValueError: The store's URL names no store.
     """
     configure_logging(settings.log_level)
@@ -61,7 +61,10 @@ def serve(settings: Settings) -> None:
     # a large body is parsed, and hold up every thread.
     gc.collect()
     gc.freeze()
-    server.run()
+    try:
+        server.run()
+    except SystemExit as error:  # uvicorn's status would mean something else here
+        raise StartError("the service could not start; the log says why") from error
     if lost.is_set():
         raise DeviceLostError("the device was lost; the log says why")
 
@@ -75,14 +78,14 @@ async def _try_address(host: str, port: int) -> None:
     """Listen for a moment: uvicorn would only log its error, after the models were loaded.
 
     Raises:
-        AddressError: The address is taken, or not one of this machine.
+        StartError: The address is taken, or not one of this machine.
     """
     try:
         async with await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port):
             pass
     except OSError as error:
         reason = str(error.strerror).rpartition(": ")[2]  # asyncio's text repeats the address
-        raise AddressError(
+        raise StartError(
             f"cannot listen on {host}:{port}: {reason}; choose another address or port"
         ) from error
 

@@ -19,8 +19,8 @@ ELSEWHERE = {"BACKBONE", "CACHE", "PUBLISH", "REDIS_IMAGE", "REDIS_PASSWORD", "U
 LONGEST_SECONDS = 86_400.0
 
 
-class AddressError(Exception):
-    """The address to listen on is taken, or not one of this machine."""
+class StartError(Exception):
+    """The service cannot start, for instance because the address is taken."""
 
 
 class UnknownSettingError(ValueError):
@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     """Most tokens of documents, queries and answers in the engine at a time; further requests are
     refused with 429. WRITE may have three quarters, and a client has to leave as much free as it
     has; a single request counts for a quarter at most."""
-    max_wait_seconds: float = Field(default=10, gt=0)
+    max_wait_seconds: float = Field(default=10, gt=0, le=LONGEST_SECONDS)
     """Longest time that a request may be expected to wait for others, ten times its own work where
     a WRITE takes longer; further ones are refused with 429, and told when to come back."""
     max_pages: int = Field(default=64, ge=1)

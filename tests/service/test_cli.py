@@ -250,6 +250,19 @@ def test_a_taken_port_is_reported_in_one_line(tiny_folder: Path, tmp_path: Path)
     assert_fails(result, status=1, message=f"cannot listen on 127.0.0.1:{port}: address already")
 
 
+def test_a_port_taken_while_checkpoints_load_is_reported_too(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def find_it_free(_host: str, _port: int) -> None:
+        return
+
+    monkeypatch.setattr("service.server._try_address", find_it_free)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        result = serve(tiny_folder, "--port", port, "--store-url", f"sqlite:///{tmp_path}/m.db")
+    assert_fails(result, status=1, message="could not start; the log says why")
+
+
 def test_serve_reports_an_unavailable_store_in_one_line(tiny_folder: Path) -> None:
     result = serve(tiny_folder, "--store-url", "redis://127.0.0.1:1")
     assert_fails(result, status=1, message="Redis store cannot be reached")
