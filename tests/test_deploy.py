@@ -19,9 +19,9 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from ruamel.yaml import YAML
 
+from benchmarks.faults.redis_server import find_server, free_port
 from deploy import replay
 from service.settings import Settings
-from tests.redis_server import find_server, free_port
 
 PASSWORD = "0123456789abcdef"
 ROOT = Path(__file__).resolve().parents[1]
