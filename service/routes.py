@@ -121,7 +121,7 @@ async def prompt_embeds(
 
 
 @router.delete(
-    "/memories/{memory_id}", status_code=204, tags=["memories"], responses=_problems(404, 503)
+    "/memories/{memory_id}", status_code=204, tags=["memories"], responses=_problems(404, 503, 507)
 )
 async def delete(memory_id: MemoryPath, request: Request) -> None:
     """Delete a memory for good."""
@@ -132,7 +132,7 @@ async def delete(memory_id: MemoryPath, request: Request) -> None:
     "/memories/{memory_id}/pages/{page_id}",
     status_code=204,
     tags=["memories"],
-    responses=_problems(404, 409, 422, 503),
+    responses=_problems(404, 409, 422, 503, 507),
 )
 async def delete_page(memory_id: MemoryPath, page_id: PagePath, request: Request) -> None:
     """Delete a page of a memory for good; the last page can only be deleted with the memory."""

@@ -1,6 +1,8 @@
 """Tiny checkpoints, and services over real sockets."""
 
+import shutil
 import string
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,6 +132,18 @@ def await_readiness(http: httpx.Client, status: int) -> httpx.Response:
         assert time.monotonic() < deadline, response.text
         time.sleep(0.02)
     return response
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 20 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no permission to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

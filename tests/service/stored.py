@@ -1,6 +1,8 @@
 """Memories for the tests of the stores."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from service.stores import StoredMemory, new_memory_id
 
@@ -15,3 +17,12 @@ def a_memory(blob: bytes = b"\x00\xffblob", **fields: object) -> StoredMemory:
 
 def soon(seconds: float) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte of a disk to others."""
+    with (folder / "filler").open("wb", buffering=0) as filler:
+        for size in (2**20, 2**12, 1):
+            with suppress(OSError):
+                while filler.write(bytes(size)):
+                    pass

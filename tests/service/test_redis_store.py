@@ -17,7 +17,7 @@ from service.stores import redis as redis_store
 from service.stores.redis import KEY_PREFIX
 from service.stores.redis_errors import COMMANDS
 from tests.redis_server import APPEND_ONLY, RedisServer, free_port
-from tests.service.stored import SECRET, a_memory, soon
+from tests.service.stored import SECRET, a_memory, fill, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -276,6 +276,23 @@ async def test_a_full_redis_has_no_room_but_reads_and_deletes(own_redis: RedisSe
         await store.delete(old.memory_id)
     async with create_store(own_redis.url):  # a full Redis keeps no service from starting
         pass
+
+
+async def put_large(store: Store) -> None:
+    for _ in range(20):
+        await store.put(a_memory(bytes(100_000)))
+
+
+async def test_a_full_disk_under_redis_is_named(small_disk: Path) -> None:
+    options = ("--save", "", "--appendonly", "yes", "--appendfsync", "everysec")
+    with RedisServer(small_disk, options) as server:
+        async with create_store(server.url) as store:
+            memory = a_memory()
+            await store.put(memory)
+            fill(small_disk)
+            with pytest.raises(StoreFullError, match="disk of its append-only file is full"):
+                await put_large(store)
+            assert await store.get(memory.memory_id) == memory
 
 
 @pytest.mark.parametrize(

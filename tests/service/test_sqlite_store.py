@@ -2,21 +2,20 @@
 
 import asyncio
 import os
-import shutil
 import sqlite3
 import stat
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gradmem_core.errors import MemoryNotFoundError, StoreFullError, StoreUnavailableError
+from service.stores import sqlite
 from service.stores.sqlite import SqliteStore
-from tests.service.stored import SECRET, a_memory, soon
+from tests.service.stored import SECRET, a_memory, fill, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -233,6 +232,17 @@ async def test_a_lock_is_named(path: Path) -> None:
             await store.put(a_memory())
 
 
+async def test_a_file_too_large_to_check_in_time_opens(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "CHECK_SECONDS", -1)
+    monkeypatch.setattr(sqlite, "PROGRESS_INSTRUCTIONS", 1)
+    caplog.set_level("INFO")
+    async with SqliteStore(path) as store:
+        await store.probe()
+    assert "only a part of it was checked" in caplog.text
+
+
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 async def test_a_removed_file_takes_no_memories(path: Path, suffix: str) -> None:
     async with SqliteStore(path) as store:
@@ -261,27 +271,6 @@ async def test_a_full_disk_refuses_memories_but_deletes(small_disk: Path) -> Non
     async with SqliteStore(small_disk / "memories.db") as store:
         with pytest.raises(MemoryNotFoundError):
             await store.get(memories[0].memory_id)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 20 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "none", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no permission to mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(folder: Path) -> None:
-    """Leave no byte of a disk to others."""
-    with (folder / "filler").open("wb", buffering=0) as filler:
-        for size in (2**20, 2**12, 1):
-            with suppress(OSError):
-                while filler.write(bytes(size)):
-                    pass
 
 
 @contextmanager
