@@ -49,7 +49,8 @@ class Settings(BaseSettings):
     """CPU threads of the device, at most one for each core; by default one for each core that
     affinity and CPU quota leave to the process."""
     store_url: str = Field(default="sqlite:///gradmem.db", repr=False)
-    "Store of the memories: `sqlite:///FILE`, `redis://...` or `rediss://...`."
+    """Store of the memories: `sqlite:///FILE`, `redis://...` or `rediss://...`; for a Redis Cluster
+    `redis+cluster://...` or `rediss+cluster://...`."""
     allow_eviction: bool = False
     "Start also with a Redis that drops memories when its memory is full (`maxmemory-policy`)."
     blob_dtype: BlobDtype = "int8"

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailableError
 
@@ -79,6 +79,9 @@ class Store(ABC):
     StoreUnavailableError; the next one tries afresh. A store belongs to one event loop.
     """
 
+    failed_puts_leave_nothing: ClassVar[bool]
+    "True where an error of the store means that it stored nothing; over a network that is unknown."
+
     def __init__(self) -> None:
         self._unfinished: set[str] = set()
         self._withdrawal: asyncio.Task[None] | None = None
@@ -111,7 +114,11 @@ class Store(ABC):
             await self._publish(memory)
         except MemoryExistsError:
             raise
-        except BaseException:
+        except Exception:
+            if not self.failed_puts_leave_nothing:
+                self._withdraw(memory.memory_id)
+            raise
+        except BaseException:  # cancelled, while the store may still be at work
             self._withdraw(memory.memory_id)
             raise
 

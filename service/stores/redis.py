@@ -72,6 +72,8 @@ class RedisStore(Store):
         ValueError: The URL cannot be used. The message repeats no part of it.
     """
 
+    failed_puts_leave_nothing = False
+
     def __init__(self, url: str, *, allow_eviction: bool = False) -> None:
         super().__init__()
         _connect(url)  # to refuse a bad URL now

@@ -79,6 +79,8 @@ class SqliteStore(Store):
         sweep_seconds: Time between removals of expired memories.
     """
 
+    failed_puts_leave_nothing = True
+
     def __init__(
         self, path: Path, *, busy_seconds: float = 2.0, sweep_seconds: float = 60.0
     ) -> None:
