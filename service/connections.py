@@ -169,6 +169,9 @@ class BoundedProtocol(HttpToolsProtocol):
         del msg
         self._answer_and_close(MalformedRequestError())
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing, where uvicorn would advise to install a library for WebSockets."""
+
     def _refusal(self) -> RefusalError | None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > MAX_HEADER_BYTES:
