@@ -78,7 +78,7 @@ def measure_curve(
 def _load_state(run: Path) -> tuple[Recipe, dict[str, Any]]:
     """Return the recipe of a run, and the contexts, tokens and seconds that it spent."""
     try:
-        state = torch.load(run / STATE, weights_only=True)
+        state = torch.load(run / STATE, weights_only=True, map_location="cpu")
     except OSError as error:
         raise InputError(f"{run} holds no {STATE}: give the folder of a training run") from error
     counters = state["counters"]
