@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import BlobError, FingerprintMismatchError
+from gradmem_core.tenants import DEFAULT_TENANT, TENANT_PATTERN
 
 FORMAT_VERSION = 3
 INT8_LARGEST = 127
@@ -108,6 +109,8 @@ class BlobInfo(BaseModel):
     "Fingerprint of the checkpoint that wrote it."
     pages: tuple[PageInfo, ...] = Field(min_length=1)
     "Pages in the order in which they were written."
+    tenant: str = Field(default=DEFAULT_TENANT, pattern=TENANT_PATTERN)
+    "Tenant to whom the memory belongs."
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def pack(memory: Tensor, info: BlobInfo, *, dtype: BlobDtype = "float32") -> byt
         "format_version": str(FORMAT_VERSION),
         "dtype": dtype,
         "shape": json.dumps(list(memory.shape)),
-        "info": info.model_dump_json(),
+        "info": _dump_info(info),
     }
     return save(_encode(memory, dtype), metadata)
 
@@ -175,6 +178,12 @@ def unpack(data: bytes) -> Blob:
     except UNREADABLE as error:
         raise BlobError(f"the bytes are not a memory blob: {type(error).__name__}") from error
     return Blob(memory, metadata["dtype"], info)  # type: ignore[arg-type]  # _decode checked it
+
+
+def _dump_info(info: BlobInfo) -> str:
+    """Return the JSON of a description; the default tenant is left out, as before tenants."""
+    left_out = {"tenant"} if info.tenant == DEFAULT_TENANT else None
+    return info.model_dump_json(exclude=left_out)
 
 
 def count_tensor_bytes(memory: Tensor, dtype: BlobDtype) -> int:

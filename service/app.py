@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
 from gradmem_core.errors import GradMemError
+from service.access import Access
 from service.app_state import AppState
 from service.documentation import add_documentation
 from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
@@ -117,6 +118,7 @@ def _create_state(
     readiness = Readiness(engine, store)
     return AppState(
         settings=settings,
+        access=Access(store, open_without_keys=settings.may_be_open),
         models=models,
         engine=engine,
         store=store,
@@ -137,6 +139,7 @@ async def _run_parts(app: FastAPI) -> AsyncIterator[None]:
     workers = ThreadPoolExecutor(initializer=use_threads, initargs=(1,))
     asyncio.get_running_loop().set_default_executor(workers)
     async with state.store:
+        await state.access.open()
         state.engine.start()
         try:
             async with state.readiness:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from service.access import Access
 from service.engine import Engine
 from service.memories import Memories
 from service.models import Models
@@ -21,6 +22,7 @@ class AppState:
     """The parts of a running app."""
 
     settings: Settings
+    access: Access
     models: Models
     engine: Engine
     store: Store

@@ -1,23 +1,61 @@
-"""Tell clients apart, so that each gets a fair share of the device."""
+"""Tell clients apart: by their keys and, where none are needed, by their addresses."""
 
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv6Network, ip_address
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request, params
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from service.access import Identity
 from service.app_state import state_of
 from service.engine import Operation
+from service.keys import Role
 
 SITE_PREFIX = 64
 "Bits of an IPv6 address that one client has to itself: it may choose the others anew each time."
 
 
+BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="A key of the service.")
+
+
+def needs(role: Role) -> params.Depends:
+    """Return the dependency that lets in clients who have at least this role.
+
+    It comes before every other dependency of a route. A route without one cannot reach memories:
+    it has no tenant.
+    """
+
+    async def identify(
+        request: Request,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+    ) -> None:
+        key = None if credentials is None else credentials.credentials
+        request.state.identity = await state_of(request).access.identify(key, role)
+
+    return params.Depends(identify)
+
+
+def identity_of(request: Request) -> Identity:
+    """Return the client whose request this is; the route has to have `needs(...)`."""
+    identity: Identity = request.state.identity
+    return identity
+
+
+def tenant_of(request: Request) -> str:
+    """Return the tenant whose memories a request may use; the route has to have `needs(...)`."""
+    return identity_of(request).tenant
+
+
 def client_of(request: Request) -> str:
-    """Return the key of the client whose request this is: its address, until there are tenants.
+    """Return the client who gets a fair share: a tenant or, where no key is needed, an address.
 
     Clients behind one proxy count as one, unless the proxy is on this machine and names them
     (`X-Forwarded-For`, as uvicorn reads it).
     """
+    identity = identity_of(request)
+    if identity.key_id is not None:
+        return f"tenant {identity.tenant}"
     if request.client is None:
         return ""
     try:

@@ -21,14 +21,14 @@ from gradmem_core.blob import (
 )
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
-from gradmem_core.errors import InputError, MemoryChangedError, PageNotFoundError
+from gradmem_core.errors import BlobError, InputError, MemoryChangedError, PageNotFoundError
 from gradmem_core.prompt_embeds import export_prompt_embeds
 from service.descriptions import describe_memory
 from service.engine import Engine
 from service.models import Models
 from service.offload import call_by_size
 from service.schemas import MemoryInfo
-from service.stores import Store, StoredMemory, new_memory_id
+from service.stores import Store, StoredMemory, memory_key, new_memory_id
 
 MAX_CHANGE_ATTEMPTS = 10
 "Attempts to store a change while other services change the same memory."
@@ -68,6 +68,7 @@ class Memories:
         checkpoint: Checkpoint,
         pages: Pages,
         *,
+        tenant: str,
         metadata: dict[str, str],
         ttl_seconds: int | None,
     ) -> MemoryInfo:
@@ -76,6 +77,7 @@ class Memories:
         Args:
             checkpoint: The checkpoint that wrote the pages.
             pages: The pages.
+            tenant: The tenant to whom it belongs.
             metadata: Names and values of the client.
             ttl_seconds: Seconds until the memory expires; None for never.
 
@@ -83,7 +85,8 @@ class Memories:
             StoreUnavailableError: The store cannot be reached.
         """
         vectors, infos = pages
-        blob = Blob(vectors, self.dtype, BlobInfo(fingerprint=checkpoint.fingerprint, pages=infos))
+        info = BlobInfo(fingerprint=checkpoint.fingerprint, pages=infos, tenant=tenant)
+        blob = Blob(vectors, self.dtype, info)
         created_at = infos[0].created_at
         stored = StoredMemory(
             memory_id=new_memory_id(),
@@ -92,43 +95,49 @@ class Memories:
             metadata=metadata,
             created_at=created_at,
             expires_at=None if ttl_seconds is None else created_at + timedelta(seconds=ttl_seconds),
+            tenant=tenant,
         )
         await self._store.put(stored)
         return describe_memory(stored, blob)
 
-    async def open(self, memory_id: str, model: str | None = None) -> OpenMemory:
+    async def open(self, tenant: str, memory_id: str, model: str | None = None) -> OpenMemory:
         """Fetch and decode a memory.
 
         Args:
+            tenant: The tenant whose memory it is.
             memory_id: The memory's handle.
             model: Name of the checkpoint to open it with; the one that wrote it by default.
 
         Raises:
-            NotFoundError: No memory has that id, or no checkpoint of that name is served.
+            NotFoundError: No memory of the tenant has that id, or no checkpoint of that name is
+                served.
             FingerprintMismatchError: The memory was written by another checkpoint.
             BlobError: The memory is damaged.
             StoreUnavailableError: The store cannot be reached.
         """
-        stored = await self._store.get(memory_id)
+        stored = await self._store.get(tenant, memory_id)
         return await call_by_size(len(stored.blob), self._decode, stored, model)
 
-    async def change(self, memory_id: str, change: Callable[[Blob], Pages]) -> MemoryInfo:
+    async def change(
+        self, tenant: str, memory_id: str, change: Callable[[Blob], Pages]
+    ) -> MemoryInfo:
         """Replace the pages of a memory; try again where others changed it at the same time.
 
         Args:
+            tenant: The tenant whose memory it is.
             memory_id: The memory's handle.
             change: Returns the new pages; may raise to refuse.
 
         Raises:
-            MemoryNotFoundError: No memory has that id.
+            MemoryNotFoundError: No memory of the tenant has that id.
             MemoryChangedError: Others kept changing the memory.
             StoreUnavailableError: The store cannot be reached.
         """
         # Changes made by this service take turns: with many at once, some would never succeed.
-        lock = self._changing.setdefault(memory_id, asyncio.Lock())
+        lock = self._changing.setdefault(memory_key(tenant, memory_id), asyncio.Lock())
         async with lock:
             for _ in range(MAX_CHANGE_ATTEMPTS):
-                stored = await self._store.get(memory_id)
+                stored = await self._store.get(tenant, memory_id)
                 changed, blob = await asyncio.to_thread(self._apply, change, stored)
                 if await self._store.replace(stored, changed):
                     return describe_memory(changed, blob)
@@ -137,59 +146,60 @@ class Memories:
             " stored, try again"
         )
 
-    async def show(self, memory_id: str) -> MemoryInfo:
+    async def show(self, tenant: str, memory_id: str) -> MemoryInfo:
         """Describe a memory.
 
         Raises:
-            MemoryNotFoundError: No memory has that id.
+            MemoryNotFoundError: No memory of the tenant has that id.
             BlobError: The memory is damaged.
             StoreUnavailableError: The store cannot be reached.
         """
-        stored = await self._store.get(memory_id)
-        blob = await call_by_size(len(stored.blob), unpack, stored.blob)
+        stored = await self._store.get(tenant, memory_id)
+        blob = await call_by_size(len(stored.blob), _unpack, stored)
         return describe_memory(stored, blob)
 
-    async def prompt_embeds(self, memory_id: str, page_id: str | None) -> bytes:
+    async def prompt_embeds(self, tenant: str, memory_id: str, page_id: str | None) -> bytes:
         """Export a page as safetensors that other engines take in place of token embeddings.
 
         Args:
+            tenant: The tenant whose memory it is.
             memory_id: The memory's handle.
             page_id: The page; None where the memory has only one.
 
         Raises:
-            NotFoundError: No memory has that id, or no page of it.
+            NotFoundError: No memory of the tenant has that id, or no page of it.
             InputError: The memory has several pages and none is named.
             FingerprintMismatchError: The memory was written by another checkpoint.
             StoreUnavailableError: The store cannot be reached.
         """
-        memory = await self.open(memory_id)
+        memory = await self.open(tenant, memory_id)
         vectors = memory.blob.memory[page_index(memory.blob, page_id)]  # (m, d)
         return await asyncio.to_thread(export_prompt_embeds, memory.checkpoint.model, vectors)
 
-    async def delete(self, memory_id: str) -> None:
+    async def delete(self, tenant: str, memory_id: str) -> None:
         """Delete a memory for good.
 
         Raises:
-            MemoryNotFoundError: No memory has that id.
+            MemoryNotFoundError: No memory of the tenant has that id.
             StoreUnavailableError: The store cannot be reached.
         """
-        await self._store.delete(memory_id)
-        self._engine.forget(memory_id)
+        await self._store.delete(tenant, memory_id)
+        self._engine.forget(memory_key(tenant, memory_id))
 
-    async def delete_page(self, memory_id: str, page_id: str) -> None:
+    async def delete_page(self, tenant: str, memory_id: str, page_id: str) -> None:
         """Delete a page of a memory for good.
 
         Raises:
-            NotFoundError: No memory has that id, or no page of it.
+            NotFoundError: No memory of the tenant has that id, or no page of it.
             InputError: It is the memory's only page.
             MemoryChangedError: Others kept changing the memory.
             StoreUnavailableError: The store cannot be reached.
         """
-        await self.change(memory_id, partial(without_page, page_id))
-        self._engine.forget(memory_id)
+        await self.change(tenant, memory_id, partial(without_page, page_id))
+        self._engine.forget(memory_key(tenant, memory_id))
 
     def _decode(self, stored: StoredMemory, model: str | None) -> OpenMemory:
-        blob = unpack(stored.blob)
+        blob = _unpack(stored)
         checkpoint = self._models.get(model or stored.model)
         check_fingerprint(blob, checkpoint.fingerprint)
         config, backbone = checkpoint.model.config, checkpoint.model.backbone
@@ -199,10 +209,22 @@ class Memories:
     def _apply(
         self, change: Callable[[Blob], Pages], stored: StoredMemory
     ) -> tuple[StoredMemory, Blob]:
-        old = unpack(stored.blob)
+        old = _unpack(stored)
         vectors, infos = change(old)
-        new = Blob(vectors, self.dtype, BlobInfo(fingerprint=old.info.fingerprint, pages=infos))
+        new = Blob(vectors, self.dtype, old.info.model_copy(update={"pages": infos}))
         return replace(stored, blob=pack(vectors, new.info, dtype=self.dtype)), new
+
+
+def _unpack(stored: StoredMemory) -> Blob:
+    """Decode the blob of a memory.
+
+    Raises:
+        BlobError: It is damaged, or that of another tenant.
+    """
+    blob = unpack(stored.blob)
+    if blob.info.tenant != stored.tenant:
+        raise BlobError("the stored memory belongs to another tenant; write the document again")
+    return blob
 
 
 def page_index(blob: Blob, page_id: str | None) -> int:

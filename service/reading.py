@@ -28,13 +28,19 @@ class Reader:
         self._memories = memories
 
     async def read(
-        self, request: ReadRequest, emit: EmitToken | None = None, *, share: str = ""
+        self,
+        request: ReadRequest,
+        emit: EmitToken | None = None,
+        *,
+        tenant: str,
+        share: str = "",
     ) -> ReadResponse:
         """Answer the queries of a request from its memory alone.
 
         Args:
             request: The memory, the queries and their options.
             emit: Called with every token, or with whole answers (see `TokenEvent`).
+            tenant: The tenant whose memory it is.
             share: The client, which gets a fair share of the device.
 
         Raises:
@@ -42,7 +48,7 @@ class Reader:
                 engine or store failed.
         """
         deadline = self._engine.deadline(request.timeout)
-        memory = await self._memories.open(request.memory_id)
+        memory = await self._memories.open(tenant, request.memory_id)
         size = len(memory.stored.blob) + sum(map(len, request.all_queries))
         queries, sampling = await call_by_size(size, _parse, request, memory.checkpoint)
         tokens = None if emit is None else _token_listener(emit, memory, len(queries))
@@ -66,7 +72,7 @@ def _list_works(
         sampling,
         # A document written twice counts as two: the second may revoke what came between.
         documents=[(page.document_sha256, page.created_at) for page in pages],
-        page_keys=[(memory.stored.memory_id, page.page_id) for page in pages],
+        page_keys=[(memory.stored.key, page.page_id) for page in pages],
     )
 
 

@@ -6,6 +6,8 @@
     ├── HeaderTooLargeError       its header is too large
     ├── TooManyConnectionsError   all connections are at work
     ├── HostRefusedError          it is for another host
+    ├── UnauthorizedError         it has no key, or a wrong one
+    ├── RoleError                 its key may not do that
     ├── BodyTimeoutError          its body does not arrive
     ├── BodyTooLargeError         its body is too large
     ├── MediaTypeError            its body is not declared as JSON
@@ -13,6 +15,8 @@
 
 `service.errors` holds their statuses.
 """
+
+from typing import Self
 
 
 class RefusalError(Exception):
@@ -104,6 +108,49 @@ class HostRefusedError(RefusalError):
         super().__init__(
             "the service does not answer for the host that the request names; add it to"
             " GRADMEM_ALLOWED_HOSTS, or use one that is there"
+        )
+
+
+class UnauthorizedError(RefusalError):
+    """A request has no key, or one that opens nothing.
+
+    Args:
+        detail: See the base class.
+        fault: The error of RFC 6750; empty where no key was sent.
+    """
+
+    def __init__(self, detail: str, fault: str = "") -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": f'Bearer realm="gradmem"{fault}'})
+
+    @classmethod
+    def without_key(cls) -> Self:
+        """Return the refusal of a request that has no key."""
+        return cls(
+            "a key is needed: send it as the header Authorization: Bearer KEY (`gradmem` and the"
+            " client take it from GRADMEM_KEY); `gradmem keys create` makes one"
+        )
+
+    @classmethod
+    def with_wrong_key(cls) -> Self:
+        """Return the refusal of a request whose key opens nothing; it does not tell why."""
+        return cls(
+            "the key is incomplete, unknown or revoked; check it, or ask the operator for another",
+            ', error="invalid_token"',
+        )
+
+
+class RoleError(RefusalError):
+    """A key may not do what a request asks for.
+
+    Args:
+        role: The role of the key.
+        needed: The role that the request needs.
+    """
+
+    def __init__(self, role: str, needed: str) -> None:
+        super().__init__(
+            f"the key has the role {role}, and this needs the role {needed}; use another key",
+            headers={"WWW-Authenticate": 'Bearer realm="gradmem", error="insufficient_scope"'},
         )
 
 

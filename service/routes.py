@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from gradmem_core.errors import EngineStoppedError
 from service.app_state import state_of
 from service.bodies import describe_body, json_body, respond
-from service.clients import client_of, refuse_overload
+from service.clients import client_of, needs, refuse_overload, tenant_of
 from service.descriptions import describe_model
 from service.errors import MEDIA_TYPE
 from service.schemas import (
@@ -43,13 +43,13 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "Problem", "content": content} for status in statuses}
 
 
-router = APIRouter(responses=_problems(400, 421, 431))
+router = APIRouter(responses=_problems(400, 401, 403, 421, 431))
 "Routes take the state from their request: FastAPI would resolve a dependency in a thread."
 
 
 @router.post(
     "/write",
-    dependencies=[Depends(refuse_overload("write"))],
+    dependencies=[needs("write"), Depends(refuse_overload("write"))],
     status_code=201,
     tags=["memories"],
     response_model=WriteResult,
@@ -62,16 +62,18 @@ async def write(body: WriteBody, request: Request) -> Response:
     With `Accept: text/event-stream` the response is a stream of events: `step` after each gradient
     step, then `result` with the memory, or `error` with a problem.
     """
-    writer, share = state_of(request).writer, client_of(request)
+    work = partial(
+        state_of(request).writer.write, body, tenant=tenant_of(request), share=client_of(request)
+    )
     if EVENT_STREAM in request.headers.get("accept", ""):
-        return await stream_events(request, partial(writer.write, body, share=share))
-    result = await run_while_connected(request, writer.write(body, share=share))
+        return await stream_events(request, work)
+    result = await run_while_connected(request, work())
     return await respond(result, size=len(body.document), status=201)
 
 
 @router.post(
     "/read",
-    dependencies=[Depends(refuse_overload("read"))],
+    dependencies=[needs("read"), Depends(refuse_overload("read"))],
     tags=["memories"],
     response_model=ReadResponse,
     responses=_problems(404, 408, 409, 413, 415, 422, 429, 503, 504),
@@ -84,21 +86,29 @@ async def read(body: ReadBody, request: Request) -> Response:
     records, and memories of several pages: with each answer that was found), then `result` with all
     answers, or `error` with a problem.
     """
-    reader, share = state_of(request).reader, client_of(request)
+    work = partial(
+        state_of(request).reader.read, body, tenant=tenant_of(request), share=client_of(request)
+    )
     if body.stream:
-        return await stream_events(request, partial(reader.read, body, share=share))
-    result = await run_while_connected(request, reader.read(body, share=share))
+        return await stream_events(request, work)
+    result = await run_while_connected(request, work())
     return await respond(result, size=sum(map(len, body.all_queries)), status=200)
 
 
-@router.get("/memories/{memory_id}", tags=["memories"], responses=_problems(404, 503))
+@router.get(
+    "/memories/{memory_id}",
+    dependencies=[needs("read")],
+    tags=["memories"],
+    responses=_problems(404, 503),
+)
 async def show(memory_id: MemoryPath, request: Request) -> MemoryInfo:
     """Describe a memory."""
-    return await state_of(request).memories.show(memory_id)
+    return await state_of(request).memories.show(tenant_of(request), memory_id)
 
 
 @router.get(
     "/memories/{memory_id}/prompt-embeds",
+    dependencies=[needs("read")],
     tags=["memories"],
     response_class=Response,
     responses={
@@ -116,30 +126,35 @@ async def prompt_embeds(
     It takes the place of the document, before the embeddings of a query. It is as secret as the
     document.
     """
-    content = await state_of(request).memories.prompt_embeds(memory_id, page)
+    content = await state_of(request).memories.prompt_embeds(tenant_of(request), memory_id, page)
     return Response(content, media_type=SAFETENSORS)
 
 
 @router.delete(
-    "/memories/{memory_id}", status_code=204, tags=["memories"], responses=_problems(404, 503, 507)
+    "/memories/{memory_id}",
+    dependencies=[needs("write")],
+    status_code=204,
+    tags=["memories"],
+    responses=_problems(404, 503, 507),
 )
 async def delete(memory_id: MemoryPath, request: Request) -> None:
     """Delete a memory for good."""
-    await state_of(request).memories.delete(memory_id)
+    await state_of(request).memories.delete(tenant_of(request), memory_id)
 
 
 @router.delete(
     "/memories/{memory_id}/pages/{page_id}",
+    dependencies=[needs("write")],
     status_code=204,
     tags=["memories"],
     responses=_problems(404, 409, 422, 503, 507),
 )
 async def delete_page(memory_id: MemoryPath, page_id: PagePath, request: Request) -> None:
     """Delete a page of a memory for good; the last page can only be deleted with the memory."""
-    await state_of(request).memories.delete_page(memory_id, page_id)
+    await state_of(request).memories.delete_page(tenant_of(request), memory_id, page_id)
 
 
-@router.get("/models", tags=["models"])
+@router.get("/models", dependencies=[needs("read")], tags=["models"])
 async def models(request: Request) -> ModelsResponse:
     """List the served checkpoints with their limits; the first is the default."""
     return ModelsResponse(models=[describe_model(c) for c in state_of(request).models.all()])
@@ -163,7 +178,7 @@ async def readyz(request: Request) -> Status:
     return Status()
 
 
-@router.get("/metrics", tags=["operations"], response_class=Response)
+@router.get("/metrics", dependencies=[needs("admin")], tags=["operations"], response_class=Response)
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     return Response(state_of(request).telemetry.exposition(), media_type=CONTENT_TYPE)

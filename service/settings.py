@@ -14,7 +14,7 @@ from gradmem_core.config import BlobDtype
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 PREFIX = "GRADMEM_"
-ELSEWHERE = {"BACKBONE", "CACHE", "PUBLISH", "REDIS_IMAGE", "REDIS_PASSWORD", "URL"}
+ELSEWHERE = {"BACKBONE", "CACHE", "KEY", "PUBLISH", "REDIS_IMAGE", "REDIS_PASSWORD", "URL"}
 "Names after the prefix that the core, the client and docker-compose.yml read."
 LONGEST_SECONDS = 86_400.0
 
@@ -36,6 +36,9 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     "Address to listen on."
+    insecure: bool = False
+    """Let anyone in who reaches the address, as long as there has never been a key; without this, a
+    service without keys listens on loopback addresses alone."""
     port: int = Field(default=8080, ge=0, le=65535)
     "Port to listen on; 0 takes a free one."
     checkpoints: Annotated[list[str], NoDecode, Field(min_length=1)] = ["prose"]
@@ -102,6 +105,11 @@ class Settings(BaseSettings):
         if not self.allowed_hosts and is_loopback(self.host):
             return ["localhost", "127.0.0.1", "::1", self.host.lower()]
         return [host.strip("[]").lower() for host in self.allowed_hosts]
+
+    @property
+    def may_be_open(self) -> bool:
+        """True if anyone may be let in as long as there has never been a key."""
+        return self.insecure or is_loopback(self.host)
 
     @field_validator("checkpoints", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod

@@ -52,13 +52,19 @@ class DocumentWriter:
         self._max_pages = max_pages
 
     async def write(
-        self, request: WriteRequest, emit: EmitStep | None = None, *, share: str = ""
+        self,
+        request: WriteRequest,
+        emit: EmitStep | None = None,
+        *,
+        tenant: str,
+        share: str = "",
     ) -> WriteResult:
         """Compress a document and store its memory, or add its pages to an older memory.
 
         Args:
             request: The document and its options.
             emit: Called with every gradient step.
+            tenant: The tenant whose memory it is.
             share: The client, which gets a fair share of the device.
 
         Raises:
@@ -66,7 +72,7 @@ class DocumentWriter:
                 refused, or engine or store failed; nothing is stored then.
         """
         deadline = self._engine.deadline(request.timeout)
-        checkpoint, existing = await self._destination(request)
+        checkpoint, existing = await self._destination(tenant, request)
         document = await self._parse(checkpoint, request.document, existing)
         steps = checkpoint.model.config.write_steps if request.steps is None else request.steps
         works = list_writes(checkpoint, [page.ids for page in document.pages], steps)
@@ -86,18 +92,23 @@ class DocumentWriter:
         pages = await call_by_size(size, _join_pages, written, request.document)
         if request.append_to is None:
             memory = await self._memories.add(
-                checkpoint, pages, metadata=request.metadata, ttl_seconds=request.ttl_seconds
+                checkpoint,
+                pages,
+                tenant=tenant,
+                metadata=request.metadata,
+                ttl_seconds=request.ttl_seconds,
             )
         else:
-            memory = await self._memories.change(request.append_to, partial(self._append, pages))
+            append = partial(self._append, pages)
+            memory = await self._memories.change(tenant, request.append_to, append)
         return await call_by_size(size, _describe_result, memory, document)
 
-    async def _destination(self, request: WriteRequest) -> tuple[Checkpoint, int]:
+    async def _destination(self, tenant: str, request: WriteRequest) -> tuple[Checkpoint, int]:
         """Return the checkpoint that writes, and the number of pages its memory already has."""
         if request.append_to is None:
             checkpoint, existing = self._models.get(request.model), 0
         else:
-            memory = await self._memories.open(request.append_to, request.model)
+            memory = await self._memories.open(tenant, request.append_to, request.model)
             checkpoint, existing = memory.checkpoint, len(memory.blob.info.pages)
             if not checkpoint.takes_pages:
                 raise InputError(

@@ -1,10 +1,23 @@
 """Stores of memories: one interface, implemented with SQLite and with Redis."""
 
-from service.stores.base import MemoryExistsError, Store, StoredMemory, new_memory_id
+from service.stores.base import (
+    MemoryExistsError,
+    Store,
+    StoredMemory,
+    memory_key,
+    new_memory_id,
+)
 from service.stores.redis import RedisStore
 from service.stores.sqlite import SqliteStore, parse_path
 
-__all__ = ["MemoryExistsError", "Store", "StoredMemory", "create_store", "new_memory_id"]
+__all__ = [
+    "MemoryExistsError",
+    "Store",
+    "StoredMemory",
+    "create_store",
+    "memory_key",
+    "new_memory_id",
+]
 
 
 def create_store(url: str, *, allow_eviction: bool = False) -> Store:

@@ -22,11 +22,13 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailableError
+from gradmem_core.tenants import DEFAULT_TENANT, TENANT_PATTERN
 
 MAGIC = b"GMS1"
 PREFIX = struct.Struct(">4sI")
 SIZE = struct.Struct(">I")
 MEMORY_ID = re.compile(r"[0-9a-f]{32}")
+TENANT = re.compile(TENANT_PATTERN)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 PROBE_LIFETIME = timedelta(seconds=60)
@@ -54,7 +56,8 @@ class StoredMemory:
     """A memory as a store keeps it. Blob and metadata are secrets of users: repr omits them.
 
     Raises:
-        ValueError: The id is not one that `new_memory_id` makes, or a time is not in UTC.
+        ValueError: The id is not one that `new_memory_id` makes, the tenant has no valid name, or a
+            time is not in UTC.
     """
 
     memory_id: str
@@ -63,13 +66,30 @@ class StoredMemory:
     metadata: dict[str, str] = field(repr=False)
     created_at: datetime
     expires_at: datetime | None = None
+    tenant: str = DEFAULT_TENANT
 
     def __post_init__(self) -> None:
         if not MEMORY_ID.fullmatch(self.memory_id):
             raise ValueError("a memory id is 32 lower-case hexadecimal digits")
+        if not TENANT.fullmatch(self.tenant):
+            raise ValueError("a tenant is 1 to 63 lower-case letters, digits, - and _")
         for moment in (self.created_at, self.expires_at):
             if moment is not None and moment.utcoffset() != timedelta(0):
                 raise ValueError("created_at and expires_at must have the time zone UTC")
+
+    @property
+    def key(self) -> str:
+        """The key of the memory; see `memory_key`."""
+        return memory_key(self.tenant, self.memory_id)
+
+
+def memory_key(tenant: str, memory_id: str) -> str:
+    """Return the key under which memories are stored and cached.
+
+    It has the tenant in it, so that a foreign id is not found in the way in which a missing one is
+    not. That of the default tenant is the id alone, as before tenants.
+    """
+    return memory_id if tenant == DEFAULT_TENANT else f"{tenant}:{memory_id}"
 
 
 class Store(ABC):
@@ -83,7 +103,8 @@ class Store(ABC):
     "True where an error of the store means that it stored nothing; over a network that is unknown."
 
     def __init__(self) -> None:
-        self._unfinished: set[str] = set()
+        self._unfinished: set[tuple[str, str]] = set()
+        "Tenants and ids of memories that an unfinished `put` may have stored."
         self._withdrawal: asyncio.Task[None] | None = None
 
     @property
@@ -116,10 +137,10 @@ class Store(ABC):
             raise
         except Exception:
             if not self.failed_puts_leave_nothing:
-                self._withdraw(memory.memory_id)
+                self._withdraw(memory)
             raise
         except BaseException:  # cancelled, while the store may still be at work
-            self._withdraw(memory.memory_id)
+            self._withdraw(memory)
             raise
 
     @abstractmethod
@@ -127,11 +148,11 @@ class Store(ABC):
         """Publish a new memory; see `put`."""
 
     @abstractmethod
-    async def get(self, memory_id: str) -> StoredMemory:
-        """Return a memory.
+    async def get(self, tenant: str, memory_id: str) -> StoredMemory:
+        """Return a memory of a tenant.
 
         Raises:
-            MemoryNotFoundError: No memory has that id, or it has expired.
+            MemoryNotFoundError: No memory of the tenant has that id, or it has expired.
             BlobError: The record under the id is damaged.
             StoreUnavailableError: See the class.
         """
@@ -142,7 +163,7 @@ class Store(ABC):
 
         Args:
             old: The memory as `get` returned it.
-            new: The new memory, with the same id and expiry.
+            new: The new memory, with the same id, tenant and expiry.
 
         Returns:
             True if it was replaced; False if it had changed, and stays as it is.
@@ -154,11 +175,44 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def delete(self, memory_id: str) -> None:
-        """Delete a memory for good; a full store does that too.
+    async def delete(self, tenant: str, memory_id: str) -> None:
+        """Delete a memory of a tenant for good; a full store does that too.
 
         Raises:
-            MemoryNotFoundError: No memory has that id, or it has expired.
+            MemoryNotFoundError: No memory of the tenant has that id, or it has expired.
+            StoreUnavailableError: See the class.
+        """
+
+    @abstractmethod
+    async def save_key(self, key_id: str, record: str) -> None:
+        """Store the record of an API key, in place of an older one.
+
+        Raises:
+            StoreFullError: There is no room for it.
+            StoreUnavailableError: See the class.
+        """
+
+    @abstractmethod
+    async def find_key(self, key_id: str) -> str | None:
+        """Return the record of an API key; None where there is none.
+
+        Raises:
+            StoreUnavailableError: See the class.
+        """
+
+    @abstractmethod
+    async def list_keys(self) -> list[str]:
+        """Return the records of all API keys.
+
+        Raises:
+            StoreUnavailableError: See the class.
+        """
+
+    @abstractmethod
+    async def has_keys(self) -> bool:
+        """Return true if there is a record of an API key.
+
+        Raises:
             StoreUnavailableError: See the class.
         """
 
@@ -170,8 +224,8 @@ class Store(ABC):
         """
         memory = probe_memory()
         await self.put(memory)
-        await self.get(memory.memory_id)
-        await self.delete(memory.memory_id)
+        await self.get(memory.tenant, memory.memory_id)
+        await self.delete(memory.tenant, memory.memory_id)
 
     @abstractmethod
     async def purge(self) -> None:
@@ -195,11 +249,11 @@ class Store(ABC):
     async def _release(self) -> None:
         """Release connections and threads; see `close`."""
 
-    def _withdraw(self, memory_id: str) -> None:
+    def _withdraw(self, memory: StoredMemory) -> None:
         """Delete what an unfinished `put` may have stored, in the background."""
         if not self.is_open:
             return
-        self._unfinished.add(memory_id)
+        self._unfinished.add((memory.tenant, memory.memory_id))
         if self._withdrawal is None or self._withdrawal.done():
             self._withdrawal = asyncio.create_task(self._keep_withdrawing())
 
@@ -212,10 +266,10 @@ class Store(ABC):
     async def _try_to_withdraw(self) -> None:
         with suppress(StoreUnavailableError):
             while self._unfinished:
-                memory_id = next(iter(self._unfinished))
+                unfinished = next(iter(self._unfinished))
                 with suppress(MemoryNotFoundError):
-                    await self.delete(memory_id)
-                self._unfinished.discard(memory_id)
+                    await self.delete(*unfinished)
+                self._unfinished.discard(unfinished)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -306,15 +360,18 @@ def pack(memory: StoredMemory) -> bytes:
         "created_at": memory.created_at.isoformat(),
         "expires_at": memory.expires_at and memory.expires_at.isoformat(),
     }
+    if memory.tenant != DEFAULT_TENANT:  # left out as before tenants: records are compared as bytes
+        head["tenant"] = memory.tenant
     text = json.dumps(head).encode()
     body = SIZE.pack(len(text)) + text + memory.blob
     return PREFIX.pack(MAGIC, zlib.crc32(body)) + body
 
 
-def unpack(memory_id: str, record: object) -> StoredMemory:
-    """Return the memory in the record stored under an id.
+def unpack(tenant: str, memory_id: str, record: object) -> StoredMemory:
+    """Return the memory in the record stored under the key of a tenant and an id.
 
     Args:
+        tenant: The tenant.
         memory_id: The id of the memory.
         record: The value in the store: bytes, unless something else wrote there.
 
@@ -325,8 +382,10 @@ def unpack(memory_id: str, record: object) -> StoredMemory:
         memory = _parse(record)
     except (struct.error, ValueError, KeyError, TypeError) as exc:
         raise BlobError("the stored memory is damaged; write the document again") from exc
-    if memory.memory_id != memory_id:
-        raise BlobError("the stored memory belongs to another id; write the document again")
+    if (memory.tenant, memory.memory_id) != (tenant, memory_id):
+        raise BlobError(
+            "the stored memory belongs to another id or tenant; write the document again"
+        )
     return memory
 
 
@@ -347,4 +406,5 @@ def _parse(record: object) -> StoredMemory:
         metadata=head["metadata"],
         created_at=datetime.fromisoformat(head["created_at"]),
         expires_at=expires_at and datetime.fromisoformat(expires_at),
+        tenant=head.get("tenant", DEFAULT_TENANT),
     )

@@ -17,6 +17,7 @@ from service.stores.base import (
     Store,
     StoredMemory,
     check_memory_id,
+    memory_key,
     not_found,
     not_open,
     pack,
@@ -34,6 +35,8 @@ Client: TypeAlias = Redis | RedisCluster
 KEY_PREFIX = "gradmem:memory:"
 """Keys of memories. Another key of a memory would have to be named `{KEY}:NAME`, so that a cluster
 keeps both in one slot."""
+API_KEYS = "gradmem:keys"
+"Hash of the records of API keys by their id."
 CLUSTER = "+cluster"
 "Part of a URL's scheme that names a Redis Cluster."
 
@@ -104,7 +107,7 @@ class RedisStore(Store):
 
     async def _publish(self, memory: StoredMemory) -> None:
         """See `Store.put`."""
-        key, record = KEY_PREFIX + memory.memory_id, pack(memory)
+        key, record = KEY_PREFIX + memory.key, pack(memory)
         created = await self._run(
             lambda redis: redis.set(key, record, nx=True, ex=PROVISIONAL_SECONDS)
         )
@@ -115,30 +118,49 @@ class RedisStore(Store):
                 "the Redis store dropped the memory before it was complete; try again"
             )
 
-    async def get(self, memory_id: str) -> StoredMemory:
+    async def get(self, tenant: str, memory_id: str) -> StoredMemory:
         """See `Store.get`."""
         check_memory_id(memory_id)
-        record = await self._retry(lambda redis: redis.get(KEY_PREFIX + memory_id))
+        key = KEY_PREFIX + memory_key(tenant, memory_id)
+        record = await self._retry(lambda redis: redis.get(key))
         if record is None:
             raise not_found()
-        memory = unpack(memory_id, record)
+        memory = unpack(tenant, memory_id, record)
         refuse_expired(memory)  # the clock of the server may be behind ours
         return memory
 
     async def replace(self, old: StoredMemory, new: StoredMemory) -> bool:
         """See `Store.replace`."""
         refuse_expired(old)
-        key = KEY_PREFIX + old.memory_id
+        key = KEY_PREFIX + old.key
         outcome = await self._run(lambda redis: _exchange(redis, key, pack(old), pack(new)))
         if outcome is None:
             raise not_found()
         return outcome
 
-    async def delete(self, memory_id: str) -> None:
+    async def delete(self, tenant: str, memory_id: str) -> None:
         """See `Store.delete`; the bytes stay in Redis' files until it rewrites them (`purge`)."""
         check_memory_id(memory_id)
-        if not await self._run(lambda redis: redis.delete(KEY_PREFIX + memory_id)):
+        key = KEY_PREFIX + memory_key(tenant, memory_id)
+        if not await self._run(lambda redis: redis.delete(key)):
             raise not_found()
+
+    async def save_key(self, key_id: str, record: str) -> None:
+        """See `Store.save_key`."""
+        await self._retry(lambda redis: redis.hset(API_KEYS, key_id, record))
+
+    async def find_key(self, key_id: str) -> str | None:
+        """See `Store.find_key`."""
+        record = await self._retry(lambda redis: redis.hget(API_KEYS, key_id))
+        return None if record is None else _text(record)
+
+    async def list_keys(self) -> list[str]:
+        """See `Store.list_keys`."""
+        return list(map(_text, await self._retry(lambda redis: redis.hvals(API_KEYS))))
+
+    async def has_keys(self) -> bool:
+        """See `Store.has_keys`."""
+        return bool(await self._retry(lambda redis: redis.exists(API_KEYS)))
 
     async def purge(self) -> None:
         """See `Store.purge`: start a rewrite of the append-only file, which Redis does by itself.
@@ -178,8 +200,9 @@ class RedisStore(Store):
         try:
             await self.put(memory)
             await self.replace(memory, memory)
-            await self.get(memory.memory_id)
-            await self.delete(memory.memory_id)
+            await self.get(memory.tenant, memory.memory_id)
+            await self.delete(memory.tenant, memory.memory_id)
+            await self.find_key("")
         except StoreFullError as error:  # memories can still be read and deleted
             logger.warning("%s", error)
 
@@ -237,6 +260,11 @@ async def _fetch_eviction_policies(redis: Client) -> set[str]:
 def _on_every_primary(redis: Client) -> dict[str, Any]:
     """Return the argument with which a cluster runs a command on all of its primaries."""
     return {"target_nodes": RedisCluster.PRIMARIES} if isinstance(redis, RedisCluster) else {}
+
+
+def _text(value: bytes | str) -> str:
+    """Return a value of Redis as text."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 async def _ignore(_error: Exception) -> None:

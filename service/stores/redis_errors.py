@@ -36,7 +36,9 @@ FOREIGN_ERRORS = (
     OSError,
 )
 
-COMMANDS = "+get +set +del +exists +persist +pexpireat +watch +unwatch +multi +exec +ping"
+COMMANDS = (
+    "+get +set +del +exists +persist +pexpireat +watch +unwatch +multi +exec +hget +hset +hvals +ping"
+)
 "Commands that the store's user needs, as an ACL names them."
 
 

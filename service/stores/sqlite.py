@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gradmem_core.errors import StoreFullError, StoreUnavailableError
 from service.stores.base import (
@@ -17,6 +17,7 @@ from service.stores.base import (
     Store,
     StoredMemory,
     check_memory_id,
+    memory_key,
     not_found,
     not_open,
     pack,
@@ -39,9 +40,13 @@ SETUP = """
 PRAGMA journal_mode = WAL;
 PRAGMA secure_delete = ON;
 CREATE TABLE IF NOT EXISTS memories (
-    memory_id TEXT PRIMARY KEY NOT NULL,
+    key TEXT PRIMARY KEY NOT NULL,  -- see memory_key
     expires_at INTEGER,  -- microseconds since 1970, NULL for never
     record BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS keys (
+    key_id TEXT PRIMARY KEY NOT NULL,
+    record TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS memories_expires_at ON memories (expires_at);
 """
@@ -118,11 +123,12 @@ class SqliteStore(Store):
         """See `Store.put`; expired memories are removed on the way."""
         await self._write(lambda connection: _insert(connection, memory))
 
-    async def get(self, memory_id: str) -> StoredMemory:
+    async def get(self, tenant: str, memory_id: str) -> StoredMemory:
         """See `Store.get`."""
         check_memory_id(memory_id)
-        record = await self._reader.run(lambda connection: _select(connection, memory_id))
-        memory = unpack(memory_id, record)
+        key = memory_key(tenant, memory_id)
+        record = await self._reader.run(lambda connection: _select(connection, key))
+        memory = unpack(tenant, memory_id, record)
         refuse_expired(memory)  # the column may have been changed or damaged
         return memory
 
@@ -131,16 +137,36 @@ class SqliteStore(Store):
         refuse_expired(old)
         return await self._write(lambda connection: _update(connection, old, new))
 
-    async def delete(self, memory_id: str) -> None:
+    async def delete(self, tenant: str, memory_id: str) -> None:
         """See `Store.delete`; no copy of the bytes stays in the files.
 
         While another process reads the file, the bytes stay in the write-ahead log: the next sweep
         after that removes them.
         """
         check_memory_id(memory_id)
+        key = memory_key(tenant, memory_id)
+        await self._write(lambda connection: self._with_reserve(lambda: _delete(connection, key)))
+
+    async def save_key(self, key_id: str, record: str) -> None:
+        """See `Store.save_key`."""
         await self._write(
-            lambda connection: self._with_reserve(lambda: _delete(connection, memory_id))
+            lambda connection: connection.execute(
+                "INSERT OR REPLACE INTO keys VALUES (?, ?)", (key_id, record)
+            )
         )
+
+    async def find_key(self, key_id: str) -> str | None:
+        """See `Store.find_key`."""
+        rows = await self._fetch("SELECT record FROM keys WHERE key_id = ?", key_id)
+        return rows[0][0] if rows else None
+
+    async def list_keys(self) -> list[str]:
+        """See `Store.list_keys`."""
+        return [record for (record,) in await self._fetch("SELECT record FROM keys")]
+
+    async def has_keys(self) -> bool:
+        """See `Store.has_keys`."""
+        return bool(await self._fetch("SELECT 1 FROM keys LIMIT 1"))
 
     async def purge(self) -> None:
         """See `Store.purge`.
@@ -162,6 +188,11 @@ class SqliteStore(Store):
         finally:
             await self._writer.close()
 
+    async def _fetch(self, query: str, *values: object) -> list[Any]:
+        return await self._reader.run(
+            lambda connection: connection.execute(query, values).fetchall()
+        )
+
     async def _write(self, operation: Operation[T]) -> T:
         """Run an operation that changes the file, and make sure that it reached the file."""
 
@@ -178,7 +209,7 @@ class SqliteStore(Store):
         return sqlite3.connect(self._files.path, timeout=self._busy_seconds, isolation_level=None)
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
-        self._with_reserve(lambda: connection.executescript(SETUP))
+        self._with_reserve(lambda: _create_tables(connection))
         _check_integrity(connection)
 
     def _sweep(self, connection: sqlite3.Connection) -> bool:
@@ -281,21 +312,28 @@ def _check_integrity(connection: sqlite3.Connection) -> None:
         raise damaged
 
 
+def _create_tables(connection: sqlite3.Connection) -> None:
+    columns = connection.execute("PRAGMA table_info(memories)").fetchall()
+    if any(name == "memory_id" for _, name, *_ in columns):  # a file from before tenants
+        connection.execute("ALTER TABLE memories RENAME COLUMN memory_id TO key")
+    connection.executescript(SETUP)
+
+
 def _insert(connection: sqlite3.Connection, memory: StoredMemory) -> None:
     _remove_expired(connection)
     expires_at = None if memory.expires_at is None else to_microseconds(memory.expires_at)
     inserted = connection.execute(
         "INSERT INTO memories VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        (memory.memory_id, expires_at, pack(memory)),
+        (memory.key, expires_at, pack(memory)),
     )
     if inserted.rowcount == 0:
         raise MemoryExistsError("a memory of this id exists")
 
 
-def _select(connection: sqlite3.Connection, memory_id: str) -> object:
+def _select(connection: sqlite3.Connection, key: str) -> object:
     row: tuple[object] | None = connection.execute(
-        f"SELECT record FROM memories WHERE memory_id = ? AND {ALIVE}",  # noqa: S608
-        (memory_id, _now()),
+        f"SELECT record FROM memories WHERE key = ? AND {ALIVE}",  # noqa: S608
+        (key, _now()),
     ).fetchone()
     if row is None:
         raise not_found()
@@ -304,20 +342,20 @@ def _select(connection: sqlite3.Connection, memory_id: str) -> object:
 
 def _update(connection: sqlite3.Connection, old: StoredMemory, new: StoredMemory) -> bool:
     updated = connection.execute(
-        f"UPDATE memories SET record = ? WHERE memory_id = ? AND record = ? AND {ALIVE}",  # noqa: S608
-        (pack(new), old.memory_id, pack(old), _now()),
+        f"UPDATE memories SET record = ? WHERE key = ? AND record = ? AND {ALIVE}",  # noqa: S608
+        (pack(new), old.key, pack(old), _now()),
     )
     if updated.rowcount == 0:
-        _select(connection, old.memory_id)  # raises where it is gone
+        _select(connection, old.key)  # raises where it is gone
         return False
     _truncate_log(connection)
     return True
 
 
-def _delete(connection: sqlite3.Connection, memory_id: str) -> None:
+def _delete(connection: sqlite3.Connection, key: str) -> None:
     deleted = connection.execute(
-        f"DELETE FROM memories WHERE memory_id = ? AND {ALIVE}",  # noqa: S608
-        (memory_id, _now()),
+        f"DELETE FROM memories WHERE key = ? AND {ALIVE}",  # noqa: S608
+        (key, _now()),
     )
     if deleted.rowcount == 0:
         raise not_found()

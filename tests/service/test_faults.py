@@ -18,6 +18,7 @@ from benchmarks.faults.measurement import measure_redis_fault
 from benchmarks.faults.redis_server import APPEND_ONLY, RedisServer
 from benchmarks.results import load_result, rows_of
 from benchmarks.rows import Fault
+from gradmem_core.tenants import DEFAULT_TENANT
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import MemoryNotFoundError
 from service.app import create_app
@@ -40,7 +41,7 @@ async def write_for_ever(store):
         await store.put(memory)
         print("put", memory.memory_id, flush=True)
         if memory.memory_id < "4":
-            await store.delete(memory.memory_id)
+            await store.delete(memory.tenant, memory.memory_id)
             print("deleted", memory.memory_id, flush=True)
 
 async def main():
@@ -107,10 +108,10 @@ async def expect_entries(url: str, ledger: set[str]) -> None:
     async with create_store(url) as store:
         for memory_id in deleted:
             with pytest.raises(MemoryNotFoundError):
-                await store.get(memory_id)
+                await store.get(DEFAULT_TENANT, memory_id)
         for memory_id in put - deleted:
             try:
-                memory = await store.get(memory_id)
+                memory = await store.get(DEFAULT_TENANT, memory_id)
             except MemoryNotFoundError:
                 # Its deletion may have been done and not been told any more.
                 assert memory_id < "4"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis.exceptions
 
+from gradmem_core.tenants import DEFAULT_TENANT
 from gradmem_core.errors import StoreFullError, StoreUnavailableError
 from service.stores import Store, StoredMemory, create_store, new_memory_id
 from service.stores import redis as redis_store
@@ -63,7 +64,7 @@ async def test_the_store_recovers_from_an_outage(own_redis: RedisServer) -> None
         own_redis.start()
         # The first operation after the outage is a put, which is not repeated.
         await store.put(memory)
-        assert await store.get(memory.memory_id) == memory
+        assert await store.get(memory.tenant, memory.memory_id) == memory
 
 
 async def test_a_restart_between_two_puts_goes_unnoticed(own_redis: RedisServer) -> None:
@@ -83,14 +84,14 @@ async def test_a_redis_that_hangs_is_unavailable(own_redis: RedisServer) -> None
         own_redis.pause()
         await expect_quick_errors(store, memory)
         own_redis.go_on()
-        assert await store.get(memory.memory_id) == memory
+        assert await store.get(memory.tenant, memory.memory_id) == memory
 
 
 async def expect_quick_errors(store: Store, memory: StoredMemory) -> None:
     operations = (
         store.put(a_memory()),
-        store.get(memory.memory_id),
-        store.delete(new_memory_id()),
+        store.get(memory.tenant, memory.memory_id),
+        store.delete(DEFAULT_TENANT, new_memory_id()),
         store.replace(memory, memory),
         store.probe(),
     )
@@ -146,7 +147,7 @@ async def test_a_purge_removes_deleted_memories_from_the_append_only_file(tmp_pa
         async with create_store(server.url) as store:
             memory = a_memory(SECRET)
             await store.put(memory)
-            await store.delete(memory.memory_id)
+            await store.delete(memory.tenant, memory.memory_id)
             assert is_on_disk()
             await store.purge()
             async with asyncio.timeout(30):
@@ -202,8 +203,8 @@ async def test_the_store_runs_on_a_cluster(cluster: list[RedisServer]) -> None:
         for memory in memories:
             assert await store.replace(memory, replace(memory, blob=b"new"))
             assert not await store.replace(memory, replace(memory, blob=b"other"))
-            assert (await store.get(memory.memory_id)).blob == b"new"
-            await store.delete(memory.memory_id)
+            assert (await store.get(memory.tenant, memory.memory_id)).blob == b"new"
+            await store.delete(memory.tenant, memory.memory_id)
         await store.probe()
 
 
@@ -272,8 +273,8 @@ async def test_a_full_redis_has_no_room_but_reads_and_deletes(own_redis: RedisSe
         ):
             with pytest.raises(StoreFullError, match="maxmemory"):
                 await operation
-        assert await store.get(old.memory_id) == old
-        await store.delete(old.memory_id)
+        assert await store.get(old.tenant, old.memory_id) == old
+        await store.delete(old.tenant, old.memory_id)
     async with create_store(own_redis.url):  # a full Redis keeps no service from starting
         pass
 
@@ -327,7 +328,7 @@ async def test_the_named_commands_are_enough(own_redis: RedisServer) -> None:
         for stored in (memory, lasting):
             await store.put(stored)
             assert await store.replace(stored, replace(stored, blob=b"new"))
-            await store.delete(stored.memory_id)
+            await store.delete(stored.tenant, stored.memory_id)
         await store.probe()
 
 

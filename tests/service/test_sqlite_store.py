@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gradmem_core.tenants import DEFAULT_TENANT
 from gradmem_core.errors import MemoryNotFoundError, StoreFullError, StoreUnavailableError
 from service.stores import sqlite
 from service.stores.sqlite import SqliteStore
@@ -44,7 +45,7 @@ async def test_a_deleted_memory_leaves_no_trace_in_the_files(path: Path) -> None
         memory = a_memory(SECRET)
         await store.put(memory)
         assert SECRET in files_of(path)
-        await store.delete(memory.memory_id)
+        await store.delete(memory.tenant, memory.memory_id)
         assert SECRET[:30] not in files_of(path)
 
 
@@ -100,13 +101,13 @@ async def test_a_locked_sqlite_file_is_unavailable_to_writes(path: Path) -> None
             for operation in (
                 store.put(a_memory()),
                 store.probe(),
-                store.delete(memory.memory_id),
+                store.delete(memory.tenant, memory.memory_id),
                 store.replace(memory, replace(memory, blob=b"new")),
             ):
                 with pytest.raises(StoreUnavailableError):
                     await operation
-            assert await store.get(memory.memory_id) == memory
-        await store.delete(memory.memory_id)
+            assert await store.get(memory.tenant, memory.memory_id) == memory
+        await store.delete(memory.tenant, memory.memory_id)
 
 
 async def test_the_event_loop_keeps_running_while_sqlite_waits(path: Path) -> None:
@@ -129,7 +130,7 @@ async def test_reads_do_not_wait_for_blocked_writes(path: Path) -> None:
             writes = [asyncio.create_task(store.put(a_memory())) for _ in range(3)]
             await asyncio.sleep(0.1)
             async with asyncio.timeout(10):
-                assert await store.get(memory.memory_id) == memory
+                assert await store.get(memory.tenant, memory.memory_id) == memory
             assert not any(write.done() for write in writes)
         await asyncio.gather(*writes)
 
@@ -152,10 +153,10 @@ async def test_a_memory_that_expired_by_its_record_is_not_found(path: Path) -> N
         connection = sqlite3.connect(path, isolation_level=None)
         connection.execute("UPDATE memories SET expires_at = NULL")
         connection.close()
-        assert await store.get(memory.memory_id) == memory
+        assert await store.get(memory.tenant, memory.memory_id) == memory
         await asyncio.sleep(1.05)
         with pytest.raises(MemoryNotFoundError):
-            await store.get(memory.memory_id)
+            await store.get(memory.tenant, memory.memory_id)
         with pytest.raises(MemoryNotFoundError):
             await store.replace(memory, replace(memory, blob=b"new"))
 
@@ -167,7 +168,7 @@ async def test_bytes_deleted_beside_a_reader_are_removed_later(path: Path) -> No
         reader = sqlite3.connect(path, isolation_level=None)
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM memories").fetchone()
-        await store.delete(memory.memory_id)
+        await store.delete(memory.tenant, memory.memory_id)
         with pytest.raises(StoreUnavailableError, match="another process reads"):
             await store.purge()
         assert SECRET[:30] in files_of(path)
@@ -249,7 +250,11 @@ async def test_a_removed_file_takes_no_memories(path: Path, suffix: str) -> None
         memory = a_memory()
         await store.put(memory)
         path.with_name(path.name + suffix).unlink()
-        for operation in (store.put(a_memory()), store.probe(), store.delete(memory.memory_id)):
+        for operation in (
+            store.put(a_memory()),
+            store.probe(),
+            store.delete(memory.tenant, memory.memory_id),
+        ):
             with pytest.raises(StoreUnavailableError, match="removed or replaced"):
                 await operation
 
@@ -266,11 +271,11 @@ async def test_a_full_disk_refuses_memories_but_deletes(small_disk: Path) -> Non
         with pytest.raises(StoreFullError):
             await store.probe()
         for memory in memories:
-            assert await store.get(memory.memory_id) == memory
-            await store.delete(memory.memory_id)
+            assert await store.get(memory.tenant, memory.memory_id) == memory
+            await store.delete(memory.tenant, memory.memory_id)
     async with SqliteStore(small_disk / "memories.db") as store:
         with pytest.raises(MemoryNotFoundError):
-            await store.get(memories[0].memory_id)
+            await store.get(DEFAULT_TENANT, memories[0].memory_id)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import redis.exceptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gradmem_core.tenants import DEFAULT_TENANT
 from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailableError
 from service.stores import (
     MemoryExistsError,
@@ -53,7 +54,7 @@ async def store(store_url: str) -> AsyncIterator[Store]:
 async def test_get_returns_what_put_stored(store: Store, expires_at: datetime | None) -> None:
     memory = a_memory(bytes(range(256)) * 4096, expires_at=expires_at)
     await store.put(memory)
-    assert await store.get(memory.memory_id) == memory
+    assert await store.get(memory.tenant, memory.memory_id) == memory
 
 
 blobs = st.builds(
@@ -73,7 +74,7 @@ blobs = st.builds(
 )
 async def test_any_memory_survives_a_round_trip(store: Store, memory: StoredMemory) -> None:
     await store.put(memory)
-    assert await store.get(memory.memory_id) == memory
+    assert await store.get(memory.tenant, memory.memory_id) == memory
 
 
 @pytest.mark.parametrize(
@@ -81,32 +82,32 @@ async def test_any_memory_survives_a_round_trip(store: Store, memory: StoredMemo
 )
 async def test_an_id_without_a_memory_is_not_found(store: Store, memory_id: str) -> None:
     with pytest.raises(MemoryNotFoundError):
-        await store.get(memory_id)
+        await store.get(DEFAULT_TENANT, memory_id)
     with pytest.raises(MemoryNotFoundError):
-        await store.delete(memory_id)
+        await store.delete(DEFAULT_TENANT, memory_id)
 
 
 async def test_delete_removes_one_memory(store: Store) -> None:
     deleted, remaining = a_memory(), a_memory()
     await store.put(deleted)
     await store.put(remaining)
-    await store.delete(deleted.memory_id)
+    await store.delete(deleted.tenant, deleted.memory_id)
     with pytest.raises(MemoryNotFoundError):
-        await store.get(deleted.memory_id)
+        await store.get(deleted.tenant, deleted.memory_id)
     with pytest.raises(MemoryNotFoundError):
-        await store.delete(deleted.memory_id)
-    assert await store.get(remaining.memory_id) == remaining
+        await store.delete(deleted.tenant, deleted.memory_id)
+    assert await store.get(remaining.tenant, remaining.memory_id) == remaining
 
 
 async def test_an_expired_memory_is_not_found(store: Store) -> None:
     memory = a_memory(expires_at=soon(1))
     await store.put(memory)
-    assert await store.get(memory.memory_id) == memory
+    assert await store.get(memory.tenant, memory.memory_id) == memory
     await asyncio.sleep(1.05)
     with pytest.raises(MemoryNotFoundError):
-        await store.get(memory.memory_id)
+        await store.get(memory.tenant, memory.memory_id)
     with pytest.raises(MemoryNotFoundError):
-        await store.delete(memory.memory_id)
+        await store.delete(memory.tenant, memory.memory_id)
 
 
 async def test_the_id_of_an_expired_memory_is_free(store: Store) -> None:
@@ -114,7 +115,7 @@ async def test_the_id_of_an_expired_memory_is_free(store: Store) -> None:
     await store.put(memory)
     later = a_memory(memory_id=memory.memory_id)
     await store.put(later)
-    assert await store.get(memory.memory_id) == later
+    assert await store.get(memory.tenant, memory.memory_id) == later
 
 
 async def test_put_does_not_overwrite(store: Store) -> None:
@@ -122,13 +123,15 @@ async def test_put_does_not_overwrite(store: Store) -> None:
     await store.put(memory)
     with pytest.raises(MemoryExistsError):
         await store.put(a_memory(b"second", memory_id=memory.memory_id))
-    assert await store.get(memory.memory_id) == memory
+    assert await store.get(memory.tenant, memory.memory_id) == memory
 
 
 async def test_many_operations_at_once_succeed(store: Store) -> None:
     memories = [a_memory(os.urandom(20_000)) for _ in range(150)]
     await asyncio.gather(*map(store.put, memories))
-    stored = await asyncio.gather(*(store.get(memory.memory_id) for memory in memories))
+    stored = await asyncio.gather(
+        *(store.get(memory.tenant, memory.memory_id) for memory in memories)
+    )
     assert stored == memories
 
 
@@ -139,17 +142,17 @@ async def test_of_many_puts_of_one_id_one_succeeds(store: Store) -> None:
     assert [type(outcome) for outcome in outcomes if outcome is not None] == [
         MemoryExistsError
     ] * 19
-    assert await store.get(memory_id) == memories[outcomes.index(None)]
+    assert await store.get(DEFAULT_TENANT, memory_id) == memories[outcomes.index(None)]
 
 
 async def test_two_stores_on_one_url_share_their_memories(store: Store, store_url: str) -> None:
     memory = a_memory()
     async with create_store(store_url) as other:
         await other.put(memory)
-        assert await store.get(memory.memory_id) == memory
-        await store.delete(memory.memory_id)
+        assert await store.get(memory.tenant, memory.memory_id) == memory
+        await store.delete(memory.tenant, memory.memory_id)
         with pytest.raises(MemoryNotFoundError):
-            await other.get(memory.memory_id)
+            await other.get(memory.tenant, memory.memory_id)
 
 
 async def test_a_store_can_be_opened_again(store: Store) -> None:
@@ -157,12 +160,16 @@ async def test_a_store_can_be_opened_again(store: Store) -> None:
     await store.put(memory)
     await store.close()
     await store.close()
-    for operation in (store.probe(), store.get(memory.memory_id), store.put(a_memory())):
+    for operation in (
+        store.probe(),
+        store.get(memory.tenant, memory.memory_id),
+        store.put(a_memory()),
+    ):
         with pytest.raises(StoreUnavailableError):
             await operation
     await store.open()
     await store.probe()
-    assert await store.get(memory.memory_id) == memory
+    assert await store.get(memory.tenant, memory.memory_id) == memory
 
 
 async def test_a_cancelled_operation_leaves_the_store_usable(store: Store) -> None:
@@ -173,7 +180,7 @@ async def test_a_cancelled_operation_leaves_the_store_usable(store: Store) -> No
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     await store.put(memory)
-    assert await store.get(memory.memory_id) == memory
+    assert await store.get(memory.tenant, memory.memory_id) == memory
 
 
 # Replacing
@@ -184,10 +191,10 @@ async def test_replacing_an_unchanged_memory_keeps_its_expiry(store: Store) -> N
     await store.put(old)
     new = replace(old, blob=b"other pages")
     assert await store.replace(old, new)
-    assert await store.get(old.memory_id) == new
+    assert await store.get(old.tenant, old.memory_id) == new
     await asyncio.sleep(1.05)
     with pytest.raises(MemoryNotFoundError):
-        await store.get(old.memory_id)
+        await store.get(old.tenant, old.memory_id)
     with pytest.raises(MemoryNotFoundError):
         await store.replace(new, old)
 
@@ -198,7 +205,7 @@ async def test_a_memory_that_others_changed_is_not_replaced(store: Store) -> Non
     theirs, ours = replace(old, blob=b"theirs"), replace(old, blob=b"ours")
     assert await store.replace(old, theirs)
     assert not await store.replace(old, ours)
-    assert await store.get(old.memory_id) == theirs
+    assert await store.get(old.tenant, old.memory_id) == theirs
     assert await store.replace(theirs, ours)
 
 
@@ -207,11 +214,11 @@ async def test_a_deleted_memory_is_not_replaced(store: Store) -> None:
     with pytest.raises(MemoryNotFoundError):
         await store.replace(memory, memory)
     await store.put(memory)
-    await store.delete(memory.memory_id)
+    await store.delete(memory.tenant, memory.memory_id)
     with pytest.raises(MemoryNotFoundError):
         await store.replace(memory, replace(memory, blob=b"again"))
     with pytest.raises(MemoryNotFoundError):
-        await store.get(memory.memory_id)
+        await store.get(memory.tenant, memory.memory_id)
 
 
 async def test_an_expired_memory_is_not_replaced(store: Store) -> None:
@@ -226,7 +233,7 @@ async def test_a_memory_is_replaced_only_if_every_field_is_unchanged(store: Stor
     await store.put(old)
     other = replace(old, metadata={"title": "another"})
     assert not await store.replace(other, replace(old, blob=b"new"))
-    assert await store.get(old.memory_id) == old
+    assert await store.get(old.tenant, old.memory_id) == old
 
 
 async def test_of_many_replacements_at_once_one_succeeds(store: Store, store_url: str) -> None:
@@ -239,7 +246,7 @@ async def test_of_many_replacements_at_once_one_succeeds(store: Store, store_url
             *(each.replace(old, new) for each, new in zip(stores, news, strict=True))
         )
     assert done.count(True) == 1
-    assert await store.get(old.memory_id) == news[done.index(True)]
+    assert await store.get(old.tenant, old.memory_id) == news[done.index(True)]
 
 
 # Damaged records
@@ -260,15 +267,15 @@ async def test_a_cut_record_is_a_blob_error(store: Store, store_url: str, size: 
     memory = a_memory()
     await put_raw(store_url, memory.memory_id, pack(memory)[:size])
     with pytest.raises(BlobError, match="damaged"):
-        await store.get(memory.memory_id)
-    await store.delete(memory.memory_id)
+        await store.get(memory.tenant, memory.memory_id)
+    await store.delete(memory.tenant, memory.memory_id)
 
 
 async def test_a_record_under_another_id_is_a_blob_error(store: Store, store_url: str) -> None:
     other = new_memory_id()
     await put_raw(store_url, other, pack(a_memory()))
     with pytest.raises(BlobError, match="another id"):
-        await store.get(other)
+        await store.get(DEFAULT_TENANT, other)
 
 
 @given(memory=blobs, data=st.data())
@@ -277,7 +284,7 @@ def test_any_changed_byte_is_a_blob_error(memory: StoredMemory, data: st.DataObj
     record = bytearray(pack(memory))
     record[data.draw(st.integers(0, len(record) - 1))] ^= data.draw(st.integers(1, 255))
     with pytest.raises(BlobError):
-        unpack(memory.memory_id, bytes(record))
+        unpack(DEFAULT_TENANT, memory.memory_id, bytes(record))
 
 
 def test_the_checksum_covers_where_the_blob_begins() -> None:
@@ -285,13 +292,13 @@ def test_the_checksum_covers_where_the_blob_begins() -> None:
     record = bytearray(pack(memory))
     record[11] += 1
     with pytest.raises(BlobError):
-        unpack(memory.memory_id, bytes(record))
+        unpack(DEFAULT_TENANT, memory.memory_id, bytes(record))
 
 
 @pytest.mark.parametrize("record", [None, "text", 7])
 def test_a_record_that_is_not_bytes_is_a_blob_error(record: object) -> None:
     with pytest.raises(BlobError):
-        unpack(new_memory_id(), record)
+        unpack(DEFAULT_TENANT, new_memory_id(), record)
 
 
 # Memories and ids

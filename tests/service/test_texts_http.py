@@ -78,7 +78,7 @@ def read_store(store_file: Path) -> dict[str, bytes]:
     """Return every record of a store by its id."""
     connection = sqlite3.connect(store_file)
     try:
-        return dict(connection.execute("SELECT memory_id, record FROM memories"))
+        return dict(connection.execute("SELECT key, record FROM memories"))
     finally:
         connection.close()
 

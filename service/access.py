@@ -1,0 +1,117 @@
+"""Decide who may use the service, by the keys in the store."""
+
+import logging
+import math
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from gradmem_core.tenants import DEFAULT_TENANT
+from gradmem_core.errors import StoreUnavailableError
+from service.keys import RANKS, ApiKey, KeyLimits, Role, split_key
+from service.refusals import RoleError, UnauthorizedError
+from service.stores import Store
+
+CACHE_SECONDS = 5.0
+"Time after which a key that was revoked opens nothing, and after which the first one is asked for."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A client by its key, or anyone where no key is needed."""
+
+    tenant: str
+    "Tenant whose memories the client may use."
+    role: Role
+    "Most that the client may do."
+    key_id: str | None
+    "Id of the key; None where no key was needed."
+    limits: KeyLimits
+    "Limits of the key."
+
+
+ANYONE = Identity(DEFAULT_TENANT, "admin", None, KeyLimits())
+
+
+class Access:
+    """Tells clients by their keys.
+
+    Keys are in the store, where every service that shares it finds them, and are remembered for a
+    few seconds. Once there has been a key, nobody gets in without one.
+
+    Args:
+        store: The store, which is open when clients come.
+        open_without_keys: Let anyone in as long as there has never been a key.
+    """
+
+    def __init__(self, store: Store, *, open_without_keys: bool) -> None:
+        self._store = store
+        self._closed = not open_without_keys
+        self._asked_at = -math.inf
+        self._known: dict[str, tuple[float, ApiKey]] = {}
+
+    async def open(self) -> None:
+        """Ask the store for the first time.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached.
+        """
+        self._closed = self._closed or await self._store.has_keys()
+        self._asked_at = time.monotonic()
+
+    async def identify(self, key: str | None, role: Role) -> Identity:
+        """Return the client who sent a key.
+
+        Args:
+            key: The key as it was sent; None where none was.
+            role: What the client is about to do.
+
+        Raises:
+            UnauthorizedError: A key is needed, and this is not one.
+            RoleError: The key may not do that.
+            StoreUnavailableError: The store cannot be asked for the key.
+        """
+        if not await self._needs_key():
+            return ANYONE
+        if key is None:
+            raise UnauthorizedError.without_key()
+        record = await self._open(key)
+        if RANKS[record.role] < RANKS[role]:
+            raise RoleError(record.role, role)
+        return Identity(record.tenant, record.role, record.key_id, record.limits)
+
+    async def _needs_key(self) -> bool:
+        if not self._closed and time.monotonic() - self._asked_at > CACHE_SECONDS:
+            self._asked_at = time.monotonic()
+            with suppress(StoreUnavailableError):  # what was known holds
+                self._closed = await self._store.has_keys()
+        return self._closed
+
+    async def _open(self, key: str) -> ApiKey:
+        parts = split_key(key)
+        if parts is not None:
+            key_id, secret = parts
+            record = await self._find(key_id)
+            if record is not None and record.opens_with(secret):
+                return record
+        raise UnauthorizedError.with_wrong_key()
+
+    async def _find(self, key_id: str) -> ApiKey | None:
+        found_at, record = self._known.get(key_id, (-math.inf, None))
+        if time.monotonic() - found_at <= CACHE_SECONDS:
+            return record
+        self._known.pop(key_id, None)
+        text = await self._store.find_key(key_id)
+        if text is None:
+            return None
+        try:
+            record = ApiKey.model_validate_json(text)
+        except ValidationError:
+            logger.warning("the record of key %s is damaged, or of a later version", key_id)
+            return None
+        self._known[key_id] = (time.monotonic(), record)
+        return record
