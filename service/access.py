@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from gradmem_core.tenants import DEFAULT_TENANT
 from gradmem_core.errors import StoreUnavailableError
+from gradmem_core.tenants import DEFAULT_TENANT
 from service.keys import RANKS, ApiKey, KeyLimits, Role, split_key
 from service.refusals import RoleError, UnauthorizedError
 from service.stores import Store

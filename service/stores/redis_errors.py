@@ -36,8 +36,12 @@ FOREIGN_ERRORS = (
     OSError,
 )
 
-COMMANDS = (
-    "+get +set +del +exists +persist +pexpireat +watch +unwatch +multi +exec +hget +hset +hvals +ping"
+COMMANDS = " ".join(
+    f"+{name}"
+    for name in (
+        *("get", "set", "del", "exists", "persist", "pexpireat"),
+        *("watch", "unwatch", "multi", "exec", "hget", "hset", "hvals", "ping"),
+    )
 )
 "Commands that the store's user needs, as an ACL names them."
 

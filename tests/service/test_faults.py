@@ -18,9 +18,9 @@ from benchmarks.faults.measurement import measure_redis_fault
 from benchmarks.faults.redis_server import APPEND_ONLY, RedisServer
 from benchmarks.results import load_result, rows_of
 from benchmarks.rows import Fault
-from gradmem_core.tenants import DEFAULT_TENANT
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import MemoryNotFoundError
+from gradmem_core.tenants import DEFAULT_TENANT
 from service.app import create_app
 from service.models import Models
 from service.settings import Settings

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import redis.exceptions
 
-from gradmem_core.tenants import DEFAULT_TENANT
 from gradmem_core.errors import StoreFullError, StoreUnavailableError
+from gradmem_core.tenants import DEFAULT_TENANT
 from service.stores import Store, StoredMemory, create_store, new_memory_id
 from service.stores import redis as redis_store
 from service.stores.redis import KEY_PREFIX
@@ -293,7 +293,7 @@ async def test_a_full_disk_under_redis_is_named(small_disk: Path) -> None:
             fill(small_disk)
             with pytest.raises(StoreFullError, match="disk of its append-only file is full"):
                 await put_large(store)
-            assert await store.get(memory.memory_id) == memory
+            assert await store.get(DEFAULT_TENANT, memory.memory_id) == memory
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gradmem_core.tenants import DEFAULT_TENANT
 from gradmem_core.errors import MemoryNotFoundError, StoreFullError, StoreUnavailableError
+from gradmem_core.tenants import DEFAULT_TENANT
 from service.stores import sqlite
 from service.stores.sqlite import SqliteStore
 from tests.service.stored import SECRET, a_memory, fill, soon

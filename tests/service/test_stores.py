@@ -15,8 +15,8 @@ import redis.exceptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gradmem_core.tenants import DEFAULT_TENANT
 from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailableError
+from gradmem_core.tenants import DEFAULT_TENANT
 from service.stores import (
     MemoryExistsError,
     Store,
