@@ -24,6 +24,7 @@ from service.errors import response_of
 from service.memories import Memories
 from service.middleware import RequestGate, RequestObserver
 from service.models import Models
+from service.openai.routes import router as openai_router
 from service.readiness import Readiness
 from service.reading import Reader
 from service.refusals import RefusalError
@@ -83,6 +84,7 @@ def create_app(
     )
     app.state.gradmem = state
     app.include_router(router)
+    app.include_router(openai_router)
     add_documentation(app)
     return app
 
@@ -164,8 +166,8 @@ def _create_engine(settings: Settings, telemetry: Telemetry) -> Engine:
     )
 
 
-async def _answer_error(_request: Request, error: Exception) -> Response:
-    return response_of(error)
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return response_of(error, request.scope["path"])
 
 
 async def _answer_wrong_method(request: Request, _error: Exception) -> Response:
@@ -180,4 +182,5 @@ async def _answer_wrong_method(request: Request, _error: Exception) -> Response:
     ]
     if "GET" in allowed:
         allowed.append("HEAD")
-    return response_of(HTTPException(405, headers={"Allow": ", ".join(allowed)}))
+    wrong_method = HTTPException(405, headers={"Allow": ", ".join(allowed)})
+    return response_of(wrong_method, request.scope["path"])

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request, Response, params
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.requests import ClientDisconnect
 
 from service.app_state import state_of
@@ -33,7 +33,8 @@ def json_body(model: type[BaseModel]) -> params.Depends:
 
 def describe_body(model: type[BaseModel]) -> dict[str, Any]:
     """Return what OpenAPI says of an operation with a body of this model."""
-    schema = model.model_json_schema()
+    document = model.model_json_schema()
+    schema = _inline(document, document.pop("$defs", {}))
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
 
 
@@ -41,6 +42,18 @@ async def respond(result: BaseModel, *, size: int, status: int) -> Response:
     """Respond with a result that grows with the `size` of its request, in bytes."""
     content = await call_by_size(size, result.model_dump_json)
     return Response(content, status, media_type=JSON)
+
+
+def _inline(schema: JsonValue, definitions: dict[str, JsonValue]) -> JsonValue:
+    """Put definitions in the place of references, which lead nowhere in an OpenAPI document."""
+    if isinstance(schema, list):
+        return [_inline(entry, definitions) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        return _inline(definitions[reference.rpartition("/")[2]], definitions)
+    return {name: _inline(value, definitions) for name, value in schema.items()}
 
 
 async def _read_body(request: Request, model: type[T]) -> T:

@@ -11,11 +11,14 @@ from starlette.exceptions import HTTPException
 from gradmem_core import errors as core
 from service import refusals
 from service.log import log_failure
+from service.openai.conversion import to_error
 from service.schemas import MAX_NAMED_FIELDS, Problem
 
 logger = logging.getLogger("gradmem")
 
 MEDIA_TYPE = "application/problem+json"
+OPENAI_PATH = "/v1/"
+"Paths whose clients read errors in OpenAI's form alone."
 RETRY_AFTER_SECONDS = {429: 1, 503: 5}
 "Seconds to wait before a retry, where the error does not know better."
 
@@ -124,19 +127,23 @@ def problem_of(error: Exception) -> Problem:
             return _describe_unforeseen(error)
 
 
-def response_of(error: Exception) -> JSONResponse:
-    """Return the response to a request that ended with an exception."""
+def response_of(error: Exception, path: str = "") -> JSONResponse:
+    """Return the response to a request that ended with an exception.
+
+    Args:
+        error: The exception.
+        path: Path of the request; empty where it is not known.
+    """
     problem = problem_of(error)
     named = error.headers if isinstance(error, HTTPException | refusals.RefusalError) else None
     headers = dict(named or {})
     if problem.status in RETRY_AFTER_SECONDS:
         headers["Retry-After"] = str(_seconds_to_wait(error, problem.status))
-    return JSONResponse(
-        problem.model_dump(exclude_none=True),
-        status_code=problem.status,
-        media_type=MEDIA_TYPE,
-        headers=headers,
-    )
+    if path.startswith(OPENAI_PATH):
+        content, media_type = to_error(problem).model_dump(), JSONResponse.media_type
+    else:
+        content, media_type = problem.model_dump(exclude_none=True), MEDIA_TYPE
+    return JSONResponse(content, status_code=problem.status, media_type=media_type, headers=headers)
 
 
 def _seconds_to_wait(error: Exception, status: int) -> int:

@@ -61,7 +61,7 @@ class RequestObserver:
             await self.app(scope, receive, send_and_note)
         except (Exception, asyncio.CancelledError) as error:
             self.waiting.discard(task)
-            response = response_of(self._cause(task, error))
+            response = response_of(self._cause(task, error), scope["path"])
             if status == 0:
                 await response(scope, receive, send_and_note)
             else:
@@ -105,7 +105,7 @@ class RequestGate:
             await self.app(scope, receive, send)
             return
         if refusal := self._refusal(scope):
-            await response_of(refusal)(scope, receive, send)
+            await response_of(refusal, scope["path"])(scope, receive, send)
             return
         received = 0
 

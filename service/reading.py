@@ -33,6 +33,7 @@ class Reader:
         emit: EmitToken | None = None,
         *,
         tenant: str,
+        model: str | None = None,
         share: str = "",
     ) -> ReadResponse:
         """Answer the queries of a request from its memory alone.
@@ -41,6 +42,7 @@ class Reader:
             request: The memory, the queries and their options.
             emit: Called with every token, or with whole answers (see `TokenEvent`).
             tenant: The tenant whose memory it is.
+            model: Name of the checkpoint that answers; the one that wrote the memory by default.
             share: The client, which gets a fair share of the device.
 
         Raises:
@@ -48,14 +50,14 @@ class Reader:
                 engine or store failed.
         """
         deadline = self._engine.deadline(request.timeout)
-        memory = await self._memories.open(tenant, request.memory_id)
+        memory = await self._memories.open(tenant, request.memory_id, model)
         size = len(memory.stored.blob) + sum(map(len, request.all_queries))
         queries, sampling = await call_by_size(size, _parse, request, memory.checkpoint)
         tokens = None if emit is None else _token_listener(emit, memory, len(queries))
         works = _list_works(memory, queries, sampling)
         with self._engine.admit(works, share=share, deadline=deadline) as permit:
             answers = await self._engine.answer(works, permit=permit, listener=tokens)
-        infos = _describe_answers(request, memory, answers)
+        infos = _describe_answers(request, memory, queries, answers)
         if emit is not None and tokens is None:
             _emit_answers(emit, infos)
         return ReadResponse(answers=infos, tokens=sum(info.tokens for info in infos))
@@ -124,7 +126,10 @@ def _emit_answers(emit: EmitToken, infos: Sequence[AnswerInfo]) -> None:
 
 
 def _describe_answers(
-    request: ReadRequest, memory: OpenMemory, answers: Sequence[Answer]
+    request: ReadRequest,
+    memory: OpenMemory,
+    queries: Sequence[Sequence[int]],
+    answers: Sequence[Answer],
 ) -> list[AnswerInfo]:
     checkpoint = memory.checkpoint
     threshold = request.min_confidence
@@ -137,13 +142,20 @@ def _describe_answers(
             decode_answer(checkpoint, answer),
             page_id=memory.blob.info.pages[answer.page].page_id,
             threshold=threshold,
+            query_tokens=len(ids),
         )
-        for query, answer in zip(request.all_queries, answers, strict=True)
+        for query, ids, answer in zip(request.all_queries, queries, answers, strict=True)
     ]
 
 
 def _describe_answer(
-    query: str, answer: Answer, text: str | None, *, page_id: str, threshold: float
+    query: str,
+    answer: Answer,
+    text: str | None,
+    *,
+    page_id: str,
+    threshold: float,
+    query_tokens: int,
 ) -> AnswerInfo:
     reason: Reason | None = None
     if text is None:
@@ -157,6 +169,7 @@ def _describe_answer(
         reason=reason,
         page_id=page_id,
         confidence=answer.confidence,
+        query_tokens=query_tokens,
         tokens=len(answer.tokens),
         finish_reason=answer.finish_reason,
     )

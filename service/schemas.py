@@ -284,6 +284,8 @@ class AnswerInfo(BaseModel):
     confidence: float
     """Probability that the result is right, be it an answer or none, 0 to 1. Checkpoints without a
     calibration report the mean probability of the answer's tokens."""
+    query_tokens: int
+    "Tokens of the query, with the checkpoint's text around it."
     tokens: int
     "Tokens of the answer."
     finish_reason: Literal["stop", "length"]
@@ -305,6 +307,7 @@ class ReadResponse(BaseModel):
                             "reason": None,
                             "page_id": EXAMPLE_PAGE_ID,
                             "confidence": 0.99,
+                            "query_tokens": 11,
                             "tokens": 5,
                             "finish_reason": "stop",
                         }

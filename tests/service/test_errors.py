@@ -1,5 +1,6 @@
 """Problems and responses of every exception."""
 
+import json
 import logging
 
 import pytest
@@ -111,3 +112,27 @@ def test_a_refusal_for_load_says_when_to_retry() -> None:
     assert response_of(OverloadedError("full", retry_after=7)).headers["retry-after"] == "7"
     assert response.media_type == "application/problem+json"
     assert "retry-after" not in response_of(ContextTooLongError("long")).headers
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OverloadedError("full"), ("rate_limit_error", None, "overloaded")),
+        (ContextTooLongError("long"), ("invalid_request_error", None, "document_too_long")),
+        (KeyError("a secret"), ("server_error", None, "internal")),
+        (HTTPException(404), ("invalid_request_error", None, None)),
+        (
+            RequestValidationError([{"loc": ("body", "n"), "msg": "wrong", "type": "x"}]),
+            ("invalid_request_error", "n", "invalid_request"),
+        ),
+    ],
+)
+def test_errors_for_openais_clients_come_from_the_same_table(
+    error: Exception, expected: tuple[str, str | None, str | None]
+) -> None:
+    response, plain = response_of(error, "/v1/models"), response_of(error)
+    assert response.status_code == plain.status_code
+    assert response.headers.get("retry-after") == plain.headers.get("retry-after")
+    (body,) = json.loads(bytes(response.body)).values()
+    assert (body["type"], body["param"], body["code"]) == expected
+    assert body["message"] == json.loads(bytes(plain.body))["detail"]

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from openai import OpenAI
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -212,6 +213,34 @@ def test_a_deleted_page_no_longer_answers(url: str, stored: Stored) -> None:
     answer = read(url, memory_id)
     assert (answer["found"], answer["page_id"]) == (False, absent)
     assert answer["confidence"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("signal", "content"),
+    [
+        (SURE, "x"),
+        (-SURE, "The memory has no answer to this question."),
+        (NOT_SURE, "The memory is not confident enough to answer this question."),
+    ],
+)
+def test_a_chat_says_plainly_that_nothing_was_found(
+    url: str, stored: Stored, signal: float, content: str
+) -> None:
+    memory_id, _ = stored((signal, "a"))
+    answer = read(url, memory_id, min_confidence=0.9)
+    with OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+        completion = client.chat.completions.create(
+            model=f"handmade:{memory_id}",
+            messages=[{"role": "user", "content": "a"}],
+            max_tokens=1,
+            extra_body={"min_confidence": 0.9},
+        )
+    (choice,) = completion.choices
+    assert choice.message.content == content
+    details = (completion.model_extra or {})["gradmem"]
+    assert details["found"] == answer["found"] == (content == "x")
+    assert details["reason"] == answer["reason"]
+    assert choice.finish_reason == ("length" if details["found"] else "stop")
 
 
 def test_a_stream_hides_the_absence_mark(url: str, stored: Stored) -> None:

@@ -407,6 +407,9 @@ def test_openapi_describes_every_route_with_examples(http: httpx.Client) -> None
         "/memories/{memory_id}/pages/{page_id}",
         "/memories/{memory_id}/prompt-embeds",
         "/models",
+        "/v1/chat/completions",
+        "/v1/models",
+        "/v1/models/{model}",
         "/livez",
         "/readyz",
         "/metrics",
@@ -414,6 +417,6 @@ def test_openapi_describes_every_route_with_examples(http: httpx.Client) -> None
     schemas = document["components"]["schemas"]
     for name in ("MemoryInfo", "ReadResponse"):
         assert schemas[name]["examples"], name
-    for path in ("/write", "/read"):
+    for path in ("/write", "/read", "/v1/chat/completions"):
         content = document["paths"][path]["post"]["requestBody"]["content"]
         assert content["application/json"]["schema"]["examples"], path

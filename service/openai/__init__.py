@@ -1,0 +1,1 @@
+"""READ in the form of OpenAI's API: models and chat completions."""
