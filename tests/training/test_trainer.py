@@ -272,6 +272,19 @@ def test_the_curriculum_advances_on_accuracy_only(tiny_recipe: TinyRecipe) -> No
     assert 70 < sum(size == 3 for size in sizes) < 130
 
 
+def test_small_sizes_are_rehearsed_as_often_as_large_ones(tiny_recipe: TinyRecipe) -> None:
+    curriculum = tiny_recipe(
+        "curriculum.stages=[{size=64}]",
+        "curriculum.rehearsal=0.5",
+        "curriculum.rehearsed=by-octave",
+    ).curriculum
+    assert curriculum is not None
+    sizes = [Progress().draw_size(curriculum, 1, step, 0) for step in range(1200)]
+    assert set(sizes) <= set(range(1, 65))
+    for low in (1, 2, 4, 8, 16, 32):
+        assert 60 < sum(low <= size < 2 * low for size in sizes) < 140
+
+
 def test_a_stage_ends_with_its_share_of_the_budget(tiny_recipe: TinyRecipe) -> None:
     stages = "[{size=1, until=0.2}, {size=2, advance_at=0.9, until=0.4}, {size=3}]"
     curriculum = tiny_recipe(f"curriculum.stages={stages}").curriculum

@@ -27,9 +27,11 @@ class Progress:
         """Draw the context size of a micro-batch: the stage's, or a smaller one to rehearse."""
         size = self.size(curriculum)
         rng = stream("train", seed, attempt, index, 0)
-        if size > 1 and rng.random() < curriculum.rehearsal:
-            return int(rng.integers(1, size))
-        return size
+        if size == 1 or rng.random() >= curriculum.rehearsal:
+            return size
+        if curriculum.rehearsed == "by-octave":
+            return int(size ** rng.random())
+        return int(rng.integers(1, size))
 
     def record(self, curriculum: Curriculum, accuracy: float) -> bool:
         """Take in the exact match of a micro-batch at the stage's size.

@@ -51,7 +51,10 @@ class Curriculum(RecipeTable):
     stages: list[Stage] = Field(min_length=1)
     "From small to large; the last one lasts until the end."
     rehearsal: float = Field(ge=0, lt=1)
-    "Share of micro-batches at a smaller size, drawn evenly from 1 to the stage's size."
+    "Share of micro-batches at a smaller size, below the stage's."
+    rehearsed: Literal["evenly", "by-octave"] = "evenly"
+    """How smaller sizes are drawn: all alike, or those from 1 to 2 as often as those from 32 to 64,
+    since the smallest are soon forgotten."""
     horizon: int = Field(default=20, ge=1)
     "Micro-batches of the stage's size that the exact match's moving average looks back over."
 
