@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 BlobDtype = Literal["float32", "float16", "int8"]
 "Type of a memory's elements in a blob."
@@ -38,20 +38,6 @@ class MemoryConfig(BaseModel):
     "Learn a step size for every element of the memory, stored as its logarithm."
     inner_gradient_clip: float | None = Field(default=None, gt=0)
     "Largest norm of a sample's memory gradient in a step; None for no limit."
-    inner_rate_factor: float = Field(default=1.0, gt=0)
-    """Factor of the step sizes per element of a checkpoint that training starts from, applied once
-    when it starts."""
-    inner_rate_decay: Literal["linear", "geometric"] | None = None
-    "Let the step size fall over the steps of a WRITE, with the same mean."
-    inner_rate_decay_ratio: float = Field(default=4.0, ge=1)
-    "Ratio of the first step's size to the last one's, with `inner_rate_decay`."
-    inner_rate_per_step: bool = False
-    """Learn a factor of the step size for each of `write_steps` steps, stored as its logarithm;
-    later steps use the last."""
-    inner_gradient_normalise: bool = False
-    """Divide each sample's memory gradient by its root mean square. Training that starts from a
-    checkpoint without it scales the step sizes, so that the first step keeps its mean length; with
-    `inner_rate_per_step` every step does."""
     write_head: bool = True
     "Separate output head for WRITE; without it WRITE uses the language-model head."
     token_weights: bool = False
@@ -71,16 +57,3 @@ class MemoryConfig(BaseModel):
     "Longest query, in tokens."
     max_answer_tokens: int = Field(ge=1)
     "Most tokens of a generated answer."
-
-    @model_validator(mode="after")
-    def _check_inner_rates(self) -> "MemoryConfig":
-        learned = self.inner_learning_rate_per_element
-        if self.inner_gradient_normalise and self.inner_gradient_clip is not None:
-            raise ValueError(
-                "inner_gradient_clip: a normalised gradient has one norm; leave it out"
-            )
-        if (self.inner_rate_factor != 1 or self.inner_gradient_normalise) and not learned:
-            raise ValueError(
-                "inner_rate_factor, inner_gradient_normalise: need inner_learning_rate_per_element"
-            )
-        return self

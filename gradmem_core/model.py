@@ -2,7 +2,6 @@
 
 import copy
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +48,6 @@ class MemoryModel(nn.Module):
             if config.inner_learning_rate_per_element
             else None
         )
-        self.log_inner_step_factors = (
-            nn.Parameter(torch.zeros(config.write_steps)) if config.inner_rate_per_step else None
-        )
 
     def with_backbone(self, backbone: Backbone) -> "MemoryModel":
         """Return a model over another backbone that shares M0 and the write side's parameters.
@@ -68,22 +64,6 @@ class MemoryModel(nn.Module):
         if self.log_inner_learning_rate is None:
             return self.config.inner_learning_rate
         return self.log_inner_learning_rate.exp()
-
-    def step_size(self, step: int, steps: int) -> Tensor | float:
-        """Return the step size of a step of WRITE, see `inner_learning_rate`.
-
-        Args:
-            step: The step, from 0.
-            steps: Steps of the whole WRITE (K).
-        """
-        rate = self.inner_learning_rate()
-        if self.config.inner_rate_decay is not None:
-            ratio = self.config.inner_rate_decay_ratio
-            rate = rate * decay_factors(self.config.inner_rate_decay, ratio, steps)[step]
-        if self.log_inner_step_factors is not None:
-            last = len(self.log_inner_step_factors) - 1
-            rate = rate * self.log_inner_step_factors[min(step, last)].exp()
-        return rate
 
     def prefix(self, memory: Tensor) -> Tensor:
         """Map memories to inputs of the backbone: `(B, m, d)` → `(B, m, d)` in its dtype."""
@@ -115,23 +95,6 @@ class MemoryModel(nn.Module):
         """Make the write side trainable, an adapter included, and freeze the backbone's weights."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(is_adapter(name) or not name.startswith("backbone."))
-
-
-def decay_factors(kind: Literal["linear", "geometric"], ratio: float, steps: int) -> list[float]:
-    """Return the factors of the step sizes of a WRITE: falling, and 1 on average.
-
-    Args:
-        kind: Equal differences or equal ratios between steps.
-        ratio: Ratio of the first to the last.
-        steps: Number of steps.
-    """
-    shares = [step / max(1, steps - 1) for step in range(steps)]
-    if kind == "linear":
-        factors = [ratio + share * (1 - ratio) for share in shares]
-    else:
-        factors = [ratio**-share for share in shares]
-    mean = sum(factors) / steps
-    return [factor / mean for factor in factors]
 
 
 def _check_positions(backbone: Backbone, config: MemoryConfig) -> None:

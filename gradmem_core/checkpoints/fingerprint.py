@@ -19,7 +19,6 @@ from gradmem_core.model_files import find_weights, read_json
 from gradmem_core.tokenizer import CHAT_TEMPLATE, CONFIG
 
 LIMITS = {
-    "inner_rate_factor",
     "write_steps",
     "max_write_steps",
     "max_context_tokens",
@@ -27,15 +26,8 @@ LIMITS = {
     "max_query_tokens",
     "max_answer_tokens",
 }
-"Fields of MemoryConfig that limit requests, or training, and do not change a memory's meaning."
-LATER = {
-    "token_weights",
-    "adapter",
-    "inner_rate_decay",
-    "inner_rate_decay_ratio",
-    "inner_rate_per_step",
-    "inner_gradient_normalise",
-}
+"Fields of MemoryConfig that limit requests and do not change the meaning of a memory."
+LATER = {"token_weights", "adapter"}
 "Options newer than the first checkpoints; left out where they are off, to keep old fingerprints."
 VOLATILE = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
 "Fields of a backbone's configuration that do not change the model."

@@ -17,9 +17,6 @@ from gradmem_core.limits import check_context, check_steps
 from gradmem_core.model import MemoryModel
 from gradmem_core.writing.recomputation import take_recomputed_step
 
-TINY = 1e-16
-"Added to the mean square of a gradient, which may be zero."
-
 
 @dataclass(frozen=True)
 class WrittenBatch:
@@ -80,16 +77,14 @@ def write(
     memory = model.initial_memory.expand(len(context_ids), -1, -1)  # (B, m, d)
     losses: list[Tensor] = []
     step = partial(_step, model, context_ids=context_ids, shares=shares, second_order=second_order)
-    parameters = list(model.parameters())
+    take_step = partial(step, create_graph=create_graph)
+    if create_graph and recompute:
+        take_step = partial(take_recomputed_step, step, list(model.parameters()))
     with torch.enable_grad():
-        for index in range(steps):
+        for _ in range(steps):
             if not create_graph:
                 memory = memory.detach().requires_grad_()
-            take_step = partial(step, place=(index, steps))
-            if create_graph and recompute:
-                memory, loss = take_recomputed_step(take_step, parameters, memory, embedded)
-            else:
-                memory, loss = take_step(memory, embedded, create_graph=create_graph)
+            memory, loss = take_step(memory, embedded)
             losses.append(loss if create_graph else loss.detach())
     if not create_graph:
         memory = memory.detach()
@@ -103,11 +98,7 @@ def write(
 
 
 def take_gradient_step(
-    model: MemoryModel,
-    memory: Tensor,
-    context_ids: Tensor,
-    lengths: Tensor,
-    place: tuple[int, int] | None = None,
+    model: MemoryModel, memory: Tensor, context_ids: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Take one step of WRITE without a graph, for a scheduler that does other work between steps.
 
@@ -119,25 +110,15 @@ def take_gradient_step(
         memory: Current memory of each sample, float32 `(B, m, d)`; M0 before the first step.
         context_ids: Token ids, `(B, T)`, padded on the right with any id.
         lengths: Tokens of each context, `(B,)`.
-        place: The step, from 0, and the steps of the whole WRITE; needed where steps differ.
 
     Returns:
         The next memories `(B, m, d)`, and the loss of each sample before, nats per token `(B,)`.
     """
-    if place is None and (model.config.inner_rate_decay or model.config.inner_rate_per_step):
-        raise ValueError("the steps of this checkpoint differ in size: give their place")
     embedded = model.backbone.embed(context_ids).detach()
     shares = _token_shares(context_ids, lengths)
     leaf = memory.detach().requires_grad_()
     next_memory, loss = _step(
-        model,
-        leaf,
-        embedded,
-        context_ids,
-        shares,
-        create_graph=False,
-        second_order=False,
-        place=place or (0, 1),
+        model, leaf, embedded, context_ids, shares, create_graph=False, second_order=False
     )
     return next_memory.detach(), loss.detach()
 
@@ -177,7 +158,6 @@ def _step(
     *,
     create_graph: bool,
     second_order: bool,
-    place: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
     """Take a gradient step; return the next memory `(B, m, d)` and the loss of this one `(B,)`."""
     token_losses, _, hidden = _reconstruct(model, memory, embedded, context_ids)
@@ -190,7 +170,7 @@ def _step(
         create_graph=create_graph and second_order,
         retain_graph=create_graph,
     )
-    memory = memory - model.step_size(*place) * _bound(model.config, gradient)
+    memory = memory - model.inner_learning_rate() * _clip(model.config, gradient)
     return memory, (token_losses * shares).sum(dim=1)
 
 
@@ -214,10 +194,8 @@ def _token_shares(context_ids: Tensor, lengths: Tensor) -> Tensor:
     return (places < lengths[:, None]) / lengths[:, None]
 
 
-def _bound(config: MemoryConfig, gradient: Tensor) -> Tensor:
-    """Normalise each sample's gradient `(B, m, d)`, or scale it down to the limit of its norm."""
-    if config.inner_gradient_normalise:
-        return gradient * (gradient.square().mean(dim=(1, 2), keepdim=True) + TINY).rsqrt()
+def _clip(config: MemoryConfig, gradient: Tensor) -> Tensor:
+    """Scale down each sample's gradient `(B, m, d)` whose norm is above the limit."""
     if config.inner_gradient_clip is None:
         return gradient
     norm: Tensor = torch.linalg.vector_norm(gradient, dim=(1, 2), keepdim=True)  # (B, 1, 1)

@@ -34,12 +34,6 @@ TASK: dict[str, Any] = {
     "example_answer": "b",
 }
 
-NEWER = {
-    *("inner_rate_factor", "inner_rate_decay", "inner_rate_decay_ratio", "inner_rate_per_step"),
-    "inner_gradient_normalise",
-}
-"Settings that format 1 never had."
-
 
 def write_format_1(folder: Path, model: MemoryModel, rank: int | None) -> str:
     """Write a checkpoint with adapters of WRITE as format 1 had it; returns its fingerprint."""
@@ -61,8 +55,7 @@ def write_format_1(folder: Path, model: MemoryModel, rank: int | None) -> str:
         if not name.startswith("backbone.") or is_adapter(name)
     }
     save_file(tensors, folder / "gradmem.safetensors")
-    memory = model.config.model_dump(mode="json", exclude={"adapter", *NEWER})
-    memory["write_lora_rank"] = rank
+    memory = model.config.model_dump(mode="json", exclude={"adapter"}) | {"write_lora_rank": rank}
     fingerprint = fingerprint_of_format_1(folder, memory)
     fields = {
         "format_version": 1,

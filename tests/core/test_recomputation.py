@@ -26,13 +26,6 @@ EVERYTHING: dict[str, Any] = {
     "token_weights": True,
 }
 
-STEPS: dict[str, Any] = {
-    "inner_learning_rate_per_element": True,
-    "inner_rate_decay": "linear",
-    "inner_rate_per_step": True,
-    "inner_gradient_normalise": True,
-}
-
 
 def outer_loss(model: MemoryModel, ids: Tensor, steps: int, **how: Any) -> Tensor:
     """WRITE of a padded batch, READ, and the last step's loss, as in meta-training."""
@@ -51,7 +44,7 @@ def gradients(model: MemoryModel, loss: Tensor) -> dict[str, Tensor | None]:
 
 @pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("settings", [{}, EVERYTHING, {"write_head": False}, STEPS])
+@pytest.mark.parametrize("settings", [{}, EVERYTHING, {"write_head": False}])
 def test_every_gradient_is_that_of_the_kept_graph(
     tiny_model: TinyModel,
     random_ids: RandomIds,

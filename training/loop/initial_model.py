@@ -15,7 +15,6 @@ from gradmem_core.errors import RecipeError
 from gradmem_core.model import MemoryModel
 from training.checkpoints.pretrained import start_from_tokens
 from training.loop.data import TrainingData, require_start
-from training.loop.inner_rates import adjust_inner_rates
 from training.recipes.schema import Recipe
 from training.writers import WRITERS, Training, Writer, build_writer, load_writer
 from training.writers.gradmem import GradMem
@@ -44,7 +43,7 @@ def build_initial_model(recipe: Recipe, data: TrainingData) -> InitialModel:
         initial = _take_checkpoint(recipe)
     else:
         writer = build_fresh_writer(recipe, data)
-        initial = InitialModel(writer, _take_weights(writer, recipe, data), None)
+        initial = InitialModel(writer, _take_weights(writer, recipe.start), None)
     model = initial.writer.model
     backbone = cast("Backbone", model.backbone)
     backbone.autocast = torch.bfloat16 if recipe.precision == "bfloat16" else None
@@ -75,17 +74,14 @@ def check_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], origi
             )
 
 
-def _take_weights(writer: Writer, recipe: Recipe, data: TrainingData) -> Training | None:
+def _take_weights(writer: Writer, reference: str | None) -> Training | None:
     """Copy a checkpoint's weights into a model of the same sizes; return its training record."""
-    reference = recipe.start
     if reference is None:
         return None
     loaded = load_writer(reference)
     weights = loaded.writer.model.state_dict()
     check_shapes(weights, writer.model.state_dict(), reference)
     writer.model.load_state_dict(weights, strict=False)
-    if isinstance(writer, GradMem) and isinstance(loaded.writer, GradMem):
-        adjust_inner_rates(writer.model, loaded.writer.model, data, recipe)
     return loaded.training
 
 

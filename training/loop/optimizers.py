@@ -83,11 +83,9 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 def build_optimizers(model: nn.Module, settings: Optimizer) -> list[TorchOptimizer]:
     """Build the optimizers of a model's parameters; every parameter is in exactly one."""
-    matrices, inner_rates, step_factors, projections, rest = [], [], [], [], []
+    matrices, inner_rates, projections, rest = [], [], [], []
     for name, parameter in model.named_parameters():
-        if name == "log_inner_step_factors":
-            step_factors.append(parameter)
-        elif name == "log_inner_learning_rate":
+        if name == "log_inner_learning_rate":
             inner_rates.append(parameter)
         elif name == PROJECTION and settings.name == "adamw":
             projections.append(parameter)
@@ -101,7 +99,6 @@ def build_optimizers(model: nn.Module, settings: Optimizer) -> list[TorchOptimiz
         {"params": rest, "weight_decay": decay},
         {"params": projections, "lr": projection_rate, "weight_decay": decay},
         {"params": inner_rates, "lr": rate * settings.inner_rate_multiplier, "weight_decay": 0.0},
-        {"params": step_factors, "lr": rate * settings.step_factor_multiplier, "weight_decay": 0.0},
     ]
     optimizers: list[TorchOptimizer] = [
         AdamW(

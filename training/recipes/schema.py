@@ -133,8 +133,6 @@ class Optimizer(RecipeTable):
     "Muon's rate, for updates scaled to the size of AdamW's."
     inner_rate_multiplier: float = Field(default=10.0, gt=0)
     "Rate of the learned inner learning rates, in multiples of AdamW's."
-    step_factor_multiplier: float = Field(default=30.0, gt=0)
-    "Rate of the learned factors of write steps, in multiples of AdamW's."
     projection_rate_multiplier: float = Field(default=1.0, gt=0)
     "Rate of the memory's map, in multiples of AdamW's; Muon has one rate for all."
     betas: tuple[float, float] = (0.9, 0.98)

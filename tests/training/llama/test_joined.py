@@ -275,14 +275,3 @@ def test_frozen_weights_have_no_gradient_and_take_no_memory_for_it() -> None:
 def test_other_backbones_keep_the_ordinary_step(settings: dict[str, Any]) -> None:
     assert can_join(build())
     assert not can_join(build(backbone=settings))
-
-
-def test_steps_of_their_own_sizes_are_those_of_the_ordinary_model() -> None:
-    model = build(
-        None,
-        frozen=False,
-        inner_rate_decay="geometric",
-        inner_rate_per_step=True,
-        inner_gradient_normalise=True,
-    )
-    hold_against_ordinary(model, [batch(1), batch(2)], 3)
