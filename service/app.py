@@ -112,7 +112,7 @@ def _create_state(
 ) -> AppState:
     telemetry = Telemetry()
     models = models or Models.load(
-        settings.checkpoints, device=settings.device, precision=settings.precision
+        settings.read_checkpoints(), device=settings.device, precision=settings.precision
     )
     store = store or create_store(settings.store_url, allow_eviction=settings.allow_eviction)
     engine = engine or _create_engine(settings, telemetry)

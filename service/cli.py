@@ -105,15 +105,18 @@ def serve(
     Settings come from the environment (GRADMEM_HOST, GRADMEM_PORT, ...); options override them. The
     exit status is 1 if the address is taken or the store cannot be used, 2 if a setting is wrong.
     """
-    options = {
+    options: dict[str, Any] = {
         "host": host,
         "port": port,
         "checkpoints": checkpoint,
         "store_url": store_url,
         "device": device,
     }
+    given = {name: value for name, value in options.items() if value is not None}
+    if checkpoint is not None:
+        given["checkpoints_file"] = None
     with _exit_on_service_errors():
-        _run_service({name: value for name, value in options.items() if value is not None})
+        _run_service(given)
 
 
 @app.command()

@@ -200,8 +200,11 @@ class Memories:
 
     def _decode(self, stored: StoredMemory, model: str | None) -> OpenMemory:
         blob = _unpack(stored)
-        checkpoint = self._models.get(model or stored.model)
-        check_fingerprint(blob, checkpoint.fingerprint)
+        if model is None:
+            checkpoint = self._models.find_writer(blob.info.fingerprint, stored.model)
+        else:
+            checkpoint = self._models.get(model)
+            check_fingerprint(blob, checkpoint.fingerprint)
         config, backbone = checkpoint.model.config, checkpoint.model.backbone
         check_shape(blob, vectors=config.memory_tokens, width=backbone.width)
         return OpenMemory(stored, blob, checkpoint)

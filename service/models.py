@@ -5,8 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from gradmem_core.checkpoints.manifest import find_checkpoint, list_bundled, read_manifest
-from gradmem_core.errors import CheckpointError, ModelNotFoundError
+from gradmem_core.checkpoints.manifest import (
+    Manifest,
+    find_checkpoint,
+    list_bundled,
+    read_manifest,
+)
+from gradmem_core.errors import CheckpointError, FingerprintMismatchError, ModelNotFoundError
 from service.descriptions import describe_task
 from service.schemas import ModelCard
 from service.settings import Precision
@@ -22,9 +27,7 @@ class Models:
     """
 
     def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
-        self._by_name = {checkpoint.name: checkpoint for checkpoint in checkpoints}
-        if len(self._by_name) != len(checkpoints):
-            raise CheckpointError("two checkpoints have the same name; serve only one of them")
+        self.replace(checkpoints)
 
     @classmethod
     def load(
@@ -40,10 +43,18 @@ class Models:
         Raises:
             CheckpointError: A checkpoint cannot be loaded.
         """
-        checkpoints = [load_checkpoint(reference, device=device) for reference in references]
-        for checkpoint in checkpoints:
-            checkpoint.model.backbone.autocast = AUTOCAST[precision]
-        return cls(checkpoints)
+        return cls(load_checkpoints(references, device=device, precision=precision))
+
+    def replace(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Serve other checkpoints from now on; may be called on any thread.
+
+        Raises:
+            CheckpointError: Two of them have the same name.
+        """
+        by_name = {checkpoint.name: checkpoint for checkpoint in checkpoints}
+        if len(by_name) != len(checkpoints):
+            raise CheckpointError("two checkpoints have the same name; serve only one of them")
+        self._by_name = by_name
 
     def get(self, name: str | None) -> Checkpoint:
         """Return the checkpoint of that name, or the default for None.
@@ -51,17 +62,88 @@ class Models:
         Raises:
             ModelNotFoundError: No checkpoint has that name.
         """
+        by_name = self._by_name
         if name is None:
-            return self.all()[0]
-        if name not in self._by_name:
+            return next(iter(by_name.values()))
+        if name not in by_name:
             raise ModelNotFoundError(
-                f"no model of that name is served; choose from {', '.join(self._by_name)}"
+                f"no model of that name is served; choose from {', '.join(by_name)}"
             )
-        return self._by_name[name]
+        return by_name[name]
+
+    def find_writer(self, fingerprint: str, name: str) -> Checkpoint:
+        """Return the checkpoint that wrote a memory.
+
+        Args:
+            fingerprint: Fingerprint of the checkpoint that wrote it.
+            name: Name that the checkpoint had then.
+
+        Raises:
+            FingerprintMismatchError: It is not served, or not as it was.
+        """
+        for checkpoint in self.all():
+            if checkpoint.fingerprint == fingerprint:
+                return checkpoint
+        if name in self._by_name:
+            expected = self._by_name[name].fingerprint
+            change = f"the model {name} has changed since it wrote the memory: it is now {expected}"
+        else:
+            expected = self.get(None).fingerprint
+            change = f"the model {name}, which wrote the memory, is not served any more"
+        raise FingerprintMismatchError(
+            f"{change}; write the document again, or serve the checkpoint {fingerprint}",
+            expected=expected,
+            actual=fingerprint,
+        )
 
     def all(self) -> list[Checkpoint]:
         """Return every checkpoint, the default first."""
         return list(self._by_name.values())
+
+
+def load_checkpoints(
+    references: Sequence[str],
+    *,
+    device: str,
+    precision: Precision,
+    served: Sequence[Checkpoint] = (),
+) -> list[Checkpoint]:
+    """Load checkpoints, apart from those that are served already.
+
+    Args:
+        references: Folders or names; see `Models.load` for these.
+        device: See `Models.load`.
+        precision: See `Models.load`.
+        served: Checkpoints to take over where their folders have not changed.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be loaded.
+    """
+    return [_load(reference, device, precision, served) for reference in references]
+
+
+def _load(
+    reference: str, device: str, precision: Precision, served: Sequence[Checkpoint]
+) -> Checkpoint:
+    if served:
+        manifest = read_manifest(find_checkpoint(reference))
+        for checkpoint in served:
+            if _is_of(manifest, checkpoint):
+                return checkpoint
+    checkpoint = load_checkpoint(reference, device=device)
+    checkpoint.model.backbone.autocast = AUTOCAST[precision]
+    return checkpoint
+
+
+def _is_of(manifest: Manifest, checkpoint: Checkpoint) -> bool:
+    """Return true if a checkpoint was loaded from a folder with the same manifest."""
+    return (
+        manifest.name == checkpoint.name
+        and manifest.fingerprint == checkpoint.fingerprint
+        and manifest.memory == checkpoint.model.config
+        and manifest.task == checkpoint.task
+        and manifest.calibration == checkpoint.calibration
+    )
 
 
 def bundled_cards() -> list[ModelCard]:

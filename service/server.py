@@ -17,7 +17,9 @@ from fastapi import FastAPI
 from gradmem_core.errors import DeviceLostError
 from service.app import create_app
 from service.connections import ConnectionLimits
-from service.engine.threads import leave_cores_to_the_engine
+from service.engine.threads import leave_cores_to_the_engine, use_threads
+from service.reloading import Reloader
+from service.self_test import try_checkpoint
 from service.settings import Settings, StartError
 from service.stores import Store, create_store
 from service.waiting import WaitingRequests
@@ -36,7 +38,7 @@ def serve(settings: Settings) -> None:
     """Serve until a signal ends the process.
 
     Raises:
-        CheckpointError: A checkpoint cannot be loaded.
+        CheckpointError: A checkpoint cannot be loaded, or fails its self-test.
         DeviceError: There is no such device.
         StoreUnavailableError: The store cannot be opened.
         DeviceLostError: The device was lost while serving; every request has been answered.
@@ -56,7 +58,10 @@ def serve(settings: Settings) -> None:
         lost.set()
         server.should_exit = True
 
-    server = Server(create_app(settings, on_device_lost=shut_down), settings)
+    app = create_app(settings, on_device_lost=shut_down)
+    if settings.self_test:
+        _try_checkpoints(app, settings)
+    server = Server(app, settings)
     # What is loaded stays: the garbage collector would go through all of it again and again while
     # a large body is parsed, and hold up every thread.
     gc.collect()
@@ -67,6 +72,18 @@ def serve(settings: Settings) -> None:
         raise StartError("the service could not start; the log says why") from error
     if lost.is_set():
         raise DeviceLostError("the device was lost; the log says why")
+
+
+def _try_checkpoints(app: FastAPI, settings: Settings) -> None:
+    """Write and read a memory with every checkpoint.
+
+    Raises:
+        CheckpointError: One of them cannot do that.
+    """
+    usual = use_threads(settings.threads)  # those of the engine, which does not run yet
+    for checkpoint in app.state.gradmem.models.all():
+        try_checkpoint(checkpoint, dtype=settings.blob_dtype)
+    use_threads(usual)
 
 
 def _warn_of_root() -> None:
@@ -112,6 +129,8 @@ class Server(uvicorn.Server):
         )
         self._waiting: WaitingRequests = app.state.gradmem.waiting
         self._shutdown_seconds = settings.shutdown_seconds
+        self._reloader = Reloader(app.state.gradmem.models, settings)
+        self._reloads = settings.checkpoints_file is not None
         super().__init__(
             uvicorn.Config(
                 app,
@@ -126,6 +145,12 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds) + ANSWER_SECONDS,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; from now on SIGHUP brings the checkpoints up to date with their file."""
+        await super().startup(sockets)
+        if self._reloads:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloader.request)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal; uvicorn would also end the process by it, instead of with status 0."""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator
@@ -43,6 +44,11 @@ class Settings(BaseSettings):
     "Port to listen on; 0 takes a free one."
     checkpoints: Annotated[list[str], NoDecode, Field(min_length=1)] = ["prose"]
     "Checkpoints to serve, folders or bundled names, separated by commas; the first is the default."
+    checkpoints_file: Path | None = None
+    """File with a checkpoint on each line, in place of `checkpoints`. SIGHUP has it read again:
+    checkpoints are added and dropped, and the default is changed, without a restart."""
+    self_test: bool = True
+    "Write and read the example of every checkpoint before it is served."
     device: str = "cpu"
     "Device of the models, as torch names it: `cpu`, `cuda`, `cuda:1`."
     precision: Precision = "float32"
@@ -110,6 +116,26 @@ class Settings(BaseSettings):
     def may_be_open(self) -> bool:
         """True if anyone may be let in as long as there has never been a key."""
         return self.insecure or is_loopback(self.host)
+
+    def read_checkpoints(self) -> list[str]:
+        """Return the checkpoints to serve, from their file where there is one.
+
+        Raises:
+            ValueError: The file cannot be read, or names none.
+        """
+        if self.checkpoints_file is None:
+            return self.checkpoints
+        try:
+            lines = self.checkpoints_file.read_text(errors="replace").splitlines()
+        except OSError as error:
+            raise ValueError(
+                f"the file of checkpoints cannot be read: {error.strerror}; set"
+                " GRADMEM_CHECKPOINTS_FILE to another"
+            ) from error
+        names = [name for line in lines if (name := line.strip())]
+        if not names:
+            raise ValueError("the file of checkpoints is empty; name one on each line")
+        return names
 
     @field_validator("checkpoints", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod

@@ -105,7 +105,8 @@ class TorchDevice:
 
     def __init__(self, *, prefix_bytes: int) -> None:
         self._prefixes = PrefixCache(prefix_bytes)
-        self._decoding: dict[str, Decoding] = {}
+        self._decoding: dict[int, Decoding] = {}
+        "Decoding batches by the identity of their checkpoints, while they have queries."
 
     def write_step(self, writes: Sequence[OngoingWrite]) -> list[WriteOutcome]:
         """Make the next gradient step of each page (see `Device`)."""
@@ -140,20 +141,24 @@ class TorchDevice:
         checkpoint = reads[0].checkpoint
         fresh = Decoding(checkpoint.model, ReadingRules.from_checkpoint(checkpoint))
         with _one_thread_for_small(checkpoint):
-            self._join(self._decoding.get(checkpoint.name, fresh), reads)
-        self._decoding.setdefault(checkpoint.name, fresh)
+            self._join(self._decoding.get(id(checkpoint), fresh), reads)
+        self._decoding.setdefault(id(checkpoint), fresh)
 
     def read_step(self, reads: Sequence[OngoingRead]) -> list[tuple[OngoingRead, TokenChosen]]:
         """Choose the next token of every query in the batch (see `Device`)."""
         checkpoint = reads[0].checkpoint
         with _one_thread_for_small(checkpoint):
-            return _choose_tokens(self._decoding[checkpoint.name], reads)
+            chosen = _choose_tokens(self._decoding[id(checkpoint)], reads)
+        self._end_if_empty(checkpoint)
+        return chosen
 
     def drop(self, reads: Sequence[OngoingRead]) -> None:
         """Take reads out of the decoding batch (see `Device`)."""
-        decoding = self._decoding.get(reads[0].checkpoint.name)
-        if decoding is not None:
-            decoding.drop({number for read in reads for number in read.numbers})
+        checkpoint = reads[0].checkpoint
+        if id(checkpoint) in self._decoding:
+            numbers = {number for read in reads for number in read.numbers}
+            self._decoding[id(checkpoint)].drop(numbers)
+            self._end_if_empty(checkpoint)
         for read in reads:
             read.numbers.clear()
             read.answers.clear()
@@ -170,6 +175,11 @@ class TorchDevice:
     def forget(self, memory_id: str) -> None:
         """Drop what is cached of a memory (see `Device`)."""
         self._prefixes.forget(memory_id)
+
+    def _end_if_empty(self, checkpoint: Checkpoint) -> None:
+        """Let go of an empty batch, and with it of a checkpoint that is not served any more."""
+        if not len(self._decoding[id(checkpoint)]):
+            del self._decoding[id(checkpoint)]
 
     def _join(self, decoding: Decoding, reads: Sequence[OngoingRead]) -> None:
         works = [read.work for read in reads]

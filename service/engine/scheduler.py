@@ -74,7 +74,7 @@ class _Room:
     documents: int = 0
     longest: int = 0
     shortest: int = 0
-    checkpoint: str = ""
+    checkpoint: Checkpoint | None = None
 
     def fits(self, work: DeviceWork) -> bool:
         """Return whether a document may join: the first always, others if they are alike."""
@@ -84,7 +84,7 @@ class _Room:
         return (
             (self.documents + 1) * longest <= self.limits.tokens_of(work.checkpoint)
             and longest <= STRETCH * shortest
-            and work.checkpoint.name == self.checkpoint
+            and work.checkpoint is self.checkpoint
         )
 
     def add(self, work: DeviceWork) -> None:
@@ -92,7 +92,7 @@ class _Room:
         self.longest = max(self.longest, work.tokens)
         self.shortest = min(self.shortest, work.tokens) if self.documents else work.tokens
         self.documents += 1
-        self.checkpoint = work.checkpoint.name
+        self.checkpoint = work.checkpoint
 
 
 class Job(ABC):
@@ -238,11 +238,11 @@ class Scheduler:
         if self._read_turns >= BURST and self._writes:
             return []
         order = list(self._read_shares.order(self._reads))
-        name = order[0].work.checkpoint.name
+        checkpoint = order[0].work.checkpoint
         room = self._limits.batch_queries - sum(read.work.answers for read in self._reading)
         joining: list[Job] = []
         for job in order:
-            if job.work.checkpoint.name != name:
+            if job.work.checkpoint is not checkpoint:
                 continue
             answers = _read_work(job).answers
             if answers > room and (joining or self._reading):
@@ -265,8 +265,8 @@ class Scheduler:
     def _read_step(self) -> None:
         """Make a token for every query of a checkpoint's batch; checkpoints take turns."""
         self._read_turns += 1
-        name = next(iter(self._reading)).checkpoint.name
-        batch = [read for read in self._reading if read.checkpoint.name == name]
+        checkpoint = next(iter(self._reading)).checkpoint
+        batch = [read for read in self._reading if read.checkpoint is checkpoint]
         started = self._clock()
         try:
             chosen = self._device.read_step(batch)
@@ -281,7 +281,7 @@ class Scheduler:
         for read, event in chosen:
             self._reading[read].notify(event)
         answers = sum(read.work.answers for read in batch if read.done)
-        self._stopwatch.observe("read", name, answers, self._clock())
+        self._stopwatch.observe("read", checkpoint.name, answers, self._clock())
         for read in batch:
             if read.done:
                 self._finish_read(read, _answers(read))

@@ -46,6 +46,7 @@ def save_tiny(
     name: str = "tiny",
     task: Task = TASK,
     tokenizer: Tokenizer = SYMBOLS,
+    weight_scale: float = 1.0,
 ) -> Path:
     """Save a checkpoint with random weights."""
     backbone = Backbone.from_config(
@@ -62,6 +63,8 @@ def save_tiny(
         },
         seed=seed,
     )
+    for weight in backbone.causal_lm.parameters():
+        weight.data *= weight_scale
     config = MemoryConfig(
         memory_tokens=4,
         write_steps=2,

@@ -17,6 +17,7 @@ from gradmem_core.checkpoints.manifest import list_bundled
 from service.cli import app
 from service.client import Client
 from service.schemas import MemoryInfo
+from tests.service.conftest import save_tiny
 
 DOCUMENT = "!aB:7x!!kk:Q3!!0z:mN!|"
 QUERIES = ["?!aB:", "?!kk:", "?!0z:"]
@@ -207,6 +208,12 @@ def test_serve_refuses_wrong_settings(tiny_folder: Path, options: list[str], mes
     result = serve(tiny_folder, *options)
     assert_fails(result, status=2, message=message)
     assert "password" not in result.stderr
+
+
+def test_serve_tries_a_checkpoint_before_it_listens(tmp_path: Path) -> None:
+    divergent = save_tiny(tmp_path / "divergent", seed=1, weight_scale=1e30)
+    message = "the checkpoint tiny fails its self-test: "
+    assert_fails(serve(divergent), status=2, message=message)
 
 
 @pytest.mark.parametrize(

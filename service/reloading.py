@@ -1,0 +1,67 @@
+"""Bring the served checkpoints up to date with their file, without a restart."""
+
+import asyncio
+import logging
+
+from gradmem_core.errors import GradMemError
+from service.log import log_failure
+from service.models import Models, load_checkpoints
+from service.self_test import try_checkpoint
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Reloader:
+    """Loads the checkpoints that the settings' file names now, and serves them.
+
+    Those that stay are not loaded again; those that are new are tried first. Requests that have
+    begun keep their checkpoint. If anything fails, all stays as it was.
+
+    Args:
+        models: The served checkpoints.
+        settings: The operator's settings.
+    """
+
+    def __init__(self, models: Models, settings: Settings) -> None:
+        self._models = models
+        self._settings = settings
+        self._wanted = False
+        self._task: asyncio.Task[None] | None = None
+
+    def request(self) -> None:
+        """Reload in the background; once more at its end if that is running."""
+        self._wanted = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._reload_while_wanted())
+
+    async def _reload_while_wanted(self) -> None:
+        while self._wanted:
+            self._wanted = False
+            await self._reload()
+
+    async def _reload(self) -> None:
+        try:
+            await asyncio.to_thread(self._load)
+        except (GradMemError, ValueError) as error:
+            logger.error("the checkpoints stay as they are: %s", error)
+        except Exception as error:
+            log_failure(logger, "reloading the checkpoints", error)
+        else:
+            names = ", ".join(checkpoint.name for checkpoint in self._models.all())
+            logger.info("serving the checkpoints %s; the first is the default", names)
+
+    def _load(self) -> None:
+        served = self._models.all()
+        checkpoints = load_checkpoints(
+            self._settings.read_checkpoints(),
+            device=self._settings.device,
+            precision=self._settings.precision,
+            served=served,
+        )
+        if self._settings.self_test:
+            known = set(map(id, served))
+            for checkpoint in checkpoints:
+                if id(checkpoint) not in known:
+                    try_checkpoint(checkpoint, dtype=self._settings.blob_dtype)
+        self._models.replace(checkpoints)
