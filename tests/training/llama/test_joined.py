@@ -1,6 +1,7 @@
 """The fast step against the ordinary model, which runs adapters beside every layer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,10 @@ from torch import Tensor
 from gradmem_core.backbone import Backbone
 from gradmem_core.config import AdapterConfig, MemoryConfig, Phases
 from gradmem_core.model import MemoryModel
-from training.llama import joined
+from training.llama import joined, kernels
 from training.llama.fused import Fused
 from training.llama.joined import JoinedModel, can_join
-from training.llama.passes import compile_passes
+from training.llama.passes import KERNELS, PLAIN, compile_passes
 from training.loop.batch import IGNORED, Batch
 from training.loop.loss import outer_loss
 from training.writers.gradmem import GradMem
@@ -105,12 +106,13 @@ def hold_against_ordinary(
     dtype: torch.dtype = torch.float64,
     recompute: bool = False,
     low_rank: bool = True,
+    fused: Fused | None = None,
     tolerance: float = 1e-5,
 ) -> None:
     """Compare losses and gradients of the joined step with those of the ordinary model."""
     expected_losses = differentiate(GradMem(model), batches, steps)
     expected = gradients(model)
-    fast = JoinedModel(model, dtype, low_rank=low_rank)
+    fast = JoinedModel(model, dtype, low_rank=low_rank, fused=fused)
     losses = differentiate(GradMem(fast.view, recompute=recompute), batches, steps)
     fast.push()
     found = gradients(model)
@@ -142,6 +144,19 @@ def test_losses_and_gradients_are_those_of_the_ordinary_model(
     model, batches = build(phases, frozen=frozen), [batch(steps), batch(9, tokens=11)]
     for recompute, low_rank in ((False, True), (True, True), (steps == 3, False)):
         hold_against_ordinary(model, batches, steps, recompute=recompute, low_rank=low_rank)
+
+
+def test_kernels_change_nothing() -> None:
+    """Interpreted, see tests/conftest.py."""
+    in_kernels = {name: getattr(kernels, name) for name in KERNELS}
+    hold_against_ordinary(
+        build(dtype=torch.float32),
+        [batch(3, tokens=11)],
+        2,
+        dtype=torch.float32,
+        fused=Fused(replace(PLAIN, **in_kernels)),
+        tolerance=1e-3,
+    )
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (4, 1), (2, 1)])
