@@ -9,6 +9,7 @@ from importlib.metadata import version
 from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -21,6 +22,7 @@ from service.documentation import add_documentation
 from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
 from service.engine.threads import use_threads
 from service.errors import response_of
+from service.log import log_loop_failure
 from service.memories import Memories
 from service.middleware import RequestGate, RequestObserver
 from service.models import Models
@@ -38,6 +40,14 @@ from service.writing import DocumentWriter
 CPU_STEP_WORK = 2**36
 """Most tokens times parameters of a gradient step on a CPU: two seconds on two cores, which a READ
 may have to wait for. Larger batches would not be faster there."""
+
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "auto_configure": False,
+}
+"FastAPI's own telemetry is off: its spans hold paths, and so memory ids, its logs texts of errors."
 
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 "Methods that routes may have; HEAD goes with GET."
@@ -74,6 +84,7 @@ def create_app(
         redirect_slashes=False,
         docs_url=None,  # FastAPI's own pages load scripts from elsewhere
         redoc_url=None,
+        telemetry=NO_TELEMETRY,
         middleware=_list_middleware(settings, state),
         exception_handlers={
             **dict.fromkeys(
@@ -96,7 +107,7 @@ def _list_middleware(settings: Settings, state: AppState) -> list[Middleware]:
         allow_origins=settings.allowed_origins,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["Retry-After"],
+        expose_headers=["Retry-After", "X-Request-Id"],
     )
     return [
         Middleware(RequestObserver, telemetry=state.telemetry, waiting=state.waiting),
@@ -139,7 +150,9 @@ async def _run_parts(app: FastAPI) -> AsyncIterator[None]:
     state: AppState = app.state.gradmem
     # Threads for texts and blobs: torch must not start threads of its own in each of them.
     workers = ThreadPoolExecutor(initializer=use_threads, initargs=(1,))
-    asyncio.get_running_loop().set_default_executor(workers)
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(workers)
+    loop.set_exception_handler(log_loop_failure)
     async with state.store:
         await state.access.open()
         state.engine.start()

@@ -324,11 +324,15 @@ def purge(
 
 
 async def _purge(options: dict[str, Any]) -> None:
+    from service.audit_log import audit
+    from service.log import configure_audit
     from service.stores import create_store  # only this command and the service need it
 
     refuse_unknown_names(os.environ)
     async with create_store(Settings(**options).store_url, allow_eviction=True) as store:
         await store.purge()
+    configure_audit()
+    audit("store.purge")
 
 
 def _run_service(options: dict[str, Any]) -> None:

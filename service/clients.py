@@ -9,6 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.access import Identity
 from service.app_state import state_of
+from service.correlation import current_request
 from service.engine import Operation
 from service.keys import Role
 
@@ -31,7 +32,10 @@ def needs(role: Role) -> params.Depends:
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
     ) -> None:
         key = None if credentials is None else credentials.credentials
-        request.state.identity = await state_of(request).access.identify(key, role)
+        identity = await state_of(request).access.identify(key, role)
+        request.state.identity = identity
+        if (known := current_request()) is not None:
+            known.tenant, known.key_id = identity.tenant, identity.key_id
 
     return params.Depends(identify)
 

@@ -17,6 +17,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from service.correlation import correlated
 from service.errors import response_of
 from service.middleware import REFUSAL
 from service.refusals import (
@@ -221,12 +222,15 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer outside of any request, and close once the client had time to read the answer."""
         if self._lingering or self.transport.is_closing():
             return
-        logger.info("%s", type(error).__name__)
+        with correlated([]) as request:
+            logger.info("%s", type(error).__name__)
+            response = response_of(error)
+            response.headers["X-Request-Id"] = request.request_id
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.close()  # in the middle of a response: there is no place for another
             return
         self._lingering, self._unparsed = True, 0
-        self.transport.write(self._encode(response_of(error)))
+        self.transport.write(self._encode(response))
         self.loop.call_later(1.0, self.transport.close)
 
     def _encode(self, response: Response) -> bytes:

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from gradmem_core import errors as core
 from service import refusals
+from service.correlation import current_request
 from service.log import log_failure
 from service.openai.conversion import to_error
 from service.schemas import MAX_NAMED_FIELDS, Problem
@@ -114,6 +115,12 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
 
 def problem_of(error: Exception) -> Problem:
     """Describe an exception to the client; log it where the service is at fault."""
+    request = current_request()
+    request_id = None if request is None else request.request_id
+    return _describe(error).model_copy(update={"request_id": request_id})
+
+
+def _describe(error: Exception) -> Problem:
     match error:
         case core.GradMemError():
             return _describe_own(error)

@@ -23,6 +23,7 @@ from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
 from gradmem_core.errors import BlobError, InputError, MemoryChangedError, PageNotFoundError
 from gradmem_core.prompt_embeds import export_prompt_embeds
+from service.audit_log import audit
 from service.descriptions import describe_memory
 from service.engine import Engine
 from service.models import Models
@@ -185,6 +186,7 @@ class Memories:
         """
         await self._store.delete(tenant, memory_id)
         self._engine.forget(memory_key(tenant, memory_id))
+        audit("memory.delete", memory_id=memory_id)
 
     async def delete_page(self, tenant: str, memory_id: str, page_id: str) -> None:
         """Delete a page of a memory for good.
@@ -197,6 +199,7 @@ class Memories:
         """
         await self.change(tenant, memory_id, partial(without_page, page_id))
         self._engine.forget(memory_key(tenant, memory_id))
+        audit("memory.delete_page", memory_id=memory_id, page_id=page_id)
 
     def _decode(self, stored: StoredMemory, model: str | None) -> OpenMemory:
         blob = _unpack(stored)

@@ -8,13 +8,16 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.correlation import Correlation, correlated
 from service.errors import response_of
+from service.log import FIELDS
 from service.refusals import BodyTooLargeError, HostRefusedError, RefusalError
 from service.telemetry import Telemetry
 from service.waiting import WaitingRequests
 
 access_log = logging.getLogger("gradmem.access")
 
+KNOWN_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 REFUSAL = "gradmem.refusal"
 "Key of a request's scope: the error with which the connection already refuses it."
 OUTCOME = "gradmem.outcome"
@@ -44,6 +47,12 @@ class RequestObserver:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        with correlated(scope["headers"]) as request:
+            await self._answer(request, scope, receive, send)
+
+    async def _answer(
+        self, request: Correlation, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None
         status = 0  # until a response begins
@@ -54,6 +63,8 @@ class RequestObserver:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self.waiting.discard(task)
+                header = (b"x-request-id", request.request_id.encode())
+                message = {**message, "headers": [*message.get("headers", []), header]}
             await send(message)
 
         self.waiting.add(task)
@@ -70,8 +81,9 @@ class RequestObserver:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")
             status = scope.get("state", {}).get(OUTCOME, status)
-            self.telemetry.count_request(_method_label(scope["method"]), route, status, seconds)
-            access_log.info("%s %s %d %.1f ms", scope["method"], route, status, seconds * 1000)
+            method = _method_label(scope["method"])
+            self.telemetry.count_request(method, route, status, seconds)
+            _log_access(method, route, status, seconds)
 
     def _cause(self, task: "asyncio.Task[None]", error: BaseException) -> Exception:
         """Return the error to answer with; a task that was cancelled goes on to answer."""
@@ -146,6 +158,13 @@ class RequestGate:
         )
 
 
+def _log_access(method: str, route: str, status: int, seconds: float) -> None:
+    fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
+    access_log.info(
+        "%s %s %d %.1f ms", method, route, status, seconds * 1000, extra={FIELDS: fields}
+    )
+
+
 def _header(scope: Scope, wanted: bytes) -> bytes:
     """Return the value of a header, empty where there is none."""
     value: bytes
@@ -157,4 +176,4 @@ def _header(scope: Scope, wanted: bytes) -> bytes:
 
 def _method_label(method: str) -> str:
     """Return the method, or `other` for one that a client invented: metrics keep every label."""
-    return method if method in ("GET", "POST", "DELETE", "HEAD", "OPTIONS") else "other"
+    return method if method in KNOWN_METHODS else "other"

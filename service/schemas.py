@@ -417,3 +417,5 @@ class Problem(BaseModel):
     "Positions of the first offending characters, from 0."
     errors: list[dict[str, str]] | None = None
     "Each invalid field, without its value."
+    request_id: str | None = None
+    "Id of the request, by which its lines in the log are found; also in `X-Request-Id`."

@@ -18,6 +18,7 @@ from gradmem_core.errors import DeviceLostError
 from service.app import create_app
 from service.connections import ConnectionLimits
 from service.engine.threads import leave_cores_to_the_engine, use_threads
+from service.log import configure_logging
 from service.reloading import Reloader
 from service.self_test import try_checkpoint
 from service.settings import Settings, StartError
@@ -45,7 +46,7 @@ def serve(settings: Settings) -> None:
         StartError: The address is taken, or not one of this machine, or the log says why.
         ValueError: The store's URL names no store.
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     _warn_of_root()
     threads = leave_cores_to_the_engine(settings.threads)
     settings = settings.model_copy(update={"threads": threads})
@@ -174,11 +175,3 @@ def count_connections(wanted: int) -> int:
         return wanted
     logger.warning("%d connections instead of %d: the limit of open files is low", most, wanted)
     return most
-
-
-def configure_logging(level: str) -> None:
-    """Log to standard error, one line per event."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gradmem_core.config import BlobDtype
+from service.log import LogFormat
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -102,6 +103,8 @@ class Settings(BaseSettings):
     is minutes of work for two cores."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     "Lowest severity that is logged."
+    log_format: LogFormat = "text"
+    "Form of log lines: `json` for programs, `text` for people."
 
     @property
     def hosts_to_answer_for(self) -> list[str]:

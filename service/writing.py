@@ -15,6 +15,7 @@ from gradmem_core.errors import InputError, TooManyPagesError
 from gradmem_core.limits import check_pages, check_steps
 from gradmem_core.texts.documents import Document, prepare_document
 from gradmem_core.writing.compression import MemoryPage, compress
+from service.audit_log import audit
 from service.engine import Engine, EngineWorker, StepMade, list_writes
 from service.memories import Memories, Pages
 from service.models import Models
@@ -101,6 +102,7 @@ class DocumentWriter:
         else:
             append = partial(self._append, pages)
             memory = await self._memories.change(tenant, request.append_to, append)
+            audit("memory.append", memory_id=memory.memory_id, pages=len(written))
         return await call_by_size(size, _describe_result, memory, document)
 
     async def _destination(self, tenant: str, request: WriteRequest) -> tuple[Checkpoint, int]:

@@ -1,6 +1,7 @@
 """The commands of `gradmem` against a running service, and their failures."""
 
 import json
+import logging
 import os
 import socket
 import sqlite3
@@ -285,7 +286,11 @@ def served(tiny_folder: Path, tmp_path: Path) -> Iterator[tuple[str, "subprocess
         process = subprocess.Popen(
             [GRADMEM, "serve", "--port", str(port), "--checkpoint", str(tiny_folder)],
             env=os.environ
-            | {"GRADMEM_PORT": "1", "GRADMEM_STORE_URL": f"sqlite:///{tmp_path}/memories.db"},
+            | {
+                "GRADMEM_PORT": "1",
+                "GRADMEM_STORE_URL": f"sqlite:///{tmp_path}/memories.db",
+                "GRADMEM_LOG_FORMAT": "json",
+            },
             cwd=tmp_path,
             stderr=log,
         )
@@ -313,6 +318,8 @@ def test_serve_runs_until_it_is_stopped(
     assert process.wait(timeout=30) == 0
     log = (tmp_path / "log").read_text()
     assert ("running as root" in log) is (os.geteuid() == 0)
+    routes = [json.loads(line).get("route") for line in log.splitlines()]
+    assert "/write" in routes
 
 
 def test_models_describes_each_checkpoint(gradmem: Gradmem, lists_url: str) -> None:
@@ -398,7 +405,12 @@ def test_a_refused_list_reports_the_reason(lists_url: str, document: bytes, mess
     assert "sEcReT" not in result.stderr
 
 
-def test_purge_empties_the_log_of_a_sqlite_file_once_nobody_reads_it(tmp_path: Path) -> None:
+def test_purge_empties_the_log_of_a_sqlite_file_once_nobody_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = logging.getLogger("gradmem.audit")
+    for name in ("handlers", "propagate", "level"):
+        monkeypatch.setattr(audit, name, getattr(audit, name))
     path = tmp_path / "memories.db"
     options = ["purge", "--store-url", f"sqlite:///{path}"]
     assert CliRunner().invoke(app, options).exit_code == 0
@@ -411,4 +423,6 @@ def test_purge_empties_the_log_of_a_sqlite_file_once_nobody_reads_it(tmp_path: P
     assert_fails(CliRunner().invoke(app, options), status=1, message="another process reads")
     reader.close()
     writer.close()
-    assert CliRunner().invoke(app, options).exit_code == 0
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0
+    assert json.loads(result.stderr)["act"] == "store.purge"
