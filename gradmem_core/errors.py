@@ -24,6 +24,7 @@
     ├── FingerprintMismatchError      a memory of another checkpoint
     ├── MemoryChangedError            concurrent changes of a memory kept this one from being stored
     ├── CheckpointError               a checkpoint folder that cannot be loaded
+    ├── EncryptionKeyError            a key for memories at rest that is malformed or missing
     ├── BlobError                     bytes that are not a memory, or a memory that cannot be packed
     ├── StoreUnavailableError         the store cannot be reached or refuses the operation
     │   └── StoreFullError            the store has no room: its memory or its disk is full
@@ -204,6 +205,10 @@ class FingerprintMismatchError(GradMemError):
 
 class CheckpointError(GradMemError):
     """A checkpoint folder is missing, damaged, or has an unsupported format."""
+
+
+class EncryptionKeyError(GradMemError):
+    """A key with which memories are encrypted in the store is malformed or missing."""
 
 
 class BlobError(GradMemError):

@@ -19,6 +19,7 @@ from gradmem_core.errors import GradMemError
 from service.access import Access
 from service.app_state import AppState
 from service.documentation import add_documentation
+from service.encryption import Keyring
 from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
 from service.engine.threads import use_threads
 from service.errors import response_of
@@ -127,7 +128,8 @@ def _create_state(
     )
     store = store or create_store(settings.store_url, allow_eviction=settings.allow_eviction)
     engine = engine or _create_engine(settings, telemetry)
-    memories = Memories(models, engine, store, dtype=settings.blob_dtype)
+    keyring = Keyring(settings.read_encryption_keys())
+    memories = Memories(models, engine, store, keyring, dtype=settings.blob_dtype)
     readiness = Readiness(engine, store)
     return AppState(
         settings=settings,

@@ -323,6 +323,42 @@ def purge(
         asyncio.run(_purge({} if store_url is None else {"store_url": store_url}))
 
 
+@app.command()
+def rekey(
+    store_url: Annotated[
+        str | None,
+        typer.Option(help="Store of the memories; that of GRADMEM_STORE_URL by default."),
+    ] = None,
+) -> None:
+    """Encrypt the memories in the store with the first of the keys.
+
+    Keys are those of GRADMEM_ENCRYPTION_KEYS or GRADMEM_ENCRYPTION_KEY_FILE. Memories under the
+    other keys and plain ones are encrypted anew; services may run meanwhile. A run that was
+    interrupted is continued by the next. Exit status 1 means that some could not be read.
+    """
+    with _exit_on_service_errors():
+        asyncio.run(_rekey({} if store_url is None else {"store_url": store_url}))
+
+
+async def _rekey(options: dict[str, Any]) -> None:
+    from service.encryption import Keyring
+    from service.encryption import rekey as rekey_store
+    from service.stores import create_store
+
+    refuse_unknown_names(os.environ)
+    settings = Settings(**options)
+    keyring = Keyring(settings.read_encryption_keys())
+    async with create_store(settings.store_url, allow_eviction=True) as store:
+        result = await rekey_store(store, keyring)
+    typer.echo(f"encrypted {result.encrypted} memories; {result.current} had the key already")
+    if result.unreadable:
+        fail(
+            f"{result.unreadable} memories could not be read: they are damaged, or their key is"
+            " missing; keep the older keys",
+            EXIT_FAILED,
+        )
+
+
 async def _purge(options: dict[str, Any]) -> None:
     from service.audit_log import audit
     from service.log import configure_audit

@@ -25,6 +25,7 @@ from gradmem_core.errors import BlobError, InputError, MemoryChangedError, PageN
 from gradmem_core.prompt_embeds import export_prompt_embeds
 from service.audit_log import audit
 from service.descriptions import describe_memory
+from service.encryption import Keyring
 from service.engine import Engine
 from service.models import Models
 from service.offload import call_by_size
@@ -54,14 +55,18 @@ class Memories:
         models: The served checkpoints.
         engine: The engine; it keeps prefilled memories, which it has to forget.
         store: The store of the blobs.
+        keyring: The keys that encrypt the blobs in the store.
         dtype: How a blob holds the elements of a memory.
     """
 
-    def __init__(self, models: Models, engine: Engine, store: Store, *, dtype: BlobDtype) -> None:
+    def __init__(
+        self, models: Models, engine: Engine, store: Store, keyring: Keyring, *, dtype: BlobDtype
+    ) -> None:
         self.dtype: BlobDtype = dtype
         self._models = models
         self._engine = engine
         self._store = store
+        self._keyring = keyring
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def add(
@@ -98,6 +103,7 @@ class Memories:
             expires_at=None if ttl_seconds is None else created_at + timedelta(seconds=ttl_seconds),
             tenant=tenant,
         )
+        stored = await call_by_size(len(stored.blob), self._keyring.seal, stored)
         await self._store.put(stored)
         return describe_memory(stored, blob)
 
@@ -156,7 +162,7 @@ class Memories:
             StoreUnavailableError: The store cannot be reached.
         """
         stored = await self._store.get(tenant, memory_id)
-        blob = await call_by_size(len(stored.blob), _unpack, stored)
+        blob = await call_by_size(len(stored.blob), self._unpack, stored)
         return describe_memory(stored, blob)
 
     async def prompt_embeds(self, tenant: str, memory_id: str, page_id: str | None) -> bytes:
@@ -202,7 +208,7 @@ class Memories:
         audit("memory.delete_page", memory_id=memory_id, page_id=page_id)
 
     def _decode(self, stored: StoredMemory, model: str | None) -> OpenMemory:
-        blob = _unpack(stored)
+        blob = self._unpack(stored)
         if model is None:
             checkpoint = self._models.find_writer(blob.info.fingerprint, stored.model)
         else:
@@ -215,22 +221,23 @@ class Memories:
     def _apply(
         self, change: Callable[[Blob], Pages], stored: StoredMemory
     ) -> tuple[StoredMemory, Blob]:
-        old = _unpack(stored)
+        old = self._unpack(stored)
         vectors, infos = change(old)
         new = Blob(vectors, self.dtype, old.info.model_copy(update={"pages": infos}))
-        return replace(stored, blob=pack(vectors, new.info, dtype=self.dtype)), new
+        changed = replace(stored, blob=pack(vectors, new.info, dtype=self.dtype))
+        return self._keyring.seal(changed), new
 
+    def _unpack(self, stored: StoredMemory) -> Blob:
+        """Decrypt and decode the blob of a memory.
 
-def _unpack(stored: StoredMemory) -> Blob:
-    """Decode the blob of a memory.
-
-    Raises:
-        BlobError: It is damaged, or that of another tenant.
-    """
-    blob = unpack(stored.blob)
-    if blob.info.tenant != stored.tenant:
-        raise BlobError("the stored memory belongs to another tenant; write the document again")
-    return blob
+        Raises:
+            BlobError: It is damaged, or that of another tenant.
+            EncryptionKeyError: The key that encrypted it is missing.
+        """
+        blob = unpack(self._keyring.open(stored))
+        if blob.info.tenant != stored.tenant:
+            raise BlobError("the stored memory belongs to another tenant; write the document again")
+        return blob
 
 
 def page_index(blob: Blob, page_id: str | None) -> int:

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from gradmem_core.errors import DeviceLostError
 from service.app import create_app
 from service.connections import ConnectionLimits
+from service.encryption import Keyring, check_keys
 from service.engine.threads import leave_cores_to_the_engine, use_threads
 from service.log import configure_logging
 from service.reloading import Reloader
@@ -41,6 +42,7 @@ def serve(settings: Settings) -> None:
     Raises:
         CheckpointError: A checkpoint cannot be loaded, or fails its self-test.
         DeviceError: There is no such device.
+        EncryptionKeyError: A key is malformed, or memories in the store need another one.
         StoreUnavailableError: The store cannot be opened.
         DeviceLostError: The device was lost while serving; every request has been answered.
         StartError: The address is taken, or not one of this machine, or the log says why.
@@ -51,7 +53,7 @@ def serve(settings: Settings) -> None:
     threads = leave_cores_to_the_engine(settings.threads)
     settings = settings.model_copy(update={"threads": threads})
     store = create_store(settings.store_url, allow_eviction=settings.allow_eviction)
-    asyncio.run(_try_store(store))
+    asyncio.run(_try_store(store, Keyring(settings.read_encryption_keys())))
     asyncio.run(_try_address(settings.host, settings.port))
     lost = threading.Event()
 
@@ -108,10 +110,15 @@ async def _try_address(host: str, port: int) -> None:
         ) from error
 
 
-async def _try_store(store: Store) -> None:
-    """Open a store and close it again: uvicorn would turn its error into a traceback."""
+async def _try_store(store: Store, keyring: Keyring) -> None:
+    """Open a store and close it again: uvicorn would turn its error into a traceback.
+
+    Raises:
+        EncryptionKeyError: Memories in the store are encrypted with a key that is missing.
+        StoreUnavailableError: The store cannot be opened.
+    """
     async with store:
-        pass
+        await check_keys(store, keyring)
 
 
 class Server(uvicorn.Server):

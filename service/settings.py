@@ -63,6 +63,11 @@ class Settings(BaseSettings):
     `redis+cluster://...` or `rediss+cluster://...`."""
     allow_eviction: bool = False
     "Start also with a Redis that drops memories when its memory is full (`maxmemory-policy`)."
+    encryption_keys: Annotated[list[str], NoDecode, Field(repr=False)] = []
+    """Keys that encrypt memories in the store, each of 64 hexadecimal digits, separated by commas:
+    the first encrypts, all decrypt. Without keys memories are stored plain."""
+    encryption_key_file: Path | None = None
+    "File with such keys, one on each line, in place of `encryption_keys`."
     blob_dtype: BlobDtype = "int8"
     "Type in which the elements of a memory are stored."
     max_body_bytes: int = Field(default=2**20, ge=1024)
@@ -128,19 +133,21 @@ class Settings(BaseSettings):
         """
         if self.checkpoints_file is None:
             return self.checkpoints
-        try:
-            lines = self.checkpoints_file.read_text(errors="replace").splitlines()
-        except OSError as error:
-            raise ValueError(
-                f"the file of checkpoints cannot be read: {error.strerror}; set"
-                " GRADMEM_CHECKPOINTS_FILE to another"
-            ) from error
-        names = [name for line in lines if (name := line.strip())]
-        if not names:
-            raise ValueError("the file of checkpoints is empty; name one on each line")
-        return names
+        return _read_lines(self.checkpoints_file, "checkpoints", "GRADMEM_CHECKPOINTS_FILE")
 
-    @field_validator("checkpoints", "allowed_hosts", "allowed_origins", mode="before")
+    def read_encryption_keys(self) -> list[str]:
+        """Return the keys that encrypt memories, from their file where there is one.
+
+        Raises:
+            ValueError: The file cannot be read, or has no key.
+        """
+        if self.encryption_key_file is None:
+            return self.encryption_keys
+        return _read_lines(self.encryption_key_file, "keys", "GRADMEM_ENCRYPTION_KEY_FILE")
+
+    @field_validator(
+        "checkpoints", "encryption_keys", "allowed_hosts", "allowed_origins", mode="before"
+    )
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
@@ -166,6 +173,24 @@ def refuse_unknown_names(environment: Iterable[str]) -> None:
             nearest = get_close_matches(short, known, n=1, cutoff=0.4)
             advice = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "unset it"
             raise UnknownSettingError(f"unknown setting {name}: {advice}")
+
+
+def _read_lines(file: Path, content: str, setting: str) -> list[str]:
+    """Return the lines of a file that are not blank.
+
+    Raises:
+        ValueError: It cannot be read, or has none.
+    """
+    try:
+        text = file.read_text(errors="replace")
+    except OSError as error:
+        raise ValueError(
+            f"the file of {content} cannot be read: {error.strerror}; set {setting} to another"
+        ) from error
+    lines = [line for each in text.splitlines() if (line := each.strip())]
+    if not lines:
+        raise ValueError(f"the file of {content} is empty; write one on each line")
+    return lines
 
 
 def is_loopback(host: str) -> bool:

@@ -14,7 +14,7 @@ import secrets
 import struct
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -90,6 +90,12 @@ def memory_key(tenant: str, memory_id: str) -> str:
     not. That of the default tenant is the id alone, as before tenants.
     """
     return memory_id if tenant == DEFAULT_TENANT else f"{tenant}:{memory_id}"
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Return the tenant and the id in a key."""
+    tenant, _, memory_id = key.rpartition(":")
+    return tenant or DEFAULT_TENANT, memory_id
 
 
 class Store(ABC):
@@ -180,6 +186,14 @@ class Store(ABC):
 
         Raises:
             MemoryNotFoundError: No memory of the tenant has that id, or it has expired.
+            StoreUnavailableError: See the class.
+        """
+
+    @abstractmethod
+    def scan(self) -> AsyncIterator[tuple[str, str]]:
+        """Yield tenant and id of every memory that is there all the while, in any order.
+
+        Raises:
             StoreUnavailableError: See the class.
         """
 

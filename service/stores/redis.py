@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,6 +23,7 @@ from service.stores.base import (
     pack,
     probe_memory,
     refuse_expired,
+    split_key,
     to_microseconds,
     translate_errors,
     unpack,
@@ -50,6 +51,8 @@ PROVISIONAL_SECONDS = 60
 "Time after which Redis drops a memory whose `put` was not completed."
 MAX_CONNECTIONS = 16
 "Connections in the pool; further operations wait for one, within their deadline."
+SCANNED = 1000
+"Keys that Redis looks at in a step of `scan`."
 NO_EVICTION = "noeviction"
 "The only eviction policy that never drops memories."
 
@@ -144,6 +147,14 @@ class RedisStore(Store):
         key = KEY_PREFIX + memory_key(tenant, memory_id)
         if not await self._run(lambda redis: redis.delete(key)):
             raise not_found()
+
+    async def scan(self) -> AsyncIterator[tuple[str, str]]:
+        """See `Store.scan`; a memory may come twice."""
+        if self._redis is None:
+            raise not_open("Redis")
+        with translate_errors(FOREIGN_ERRORS, explain):
+            async for key in self._redis.scan_iter(match=f"{KEY_PREFIX}*", count=SCANNED):
+                yield split_key(_text(key).removeprefix(KEY_PREFIX))
 
     async def save_key(self, key_id: str, record: str) -> None:
         """See `Store.save_key`."""

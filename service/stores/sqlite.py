@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from service.stores.base import (
     not_open,
     pack,
     refuse_expired,
+    split_key,
     to_microseconds,
     translate_errors,
     unpack,
@@ -55,6 +56,9 @@ CHECK_SECONDS = 5.0
 "Longest time of the integrity check at the start; a large file is checked in part."
 PROGRESS_INSTRUCTIONS = 10_000
 "Instructions of SQLite's machine between two looks at the clock."
+
+SCANNED = 1000
+"Keys that `scan` fetches at a time."
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +150,13 @@ class SqliteStore(Store):
         check_memory_id(memory_id)
         key = memory_key(tenant, memory_id)
         await self._write(lambda connection: self._with_reserve(lambda: _delete(connection, key)))
+
+    async def scan(self) -> AsyncIterator[tuple[str, str]]:
+        """See `Store.scan`."""
+        last, query = "", f"SELECT key FROM memories WHERE key > ? ORDER BY key LIMIT {SCANNED}"  # noqa: S608
+        while rows := await self._fetch(query, last):
+            for (last,) in rows:
+                yield split_key(last)
 
     async def save_key(self, key_id: str, record: str) -> None:
         """See `Store.save_key`."""

@@ -61,7 +61,7 @@ def test_a_read_that_is_not_finite_fails(tiny_folder: Path) -> None:
         if output.shape[-2] != written.shape[-2]:
             output.fill_(torch.nan)
 
-    head = checkpoint.model.backbone.causal_lm.get_output_embeddings()
+    head = checkpoint.model.backbone.causal_lm.lm_head
     head.register_forward_hook(break_long_inputs)
     with pytest.raises(CheckpointError, match="fails its self-test: READ ended"):
         try_checkpoint(checkpoint, dtype="float32")
