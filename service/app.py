@@ -32,6 +32,7 @@ from service.readiness import Readiness
 from service.reading import Reader
 from service.refusals import RefusalError
 from service.routes import router
+from service.routes_memories import router as memories_router
 from service.settings import Settings
 from service.stores import Store, create_store
 from service.telemetry import Telemetry
@@ -97,6 +98,7 @@ def create_app(
     app.state.gradmem = state
     app.include_router(router)
     app.include_router(openai_router)
+    app.include_router(memories_router)
     add_documentation(app)
     return app
 

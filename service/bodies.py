@@ -13,8 +13,10 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.requests import ClientDisconnect
 
 from service.app_state import state_of
+from service.errors import MEDIA_TYPE
 from service.offload import call_by_size
 from service.refusals import BodyTimeoutError, ContentEncodingError, MediaTypeError
+from service.schemas import Problem
 from service.streams import ClientGoneError
 
 T = TypeVar("T", bound=BaseModel)
@@ -36,6 +38,12 @@ def describe_body(model: type[BaseModel]) -> dict[str, Any]:
     document = model.model_json_schema()
     schema = _inline(document, document.pop("$defs", {}))
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
+
+
+def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI entries of the problems that a route responds with."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    return {status: {"description": "Problem", "content": content} for status in statuses}
 
 
 async def respond(result: BaseModel, *, size: int, status: int) -> Response:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,7 @@ from service.terminal import (
     parse_entry,
     parse_steps,
     print_answers,
+    print_memories,
     print_notes,
     read_document,
 )
@@ -145,6 +147,7 @@ def write(
         int | None,
         typer.Option(metavar="SECONDS", help="Time until the memory is deleted; never by default."),
     ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the memory, for lists.")] = None,
     metadata: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Entry to store with the memory; may be repeated."),
@@ -176,6 +179,7 @@ def write(
             model=model,
             steps=number,
             ttl_seconds=ttl,
+            name=name,
             metadata=entries,
             append_to=append_to,
             verify=verify,
@@ -240,6 +244,31 @@ def show(memory_id: MemoryId, as_json: AsJson = False, url: Url = DEFAULT_URL) -
     with _connect(url) as client:
         memory = client.show(memory_id)
     typer.echo(memory.model_dump_json() if as_json else format_fields(memory))
+
+
+@app.command("ls")
+def list_memories(
+    name: Annotated[str | None, typer.Option(help="Only memories of this name.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only memories of this checkpoint.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only memories with this entry; may be repeated."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most memories to print.")] = 100,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List memories, the newest first.
+
+    Where there are more than the limit, a note on standard error says so.
+    """
+    entries = dict(map(parse_entry, metadata or []))
+    with _connect(url) as client:
+        found = client.memories(name=name, model=model, metadata=entries)
+        memories = list(islice(found, limit + 1))
+    print_memories(memories[:limit], as_json=as_json)
+    if len(memories) > limit:
+        typer.echo(f"note: there are more than {limit} memories; raise --limit", err=True)
 
 
 @app.command()

@@ -7,8 +7,8 @@ import torch
 from gradmem_core.blob import Blob, PageInfo
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.checkpoints.manifest import Task
-from service.schemas import MemoryInfo, ModelCard, ModelInfo, PageDescription
-from service.stores import StoredMemory
+from service.schemas import MemoryInfo, MemorySummary, ModelCard, ModelInfo, PageDescription
+from service.stores import MemoryHead, StoredMemory
 
 
 def describe_memory(stored: StoredMemory, blob: Blob) -> MemoryInfo:
@@ -23,6 +23,7 @@ def describe_memory(stored: StoredMemory, blob: Blob) -> MemoryInfo:
     records = [page.records for page in pages if page.records is not None]
     return MemoryInfo(
         memory_id=stored.memory_id,
+        name=stored.name,
         model=stored.model,
         fingerprint=blob.info.fingerprint,
         tokens=tokens,
@@ -37,6 +38,18 @@ def describe_memory(stored: StoredMemory, blob: Blob) -> MemoryInfo:
         created_at=stored.created_at,
         expires_at=stored.expires_at,
         metadata=stored.metadata,
+    )
+
+
+def summarize_memory(head: MemoryHead) -> MemorySummary:
+    """Describe a memory in a list."""
+    return MemorySummary(
+        memory_id=head.memory_id,
+        name=head.name,
+        model=head.model,
+        created_at=head.created_at,
+        expires_at=head.expires_at,
+        metadata=head.metadata,
     )
 
 

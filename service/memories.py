@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from torch import Tensor
@@ -24,19 +24,31 @@ from gradmem_core.config import BlobDtype
 from gradmem_core.errors import BlobError, InputError, MemoryChangedError, PageNotFoundError
 from gradmem_core.prompt_embeds import export_prompt_embeds
 from service.audit_log import audit
-from service.descriptions import describe_memory
+from service.descriptions import describe_memory, summarize_memory
 from service.encryption import Keyring
 from service.engine import Engine
 from service.models import Models
 from service.offload import call_by_size
-from service.schemas import MemoryInfo
-from service.stores import Store, StoredMemory, memory_key, new_memory_id
+from service.schemas import (
+    MAX_LIST,
+    MAX_METADATA,
+    DeleteRequest,
+    DeleteResponse,
+    MemoriesResponse,
+    MemoryInfo,
+    MemoryPatch,
+)
+from service.stores import POSITION, MemoryFilter, Store, StoredMemory, memory_key, new_memory_id
 
 MAX_CHANGE_ATTEMPTS = 10
 "Attempts to store a change while other services change the same memory."
 
 Pages: TypeAlias = tuple[Tensor, tuple[PageInfo, ...]]
 "Vectors `(p, m, d)`, and the information on each page."
+
+
+Change: TypeAlias = Callable[[StoredMemory], tuple[StoredMemory, Blob]]
+"Returns the changed memory, with its blob decoded; may raise to refuse."
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,7 @@ class Memories:
         pages: Pages,
         *,
         tenant: str,
+        name: str | None,
         metadata: dict[str, str],
         ttl_seconds: int | None,
     ) -> MemoryInfo:
@@ -84,6 +97,7 @@ class Memories:
             checkpoint: The checkpoint that wrote the pages.
             pages: The pages.
             tenant: The tenant to whom it belongs.
+            name: Name of the memory.
             metadata: Names and values of the client.
             ttl_seconds: Seconds until the memory expires; None for never.
 
@@ -102,6 +116,7 @@ class Memories:
             created_at=created_at,
             expires_at=None if ttl_seconds is None else created_at + timedelta(seconds=ttl_seconds),
             tenant=tenant,
+            name=name,
         )
         stored = await call_by_size(len(stored.blob), self._keyring.seal, stored)
         await self._store.put(stored)
@@ -140,17 +155,58 @@ class Memories:
             MemoryChangedError: Others kept changing the memory.
             StoreUnavailableError: The store cannot be reached.
         """
+        return await self._replace(tenant, memory_id, partial(self._apply, change))
+
+    async def patch(self, tenant: str, memory_id: str, changes: MemoryPatch) -> MemoryInfo:
+        """Change name, metadata and expiry of a memory.
+
+        Args:
+            tenant: The tenant whose memory it is.
+            memory_id: The memory's handle.
+            changes: What is to change.
+
+        Raises:
+            MemoryNotFoundError: No memory of the tenant has that id.
+            InputError: The metadata would have too many entries.
+            MemoryChangedError: Others kept changing the memory.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        changed = await self._replace(
+            tenant,
+            memory_id,
+            lambda stored: (_patch(changes, stored), self._unpack(stored)),
+        )
+        audit("memory.patch", memory_id=memory_id)
+        return changed
+
+    async def _replace(self, tenant: str, memory_id: str, change: Change) -> MemoryInfo:
         # Changes made by this service take turns: with many at once, some would never succeed.
         lock = self._changing.setdefault(memory_key(tenant, memory_id), asyncio.Lock())
         async with lock:
             for _ in range(MAX_CHANGE_ATTEMPTS):
                 stored = await self._store.get(tenant, memory_id)
-                changed, blob = await asyncio.to_thread(self._apply, change, stored)
+                changed, blob = await asyncio.to_thread(change, stored)
                 if await self._store.replace(stored, changed):
                     return describe_memory(changed, blob)
         raise MemoryChangedError(
             f"others changed the memory during each of {MAX_CHANGE_ATTEMPTS} attempts; nothing was"
             " stored, try again"
+        )
+
+    async def list(
+        self, tenant: str, wanted: MemoryFilter, *, limit: int, cursor: str | None
+    ) -> MemoriesResponse:
+        """List memories of a tenant, the newest first; see `Store.list_memories`.
+
+        Raises:
+            InputError: The cursor is not one of a list.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        if cursor is not None and not POSITION.fullmatch(cursor):
+            raise InputError("cursor is not the next_cursor of a list; leave it out to begin anew")
+        part = await self._store.list_memories(tenant, wanted, limit=limit, cursor=cursor)
+        return MemoriesResponse(
+            memories=[summarize_memory(head) for head in part.memories], next_cursor=part.cursor
         )
 
     async def show(self, tenant: str, memory_id: str) -> MemoryInfo:
@@ -193,6 +249,25 @@ class Memories:
         await self._store.delete(tenant, memory_id)
         self._engine.forget(memory_key(tenant, memory_id))
         audit("memory.delete", memory_id=memory_id)
+
+    async def delete_many(self, tenant: str, request: DeleteRequest) -> DeleteResponse:
+        """Delete memories for good: those named, or the next part of those that pass a filter.
+
+        Raises:
+            InputError: The cursor is not one of a list.
+            StoreUnavailableError: The store cannot be reached; some may have been deleted.
+        """
+        memory_ids, cursor = request.memory_ids or [], None
+        if request.filter is not None:
+            wanted = MemoryFilter(**request.filter.model_dump(exclude_none=True))
+            part = await self.list(tenant, wanted, limit=MAX_LIST, cursor=request.cursor)
+            memory_ids = [memory.memory_id for memory in part.memories]
+            cursor = part.next_cursor
+        deleted = await self._store.delete_many(tenant, dict.fromkeys(memory_ids))
+        for memory_id in deleted:
+            self._engine.forget(memory_key(tenant, memory_id))
+            audit("memory.delete", memory_id=memory_id)
+        return DeleteResponse(deleted=len(deleted), next_cursor=cursor)
 
     async def delete_page(self, tenant: str, memory_id: str, page_id: str) -> None:
         """Delete a page of a memory for good.
@@ -238,6 +313,31 @@ class Memories:
         if blob.info.tenant != stored.tenant:
             raise BlobError("the stored memory belongs to another tenant; write the document again")
         return blob
+
+
+def _patch(changes: MemoryPatch, stored: StoredMemory) -> StoredMemory:
+    """Change what a patch names (RFC 7396).
+
+    Raises:
+        InputError: The metadata would have too many entries.
+    """
+    fields: dict[str, Any] = {}
+    if "name" in changes.model_fields_set:
+        fields["name"] = changes.name
+    if "metadata" in changes.model_fields_set:
+        merged = {**stored.metadata, **changes.metadata} if changes.metadata is not None else {}
+        metadata = {key: value for key, value in merged.items() if value is not None}
+        if len(metadata) > MAX_METADATA:
+            raise InputError(
+                f"the metadata would have {len(metadata)} entries, and at most {MAX_METADATA} are"
+                " kept; remove some by giving them the value null",
+                limit=MAX_METADATA,
+            )
+        fields["metadata"] = metadata
+    if "ttl_seconds" in changes.model_fields_set:
+        seconds = changes.ttl_seconds
+        fields["expires_at"] = seconds and datetime.now(UTC) + timedelta(seconds=seconds)
+    return replace(stored, **fields)
 
 
 def page_index(blob: Blob, page_id: str | None) -> int:

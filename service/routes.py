@@ -1,22 +1,20 @@
 """The HTTP routes."""
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from gradmem_core.errors import EngineStoppedError
 from service.app_state import state_of
-from service.bodies import describe_body, json_body, respond
+from service.bodies import describe_body, describe_problems, json_body, respond
 from service.clients import client_of, needs, refuse_overload, tenant_of
 from service.descriptions import describe_model
-from service.errors import MEDIA_TYPE
 from service.schemas import (
     EXAMPLE_ID,
     EXAMPLE_PAGE_ID,
     MemoryInfo,
     ModelsResponse,
-    Problem,
     ReadRequest,
     ReadResponse,
     Status,
@@ -37,13 +35,7 @@ ReadBody = Annotated[ReadRequest, json_body(ReadRequest)]
 PagePath = Annotated[str, Path(description="A page's id.", examples=[EXAMPLE_PAGE_ID])]
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI entries of the problems that a route responds with."""
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
-    return {status: {"description": "Problem", "content": content} for status in statuses}
-
-
-router = APIRouter(responses=_problems(400, 401, 403, 421, 431))
+router = APIRouter(responses=describe_problems(400, 401, 403, 421, 431))
 "Routes take the state from their request: FastAPI would resolve a dependency in a thread."
 
 
@@ -53,7 +45,7 @@ router = APIRouter(responses=_problems(400, 401, 403, 421, 431))
     status_code=201,
     tags=["memories"],
     response_model=WriteResult,
-    responses=_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507),
+    responses=describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507),
     openapi_extra=describe_body(WriteRequest),
 )
 async def write(body: WriteBody, request: Request) -> Response:
@@ -76,7 +68,7 @@ async def write(body: WriteBody, request: Request) -> Response:
     dependencies=[needs("read"), Depends(refuse_overload("read"))],
     tags=["memories"],
     response_model=ReadResponse,
-    responses=_problems(404, 408, 409, 413, 415, 422, 429, 503, 504),
+    responses=describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504),
     openapi_extra=describe_body(ReadRequest),
 )
 async def read(body: ReadBody, request: Request) -> Response:
@@ -99,7 +91,7 @@ async def read(body: ReadBody, request: Request) -> Response:
     "/memories/{memory_id}",
     dependencies=[needs("read")],
     tags=["memories"],
-    responses=_problems(404, 503),
+    responses=describe_problems(404, 503),
 )
 async def show(memory_id: MemoryPath, request: Request) -> MemoryInfo:
     """Describe a memory."""
@@ -113,7 +105,7 @@ async def show(memory_id: MemoryPath, request: Request) -> MemoryInfo:
     response_class=Response,
     responses={
         200: {"content": {SAFETENSORS: {}}, "description": "A safetensors file"},
-        **_problems(404, 409, 422, 503),
+        **describe_problems(404, 409, 422, 503),
     },
 )
 async def prompt_embeds(
@@ -135,7 +127,7 @@ async def prompt_embeds(
     dependencies=[needs("write")],
     status_code=204,
     tags=["memories"],
-    responses=_problems(404, 503, 507),
+    responses=describe_problems(404, 503, 507),
 )
 async def delete(memory_id: MemoryPath, request: Request) -> None:
     """Delete a memory for good."""
@@ -147,7 +139,7 @@ async def delete(memory_id: MemoryPath, request: Request) -> None:
     dependencies=[needs("write")],
     status_code=204,
     tags=["memories"],
-    responses=_problems(404, 409, 422, 503, 507),
+    responses=describe_problems(404, 409, 422, 503, 507),
 )
 async def delete_page(memory_id: MemoryPath, page_id: PagePath, request: Request) -> None:
     """Delete a page of a memory for good; the last page can only be deleted with the memory."""
@@ -160,7 +152,7 @@ async def models(request: Request) -> ModelsResponse:
     return ModelsResponse(models=[describe_model(c) for c in state_of(request).models.all()])
 
 
-@router.get("/livez", tags=["operations"], responses=_problems(503))
+@router.get("/livez", tags=["operations"], responses=describe_problems(503))
 async def livez(request: Request) -> Status:
     """Report that the process answers and its device thread runs."""
     if not state_of(request).engine.alive:
@@ -168,7 +160,7 @@ async def livez(request: Request) -> Status:
     return Status()
 
 
-@router.get("/readyz", tags=["operations"], responses=_problems(503))
+@router.get("/readyz", tags=["operations"], responses=describe_problems(503))
 async def readyz(request: Request) -> Status:
     """Report that the device thread works and the store takes memories; name the part that fails.
 

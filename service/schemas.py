@@ -3,7 +3,15 @@
 from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 
 from gradmem_core.config import BlobDtype
 
@@ -15,6 +23,8 @@ MAX_QUERIES = 256
 "Most queries in one request."
 MAX_METADATA = 32
 "Most metadata entries of one memory."
+MAX_LIST = 1000
+"Most memories in a part of a list, or in one deletion."
 MAX_NAMED_FIELDS = 20
 "Most invalid fields that a response names."
 Timeout = Annotated[float, Field(gt=0, le=86400)]
@@ -70,6 +80,16 @@ def _take_whole_number(value: object) -> object:
 
 WHOLE = BeforeValidator(_take_whole_number)
 
+MetadataKey = Annotated[str, Field(max_length=128)]
+MetadataValue = Annotated[str, Field(max_length=1024)]
+Metadata = Annotated[
+    dict[MetadataKey, MetadataValue],
+    BeforeValidator(_refuse_many_entries),
+    Field(max_length=MAX_METADATA),
+]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+TtlSeconds = Annotated[int, Field(ge=1, le=10 * YEAR_SECONDS)]
+
 
 class WriteRequest(RequestBody):
     """The body of `POST /write`."""
@@ -82,7 +102,13 @@ class WriteRequest(RequestBody):
             # See _check_append.
             "anyOf": [
                 {"properties": {"append_to": {"type": "null"}}},
-                {"properties": {"ttl_seconds": {"type": "null"}, "metadata": {"maxProperties": 0}}},
+                {
+                    "properties": {
+                        "ttl_seconds": {"type": "null"},
+                        "name": {"type": "null"},
+                        "metadata": {"maxProperties": 0},
+                    }
+                },
             ],
         }
     )
@@ -96,25 +122,24 @@ class WriteRequest(RequestBody):
     default."""
     timeout: Timeout | None = None
     "Seconds after which the service answers 504; it has a limit of its own."
-    ttl_seconds: Annotated[Annotated[int, Field(ge=1, le=10 * YEAR_SECONDS)] | None, WHOLE] = None
+    ttl_seconds: Annotated[TtlSeconds | None, WHOLE] = None
     "Seconds until the memory is deleted; never by default."
-    metadata: Annotated[
-        dict[Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]],
-        BeforeValidator(_refuse_many_entries),
-    ] = Field(default_factory=dict, max_length=MAX_METADATA)
+    name: Name | None = None
+    "Name for people and for lists; several memories may have the same."
+    metadata: Metadata = Field(default_factory=dict)
     "Names and values of your own, returned with the memory."
     append_to: MemoryId | None = None
-    """Add the document to this memory, which keeps its metadata and its expiry; for checkpoints
-    whose memories have pages."""
+    """Add the document to this memory, which keeps its name, its metadata and its expiry; for
+    checkpoints whose memories have pages."""
     verify: bool = True
     """Read the memory back, and write pages that come back poorly again, in halves; for checkpoints
     that can continue a text."""
 
     @model_validator(mode="after")
     def _check_append(self) -> "WriteRequest":
-        if self.append_to is not None and (self.ttl_seconds is not None or self.metadata):
+        if self.append_to is not None and (self.ttl_seconds or self.name or self.metadata):
             raise ValueError(
-                "append_to excludes ttl_seconds and metadata: the memory keeps its own"
+                "append_to excludes ttl_seconds, name and metadata: the memory keeps its own"
             )
         return self
 
@@ -162,6 +187,7 @@ class MemoryInfo(BaseModel):
             "examples": [
                 {
                     "memory_id": EXAMPLE_ID,
+                    "name": None,
                     "model": "records",
                     "fingerprint": EXAMPLE_FINGERPRINT,
                     "tokens": 34,
@@ -182,6 +208,8 @@ class MemoryInfo(BaseModel):
     )
 
     memory_id: MemoryId
+    name: str | None
+    "Name that it was given."
     model: str
     "Name of the checkpoint that wrote it."
     fingerprint: str
@@ -209,6 +237,106 @@ class MemoryInfo(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     metadata: dict[str, str]
+
+
+class MemorySummary(BaseModel):
+    """A memory in a list; `GET /memories/{id}` tells the rest."""
+
+    memory_id: MemoryId
+    name: str | None
+    "Name that it was given."
+    model: str
+    "Name of the checkpoint that wrote it."
+    created_at: datetime
+    expires_at: datetime | None
+    metadata: dict[str, str]
+
+
+class MemoriesResponse(BaseModel):
+    """A part of the list of memories, the newest first."""
+
+    memories: list[MemorySummary]
+    next_cursor: str | None
+    """Cursor of the next part; null at the end. A part may have fewer memories than `limit`, even
+    none, before the end: a rare filter takes several."""
+
+
+class MemoryPatch(RequestBody):
+    """The body of `PATCH /memories/{id}`, a merge patch (RFC 7396): what it leaves out stays."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"name": "Alice", "metadata": {"user": "42", "draft": None}, "ttl_seconds": 3600}
+            ]
+        }
+    )
+
+    name: Name | None = None
+    "The new name; null for none."
+    metadata: Annotated[
+        Annotated[dict[MetadataKey, MetadataValue | None], Field(max_length=MAX_METADATA)] | None,
+        BeforeValidator(_refuse_many_entries),
+    ] = None
+    "Entries to set; a value of null removes its entry, and null in place of the object all."
+    ttl_seconds: Annotated[TtlSeconds | None, WHOLE] = None
+    "Seconds from now until the memory is deleted; null for never."
+
+
+class FilterBody(RequestBody):
+    """Conditions on memories, all of which have to hold; at least one."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    name: Name | None = None
+    model: Text | None = None
+    "Name of the checkpoint that wrote the memory."
+    metadata: Metadata | None = None
+    "Entries that the memory has."
+    expires_before: Annotated[AwareDatetime | None, Field(strict=False)] = None
+    "The memory expires before this time (RFC 3339)."
+
+    @model_validator(mode="after")
+    def _check_conditions(self) -> "FilterBody":
+        if not any((self.name, self.model, self.metadata, self.expires_before)):
+            raise ValueError("name at least one condition")
+        return self
+
+
+class DeleteRequest(RequestBody):
+    """The body of `POST /memories/delete`: either ids or a filter."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"filter": {"metadata": {"user": "42"}}}],
+            # See _check_choice.
+            "oneOf": [
+                {"required": ["memory_ids"], "properties": {"memory_ids": {"type": "array"}}},
+                {"required": ["filter"], "properties": {"filter": {"type": "object"}}},
+            ],
+        }
+    )
+
+    memory_ids: list[MemoryId] | None = Field(default=None, min_length=1, max_length=MAX_LIST)
+    "Ids of the memories; those that do not exist are passed over."
+    filter: FilterBody | None = None
+    cursor: str | None = None
+    "`next_cursor` of the response before, where a filter takes several."
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> "DeleteRequest":
+        if (self.memory_ids is None) == (self.filter is None):
+            raise ValueError("give either memory_ids or filter")
+        return self
+
+
+class DeleteResponse(BaseModel):
+    """The response to `POST /memories/delete`."""
+
+    deleted: int
+    "Memories that were deleted."
+    next_cursor: str | None
+    "Send the filter again with this cursor: more memories may pass; null when all are deleted."
 
 
 class WriteResult(MemoryInfo):

@@ -3,13 +3,23 @@
 import json
 import re
 import sys
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import typer
 from pydantic import BaseModel
 
-from service.schemas import AnswerInfo, MemoryInfo, ModelCard, ReadResponse, Reason, WriteResult
+from service.schemas import (
+    AnswerInfo,
+    MemoryInfo,
+    MemorySummary,
+    ModelCard,
+    ReadResponse,
+    Reason,
+    WriteResult,
+)
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
@@ -78,6 +88,41 @@ def print_answers(answers: list[AnswerInfo], *, as_json: bool) -> None:
         typer.echo(ReadResponse(answers=answers, tokens=tokens).model_dump_json())
     else:
         typer.echo("\n".join(answer.answer or "" for answer in answers))
+
+
+def print_memories(memories: Sequence[MemorySummary], *, as_json: bool) -> None:
+    """Print a table of memories, or all of them as JSON."""
+    if as_json:
+        fields = [memory.model_dump(mode="json") for memory in memories]
+        typer.echo(json.dumps({"memories": fields}))
+        return
+    rows = [("ID", "MODEL", "CREATED", "EXPIRES", "NAME", "METADATA")]
+    rows += [
+        (
+            memory.memory_id,
+            memory.model,
+            _format_time(memory.created_at),
+            _format_time(memory.expires_at),
+            _on_a_line(memory.name or "-"),
+            _on_a_line(" ".join(f"{key}={value}" for key, value in memory.metadata.items())),
+        )
+        for memory in memories
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        typer.echo("  ".join(cells).rstrip())
+
+
+def _format_time(moment: datetime | None) -> str:
+    return "-" if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _on_a_line(text: str) -> str:
+    """Escape what would break a table, or do something to a terminal."""
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in text
+    )
 
 
 def exit_if_unanswered(answers: list[AnswerInfo]) -> None:

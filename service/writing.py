@@ -96,6 +96,7 @@ class DocumentWriter:
                 checkpoint,
                 pages,
                 tenant=tenant,
+                name=request.name,
                 metadata=request.metadata,
                 ttl_seconds=request.ttl_seconds,
             )

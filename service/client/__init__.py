@@ -1,6 +1,6 @@
 """A client of the HTTP service, for programs and the command line; it does not need torch."""
 
-from service.client.calls import SamplingOptions, WriteOptions
+from service.client.calls import FilterOptions, PatchOptions, SamplingOptions, WriteOptions
 from service.client.client import DEFAULT_URL, AsyncClient, Client
 from service.client.errors import (
     ClientError,
@@ -21,9 +21,11 @@ __all__ = [
     "ClientError",
     "Conflict",
     "ConnectionFailed",
+    "FilterOptions",
     "InvalidRequest",
     "NotFound",
     "Overloaded",
+    "PatchOptions",
     "ProblemError",
     "SamplingOptions",
     "Unavailable",

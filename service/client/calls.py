@@ -3,14 +3,17 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Generic, Literal, NoReturn, TypedDict, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
 from service.client.errors import error_of, unexpected_response
 from service.schemas import (
     AnswerInfo,
+    DeleteResponse,
+    MemoriesResponse,
     MemoryInfo,
     ModelInfo,
     ModelsResponse,
@@ -33,10 +36,12 @@ class WriteOptions(TypedDict, total=False):
     "Seconds after which the service gives up; it has a limit of its own."
     ttl_seconds: int | None
     "Seconds until the memory is deleted; never by default."
+    name: str | None
+    "Name for people and for lists; several memories may have the same."
     metadata: dict[str, str] | None
     "Names and values of your own, returned with the memory."
     append_to: str | None
-    "Add the document to this memory. Excludes ttl_seconds and metadata."
+    "Add the document to this memory. Excludes ttl_seconds, name and metadata."
     verify: bool | None
     "Read the memory back, and write pages that come back poorly again, in halves; on by default."
 
@@ -59,6 +64,30 @@ class SamplingOptions(TypedDict, total=False):
     "Seconds after which the service gives up; it has a limit of its own."
 
 
+class PatchOptions(TypedDict, total=False):
+    """Changes of a memory; what is left out stays as it is."""
+
+    name: str | None
+    "The new name; None for none."
+    metadata: dict[str, str | None] | None
+    "Entries to set; a value of None removes its entry, and None in place of the dict all."
+    ttl_seconds: int | None
+    "Seconds from now until the memory is deleted; None for never."
+
+
+class FilterOptions(TypedDict, total=False):
+    """Conditions on memories, all of which have to hold; None is the same as leaving one out."""
+
+    name: str | None
+    "The memory has this name."
+    model: str | None
+    "This checkpoint wrote it."
+    metadata: dict[str, str] | None
+    "It has these entries."
+    expires_before: datetime | None
+    "It expires before this time, which has a time zone."
+
+
 @dataclass(frozen=True)
 class Call(Generic[T]):
     """A call of the service."""
@@ -70,6 +99,8 @@ class Call(Generic[T]):
     "Parses the body of a success; raises ValueError where it is malformed."
     body: dict[str, object] | None = None
     "The JSON to send; fields that are None are left out."
+    keep_none: bool = False
+    "Send fields that are None as null."
 
     def build_request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """Return the request, as this httpx client sends it.
@@ -79,7 +110,9 @@ class Call(Generic[T]):
         """
         if self.body is None:
             return http.build_request(self.method, self.path)
-        fields = {name: value for name, value in self.body.items() if value is not None}
+        fields = {
+            name: value for name, value in self.body.items() if value is not None or self.keep_none
+        }
         return http.build_request(
             self.method,
             self.path,
@@ -125,6 +158,25 @@ def show(memory_id: str) -> Call[MemoryInfo]:
     return Call("GET", _memory_path(memory_id), MemoryInfo.model_validate_json)
 
 
+def list_memories(
+    wanted: FilterOptions, *, limit: int, cursor: str | None
+) -> Call[MemoriesResponse]:
+    """Return the call of `GET /memories`."""
+    metadata = wanted.get("metadata") or {}
+    expires_before = wanted.get("expires_before")
+    query = {
+        "limit": limit,
+        "cursor": cursor,
+        "name": wanted.get("name"),
+        "model": wanted.get("model"),
+        "metadata": [f"{key}={value}" for key, value in metadata.items()],
+        "expires_before": expires_before and expires_before.isoformat(),
+    }
+    given = {name: value for name, value in query.items() if value is not None}
+    path = f"/memories?{urlencode(given, doseq=True)}"
+    return Call("GET", path, MemoriesResponse.model_validate_json)
+
+
 def prompt_embeds(memory_id: str, page_id: str | None) -> Call[bytes]:
     """Return the call of `GET /memories/{id}/prompt-embeds`."""
     query = "" if page_id is None else f"?page={_quote(page_id)}"
@@ -134,6 +186,35 @@ def prompt_embeds(memory_id: str, page_id: str | None) -> Call[bytes]:
 def delete(memory_id: str) -> Call[None]:
     """Return the call of `DELETE /memories/{id}`."""
     return Call("DELETE", _memory_path(memory_id), _parse_nothing)
+
+
+def patch(memory_id: str, changes: PatchOptions) -> Call[MemoryInfo]:
+    """Return the call of `PATCH /memories/{id}`."""
+    return Call(
+        "PATCH",
+        _memory_path(memory_id),
+        MemoryInfo.model_validate_json,
+        {**changes},
+        keep_none=True,
+    )
+
+
+def delete_many(
+    memory_ids: list[str] | None, wanted: FilterOptions, cursor: str | None
+) -> Call[DeleteResponse]:
+    """Return the call of `POST /memories/delete`, by ids or by a filter."""
+    expires_before = wanted.get("expires_before")
+    conditions = {
+        **wanted,
+        "expires_before": expires_before and expires_before.isoformat(),
+    }
+    given = {name: value for name, value in conditions.items() if value is not None}
+    body = {
+        "memory_ids": memory_ids,
+        "filter": given if memory_ids is None else None,
+        "cursor": cursor,
+    }
+    return Call("POST", "/memories/delete", DeleteResponse.model_validate_json, body)
 
 
 def delete_page(memory_id: str, page_id: str) -> Call[None]:

@@ -1,19 +1,22 @@
 """`Client` and `AsyncClient`: the same methods, blocking or to be awaited."""
 
 import os
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypedDict, TypeVar, Unpack
 
 import httpx
 
 from service.client import calls
-from service.client.calls import Call, SamplingOptions, WriteOptions
+from service.client.calls import Call, FilterOptions, PatchOptions, SamplingOptions, WriteOptions
 from service.client.errors import ClientError, translate_errors
-from service.schemas import AnswerInfo, MemoryInfo, ModelInfo, WriteResult
+from service.schemas import AnswerInfo, MemoryInfo, MemorySummary, ModelInfo, WriteResult
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_SECONDS = 630.0
 CONNECT_SECONDS = 10.0
+LIST_PART = 100
+"Memories fetched at a time."
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 T = TypeVar("T")
@@ -115,6 +118,26 @@ class Client:
         """
         return self._send(calls.show(memory_id))
 
+    def memories(self, **wanted: Unpack[FilterOptions]) -> Iterator[MemorySummary]:
+        """Iterate over the memories, the newest first, and fetch them part by part.
+
+        Every memory that is there all the while comes exactly once, whatever is written and deleted
+        meanwhile.
+
+        Args:
+            wanted: See `FilterOptions`; all memories by default.
+
+        Raises:
+            InvalidRequest: A condition is refused.
+        """
+        cursor = None
+        while True:
+            part = self._send(calls.list_memories(wanted, limit=LIST_PART, cursor=cursor))
+            yield from part.memories
+            cursor = part.next_cursor
+            if cursor is None:
+                return
+
     def prompt_embeds(self, memory_id: str, page_id: str | None = None) -> bytes:
         """Export a memory for other engines: a safetensors file with `prompt_embeds`, `(m, d)`.
 
@@ -136,6 +159,43 @@ class Client:
             NotFound: No memory has that id, or it has expired.
         """
         return self._send(calls.delete(memory_id))
+
+    def patch(self, memory_id: str, **changes: Unpack[PatchOptions]) -> MemoryInfo:
+        """Change name, metadata and expiry of a memory.
+
+        Args:
+            memory_id: The memory's handle.
+            changes: See `PatchOptions`.
+
+        Raises:
+            InvalidRequest: A change is refused.
+            NotFound: No memory has that id, or it has expired.
+            Conflict: Others kept changing the memory.
+        """
+        return self._send(calls.patch(memory_id, changes))
+
+    def delete_many(
+        self, memory_ids: Sequence[str] | None = None, **wanted: Unpack[FilterOptions]
+    ) -> int:
+        """Delete memories for good: those named, or all that pass a filter.
+
+        Args:
+            memory_ids: Ids, up to 1000; those that do not exist are passed over.
+            wanted: See `FilterOptions`; used without ids, with at least one condition.
+
+        Returns:
+            The number of memories that were deleted.
+
+        Raises:
+            InvalidRequest: There are too many ids, or no conditions.
+        """
+        named = None if memory_ids is None else list(memory_ids)
+        deleted, cursor = 0, None
+        while True:
+            part = self._send(calls.delete_many(named, wanted, cursor))
+            deleted, cursor = deleted + part.deleted, part.next_cursor
+            if cursor is None:
+                return deleted
 
     def delete_page(self, memory_id: str, page_id: str) -> None:
         """Delete a page of a memory for good.
@@ -219,6 +279,17 @@ class AsyncClient:
         """See `Client.show`."""
         return await self._send(calls.show(memory_id))
 
+    async def memories(self, **wanted: Unpack[FilterOptions]) -> AsyncIterator[MemorySummary]:
+        """See `Client.memories`; use it with `async for`."""
+        cursor = None
+        while True:
+            part = await self._send(calls.list_memories(wanted, limit=LIST_PART, cursor=cursor))
+            for memory in part.memories:
+                yield memory
+            cursor = part.next_cursor
+            if cursor is None:
+                return
+
     async def prompt_embeds(self, memory_id: str, page_id: str | None = None) -> bytes:
         """See `Client.prompt_embeds`."""
         return await self._send(calls.prompt_embeds(memory_id, page_id))
@@ -226,6 +297,22 @@ class AsyncClient:
     async def delete(self, memory_id: str) -> None:
         """See `Client.delete`."""
         return await self._send(calls.delete(memory_id))
+
+    async def patch(self, memory_id: str, **changes: Unpack[PatchOptions]) -> MemoryInfo:
+        """See `Client.patch`."""
+        return await self._send(calls.patch(memory_id, changes))
+
+    async def delete_many(
+        self, memory_ids: Sequence[str] | None = None, **wanted: Unpack[FilterOptions]
+    ) -> int:
+        """See `Client.delete_many`."""
+        named = None if memory_ids is None else list(memory_ids)
+        deleted, cursor = 0, None
+        while True:
+            part = await self._send(calls.delete_many(named, wanted, cursor))
+            deleted, cursor = deleted + part.deleted, part.next_cursor
+            if cursor is None:
+                return deleted
 
     async def delete_page(self, memory_id: str, page_id: str) -> None:
         """See `Client.delete_page`."""

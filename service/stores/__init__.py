@@ -4,14 +4,18 @@ from service.stores.base import (
     MemoryExistsError,
     Store,
     StoredMemory,
-    memory_key,
     new_memory_id,
 )
+from service.stores.heads import POSITION, MemoryFilter, MemoryHead, MemoryList, memory_key
 from service.stores.redis import RedisStore
 from service.stores.sqlite import SqliteStore, parse_path
 
 __all__ = [
+    "POSITION",
     "MemoryExistsError",
+    "MemoryFilter",
+    "MemoryHead",
+    "MemoryList",
     "Store",
     "StoredMemory",
     "create_store",

@@ -9,34 +9,37 @@ with big-endian numbers. The JSON holds every field of the memory except the blo
 
 import asyncio
 import json
-import re
 import secrets
 import struct
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailableError
-from gradmem_core.tenants import DEFAULT_TENANT, TENANT_PATTERN
+from gradmem_core.tenants import DEFAULT_TENANT
+from service.stores.heads import MEMORY_ID, NEWEST, MemoryFilter, MemoryHead, MemoryList
 
 MAGIC = b"GMS1"
 PREFIX = struct.Struct(">4sI")
 SIZE = struct.Struct(">I")
-MEMORY_ID = re.compile(r"[0-9a-f]{32}")
-TENANT = re.compile(TENANT_PATTERN)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+START_BYTES = PREFIX.size + SIZE.size
+"Bytes of a record before its JSON."
 
+PROBE_TENANT = "gradmem-probe"
+"Tenant of probes: nobody's lists have them."
 PROBE_LIFETIME = timedelta(seconds=60)
 "Time after which a probe's memory expires where the probe could not delete it."
 WITHDRAWAL_PAUSE_SECONDS = 1.0
 "Pause between attempts to delete what an unfinished `put` may have left."
 CLOSE_SECONDS = 2.0
 "Longest time of the last such attempt, which `close` makes."
+MAX_WALKED = 2000
+"Most entries of the index that one call of `list_memories` walks past."
 
 
 def new_memory_id() -> str:
@@ -51,51 +54,11 @@ class MemoryExistsError(ValueError):
     """The id of a new memory is taken, which is a bug of the caller: ids are random."""
 
 
-@dataclass(frozen=True)
-class StoredMemory:
-    """A memory as a store keeps it. Blob and metadata are secrets of users: repr omits them.
+@dataclass(frozen=True, kw_only=True)
+class StoredMemory(MemoryHead):
+    """A memory as a store keeps it. The blob is a secret of users, too: repr omits it."""
 
-    Raises:
-        ValueError: The id is not one that `new_memory_id` makes, the tenant has no valid name, or a
-            time is not in UTC.
-    """
-
-    memory_id: str
-    model: str
     blob: bytes = field(repr=False)
-    metadata: dict[str, str] = field(repr=False)
-    created_at: datetime
-    expires_at: datetime | None = None
-    tenant: str = DEFAULT_TENANT
-
-    def __post_init__(self) -> None:
-        if not MEMORY_ID.fullmatch(self.memory_id):
-            raise ValueError("a memory id is 32 lower-case hexadecimal digits")
-        if not TENANT.fullmatch(self.tenant):
-            raise ValueError("a tenant is 1 to 63 lower-case letters, digits, - and _")
-        for moment in (self.created_at, self.expires_at):
-            if moment is not None and moment.utcoffset() != timedelta(0):
-                raise ValueError("created_at and expires_at must have the time zone UTC")
-
-    @property
-    def key(self) -> str:
-        """The key of the memory; see `memory_key`."""
-        return memory_key(self.tenant, self.memory_id)
-
-
-def memory_key(tenant: str, memory_id: str) -> str:
-    """Return the key under which memories are stored and cached.
-
-    It has the tenant in it, so that a foreign id is not found in the way in which a missing one is
-    not. That of the default tenant is the id alone, as before tenants.
-    """
-    return memory_id if tenant == DEFAULT_TENANT else f"{tenant}:{memory_id}"
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """Return the tenant and the id in a key."""
-    tenant, _, memory_id = key.rpartition(":")
-    return tenant or DEFAULT_TENANT, memory_id
 
 
 class Store(ABC):
@@ -169,7 +132,7 @@ class Store(ABC):
 
         Args:
             old: The memory as `get` returned it.
-            new: The new memory, with the same id, tenant and expiry.
+            new: The new memory, with the same id, tenant and time of creation.
 
         Returns:
             True if it was replaced; False if it had changed, and stays as it is.
@@ -180,12 +143,69 @@ class Store(ABC):
             StoreUnavailableError: See the class.
         """
 
-    @abstractmethod
     async def delete(self, tenant: str, memory_id: str) -> None:
         """Delete a memory of a tenant for good; a full store does that too.
 
         Raises:
             MemoryNotFoundError: No memory of the tenant has that id, or it has expired.
+            StoreUnavailableError: See the class.
+        """
+        check_memory_id(memory_id)
+        if not await self.delete_many(tenant, [memory_id]):
+            raise not_found()
+
+    @abstractmethod
+    async def delete_many(self, tenant: str, memory_ids: Collection[str]) -> list[str]:
+        """Delete memories of a tenant for good; return the ids of those that were there.
+
+        Raises:
+            StoreUnavailableError: See the class.
+        """
+
+    async def list_memories(
+        self, tenant: str, wanted: MemoryFilter, *, limit: int, cursor: str | None = None
+    ) -> MemoryList:
+        """List memories of a tenant, the newest first.
+
+        Parts joined by their cursors hold every memory that is there all the while exactly once,
+        whatever else is stored or deleted meanwhile. The time of a call does not depend on the
+        number of memories.
+
+        Args:
+            tenant: The tenant.
+            wanted: Conditions on the memories.
+            limit: Most memories to return.
+            cursor: The cursor of the part before; None begins with the newest.
+
+        Raises:
+            StoreUnavailableError: See the class.
+        """
+        tag, before, found = wanted.tag(tenant), cursor or NEWEST, list[MemoryHead]()
+        count, walked = limit + 1, 0
+        while walked < MAX_WALKED:
+            entries = await self._walk(tenant, tag, before, count)
+            now = datetime.now(UTC)
+            for position, head in entries:
+                if len(found) == limit:
+                    return MemoryList(found, before)
+                before = position
+                if head is not None and head.lives_at(now) and wanted.passes(head):
+                    found.append(head)
+            if len(entries) < count:
+                return MemoryList(found, None)
+            walked += count
+            count *= 2  # few of them pass
+        return MemoryList(found, before)
+
+    @abstractmethod
+    async def _walk(
+        self, tenant: str, tag: str, before: str, count: int
+    ) -> list[tuple[str, MemoryHead | None]]:
+        """Return the next positions under a tag, with their heads; None where one cannot be read.
+
+        Fewer than `count` are returned only at the end.
+
+        Raises:
             StoreUnavailableError: See the class.
         """
 
@@ -308,6 +328,7 @@ def probe_memory() -> StoredMemory:
         metadata={},
         created_at=now,
         expires_at=now + PROBE_LIFETIME,
+        tenant=PROBE_TENANT,
     )
 
 
@@ -346,7 +367,7 @@ def refuse_expired(memory: StoredMemory) -> None:
     Raises:
         MemoryNotFoundError: It has expired.
     """
-    if memory.expires_at is not None and memory.expires_at <= datetime.now(UTC):
+    if not memory.lives_at(datetime.now(UTC)):
         raise not_found()
 
 
@@ -360,11 +381,6 @@ def check_memory_id(memory_id: str) -> None:
         raise not_found()
 
 
-def to_microseconds(moment: datetime) -> int:
-    """Return a time as microseconds since 1970, exactly."""
-    return (moment - EPOCH) // timedelta(microseconds=1)
-
-
 def pack(memory: StoredMemory) -> bytes:
     """Return the record of a memory."""
     head = {
@@ -374,8 +390,11 @@ def pack(memory: StoredMemory) -> bytes:
         "created_at": memory.created_at.isoformat(),
         "expires_at": memory.expires_at and memory.expires_at.isoformat(),
     }
-    if memory.tenant != DEFAULT_TENANT:  # left out as before tenants: records are compared as bytes
+    # Left out as before tenants and names: records are compared as bytes.
+    if memory.tenant != DEFAULT_TENANT:
         head["tenant"] = memory.tenant
+    if memory.name is not None:
+        head["name"] = memory.name
     text = json.dumps(head).encode()
     body = SIZE.pack(len(text)) + text + memory.blob
     return PREFIX.pack(MAGIC, zlib.crc32(body)) + body
@@ -411,14 +430,45 @@ def _parse(record: object) -> StoredMemory:
     if magic != MAGIC or checksum != zlib.crc32(body):
         raise ValueError("wrong magic or checksum")
     end = SIZE.size + SIZE.unpack_from(body)[0]
-    head = json.loads(body[SIZE.size : end])
+    return StoredMemory(**_parse_fields(body[SIZE.size : end]), blob=body[end:])
+
+
+def head_size(start: bytes) -> int:
+    """Return how many bytes of a record its head takes, by the first START_BYTES of it."""
+    try:
+        return START_BYTES + int(SIZE.unpack_from(start, PREFIX.size)[0])
+    except struct.error:
+        return START_BYTES
+
+
+def unpack_head(tenant: str, memory_id: str, start: bytes) -> MemoryHead | None:
+    """Return the head in the first bytes of a record, whose checksum is not checked.
+
+    Args:
+        tenant: The tenant.
+        memory_id: The id of the memory.
+        start: At least `head_size` bytes.
+
+    Returns:
+        The head; None if it is damaged.
+    """
+    try:
+        head = MemoryHead(**_parse_fields(start[START_BYTES : head_size(start)]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return head if (head.tenant, head.memory_id) == (tenant, memory_id) else None
+
+
+def _parse_fields(text: bytes) -> dict[str, Any]:
+    """Return the fields of a memory from the JSON of its record."""
+    head = json.loads(text)
     expires_at = head["expires_at"]
-    return StoredMemory(
-        memory_id=head["memory_id"],
-        model=head["model"],
-        blob=body[end:],
-        metadata=head["metadata"],
-        created_at=datetime.fromisoformat(head["created_at"]),
-        expires_at=expires_at and datetime.fromisoformat(expires_at),
-        tenant=head.get("tenant", DEFAULT_TENANT),
-    )
+    return {
+        "memory_id": head["memory_id"],
+        "model": head["model"],
+        "metadata": head["metadata"],
+        "created_at": datetime.fromisoformat(head["created_at"]),
+        "expires_at": expires_at and datetime.fromisoformat(expires_at),
+        "tenant": head.get("tenant", DEFAULT_TENANT),
+        "name": head.get("name"),
+    }

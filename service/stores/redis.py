@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
@@ -17,25 +19,43 @@ from service.stores.base import (
     Store,
     StoredMemory,
     check_memory_id,
-    memory_key,
+    head_size,
     not_found,
     not_open,
     pack,
     probe_memory,
     refuse_expired,
-    split_key,
-    to_microseconds,
     translate_errors,
     unpack,
+    unpack_head,
+)
+from service.stores.heads import (
+    MEMORY_ID,
+    NEWEST,
+    MemoryFilter,
+    MemoryHead,
+    memory_id_at,
+    memory_key,
+    split_key,
+    tenant_of_tag,
+    to_microseconds,
 )
 from service.stores.redis_errors import FOREIGN_ERRORS, explain
 
 T = TypeVar("T")
 Client: TypeAlias = Redis | RedisCluster
+Entry: TypeAlias = tuple[str, str]
+"A key of the index, and a member of the sorted set under it."
 
 KEY_PREFIX = "gradmem:memory:"
 """Keys of memories. Another key of a memory would have to be named `{KEY}:NAME`, so that a cluster
 keeps both in one slot."""
+INDEX_PREFIX = "gradmem:index:"
+"Keys of the sorted sets of positions, by tag; see service/stores/heads.py."
+EXPIRING = "gradmem:expiring"
+"Sorted set of the entries of memories that expire, by the time at which they do."
+INDEXED = "gradmem:indexed"
+"Key that is there once memories from before the index are in it."
 API_KEYS = "gradmem:keys"
 "Hash of the records of API keys by their id."
 CLUSTER = "+cluster"
@@ -49,6 +69,12 @@ RETRY_PAUSE_SECONDS = 0.05
 "Pause between the two attempts of a read."
 PROVISIONAL_SECONDS = 60
 "Time after which Redis drops a memory whose `put` was not completed."
+SWEEP_SECONDS = 60.0
+"Time between removals of the entries of expired memories."
+BATCH = 500
+"Memories that one step of a sweep, or of filling the index, goes through."
+HEAD_BYTES = 1024
+"Bytes of a record that are fetched for its head; more where that is larger."
 MAX_CONNECTIONS = 16
 "Connections in the pool; further operations wait for one, within their deadline."
 SCANNED = 1000
@@ -65,6 +91,9 @@ class RedisStore(Store):
     Commands that can be repeated are retried once. Others are sent only once: a retry after a lost
     reply would meet the effect of the first attempt, and report that the memory exists, changed or
     is missing.
+
+    A memory is listed as soon as its `put` succeeds: its entries of the index come before its
+    confirmation, and go after it. Entries left behind are removed when a list meets them.
 
     A new memory is stored with a short expiry first and gets its own expiry, or none, once Redis
     has confirmed it: one whose confirmation is lost does not stay.
@@ -86,6 +115,7 @@ class RedisStore(Store):
         self._url = url
         self._allow_eviction = allow_eviction
         self._redis: Client | None = None
+        self._sweeper: asyncio.Task[None] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -104,9 +134,11 @@ class RedisStore(Store):
             await self._retry(lambda redis: redis.ping())
             await self._check_eviction()
             await self._rehearse()
+            await self._list_all()
         except BaseException:
             await self.close()
             raise
+        self._sweeper = asyncio.create_task(self._keep_sweeping())
 
     async def _publish(self, memory: StoredMemory) -> None:
         """See `Store.put`."""
@@ -116,6 +148,7 @@ class RedisStore(Store):
         )
         if not created:
             raise MemoryExistsError("a memory of this id exists")
+        await self._retry(lambda redis: _change_index(redis, add=_entries(memory)))
         if not await self._retry(lambda redis: _set_expiry(redis, key, memory.expires_at)):
             raise StoreUnavailableError(
                 "the Redis store dropped the memory before it was complete; try again"
@@ -136,17 +169,90 @@ class RedisStore(Store):
         """See `Store.replace`."""
         refuse_expired(old)
         key = KEY_PREFIX + old.key
-        outcome = await self._run(lambda redis: _exchange(redis, key, pack(old), pack(new)))
+        entries = _entries(new)
+        await self._retry(lambda redis: _change_index(redis, add=entries))
+        outcome = await self._run(
+            lambda redis: _exchange(redis, key, pack(old), pack(new), new.expires_at)
+        )
         if outcome is None:
             raise not_found()
+        if outcome:
+            stale = _entries(old).keys() - entries.keys()
+            await self._retry(lambda redis: _change_index(redis, remove=stale))
         return outcome
 
-    async def delete(self, tenant: str, memory_id: str) -> None:
-        """See `Store.delete`; the bytes stay in Redis' files until it rewrites them (`purge`)."""
-        check_memory_id(memory_id)
-        key = KEY_PREFIX + memory_key(tenant, memory_id)
-        if not await self._run(lambda redis: redis.delete(key)):
-            raise not_found()
+    async def delete_many(self, tenant: str, memory_ids: Collection[str]) -> list[str]:
+        """See `Store.delete_many`; the bytes stay in Redis' files until it rewrites them (`purge`).
+
+        Of memories on several nodes of a cluster, some may be deleted although the call fails.
+        """
+        ids = [memory_id for memory_id in memory_ids if MEMORY_ID.fullmatch(memory_id)]
+        heads = await self._read_heads(tenant, ids)
+        deleted = await self._run(
+            lambda redis: _delete(redis, [KEY_PREFIX + memory_key(tenant, each) for each in ids])
+        )
+        entries = {entry for head in heads if head is not None for entry in _entries(head)}
+        with suppress(StoreUnavailableError):  # a list that meets the entries removes them
+            await self._unlist(tenant, ids, entries)
+        return [memory_id for memory_id, there in zip(ids, deleted, strict=True) if there]
+
+    async def _walk(
+        self, tenant: str, tag: str, before: str, count: int
+    ) -> list[tuple[str, MemoryHead | None]]:
+        """See `Store.list_memories`; entries without a memory are removed on the way."""
+        start = f"({before}" if before != NEWEST else "+"
+        members: list[Any] = await self._retry(
+            lambda redis: redis.zrange(
+                INDEX_PREFIX + tag, start, "-", desc=True, bylex=True, offset=0, num=count
+            )
+        )
+        positions = list(map(_text, members))
+        starts = await self._fetch_starts(tenant, list(map(memory_id_at, positions)))
+        ghosts = [place for place, start in zip(positions, starts, strict=True) if not start]
+        if ghosts:
+            entries = {(INDEX_PREFIX + tag, place) for place in ghosts}
+            await self._unlist(tenant, list(map(memory_id_at, ghosts)), entries)
+        return [
+            (place, unpack_head(tenant, memory_id_at(place), start))
+            for place, start in zip(positions, starts, strict=True)
+        ]
+
+    async def _read_heads(self, tenant: str, memory_ids: list[str]) -> list[MemoryHead | None]:
+        starts = await self._fetch_starts(tenant, memory_ids)
+        return [
+            unpack_head(tenant, memory_id, start)
+            for memory_id, start in zip(memory_ids, starts, strict=True)
+        ]
+
+    async def _fetch_starts(self, tenant: str, memory_ids: list[str]) -> list[bytes]:
+        """Return as much of each record as holds its head; nothing where there is no record."""
+        keys = [KEY_PREFIX + memory_key(tenant, memory_id) for memory_id in memory_ids]
+        starts = await self._retry(
+            lambda redis: _fetch_ranges(redis, dict.fromkeys(keys, HEAD_BYTES))
+        )
+        longer = {
+            key: size
+            for key, start in starts.items()
+            if start and (size := head_size(start)) > len(start)
+        }
+        starts |= await self._retry(lambda redis: _fetch_ranges(redis, longer))
+        return [starts[key] for key in keys]
+
+    async def _unlist(self, tenant: str, memory_ids: list[str], entries: Collection[Entry]) -> None:
+        """Remove entries of memories that are gone; add those of one that came back meanwhile."""
+        await self._retry(lambda redis: _change_index(redis, remove=entries))
+        await self._list(tenant, memory_ids)
+
+    async def _list(self, tenant: str, memory_ids: list[str]) -> None:
+        """Add the entries of those memories that are there."""
+        heads = await self._read_heads(tenant, memory_ids)
+        entries = {
+            entry: score
+            for head in heads
+            if head is not None
+            for entry, score in _entries(head).items()
+        }
+        await self._retry(lambda redis: _change_index(redis, add=entries))
 
     async def scan(self) -> AsyncIterator[tuple[str, str]]:
         """See `Store.scan`; a memory may come twice."""
@@ -183,6 +289,9 @@ class RedisStore(Store):
 
     async def _release(self) -> None:
         """See `Store.close`."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         redis, self._redis = self._redis, None
         if redis is not None:
             with translate_errors(FOREIGN_ERRORS, explain):
@@ -205,12 +314,57 @@ class RedisStore(Store):
                 " GRADMEM_ALLOW_EVICTION=true"
             )
 
+    async def _list_all(self) -> None:
+        """Fill the index from the records, unless that has been done."""
+        if await self._retry(lambda redis: redis.exists(INDEXED)):
+            return
+        found: dict[str, list[str]] = {}
+        async for tenant, memory_id in self.scan():
+            found.setdefault(tenant, []).append(memory_id)
+            if len(found[tenant]) == BATCH:
+                await self._list(tenant, found.pop(tenant))
+        for tenant, memory_ids in found.items():
+            await self._list(tenant, memory_ids)
+        await self._retry(lambda redis: redis.set(INDEXED, 1))
+
+    async def _keep_sweeping(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self.sweep()
+            except StoreUnavailableError as error:
+                logger.warning("expired memories could not be removed from lists: %s", error)
+
+    async def sweep(self) -> None:
+        """Remove the entries of expired memories, which Redis itself has removed.
+
+        Raises:
+            StoreUnavailableError: See the class.
+        """
+        while True:
+            expired = await self._retry(_fetch_expired)
+            for member in map(_text, expired):
+                await self._drop_expired(member)
+            if len(expired) < BATCH:
+                return
+
+    async def _drop_expired(self, member: str) -> None:
+        """Remove the entries that a member of EXPIRING names, unless the memory lives on."""
+        position, *tags = member.split(" ")
+        tenant, memory_id = tenant_of_tag(tags[0]), memory_id_at(position)
+        (head,) = await self._read_heads(tenant, [memory_id])
+        entries = {(EXPIRING, member)}
+        if head is None or not head.lives_at(datetime.now(UTC)):
+            entries |= {(INDEX_PREFIX + tag, position) for tag in tags}
+        await self._unlist(tenant, [memory_id], entries)
+
     async def _rehearse(self) -> None:
         """Carry out every operation once, so that a missing permission shows at the start."""
         memory = probe_memory()
         try:
             await self.put(memory)
             await self.replace(memory, memory)
+            await self.list_memories(memory.tenant, MemoryFilter(), limit=1)
             await self.get(memory.tenant, memory.memory_id)
             await self.delete(memory.tenant, memory.memory_id)
             await self.find_key("")
@@ -237,8 +391,61 @@ async def _set_expiry(redis: Client, key: str, expires_at: datetime | None) -> b
     return bool(await redis.pexpireat(key, to_microseconds(expires_at) // 1000))
 
 
-async def _exchange(redis: Client, key: str, old: bytes, new: bytes) -> bool | None:
-    """Replace a value unless it is another; None where there is none.
+def _entries(head: MemoryHead) -> dict[Entry, int]:
+    """Return the entries of a memory in the index, with their scores."""
+    entries = {(INDEX_PREFIX + tag, head.position): 0 for tag in head.tags}
+    if head.expires_at is not None:
+        member = " ".join((head.position, *sorted(head.tags)))
+        entries[EXPIRING, member] = to_microseconds(head.expires_at) // 1000
+    return entries
+
+
+async def _change_index(
+    redis: Client,
+    *,
+    add: Mapping[Entry, int] = MappingProxyType({}),
+    remove: Collection[Entry] = (),
+) -> None:
+    """Add entries and remove others. May be repeated."""
+    if not add and not remove:
+        return
+    async with redis.pipeline(transaction=False) as pipeline:
+        for (key, member), score in add.items():
+            pipeline.zadd(key, {member: score})
+        for key, member in remove:
+            pipeline.zrem(key, member)
+        await pipeline.execute()
+
+
+async def _fetch_expired(redis: Client) -> list[Any]:
+    """Return members of EXPIRING whose time has come."""
+    now = to_microseconds(datetime.now(UTC)) // 1000
+    return await redis.zrange(EXPIRING, "-inf", now, byscore=True, offset=0, num=BATCH)
+
+
+async def _fetch_ranges(redis: Client, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """Return the first bytes of values, as many as `sizes` says for each key."""
+    if not sizes:
+        return {}
+    async with redis.pipeline(transaction=False) as pipeline:
+        for key, size in sizes.items():
+            pipeline.getrange(key, 0, size - 1)
+        return dict(zip(sizes, await pipeline.execute(), strict=True))
+
+
+async def _delete(redis: Client, keys: Collection[str]) -> list[int]:
+    """Delete keys; return 1 for each that was there, 0 for the others."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            pipeline.delete(key)
+        counts: list[int] = await pipeline.execute()
+        return counts
+
+
+async def _exchange(
+    redis: Client, key: str, old: bytes, new: bytes, expires_at: datetime | None
+) -> bool | None:
+    """Replace a value and its expiry unless it is another; None where there is none.
 
     A transaction in place of a script: some users may not run scripts.
     """
@@ -250,7 +457,8 @@ async def _exchange(redis: Client, key: str, old: bytes, new: bytes) -> bool | N
         if current != old:
             return False
         pipeline.multi()  # type: ignore[no-untyped-call]
-        pipeline.set(key, new, keepttl=True)
+        expiry = None if expires_at is None else to_microseconds(expires_at) // 1000
+        pipeline.set(key, new, pxat=expiry)
         try:
             await pipeline.execute()
         except WatchError:

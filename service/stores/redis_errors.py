@@ -41,6 +41,7 @@ COMMANDS = " ".join(
     for name in (
         *("get", "set", "del", "exists", "persist", "pexpireat"),
         *("watch", "unwatch", "multi", "exec", "hget", "hset", "hvals", "ping"),
+        *("getrange", "scan", "zadd", "zrange", "zrem"),
     )
 )
 "Commands that the store's user needs, as an ACL names them."

@@ -4,29 +4,30 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gradmem_core.errors import StoreFullError, StoreUnavailableError
 from service.stores.base import (
+    START_BYTES,
     MemoryExistsError,
     Store,
     StoredMemory,
     check_memory_id,
-    memory_key,
+    head_size,
     not_found,
     not_open,
     pack,
     refuse_expired,
-    split_key,
-    to_microseconds,
     translate_errors,
     unpack,
+    unpack_head,
 )
+from service.stores.heads import MemoryHead, memory_id_at, memory_key, split_key, to_microseconds
 from service.stores.sqlite_errors import FOREIGN_ERRORS, explain
 from service.stores.sqlite_files import SqliteFiles
 
@@ -50,6 +51,16 @@ CREATE TABLE IF NOT EXISTS keys (
     record TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS memories_expires_at ON memories (expires_at);
+CREATE TABLE IF NOT EXISTS entries (  -- the index of lists, see service/stores/heads.py
+    tag TEXT NOT NULL,
+    position TEXT NOT NULL,
+    key TEXT NOT NULL,  -- of the memory
+    PRIMARY KEY (tag, position)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS entries_key ON entries (key);
+CREATE TRIGGER IF NOT EXISTS memories_deleted AFTER DELETE ON memories BEGIN
+    DELETE FROM entries WHERE key = OLD.key;
+END;
 """
 ALIVE = "(expires_at IS NULL OR expires_at > ?)"
 CHECK_SECONDS = 5.0
@@ -141,15 +152,24 @@ class SqliteStore(Store):
         refuse_expired(old)
         return await self._write(lambda connection: _update(connection, old, new))
 
-    async def delete(self, tenant: str, memory_id: str) -> None:
-        """See `Store.delete`; no copy of the bytes stays in the files.
+    async def delete_many(self, tenant: str, memory_ids: Collection[str]) -> list[str]:
+        """See `Store.delete_many`; all or none are deleted.
 
-        While another process reads the file, the bytes stay in the write-ahead log: the next sweep
-        after that removes them.
+        No copy of the bytes stays in the files. While another process reads them, the bytes stay in
+        the write-ahead log: the next sweep after that removes them.
         """
-        check_memory_id(memory_id)
-        key = memory_key(tenant, memory_id)
-        await self._write(lambda connection: self._with_reserve(lambda: _delete(connection, key)))
+        keys = {memory_id: memory_key(tenant, memory_id) for memory_id in memory_ids}
+        return await self._write(
+            lambda connection: self._with_reserve(lambda: _delete(connection, keys))
+        )
+
+    async def _walk(
+        self, tenant: str, tag: str, before: str, count: int
+    ) -> list[tuple[str, MemoryHead | None]]:
+        """See `Store.list_memories`."""
+        return await self._reader.run(
+            lambda connection: _select_heads(connection, tenant, tag, before, count)
+        )
 
     async def scan(self) -> AsyncIterator[tuple[str, str]]:
         """See `Store.scan`."""
@@ -327,18 +347,79 @@ def _create_tables(connection: sqlite3.Connection) -> None:
     columns = connection.execute("PRAGMA table_info(memories)").fetchall()
     if any(name == "memory_id" for _, name, *_ in columns):  # a file from before tenants
         connection.execute("ALTER TABLE memories RENAME COLUMN memory_id TO key")
+    indexed = connection.execute("PRAGMA table_info(entries)").fetchall()
     connection.executescript(SETUP)
+    if columns and not indexed:  # a file from before lists
+        _list_all(connection)
+
+
+def _list_all(connection: sqlite3.Connection) -> None:
+    """Fill the index of lists from the records."""
+    with _transaction(connection):
+        for row_id, key in connection.execute("SELECT rowid, key FROM memories"):
+            head = _read_head(connection, *split_key(key), row_id)
+            if head is not None:
+                _add_entries(connection, head)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iterator[None]:
+    """Run statements as one transaction: none of them has an effect where one fails."""
+    connection.execute(f"BEGIN {mode}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # SQLite itself rolls back after some errors
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _insert(connection: sqlite3.Connection, memory: StoredMemory) -> None:
     _remove_expired(connection)
-    expires_at = None if memory.expires_at is None else to_microseconds(memory.expires_at)
-    inserted = connection.execute(
-        "INSERT INTO memories VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        (memory.key, expires_at, pack(memory)),
+    with _transaction(connection):
+        inserted = connection.execute(
+            "INSERT INTO memories VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (memory.key, _expiry(memory), pack(memory)),
+        )
+        if inserted.rowcount == 0:
+            raise MemoryExistsError("a memory of this id exists")
+        _add_entries(connection, memory)
+
+
+def _expiry(memory: StoredMemory) -> int | None:
+    return None if memory.expires_at is None else to_microseconds(memory.expires_at)
+
+
+def _add_entries(connection: sqlite3.Connection, head: MemoryHead) -> None:
+    connection.executemany(
+        "INSERT INTO entries VALUES (?, ?, ?)",
+        [(tag, head.position, head.key) for tag in head.tags],
     )
-    if inserted.rowcount == 0:
-        raise MemoryExistsError("a memory of this id exists")
+
+
+def _select_heads(
+    connection: sqlite3.Connection, tenant: str, tag: str, before: str, count: int
+) -> list[tuple[str, MemoryHead | None]]:
+    with _transaction(connection, "DEFERRED"):  # what is selected can be read
+        rows = connection.execute(
+            "SELECT position, memories.rowid FROM entries JOIN memories USING (key)"
+            " WHERE tag = ? AND position < ? ORDER BY position DESC LIMIT ?",
+            (tag, before, count),
+        ).fetchall()
+        return [
+            (position, _read_head(connection, tenant, memory_id_at(position), row_id))
+            for position, row_id in rows
+        ]
+
+
+def _read_head(
+    connection: sqlite3.Connection, tenant: str, memory_id: str, row_id: int
+) -> MemoryHead | None:
+    """Read the head of a memory, without the pages of the file that hold the rest."""
+    with connection.blobopen("memories", "record", row_id, readonly=True) as record:
+        start = record.read(START_BYTES)
+        return unpack_head(tenant, memory_id, start + record.read(head_size(start) - len(start)))
 
 
 def _select(connection: sqlite3.Connection, key: str) -> object:
@@ -352,25 +433,34 @@ def _select(connection: sqlite3.Connection, key: str) -> object:
 
 
 def _update(connection: sqlite3.Connection, old: StoredMemory, new: StoredMemory) -> bool:
-    updated = connection.execute(
-        f"UPDATE memories SET record = ? WHERE key = ? AND record = ? AND {ALIVE}",  # noqa: S608
-        (pack(new), old.key, pack(old), _now()),
-    )
-    if updated.rowcount == 0:
-        _select(connection, old.key)  # raises where it is gone
-        return False
+    with _transaction(connection):
+        updated = connection.execute(
+            "UPDATE memories SET record = ?, expires_at = ?"  # noqa: S608
+            f" WHERE key = ? AND record = ? AND {ALIVE}",
+            (pack(new), _expiry(new), old.key, pack(old), _now()),
+        )
+        if updated.rowcount == 0:
+            _select(connection, old.key)  # raises where it is gone
+            return False
+        if new.tags != old.tags:
+            connection.execute("DELETE FROM entries WHERE key = ?", (old.key,))
+            _add_entries(connection, new)
     _truncate_log(connection)
     return True
 
 
-def _delete(connection: sqlite3.Connection, key: str) -> None:
-    deleted = connection.execute(
-        f"DELETE FROM memories WHERE key = ? AND {ALIVE}",  # noqa: S608
-        (key, _now()),
-    )
-    if deleted.rowcount == 0:
-        raise not_found()
-    _truncate_log(connection)
+def _delete(connection: sqlite3.Connection, keys: Mapping[str, str]) -> list[str]:
+    """Delete memories by their keys; return the ids of those that were there."""
+    query = f"DELETE FROM memories WHERE key = ? AND {ALIVE}"  # noqa: S608
+    with _transaction(connection):
+        deleted = [
+            memory_id
+            for memory_id, key in keys.items()
+            if connection.execute(query, (key, _now())).rowcount
+        ]
+    if deleted:
+        _truncate_log(connection)
+    return deleted
 
 
 def _remove_expired(connection: sqlite3.Connection) -> None:

@@ -37,7 +37,13 @@ from service.stores import StoredMemory, create_store, new_memory_id
 
 async def write_for_ever(store):
     while True:
-        memory = StoredMemory(new_memory_id(), "tiny", bytes(30_000), {}, datetime.now(UTC))
+        memory = StoredMemory(
+            memory_id=new_memory_id(),
+            model="tiny",
+            blob=bytes(30_000),
+            metadata={},
+            created_at=datetime.now(UTC),
+        )
         await store.put(memory)
         print("put", memory.memory_id, flush=True)
         if memory.memory_id < "4":

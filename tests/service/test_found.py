@@ -132,7 +132,9 @@ def stored(store_url: str) -> Stored:
             torch.stack([make_vectors(signal) for signal, _ in pages]),
             BlobInfo(fingerprint="f" * 64, pages=infos),
         )
-        memory = StoredMemory(new_memory_id(), "handmade", blob, {}, NOW)
+        memory = StoredMemory(
+            memory_id=new_memory_id(), model="handmade", blob=blob, metadata={}, created_at=NOW
+        )
 
         async def store_it() -> None:
             async with create_store(store_url) as store:

@@ -403,6 +403,8 @@ def test_openapi_describes_every_route_with_examples(http: httpx.Client) -> None
     assert set(document["paths"]) == {
         "/write",
         "/read",
+        "/memories",
+        "/memories/delete",
         "/memories/{memory_id}",
         "/memories/{memory_id}/pages/{page_id}",
         "/memories/{memory_id}/prompt-embeds",

@@ -13,8 +13,9 @@ import redis.exceptions
 
 from gradmem_core.errors import StoreFullError, StoreUnavailableError
 from gradmem_core.tenants import DEFAULT_TENANT
-from service.stores import Store, StoredMemory, create_store, new_memory_id
+from service.stores import MemoryFilter, Store, StoredMemory, create_store, new_memory_id
 from service.stores import redis as redis_store
+from service.stores.base import pack
 from service.stores.redis import KEY_PREFIX
 from service.stores.redis_errors import COMMANDS
 from tests.redis_server import APPEND_ONLY, RedisServer, free_port
@@ -40,6 +41,55 @@ async def test_redis_removes_an_expired_memory(redis_server: str) -> None:
         assert memory.expires_at is not None
         left = await client.pttl(KEY_PREFIX + memory.memory_id)
         assert 59_000 < left <= 60_000
+
+
+async def test_no_entry_stays_of_memories_that_are_gone(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "SWEEP_SECONDS", 0.2)
+    memories = [a_memory(expires_at=end) for end in (None, soon(60), soon(1), soon(1))]
+    async with (
+        create_store(own_redis.url) as store,
+        redis.asyncio.Redis.from_url(own_redis.url) as client,
+    ):
+        for memory in memories:
+            await store.put(memory)
+        await store.delete(memories[0].tenant, memories[0].memory_id)
+        await store.replace(memories[3], replace(memories[3], expires_at=None, metadata={}))
+        await store.replace(memories[1], replace(memories[1], expires_at=soon(1), name="a name"))
+        async with asyncio.timeout(20):
+            while await client.keys("gradmem:expiring"):
+                await asyncio.sleep(0.05)
+        (key,) = await client.keys(f"{KEY_PREFIX}*")
+        assert key == (KEY_PREFIX + memories[3].key).encode()
+        indexes = await client.keys("gradmem:index:*")
+        assert [await client.zcard(index) for index in indexes] == [1, 1]
+
+
+async def test_a_list_removes_entries_without_a_memory(own_redis: RedisServer) -> None:
+    kept, lost = a_memory(), a_memory()
+    async with (
+        create_store(own_redis.url) as store,
+        redis.asyncio.Redis.from_url(own_redis.url) as client,
+    ):
+        for memory in (kept, lost):
+            await store.put(memory)
+        await client.delete(KEY_PREFIX + lost.key)
+        for _ in range(2):
+            listed = await store.list_memories(DEFAULT_TENANT, MemoryFilter(), limit=10)
+            assert [head.memory_id for head in listed.memories] == [kept.memory_id]
+        assert await client.zcard("gradmem:index:" + MemoryFilter().tag(DEFAULT_TENANT)) == 1
+
+
+async def test_memories_from_before_the_index_are_listed(own_redis: RedisServer) -> None:
+    memories = [a_memory(), a_memory(tenant="acme", expires_at=soon(60))]
+    async with redis.asyncio.Redis.from_url(own_redis.url) as client:
+        for memory in memories:
+            await client.set(KEY_PREFIX + memory.key, pack(memory))
+    async with create_store(own_redis.url) as store:
+        for memory in memories:
+            listed = await store.list_memories(memory.tenant, MemoryFilter(), limit=10)
+            assert [head.key for head in listed.memories] == [memory.key]
 
 
 async def test_a_replaced_memory_keeps_its_expiry(redis_server: str) -> None:
@@ -135,7 +185,7 @@ async def test_what_an_unfinished_put_stored_does_not_stay(
             own_redis.go_on()
         assert len(acknowledged) < 50
         async with asyncio.timeout(20):
-            while set(await client.keys("*")) != acknowledged:
+            while set(await client.keys(f"{KEY_PREFIX}*")) != acknowledged:
                 await asyncio.sleep(0.05)
 
 
@@ -197,15 +247,19 @@ async def test_the_store_runs_on_a_cluster(cluster: list[RedisServer]) -> None:
         memories = [a_memory() for _ in range(10)]
         for memory in memories:
             await store.put(memory)
-        counts = [await run_command(server, "DBSIZE") for server in cluster]
-        assert sum(counts) == 10
-        assert all(counts)
+        held = [await run_command(server, "KEYS", f"{KEY_PREFIX}*") for server in cluster]
+        assert sum(map(len, held)) == 10
+        assert all(held)
+        listed = await store.list_memories(DEFAULT_TENANT, MemoryFilter(), limit=10)
+        assert {head.key for head in listed.memories} == {memory.key for memory in memories}
         for memory in memories:
             assert await store.replace(memory, replace(memory, blob=b"new"))
             assert not await store.replace(memory, replace(memory, blob=b"other"))
             assert (await store.get(memory.tenant, memory.memory_id)).blob == b"new"
             await store.delete(memory.tenant, memory.memory_id)
         await store.probe()
+        listed = await store.list_memories(DEFAULT_TENANT, MemoryFilter(), limit=10)
+        assert not listed.memories
 
 
 async def test_a_node_of_a_cluster_is_named(cluster: list[RedisServer]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -19,6 +19,7 @@ from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailable
 from gradmem_core.tenants import DEFAULT_TENANT
 from service.stores import (
     MemoryExistsError,
+    MemoryFilter,
     Store,
     StoredMemory,
     create_store,
@@ -26,6 +27,7 @@ from service.stores import (
     redis_errors,
     sqlite_errors,
 )
+from service.stores import base as store_base
 from service.stores import sqlite as sqlite_store
 from service.stores.base import pack, translate_errors, unpack
 from service.stores.redis import KEY_PREFIX
@@ -97,6 +99,20 @@ async def test_delete_removes_one_memory(store: Store) -> None:
     with pytest.raises(MemoryNotFoundError):
         await store.delete(deleted.tenant, deleted.memory_id)
     assert await store.get(remaining.tenant, remaining.memory_id) == remaining
+
+
+async def test_many_are_deleted_at_once(store: Store) -> None:
+    memories = [a_memory() for _ in range(3)]
+    foreign = a_memory(tenant="another")
+    for memory in (*memories, foreign):
+        await store.put(memory)
+    named = [memories[0].memory_id, "mine", new_memory_id(), memories[1].memory_id]
+    deleted = await store.delete_many(DEFAULT_TENANT, [*named, foreign.memory_id])
+    assert deleted == [memories[0].memory_id, memories[1].memory_id]
+    assert await store.delete_many(DEFAULT_TENANT, named) == []
+    assert await store.delete_many(DEFAULT_TENANT, []) == []
+    for remaining in (memories[2], foreign):
+        assert await store.get(remaining.tenant, remaining.memory_id) == remaining
 
 
 async def test_an_expired_memory_is_not_found(store: Store) -> None:
@@ -247,6 +263,173 @@ async def test_of_many_replacements_at_once_one_succeeds(store: Store, store_url
         )
     assert done.count(True) == 1
     assert await store.get(old.tenant, old.memory_id) == news[done.index(True)]
+
+
+# Lists
+
+
+async def collect(
+    store: Store, wanted: MemoryFilter | None = None, *, tenant: str = "acme", limit: int = 2
+) -> list[str]:
+    """Return the ids of a whole list."""
+    ids: list[str] = []
+    cursor = None
+    while True:
+        part = await store.list_memories(
+            tenant, wanted or MemoryFilter(), limit=limit, cursor=cursor
+        )
+        assert len(part.memories) <= limit
+        ids += [head.memory_id for head in part.memories]
+        cursor = part.cursor
+        if cursor is None:
+            return ids
+
+
+@pytest.fixture
+async def listing(store: Store) -> AsyncIterator[Store]:
+    """A store without memories of the tenant `acme`; the Redis server is shared."""
+    yield store
+    for memory_id in await collect(store, limit=1000):
+        await store.delete("acme", memory_id)
+
+
+def a_series(count: int, **fields: object) -> list[StoredMemory]:
+    """Return memories of `acme`, the newest first."""
+    return [
+        replace(
+            a_memory(**{"tenant": "acme", **fields}),  # type: ignore[arg-type]
+            created_at=NOW + timedelta(seconds=-number),
+        )
+        for number in range(count)
+    ]
+
+
+def ids(memories: Iterable[StoredMemory]) -> list[str]:
+    return [memory.memory_id for memory in memories]
+
+
+async def test_a_list_has_the_newest_first(listing: Store) -> None:
+    memories = a_series(5)
+    for index in (2, 0, 4, 3, 1):
+        await listing.put(memories[index])
+    for limit in (1, 2, 5, 6):
+        assert await collect(listing, limit=limit) == ids(memories)
+
+
+async def test_a_list_has_every_field_but_the_blob(listing: Store) -> None:
+    (memory,) = a_series(1, name="größer", expires_at=soon(60), metadata={"k" * 128: "🗝" * 1024})
+    await listing.put(memory)
+    part = await listing.list_memories("acme", MemoryFilter(), limit=1)
+    fields = {name: value for name, value in vars(memory).items() if name != "blob"}
+    assert [vars(head) for head in part.memories] == [fields]
+
+
+async def test_memories_of_one_moment_are_all_listed(listing: Store) -> None:
+    memories = [a_memory(tenant="acme") for _ in range(5)]
+    for memory in memories:
+        await listing.put(memory)
+    assert await collect(listing) == sorted(ids(memories), reverse=True)
+
+
+async def test_a_tenant_lists_only_its_own(listing: Store) -> None:
+    mine, other = a_series(1)[0], a_memory(tenant="another")
+    for memory in (mine, other):
+        await listing.put(memory)
+    assert await collect(listing) == [mine.memory_id]
+    assert other.memory_id in await collect(listing, tenant="another", limit=100)
+
+
+async def test_a_list_goes_on_while_others_store_and_delete(listing: Store) -> None:
+    memories = a_series(6)
+    for memory in memories[1:]:
+        await listing.put(memory)
+    first = await listing.list_memories("acme", MemoryFilter(), limit=2)
+    await listing.put(memories[0])
+    for deleted in (memories[2], memories[4]):
+        await listing.delete("acme", deleted.memory_id)
+    rest = await listing.list_memories("acme", MemoryFilter(), limit=9, cursor=first.cursor)
+    assert [head.memory_id for head in rest.memories] == ids([memories[3], memories[5]])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (MemoryFilter(metadata={"user": "a"}), [0, 2]),
+        (MemoryFilter(metadata={"user": "a", "kind": "note"}), [2]),
+        (MemoryFilter(metadata={"user": ""}), []),
+        (MemoryFilter(model="other"), [3]),
+        (MemoryFilter(name="mine"), [1, 2]),
+        (MemoryFilter(name="mine", model="kv-16", metadata={"user": "a"}), [2]),
+        (MemoryFilter(expires_before=NOW + timedelta(days=20_000)), [1]),
+    ],
+)
+async def test_a_list_is_filtered(
+    listing: Store, wanted: MemoryFilter, expected: list[int]
+) -> None:
+    memories = a_series(4, metadata={})
+    later = NOW + timedelta(days=30_000)
+    memories[0] = replace(memories[0], metadata={"user": "a"}, expires_at=later)
+    memories[1] = replace(memories[1], name="mine", expires_at=NOW + timedelta(days=10_000))
+    memories[2] = replace(memories[2], name="mine", metadata={"user": "a", "kind": "note"})
+    memories[3] = replace(memories[3], model="other", metadata={"user": "b"})
+    for memory in memories:
+        await listing.put(memory)
+    assert await collect(listing, wanted, limit=1) == ids(memories[index] for index in expected)
+
+
+async def test_a_list_walks_a_bounded_part_at_a_time(
+    listing: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_base, "MAX_WALKED", 3)
+    memories = a_series(9)
+    memories[8] = replace(memories[8], model="other")
+    for memory in memories:
+        await listing.put(memory)
+    wanted = MemoryFilter(model="other", metadata=memories[0].metadata)
+    part = await listing.list_memories("acme", wanted, limit=1)
+    assert not part.memories
+    assert part.cursor is not None
+    assert await collect(listing, wanted) == [memories[8].memory_id]
+
+
+async def test_an_expired_memory_is_not_listed(listing: Store) -> None:
+    memories = a_series(2)
+    memories[0] = replace(memories[0], expires_at=soon(1))
+    for memory in memories:
+        await listing.put(memory)
+    assert len(await collect(listing)) == 2
+    await asyncio.sleep(1.05)
+    assert await collect(listing) == [memories[1].memory_id]
+
+
+async def test_a_replaced_memory_is_listed_as_it_is_now(listing: Store) -> None:
+    (old,) = a_series(1, metadata={"user": "a"}, name="old", expires_at=soon(1))
+    await listing.put(old)
+    new = replace(old, metadata={"user": "b"}, name=None, expires_at=None)
+    assert await listing.replace(old, new)
+    await asyncio.sleep(1.05)
+    assert await listing.get("acme", old.memory_id) == new
+    assert await collect(listing, MemoryFilter(metadata={"user": "b"})) == [new.memory_id]
+    assert await collect(listing) == [new.memory_id]
+    for gone in (MemoryFilter(metadata={"user": "a"}), MemoryFilter(name="old")):
+        assert await collect(listing, gone) == []
+
+
+async def test_a_failed_replacement_changes_no_list(listing: Store) -> None:
+    (old,) = a_series(1, metadata={"user": "a"})
+    await listing.put(old)
+    theirs = replace(old, metadata={"user": "b"})
+    assert await listing.replace(old, theirs)
+    assert not await listing.replace(old, replace(old, metadata={"user": "c"}))
+    for user, expected in (("a", []), ("b", [old.memory_id]), ("c", [])):
+        assert await collect(listing, MemoryFilter(metadata={"user": user})) == expected
+
+
+async def test_probes_are_not_listed(listing: Store) -> None:
+    probe = store_base.probe_memory()
+    await listing.put(probe)
+    assert probe.memory_id not in await collect(listing, tenant=DEFAULT_TENANT, limit=100)
+    await listing.delete(probe.tenant, probe.memory_id)
 
 
 # Damaged records
