@@ -10,6 +10,7 @@ from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
+from opentelemetry.trace import Tracer
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -27,6 +28,7 @@ from service.log import log_loop_failure
 from service.memories import Memories
 from service.middleware import RequestGate, RequestObserver
 from service.models import Models
+from service.observed_store import observe_store
 from service.openai.routes import router as openai_router
 from service.readiness import Readiness
 from service.reading import Reader
@@ -61,6 +63,7 @@ def create_app(
     models: Models | None = None,
     store: Store | None = None,
     engine: Engine | None = None,
+    tracer: Tracer | None = None,
     on_device_lost: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """Build the service.
@@ -70,13 +73,14 @@ def create_app(
         models: Loaded checkpoints; those of the settings by default.
         store: The store of memories; that of the settings by default.
         engine: The engine; one on the settings' device by default.
+        tracer: Makes the spans of traces; None for no traces.
         on_device_lost: Called on another thread when the engine has ended by itself.
 
     Raises:
         CheckpointError: A checkpoint cannot be loaded.
         ValueError: The store's URL names no store.
     """
-    state = _create_state(settings, models, store, engine)
+    state = _create_state(settings, models, store, engine, tracer)
     state.engine.on_failure = on_device_lost
     app = FastAPI(
         title="GradMem",
@@ -122,13 +126,18 @@ def _list_middleware(settings: Settings, state: AppState) -> list[Middleware]:
 
 
 def _create_state(
-    settings: Settings, models: Models | None, store: Store | None, engine: Engine | None
+    settings: Settings,
+    models: Models | None,
+    store: Store | None,
+    engine: Engine | None,
+    tracer: Tracer | None,
 ) -> AppState:
-    telemetry = Telemetry()
+    telemetry = Telemetry(tracer)
     models = models or Models.load(
         settings.read_checkpoints(), device=settings.device, precision=settings.precision
     )
     store = store or create_store(settings.store_url, allow_eviction=settings.allow_eviction)
+    store = observe_store(store, telemetry)
     engine = engine or _create_engine(settings, telemetry)
     keyring = Keyring(settings.read_encryption_keys())
     memories = Memories(models, engine, store, keyring, dtype=settings.blob_dtype)
@@ -142,7 +151,7 @@ def _create_state(
         memories=memories,
         readiness=readiness,
         writer=DocumentWriter(models, engine, memories, readiness, max_pages=settings.max_pages),
-        reader=Reader(engine, memories),
+        reader=Reader(engine, memories, telemetry),
         telemetry=telemetry,
         waiting=WaitingRequests(),
     )

@@ -31,7 +31,7 @@ class Correlation:
     span_id: str | None = None
     "The service's own span, where traces are on."
     tenant: str | None = None
-    "Whose request it is, once that is known."
+    "Tenant of its client, once that is known."
     key_id: str | None = None
     "Public id of the key that it came with, where keys are used."
 

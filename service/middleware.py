@@ -47,7 +47,7 @@ class RequestObserver:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        with correlated(scope["headers"]) as request:
+        with correlated(scope["headers"]) as request, self.telemetry.trace_request(request):
             await self._answer(request, scope, receive, send)
 
     async def _answer(

@@ -11,6 +11,7 @@ from service.engine import Engine, ReadWork, TokenChosen, list_reads
 from service.memories import Memories, OpenMemory
 from service.offload import call_by_size
 from service.schemas import AnswerInfo, ReadRequest, ReadResponse, Reason, TokenEvent
+from service.telemetry import Telemetry
 
 EmitToken = Callable[[TokenEvent], None]
 
@@ -21,10 +22,12 @@ class Reader:
     Args:
         engine: The engine that does the work on the device.
         memories: The stored memories.
+        telemetry: Metrics of the answers.
     """
 
-    def __init__(self, engine: Engine, memories: Memories) -> None:
+    def __init__(self, engine: Engine, memories: Memories, telemetry: Telemetry) -> None:
         self._engine = engine
+        self._telemetry = telemetry
         self._memories = memories
 
     async def read(
@@ -58,6 +61,8 @@ class Reader:
         with self._engine.admit(works, share=share, deadline=deadline) as permit:
             answers = await self._engine.answer(works, permit=permit, listener=tokens)
         infos = _describe_answers(request, memory, queries, answers)
+        for info in infos:
+            self._telemetry.answers.labels(info.reason or "found").inc()
         if emit is not None and tokens is None:
             _emit_answers(emit, infos)
         return ReadResponse(answers=infos, tokens=sum(info.tokens for info in infos))

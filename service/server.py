@@ -24,6 +24,7 @@ from service.reloading import Reloader
 from service.self_test import try_checkpoint
 from service.settings import Settings, StartError
 from service.stores import Store, create_store
+from service.tracing import create_tracer
 from service.waiting import WaitingRequests
 
 logger = logging.getLogger("gradmem")
@@ -61,7 +62,7 @@ def serve(settings: Settings) -> None:
         lost.set()
         server.should_exit = True
 
-    app = create_app(settings, on_device_lost=shut_down)
+    app = create_app(settings, tracer=create_tracer(), on_device_lost=shut_down)
     if settings.self_test:
         _try_checkpoints(app, settings)
     server = Server(app, settings)

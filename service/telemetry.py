@@ -4,9 +4,21 @@ Nor do they give away the length of a document or an answer to somebody who read
 after: tokens are counted in lots, and of the tokens of answers one in many is timed.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanKind,
+    StatusCode,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from service.correlation import Correlation
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -19,10 +31,26 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class Telemetry:
-    """The metrics of a service, in a registry of their own."""
+    """The metrics of a service, in a registry of their own, and its traces where they are on.
 
-    def __init__(self) -> None:
+    Args:
+        tracer: Makes the spans; None for no traces.
+    """
+
+    def __init__(self, tracer: Tracer | None = None) -> None:
+        self._tracer = tracer
         self.registry = CollectorRegistry()
+        self.answers = self._counter(
+            "answers_total", "Answers to queries: found, or the reason why not.", ["outcome"]
+        )
+        self.store_operations = self._counter(
+            "store_operations_total",
+            "Operations of the store: ok, or the class of the error.",
+            ["operation", "outcome"],
+        )
+        self.store_seconds = self._histogram(
+            "store_seconds", "Time of an operation of the store.", ["operation"], TIMES
+        )
         self.requests = self._counter(
             "requests_total", "Requests answered.", ["method", "route", "status"]
         )
@@ -93,6 +121,71 @@ class Telemetry:
         """Count an answered request; `route` is the template, never the path."""
         self.requests.labels(method, route, str(status)).inc()
         self.request_seconds.labels(route).observe(seconds)
+        span = get_current_span()
+        if span.is_recording():
+            span.update_name(f"{method} {route}")
+            span.set_attribute("http.request.method", method)
+            span.set_attribute("http.route", route)
+            span.set_attribute("http.response.status_code", status)
+            if status >= 500:
+                span.set_status(StatusCode.ERROR)
+
+    def count_store_operation(self, operation: str, outcome: str, seconds: float) -> None:
+        """Count an operation of the store."""
+        self.store_operations.labels(operation, outcome).inc()
+        self.store_seconds.labels(operation).observe(seconds)
+
+    @contextmanager
+    def trace_request(self, request: Correlation) -> Iterator[None]:
+        """Trace a request within the body, as a part of its client's trace where it has one."""
+        if self._tracer is None:
+            yield
+            return
+        parent = request.parent
+        context = None if parent is None else set_span_in_context(NonRecordingSpan(parent))
+        with self._tracer.start_as_current_span(
+            "request",
+            context,
+            kind=SpanKind.SERVER,
+            record_exception=False,
+            set_status_on_exception=False,  # its description would be the error's text
+        ) as span:
+            request.note_span(span)
+            yield
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Trace a part of a request within the body; of an error its class, never its text."""
+        if self._tracer is None:
+            yield
+            return
+        with self._tracer.start_as_current_span(
+            name, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield
+            except BaseException as error:
+                span.set_attribute("error.type", type(error).__name__)
+                span.set_status(StatusCode.ERROR)
+                raise
+
+    def trace_work(self, operation: str, queued: float, began: float | None) -> None:
+        """Trace work that ends now, and its wait before it.
+
+        Args:
+            operation: The operation.
+            queued: Time at which it arrived, by the monotonic clock.
+            began: Time at which the device took it up; None if it never did.
+        """
+        if self._tracer is None:
+            return
+        offset = time.time() - time.monotonic()
+        end = time.time_ns()
+        start = _nanoseconds(queued + offset)
+        turn = end if began is None else _nanoseconds(began + offset)
+        self._tracer.start_span("queue", start_time=start).end(turn)
+        if began is not None:
+            self._tracer.start_span(operation, start_time=turn).end(end)
 
     def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
@@ -109,3 +202,7 @@ class Telemetry:
 
     def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(f"gradmem_{name}", text, labels, registry=self.registry)
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)

@@ -303,6 +303,7 @@ class Engine:
         try:
             return await job.future
         finally:
+            self._telemetry.trace_work(work.operation, job.queued, job.began)
             if permit:
                 self._admission.finish(permit, work)
 

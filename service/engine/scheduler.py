@@ -112,8 +112,13 @@ class Job(ABC):
         self.deadline = deadline
         self.queued = queued
         self.share = share
-        self.begun = False
-        "True once the device has worked on it."
+        self.began: float | None = None
+        "Time at which the device first worked on it, by the same clock."
+
+    @property
+    def begun(self) -> bool:
+        """True once the device has worked on it."""
+        return self.began is not None
 
     @property
     @abstractmethod
@@ -359,7 +364,7 @@ class Scheduler:
         for job in jobs:
             if not job.begun:
                 self._telemetry.queue_seconds.labels(job.work.operation).observe(now - job.queued)
-            job.begun = True
+                job.began = now
 
 
 class _Stopwatch:
