@@ -18,7 +18,7 @@ from gradmem_core.errors import DeviceLostError
 from service.app import create_app
 from service.connections import ConnectionLimits
 from service.encryption import Keyring, check_keys
-from service.engine.threads import leave_cores_to_the_engine, use_threads
+from service.engine.threads import leave_cores_to_the_engine
 from service.log import configure_logging
 from service.reloading import Reloader
 from service.self_test import try_checkpoint
@@ -63,8 +63,9 @@ def serve(settings: Settings) -> None:
         server.should_exit = True
 
     app = create_app(settings, tracer=create_tracer(), on_device_lost=shut_down)
-    if settings.self_test:
-        _try_checkpoints(app, settings)
+    if settings.self_test:  # on one core: the engine's threads would not pay for so little
+        for checkpoint in app.state.gradmem.models.all():
+            try_checkpoint(checkpoint, dtype=settings.blob_dtype)
     server = Server(app, settings)
     # What is loaded stays: the garbage collector would go through all of it again and again while
     # a large body is parsed, and hold up every thread.
@@ -76,18 +77,6 @@ def serve(settings: Settings) -> None:
         raise StartError("the service could not start; the log says why") from error
     if lost.is_set():
         raise DeviceLostError("the device was lost; the log says why")
-
-
-def _try_checkpoints(app: FastAPI, settings: Settings) -> None:
-    """Write and read a memory with every checkpoint.
-
-    Raises:
-        CheckpointError: One of them cannot do that.
-    """
-    usual = use_threads(settings.threads)  # those of the engine, which does not run yet
-    for checkpoint in app.state.gradmem.models.all():
-        try_checkpoint(checkpoint, dtype=settings.blob_dtype)
-    use_threads(usual)
 
 
 def _warn_of_root() -> None:
