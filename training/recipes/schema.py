@@ -53,7 +53,7 @@ class Curriculum(RecipeTable):
     rehearsal: float = Field(ge=0, lt=1)
     "Share of micro-batches at a smaller size, below the stage's."
     rehearsed: Literal["evenly", "by-octave"] = "evenly"
-    """How smaller sizes are drawn: all alike, or those from 1 to 2 as often as those from 32 to 64,
+    """The draw of smaller sizes: all alike, or those from 1 to 2 as often as those from 32 to 64,
     since the smallest are soon forgotten."""
     horizon: int = Field(default=20, ge=1)
     "Micro-batches of the stage's size that the exact match's moving average looks back over."
