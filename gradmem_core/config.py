@@ -9,6 +9,10 @@ BlobDtype = Literal["float32", "float16", "int8"]
 Phases = Literal["write", "read", "both"]
 "Phases in which an adapter is on."
 
+EmbedsForm = Literal["safetensors", "completions", "chat"]
+"""Forms of exported vectors: a safetensors file or, for vLLM's server, JSON with the field of a
+request to `/v1/completions` or with a part of a chat message's content."""
+
 
 class AdapterConfig(BaseModel):
     """Low-rank adapters on the backbone's linear layers."""

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from gradmem_core.config import EmbedsForm
 from gradmem_core.errors import DeviceLostError, GradMemError, StoreUnavailableError
 from service.client import (
     DEFAULT_URL,
@@ -294,13 +295,24 @@ def export(
         Path,
         typer.Option(
             metavar="FILE",
-            help="Safetensors file to write, with the tensor `prompt_embeds`, (m, d).",
+            help="File to write; with the tensor `prompt_embeds`, (m, d), in safetensors.",
         ),
     ],
     page: Annotated[
         str | None,
         typer.Option(metavar="PAGE", help="Id of the page, if the memory has several."),
     ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(help="Query to add, as a whole prompt: (m + tokens, d)."),
+    ] = None,
+    form: Annotated[
+        EmbedsForm,
+        typer.Option(
+            help="A safetensors file, or JSON for vLLM's server: the field of a request to"
+            " /v1/completions, or a part of a chat message's content."
+        ),
+    ] = "safetensors",
     url: Url = DEFAULT_URL,
 ) -> None:
     """Save a memory for other engines: vLLM takes it as prompt embeddings.
@@ -308,7 +320,7 @@ def export(
     The file is as secret as the document. docs/PRETRAINED.md describes its use.
     """
     with _connect(url) as client:
-        content = client.prompt_embeds(memory_id, page)
+        content = client.prompt_embeds(memory_id, page, query=query, form=form)
     try:
         prompt_embeds.write_bytes(content)
         prompt_embeds.chmod(0o600)

@@ -20,9 +20,10 @@ from gradmem_core.blob import (
     unpack,
 )
 from gradmem_core.checkpoints.checkpoint import Checkpoint
-from gradmem_core.config import BlobDtype
+from gradmem_core.config import BlobDtype, EmbedsForm
 from gradmem_core.errors import BlobError, InputError, MemoryChangedError, PageNotFoundError
 from gradmem_core.prompt_embeds import export_prompt_embeds
+from gradmem_core.texts.documents import prepare_query
 from service.audit_log import audit
 from service.descriptions import describe_memory, summarize_memory
 from service.encryption import Keyring
@@ -221,23 +222,33 @@ class Memories:
         blob = await call_by_size(len(stored.blob), self._unpack, stored)
         return describe_memory(stored, blob)
 
-    async def prompt_embeds(self, tenant: str, memory_id: str, page_id: str | None) -> bytes:
-        """Export a page as safetensors that other engines take in place of token embeddings.
+    async def prompt_embeds(
+        self,
+        tenant: str,
+        memory_id: str,
+        page_id: str | None,
+        *,
+        query: str | None = None,
+        form: EmbedsForm,
+    ) -> bytes:
+        """Export a page as vectors that other engines take in place of token embeddings.
 
         Args:
             tenant: The tenant whose memory it is.
             memory_id: The memory's handle.
             page_id: The page; None where the memory has only one.
+            query: A query, whose token embeddings come after the memory; None for the memory alone.
+            form: The form of the export.
 
         Raises:
             NotFoundError: No memory of the tenant has that id, or no page of it.
-            InputError: The memory has several pages and none is named.
+            InputError: The memory has several pages and none is named, or the query is refused.
             FingerprintMismatchError: The memory was written by another checkpoint.
             StoreUnavailableError: The store cannot be reached.
         """
         memory = await self.open(tenant, memory_id)
         vectors = memory.blob.memory[page_index(memory.blob, page_id)]  # (m, d)
-        return await asyncio.to_thread(export_prompt_embeds, memory.checkpoint.model, vectors)
+        return await asyncio.to_thread(_export, memory.checkpoint, vectors, query, form)
 
     async def delete(self, tenant: str, memory_id: str) -> None:
         """Delete a memory for good.
@@ -369,3 +380,8 @@ def without_page(page_id: str, blob: Blob) -> Pages:
     if not others:
         raise InputError("this is the memory's only page; delete the memory instead")
     return blob.memory[others], tuple(infos[index] for index in others)
+
+
+def _export(checkpoint: Checkpoint, vectors: Tensor, query: str | None, form: EmbedsForm) -> bytes:
+    ids = [] if query is None else prepare_query(checkpoint, query)
+    return export_prompt_embeds(checkpoint.model, vectors, ids, form=form)

@@ -1,13 +1,14 @@
 """The HTTP routes."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
+from gradmem_core.config import EmbedsForm
 from gradmem_core.errors import EngineStoppedError
 from service.app_state import state_of
-from service.bodies import describe_body, describe_problems, json_body, respond
+from service.bodies import JSON, describe_body, describe_problems, json_body, respond
 from service.clients import client_of, needs, refuse_overload, tenant_of
 from service.descriptions import describe_model
 from service.schemas import (
@@ -15,6 +16,7 @@ from service.schemas import (
     EXAMPLE_PAGE_ID,
     MemoryInfo,
     ModelsResponse,
+    PromptEmbedsRequest,
     ReadRequest,
     ReadResponse,
     Status,
@@ -31,6 +33,13 @@ SAFETENSORS = "application/vnd.safetensors"
 WriteBody = Annotated[WriteRequest, json_body(WriteRequest)]
 
 ReadBody = Annotated[ReadRequest, json_body(ReadRequest)]
+
+PromptEmbedsBody = Annotated[PromptEmbedsRequest, json_body(PromptEmbedsRequest)]
+
+PROMPT_EMBEDS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {SAFETENSORS: {}, JSON: {}}, "description": "The vectors"}
+}
+"The OpenAPI entry of exported vectors."
 
 PagePath = Annotated[str, Path(description="A page's id.", examples=[EXAMPLE_PAGE_ID])]
 
@@ -103,23 +112,49 @@ async def show(memory_id: MemoryPath, request: Request) -> MemoryInfo:
     dependencies=[needs("read")],
     tags=["memories"],
     response_class=Response,
-    responses={
-        200: {"content": {SAFETENSORS: {}}, "description": "A safetensors file"},
-        **describe_problems(404, 409, 422, 503),
-    },
+    responses={**PROMPT_EMBEDS, **describe_problems(404, 409, 422, 503)},
 )
 async def prompt_embeds(
     memory_id: MemoryPath,
     request: Request,
     page: Annotated[str | None, Query(description="The page, where there are several.")] = None,
+    form: Annotated[EmbedsForm, Query(description="The form of the vectors.")] = "safetensors",
 ) -> Response:
-    """Export a memory for other engines: safetensors with the tensor `prompt_embeds`, `(m, d)`.
+    """Export a memory for other engines, as vectors `(m, d)`.
 
-    It takes the place of the document, before the embeddings of a query. It is as secret as the
-    document.
+    They take the place of the document, before the embeddings of a query, and are as secret as the
+    document. Forms: `safetensors`, a file with the tensor `prompt_embeds`; for vLLM's server, JSON
+    with `torch.save`'s bytes in base64: `completions`, the field `prompt_embeds` of a request;
+    `chat`, a part of a message's content.
     """
-    content = await state_of(request).memories.prompt_embeds(tenant_of(request), memory_id, page)
-    return Response(content, media_type=SAFETENSORS)
+    return await _export(request, memory_id, page, query=None, form=form)
+
+
+@router.post(
+    "/memories/{memory_id}/prompt-embeds",
+    dependencies=[needs("read")],
+    tags=["memories"],
+    response_class=Response,
+    responses={**PROMPT_EMBEDS, **describe_problems(404, 408, 409, 413, 415, 422, 503)},
+    openapi_extra=describe_body(PromptEmbedsRequest),
+)
+async def prompt_embeds_with_query(
+    memory_id: MemoryPath, body: PromptEmbedsBody, request: Request
+) -> Response:
+    """Export a memory with a query after it, a whole prompt: vectors `(m + tokens, d)`.
+
+    The query is in the body, where proxies do not log it. A greedy answer to the prompt is READ's.
+    """
+    return await _export(request, memory_id, body.page, query=body.query, form=body.form)
+
+
+async def _export(
+    request: Request, memory_id: str, page: str | None, *, query: str | None, form: EmbedsForm
+) -> Response:
+    content = await state_of(request).memories.prompt_embeds(
+        tenant_of(request), memory_id, page, query=query, form=form
+    )
+    return Response(content, media_type=SAFETENSORS if form == "safetensors" else JSON)
 
 
 @router.delete(

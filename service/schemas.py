@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from gradmem_core.config import BlobDtype
+from gradmem_core.config import BlobDtype, EmbedsForm
 
 MemoryId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Text = Annotated[str, Field(max_length=2**26)]
@@ -391,6 +391,23 @@ class ReadRequest(RequestBody):
     def all_queries(self) -> list[str]:
         """The queries, in either form."""
         return self.queries or [self.query or ""]
+
+
+class PromptEmbedsRequest(RequestBody):
+    """The body of `POST /memories/{id}/prompt-embeds`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"query": "Who built the garden house?", "form": "completions"}]
+        }
+    )
+
+    query: Text | None = None
+    "A query, whose token embeddings come after the memory; none by default."
+    page: Text | None = None
+    "The page, where the memory has several."
+    form: EmbedsForm = "safetensors"
+    "The form of the vectors, see `GET /memories/{id}/prompt-embeds`."
 
 
 Reason = Literal["not stated", "below threshold"]

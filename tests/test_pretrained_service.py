@@ -1,5 +1,8 @@
 """From a Hugging Face folder or a GGUF file to a served memory, by documented commands."""
 
+import base64
+import io
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from benchmarks.rows import ExactMatch
-from gradmem_core.checkpoints.checkpoint import load_checkpoint
+from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.prompt_embeds import export_prompt_embeds
 from gradmem_core.reading.cache import prefill
 from service.app import create_app
@@ -50,6 +53,21 @@ def make_settings(tmp_path: Path, checkpoint: Path) -> Settings:
     return Settings(
         checkpoints=[str(checkpoint)], store_url=f"sqlite:///{tmp_path}/m.db", threads=1
     )
+
+
+def decode_answer(checkpoint: Checkpoint, tokens: list[int]) -> str:
+    """Return the text of generated tokens up to the first that ends an answer."""
+    stop = checkpoint.stop_ids[0]
+    end = tokens.index(stop) if stop in tokens else len(tokens)
+    return checkpoint.tokenizer.decode(tokens[:end]).strip()
+
+
+def load_as_vllm(encoded: str) -> torch.Tensor:
+    """Load prompt embeddings as vLLM's server does."""
+    data = io.BytesIO(base64.b64decode(encoded, validate=True))
+    tensor: torch.Tensor = torch.load(data, weights_only=True, map_location="cpu")
+    assert tensor.dim() == 2
+    return tensor
 
 
 def test_a_folder_is_initialised_trained_and_served(tmp_path: Path) -> None:
@@ -100,9 +118,43 @@ def test_another_engine_answers_from_an_exported_memory_alike(tmp_path: Path) ->
     tokens = model.generate(  # type: ignore[misc]
         inputs_embeds=inputs, max_new_tokens=9, do_sample=False
     )[0].tolist()
-    stop = checkpoint.stop_ids[0]
-    end = tokens.index(stop) if stop in tokens else len(tokens)
-    assert checkpoint.tokenizer.decode(tokens[:end]).strip() == answer.answer
+    assert decode_answer(checkpoint, tokens) == answer.answer
+
+
+@pytest.mark.parametrize("template", ["\nQuestion: {query}\nAnswer:", "chat"])
+def test_what_vllm_takes_is_the_prompt_that_read_answers(tmp_path: Path, template: str) -> None:
+    start = init_checkpoint(tmp_path, "--query-template", template)
+    file = tmp_path / "prompt.json"
+    with running(create_app(make_settings(tmp_path, start))) as url, Client(url) as client:
+        memory_id = client.write(DOCUMENT).memory_id
+        arguments = ["export", memory_id, "--prompt-embeds", str(file), "--url", url]
+        options = ["--query", "When was it built?", "--form", "completions"]
+        assert CliRunner().invoke(service_cli, [*arguments, *options]).exit_code == 0
+        answer = client.read(memory_id, "When was it built?", max_new_tokens=9)
+        part = json.loads(client.prompt_embeds(memory_id, form="chat"))
+        with pytest.raises(InvalidRequest, match="query is empty"):
+            client.prompt_embeds(memory_id, query=" ", form="completions")
+    ((name, encoded),) = json.loads(file.read_bytes()).items()
+    assert name == "prompt_embeds"
+    prompt = load_as_vllm(encoded)
+    checkpoint = load_checkpoint(start)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    tokens = model.generate(  # type: ignore[misc]
+        inputs_embeds=prompt[None], max_new_tokens=9, do_sample=False
+    )[0]
+    assert decode_answer(checkpoint, tokens.tolist()) == answer.answer
+    assert (part["type"], set(part)) == ("prompt_embeds", {"type", "data"})
+    torch.testing.assert_close(load_as_vllm(part["data"]), prompt[:4], rtol=0, atol=0)
+    assert len(prompt) == 4 + answer.query_tokens
+
+
+def test_an_exported_page_is_without_the_others(tmp_path: Path) -> None:
+    model = load_checkpoint(init_checkpoint(tmp_path, "--set", "memory_projection=false")).model
+    pages = torch.randn(3, 4, 16)
+    exported = json.loads(export_prompt_embeds(model, pages[1], form="chat"))["data"]
+    embeds = load_as_vllm(exported)
+    torch.testing.assert_close(embeds, pages[1], rtol=0, atol=0)
+    assert embeds.untyped_storage().nbytes() == embeds.nbytes
 
 
 def test_an_exported_memory_has_the_projection_applied(tmp_path: Path) -> None:
@@ -110,7 +162,7 @@ def test_an_exported_memory_has_the_projection_applied(tmp_path: Path) -> None:
     assert model.memory_projection is not None
     torch.nn.init.normal_(model.memory_projection.weight)
     memory = torch.randn(4, 16)
-    embeds = load(export_prompt_embeds(model, memory))["prompt_embeds"]
+    embeds = load(export_prompt_embeds(model, memory, form="safetensors"))["prompt_embeds"]
     assert not torch.allclose(embeds, memory)
     cache = model.backbone.new_cache()
     model.backbone.hidden(embeds[None], cache=cache)

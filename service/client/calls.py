@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
+from gradmem_core.config import EmbedsForm
 from service.client.errors import error_of, unexpected_response
 from service.schemas import (
     AnswerInfo,
@@ -177,10 +178,12 @@ def list_memories(
     return Call("GET", path, MemoriesResponse.model_validate_json)
 
 
-def prompt_embeds(memory_id: str, page_id: str | None) -> Call[bytes]:
-    """Return the call of `GET /memories/{id}/prompt-embeds`."""
-    query = "" if page_id is None else f"?page={_quote(page_id)}"
-    return Call("GET", f"{_memory_path(memory_id)}/prompt-embeds{query}", bytes)
+def prompt_embeds(
+    memory_id: str, page_id: str | None, query: str | None, form: EmbedsForm
+) -> Call[bytes]:
+    """Return the call of `POST /memories/{id}/prompt-embeds`."""
+    body: dict[str, object] = {"page": page_id, "query": query, "form": form}
+    return Call("POST", f"{_memory_path(memory_id)}/prompt-embeds", bytes, body)
 
 
 def delete(memory_id: str) -> Call[None]:

@@ -7,6 +7,7 @@ from typing import Self, TypedDict, TypeVar, Unpack
 
 import httpx
 
+from gradmem_core.config import EmbedsForm
 from service.client import calls
 from service.client.calls import Call, FilterOptions, PatchOptions, SamplingOptions, WriteOptions
 from service.client.errors import ClientError, translate_errors
@@ -138,19 +139,30 @@ class Client:
             if cursor is None:
                 return
 
-    def prompt_embeds(self, memory_id: str, page_id: str | None = None) -> bytes:
-        """Export a memory for other engines: a safetensors file with `prompt_embeds`, `(m, d)`.
+    def prompt_embeds(
+        self,
+        memory_id: str,
+        page_id: str | None = None,
+        *,
+        query: str | None = None,
+        form: EmbedsForm = "safetensors",
+    ) -> bytes:
+        """Export a memory for other engines, as vectors `(m, d)`.
 
         Args:
             memory_id: The memory's handle.
             page_id: The page, where it has several.
+            query: A query, whose token embeddings come after the memory: `(m + tokens, d)`.
+            form: A safetensors file with the tensor `prompt_embeds` or, for vLLM's server, JSON:
+                the field `prompt_embeds` of a request to `/v1/completions`, or a part of a chat
+                message's content.
 
         Raises:
-            InvalidRequest: The memory has several pages and none is named.
+            InvalidRequest: The memory has several pages and none is named, or the query is refused.
             NotFound: No memory has that id, or no page of it.
             Conflict: The memory was written by another checkpoint.
         """
-        return self._send(calls.prompt_embeds(memory_id, page_id))
+        return self._send(calls.prompt_embeds(memory_id, page_id, query, form))
 
     def delete(self, memory_id: str) -> None:
         """Delete a memory for good.
@@ -290,9 +302,16 @@ class AsyncClient:
             if cursor is None:
                 return
 
-    async def prompt_embeds(self, memory_id: str, page_id: str | None = None) -> bytes:
+    async def prompt_embeds(
+        self,
+        memory_id: str,
+        page_id: str | None = None,
+        *,
+        query: str | None = None,
+        form: EmbedsForm = "safetensors",
+    ) -> bytes:
         """See `Client.prompt_embeds`."""
-        return await self._send(calls.prompt_embeds(memory_id, page_id))
+        return await self._send(calls.prompt_embeds(memory_id, page_id, query, form))
 
     async def delete(self, memory_id: str) -> None:
         """See `Client.delete`."""
