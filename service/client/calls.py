@@ -212,7 +212,7 @@ def delete_many(
         "expires_before": expires_before and expires_before.isoformat(),
     }
     given = {name: value for name, value in conditions.items() if value is not None}
-    body = {
+    body: dict[str, object] = {
         "memory_ids": memory_ids,
         "filter": given if memory_ids is None else None,
         "cursor": cursor,
