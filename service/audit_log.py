@@ -11,6 +11,7 @@ Act: TypeAlias = Literal[
     "memory.append",
     "memory.delete",
     "memory.delete_page",
+    "memory.import",
     "memory.patch",
     "store.purge",
     "key.create",

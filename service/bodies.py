@@ -66,26 +66,40 @@ def _inline(schema: JsonValue, definitions: dict[str, JsonValue]) -> JsonValue:
 
 async def _read_body(request: Request, model: type[T]) -> T:
     _check_headers(request)
+    content = await _receive(request)
+    return await call_by_size(len(content), parse_body, model, content)
+
+
+async def read_bytes(request: Request) -> bytes:
+    """Return a body of any media type, as it is."""
+    _check_encoding(request)
+    return await _receive(request)
+
+
+async def _receive(request: Request) -> bytes:
     seconds = state_of(request).settings.body_timeout_seconds
     try:
         async with asyncio.timeout(seconds):
-            content = await request.body()
+            return await request.body()
     except TimeoutError as error:
         raise BodyTimeoutError(seconds) from error
     except ClientDisconnect as error:
         raise ClientGoneError from error
-    return await call_by_size(len(content), parse_body, model, content)
 
 
 def _check_headers(request: Request) -> None:
     """Refuse a body that is compressed, or not JSON, before it is read."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ContentEncodingError
+    _check_encoding(request)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != JSON and not (
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise MediaTypeError
+
+
+def _check_encoding(request: Request) -> None:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ContentEncodingError
 
 
 def parse_body(model: type[T], content: bytes) -> T:

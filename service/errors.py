@@ -67,6 +67,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     refusals.BodyTooLargeError: ProblemType(413, "body-too-large", "Request body too large"),
     refusals.MediaTypeError: ProblemType(415, "media-type", "Not declared as JSON"),
     refusals.ContentEncodingError: ProblemType(415, "content-encoding", "Compressed request body"),
+    refusals.MemoryTakenError: ProblemType(409, "memory-taken", "Id of another memory"),
     refusals.UnauthorizedError: ProblemType(401, "unauthorized", "No valid key"),
     refusals.RoleError: ProblemType(403, "role", "Role not sufficient"),
     refusals.HostRefusedError: ProblemType(421, "host", "Host not allowed"),

@@ -30,6 +30,7 @@ from service.encryption import Keyring
 from service.engine import Engine
 from service.models import Models
 from service.offload import call_by_size
+from service.refusals import MemoryTakenError
 from service.schemas import (
     MAX_LIST,
     MAX_METADATA,
@@ -39,7 +40,16 @@ from service.schemas import (
     MemoryInfo,
     MemoryPatch,
 )
-from service.stores import POSITION, MemoryFilter, Store, StoredMemory, memory_key, new_memory_id
+from service.stores import (
+    MEMORY_ID,
+    POSITION,
+    MemoryExistsError,
+    MemoryFilter,
+    Store,
+    StoredMemory,
+    memory_key,
+    new_memory_id,
+)
 
 MAX_CHANGE_ATTEMPTS = 10
 "Attempts to store a change while other services change the same memory."
@@ -222,6 +232,46 @@ class Memories:
         blob = await call_by_size(len(stored.blob), self._unpack, stored)
         return describe_memory(stored, blob)
 
+    async def blob(self, tenant: str, memory_id: str) -> bytes:
+        """Return the decrypted blob of a memory.
+
+        Raises:
+            MemoryNotFoundError: No memory of the tenant has that id.
+            BlobError: The memory is damaged.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        stored = await self._store.get(tenant, memory_id)
+        return await call_by_size(len(stored.blob), self._keyring.open, stored)
+
+    async def import_blob(
+        self, tenant: str, memory_id: str, content: bytes
+    ) -> tuple[MemoryInfo, bool]:
+        """Store a blob as a memory; one that is there already stays.
+
+        Args:
+            tenant: The tenant to whom it belongs.
+            memory_id: The memory's handle.
+            content: The blob.
+
+        Returns:
+            The memory, and True where it is new.
+
+        Raises:
+            InputError: The bytes are not a blob of a memory of the tenant, or the id is not one.
+            FingerprintMismatchError: The checkpoint that wrote it is not served.
+            MemoryTakenError: Another memory of the tenant has that id.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        stored, blob = await call_by_size(len(content), self._adopt, tenant, memory_id, content)
+        try:
+            await self._store.put(await call_by_size(len(content), self._keyring.seal, stored))
+        except MemoryExistsError as error:
+            if await self.blob(tenant, memory_id) != content:
+                raise MemoryTakenError from error
+            return await self.show(tenant, memory_id), False
+        audit("memory.import", memory_id=memory_id)
+        return describe_memory(stored, blob), True
+
     async def prompt_embeds(
         self,
         tenant: str,
@@ -292,6 +342,32 @@ class Memories:
         await self.change(tenant, memory_id, partial(without_page, page_id))
         self._engine.forget(memory_key(tenant, memory_id))
         audit("memory.delete_page", memory_id=memory_id, page_id=page_id)
+
+    def _adopt(self, tenant: str, memory_id: str, content: bytes) -> tuple[StoredMemory, Blob]:
+        """Check a blob from outside; return the memory that it becomes."""
+        if not MEMORY_ID.fullmatch(memory_id):
+            raise InputError("a memory id is 32 lower-case hexadecimal digits")
+        try:
+            blob = unpack(content)
+            checkpoint = self._models.find_writer(blob.info.fingerprint, "")
+            config, backbone = checkpoint.model.config, checkpoint.model.backbone
+            check_shape(blob, vectors=config.memory_tokens, width=backbone.width)
+        except BlobError as error:
+            raise InputError(error.message) from error
+        if blob.info.tenant != tenant:
+            raise InputError("the blob belongs to another tenant; write the document again")
+        pages = blob.info.pages
+        if len({page.page_id for page in pages}) < len(pages):
+            raise InputError("two pages of the blob have the same id")
+        stored = StoredMemory(
+            memory_id=memory_id,
+            model=checkpoint.name,
+            blob=content,
+            metadata={},
+            created_at=pages[0].created_at.astimezone(UTC),
+            tenant=tenant,
+        )
+        return stored, blob
 
     def _decode(self, stored: StoredMemory, model: str | None) -> OpenMemory:
         blob = self._unpack(stored)

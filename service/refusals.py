@@ -11,7 +11,8 @@
     ├── BodyTimeoutError          its body does not arrive
     ├── BodyTooLargeError         its body is too large
     ├── MediaTypeError            its body is not declared as JSON
-    └── ContentEncodingError      its body is compressed
+    ├── ContentEncodingError      its body is compressed
+    └── MemoryTakenError          it would overwrite a memory
 
 `service.errors` holds their statuses.
 """
@@ -187,4 +188,14 @@ class ContentEncodingError(RefusalError):
         super().__init__(
             "the body has a Content-Encoding, and only plain bodies are accepted; send it as it is",
             headers={"Accept-Encoding": "identity"},
+        )
+
+
+class MemoryTakenError(RefusalError):
+    """An imported memory has the id of another one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another memory has this id, and an import overwrites nothing; delete that one first,"
+            " or choose another id"
         )

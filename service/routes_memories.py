@@ -1,15 +1,19 @@
 """The HTTP routes that list and change memories."""
 
+import base64
+import hashlib
+import re
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime
 
 from gradmem_core.errors import InputError
 from service.app_state import state_of
-from service.bodies import describe_body, describe_problems, json_body
+from service.bodies import describe_body, describe_problems, json_body, read_bytes, respond
 from service.clients import needs, tenant_of
-from service.routes import MemoryPath
+from service.offload import call_by_size
+from service.routes import SAFETENSORS, MemoryPath
 from service.schemas import (
     MAX_LIST,
     MAX_METADATA,
@@ -89,6 +93,74 @@ async def delete_many(
     A filter deletes up to 1000 at a time: repeat the request with `next_cursor` until that is null.
     """
     return await state_of(request).memories.delete_many(tenant_of(request), body)
+
+
+@router.get(
+    "/memories/{memory_id}/blob",
+    dependencies=[needs("read")],
+    response_class=Response,
+    responses={
+        200: {"content": {SAFETENSORS: {}}, "description": "The blob"},
+        304: {"description": "The blob has the ETag of If-None-Match"},
+        **describe_problems(404, 422, 503),
+    },
+)
+async def blob(memory_id: MemoryPath, request: Request) -> Response:
+    """Export a memory as the blob that the store keeps, which `PUT` takes again.
+
+    It is as secret as the document. `ETag` and `Content-Digest` (RFC 9530) are its SHA-256.
+    """
+    content = await state_of(request).memories.blob(tenant_of(request), memory_id)
+    digest = await call_by_size(len(content), _digest, content)
+    headers = {"ETag": f'"{digest.hex()}"', "Content-Digest": _content_digest(digest)}
+    wanted = request.headers.get("if-none-match", "")
+    if wanted.strip() == "*" or headers["ETag"] in re.findall(r'"[^"]*"', wanted):
+        return Response(status_code=304, headers={"ETag": headers["ETag"]})
+    return Response(content, headers=headers, media_type=SAFETENSORS)
+
+
+@router.put(
+    "/memories/{memory_id}/blob",
+    dependencies=[needs("write")],
+    status_code=201,
+    response_model=MemoryInfo,
+    responses={
+        200: {"model": MemoryInfo, "description": "The memory was there already"},
+        **describe_problems(408, 409, 413, 415, 422, 503, 507),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {SAFETENSORS: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def import_blob(memory_id: MemoryPath, request: Request) -> Response:
+    """Store the blob of a memory under an id. It overwrites nothing; repeating it is safe.
+
+    The checkpoint that wrote it must be served, and the tenant must be that of the key. A
+    `Content-Digest` with `sha-256` is checked. Name, metadata and expiry are not in a blob: `PATCH`
+    sets them.
+    """
+    content = await read_bytes(request)
+    expected = request.headers.get("content-digest", "")
+    if "sha-256=" in expected:
+        digest = await call_by_size(len(content), _digest, content)
+        if _content_digest(digest) not in map(str.strip, expected.split(",")):
+            raise InputError("the body does not have its Content-Digest; send it again")
+    memory, created = await state_of(request).memories.import_blob(
+        tenant_of(request), memory_id, content
+    )
+    return await respond(memory, size=len(content), status=201 if created else 200)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _content_digest(digest: bytes) -> str:
+    """Return the header of RFC 9530 of a SHA-256."""
+    return f"sha-256=:{base64.b64encode(digest).decode()}:"
 
 
 def _parse_entry(text: str) -> tuple[str, str]:

@@ -100,6 +100,8 @@ class Call(Generic[T]):
     "Parses the body of a success; raises ValueError where it is malformed."
     body: dict[str, object] | None = None
     "The JSON to send; fields that are None are left out."
+    content: bytes | None = None
+    "The bytes to send in place of JSON."
     keep_none: bool = False
     "Send fields that are None as null."
 
@@ -110,7 +112,7 @@ class Call(Generic[T]):
             TypeError: A field of the body is of a type that JSON does not have.
         """
         if self.body is None:
-            return http.build_request(self.method, self.path)
+            return http.build_request(self.method, self.path, content=self.content)
         fields = {
             name: value for name, value in self.body.items() if value is not None or self.keep_none
         }
@@ -184,6 +186,17 @@ def prompt_embeds(
     """Return the call of `POST /memories/{id}/prompt-embeds`."""
     body: dict[str, object] = {"page": page_id, "query": query, "form": form}
     return Call("POST", f"{_memory_path(memory_id)}/prompt-embeds", bytes, body)
+
+
+def blob(memory_id: str) -> Call[bytes]:
+    """Return the call of `GET /memories/{id}/blob`."""
+    return Call("GET", f"{_memory_path(memory_id)}/blob", bytes)
+
+
+def put_blob(memory_id: str, content: bytes) -> Call[MemoryInfo]:
+    """Return the call of `PUT /memories/{id}/blob`."""
+    path = f"{_memory_path(memory_id)}/blob"
+    return Call("PUT", path, MemoryInfo.model_validate_json, content=content)
 
 
 def delete(memory_id: str) -> Call[None]:

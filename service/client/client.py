@@ -164,6 +164,27 @@ class Client:
         """
         return self._send(calls.prompt_embeds(memory_id, page_id, query, form))
 
+    def blob(self, memory_id: str) -> bytes:
+        """Return the blob of a memory, which `put_blob` takes; it is as secret as the document.
+
+        Raises:
+            NotFound: No memory has that id, or it has expired.
+        """
+        return self._send(calls.blob(memory_id))
+
+    def put_blob(self, memory_id: str, content: bytes) -> MemoryInfo:
+        """Store the blob of a memory under an id; may be repeated.
+
+        Args:
+            memory_id: The memory's handle, 32 lower-case hexadecimal digits.
+            content: The blob. Name, metadata and expiry are not in it: `patch` sets them.
+
+        Raises:
+            InvalidRequest: The bytes are not a blob of a memory of the tenant.
+            Conflict: The checkpoint that wrote it is not served, or another memory has that id.
+        """
+        return self._send(calls.put_blob(memory_id, content))
+
     def delete(self, memory_id: str) -> None:
         """Delete a memory for good.
 
@@ -312,6 +333,14 @@ class AsyncClient:
     ) -> bytes:
         """See `Client.prompt_embeds`."""
         return await self._send(calls.prompt_embeds(memory_id, page_id, query, form))
+
+    async def blob(self, memory_id: str) -> bytes:
+        """See `Client.blob`."""
+        return await self._send(calls.blob(memory_id))
+
+    async def put_blob(self, memory_id: str, content: bytes) -> MemoryInfo:
+        """See `Client.put_blob`."""
+        return await self._send(calls.put_blob(memory_id, content))
 
     async def delete(self, memory_id: str) -> None:
         """See `Client.delete`."""

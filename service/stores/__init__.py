@@ -6,11 +6,19 @@ from service.stores.base import (
     StoredMemory,
     new_memory_id,
 )
-from service.stores.heads import POSITION, MemoryFilter, MemoryHead, MemoryList, memory_key
+from service.stores.heads import (
+    MEMORY_ID,
+    POSITION,
+    MemoryFilter,
+    MemoryHead,
+    MemoryList,
+    memory_key,
+)
 from service.stores.redis import RedisStore
 from service.stores.sqlite import SqliteStore, parse_path
 
 __all__ = [
+    "MEMORY_ID",
     "POSITION",
     "MemoryExistsError",
     "MemoryFilter",

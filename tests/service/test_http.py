@@ -406,6 +406,7 @@ def test_openapi_describes_every_route_with_examples(http: httpx.Client) -> None
         "/memories",
         "/memories/delete",
         "/memories/{memory_id}",
+        "/memories/{memory_id}/blob",
         "/memories/{memory_id}/pages/{page_id}",
         "/memories/{memory_id}/prompt-embeds",
         "/models",

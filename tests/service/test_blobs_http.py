@@ -1,0 +1,98 @@
+"""Export and import of memories over HTTP."""
+
+import base64
+import hashlib
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import torch
+
+from gradmem_core.blob import pack, unpack
+from service.client import Client, Conflict, InvalidRequest, NotFound
+from service.stores import new_memory_id
+
+DOCUMENT = "!aB:7x!!kk:Q3!|"
+
+
+@pytest.fixture
+def client(base_url: str) -> Iterator[Client]:
+    with Client(base_url) as client:
+        yield client
+
+
+def put(client: Client, memory_id: str, content: bytes, **headers: str) -> httpx.Response:
+    url = f"{client.base_url}/memories/{memory_id}/blob"
+    return httpx.put(url, content=content, headers=headers)
+
+
+def test_an_exported_memory_is_imported_and_read(client: Client) -> None:
+    memory = client.write(DOCUMENT)
+    blob, other_id = client.blob(memory.memory_id), new_memory_id()
+    copy = client.put_blob(other_id, blob)
+    assert copy.memory_id == other_id
+    assert copy.pages == memory.pages
+    assert client.show(other_id) == copy
+    assert client.blob(other_id) == blob
+    answers = [client.read(each, "?!kk:") for each in (memory.memory_id, other_id)]
+    assert answers[0] == answers[1]
+    assert other_id in {each.memory_id for each in client.memories()}
+
+
+def test_a_blob_has_its_digest(client: Client) -> None:
+    memory_id = client.write(DOCUMENT).memory_id
+    url = f"{client.base_url}/memories/{memory_id}/blob"
+    response = httpx.get(url)
+    digest = hashlib.sha256(response.content).digest()
+    assert response.headers["etag"] == f'"{digest.hex()}"'
+    expected = f"sha-256=:{base64.b64encode(digest).decode()}:"
+    assert response.headers["content-digest"] == expected
+    for known in (response.headers["etag"], f'"x", W/{response.headers["etag"]}', "*"):
+        unchanged = httpx.get(url, headers={"If-None-Match": known})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert httpx.get(url, headers={"If-None-Match": '"x"'}).status_code == 200
+
+
+def test_an_import_is_repeated_but_overwrites_nothing(client: Client) -> None:
+    memory_id = new_memory_id()
+    blob, other = (client.blob(client.write(DOCUMENT).memory_id) for _ in range(2))
+    assert put(client, memory_id, blob).status_code == 201
+    assert put(client, memory_id, blob).status_code == 200
+    with pytest.raises(Conflict, match="overwrites nothing"):
+        client.put_blob(memory_id, other)
+    assert client.blob(memory_id) == blob
+
+
+def test_a_bad_blob_is_refused(client: Client) -> None:
+    blob, memory_id = client.blob(client.write(DOCUMENT).memory_id), new_memory_id()
+    decoded = unpack(blob)
+    (page,) = decoded.info.pages
+    foreign = decoded.info.model_copy(update={"tenant": "acme"})
+    twice = decoded.info.model_copy(update={"pages": (page, page)})
+    for content in (
+        b"",
+        b"not a blob",
+        blob[:-1],
+        pack(decoded.memory[:, :-1], decoded.info),
+        pack(decoded.memory, foreign),
+        pack(torch.cat([decoded.memory] * 2), twice),
+    ):
+        with pytest.raises(InvalidRequest):
+            client.put_blob(memory_id, content)
+    unknown = decoded.info.model_copy(update={"fingerprint": "0" * 64})
+    with pytest.raises(Conflict, match="not served"):
+        client.put_blob(memory_id, pack(decoded.memory, unknown))
+    with pytest.raises(InvalidRequest, match="32 lower-case"):
+        client.put_blob("mine", blob)
+    with pytest.raises(NotFound):
+        client.blob(memory_id)
+
+
+def test_a_wrong_digest_is_refused(client: Client) -> None:
+    blob, memory_id = client.blob(client.write(DOCUMENT).memory_id), new_memory_id()
+    digest = base64.b64encode(hashlib.sha256(blob).digest()).decode()
+    wrong = put(client, memory_id, blob + b" ", **{"Content-Digest": f"sha-256=:{digest}:"})
+    assert wrong.status_code == 422
+    assert "Content-Digest" in wrong.json()["detail"]
+    right = put(client, memory_id, blob, **{"Content-Digest": f"md5=:x:, sha-256=:{digest}:"})
+    assert right.status_code == 201
