@@ -18,6 +18,7 @@ from benchmarks.accuracy.records import measure_records
 from benchmarks.command import Measurement, make_command, reported_errors
 from benchmarks.curves import measure_curve
 from benchmarks.faults.command import measure_faults
+from benchmarks.isolation.command import measure_isolation
 from benchmarks.report.command import report
 from benchmarks.serving.command import measure_serving
 from benchmarks.speed.reading_time import measure_reading_time
@@ -36,6 +37,7 @@ MEASUREMENTS: dict[str, Callable[..., Measurement]] = {
     "training-step": measure_training_step,
     "serving": measure_serving,
     "faults": measure_faults,
+    "isolation": measure_isolation,
     "curve": measure_curve,
 }
 "Commands that make a result, by name."

@@ -429,6 +429,23 @@ class Company(Row):
     failed: Amount
 
 
+class Isolation(Row):
+    """Tenants who carried out random operations, held against a model of who owns what."""
+
+    measurement: Literal["isolation"] = "isolation"
+    store: str
+    tenants: Count
+    operations: Count
+    foreign: Amount
+    "Requests for the memory of another tenant."
+    leaked: Amount
+    "Those that were answered otherwise than for an id that nobody has."
+    lost: Amount
+    "Requests for an own memory that were not answered as the model says."
+    revived: Amount
+    "Requests for a deleted memory that were answered otherwise than for an id that nobody has."
+
+
 class Footprint(Row):
     """Resident memory of the service over one WRITE, some READs and one DELETE, repeated."""
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from gradmem_core.errors import StoreUnavailableError
 from gradmem_core.tenants import DEFAULT_TENANT
 from service.keys import RANKS, ApiKey, KeyLimits, Role, split_key
-from service.refusals import RoleError, UnauthorizedError
+from service.refusals import RateLimitError, RoleError, UnauthorizedError
 from service.stores import Store
 
 CACHE_SECONDS = 5.0
@@ -73,6 +73,7 @@ class Access:
         Raises:
             UnauthorizedError: A key is needed, and this is not one.
             RoleError: The key may not do that.
+            RateLimitError: The key sends requests faster than it may.
             StoreUnavailableError: The store cannot be asked for the key.
         """
         if not await self._needs_key():
@@ -82,6 +83,9 @@ class Access:
         record = await self._open(key)
         if RANKS[record.role] < RANKS[role]:
             raise RoleError(record.role, role)
+        limit = record.limits.requests_per_second
+        if limit is not None and (wait := await self._store.take_token(record.key_id, limit)) > 0:
+            raise RateLimitError(limit, wait)
         return Identity(record.tenant, record.role, record.key_id, record.limits)
 
     async def _needs_key(self) -> bool:

@@ -16,24 +16,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from gradmem_core.config import EmbedsForm
-from gradmem_core.errors import DeviceLostError, GradMemError, StoreUnavailableError
 from service.client import (
     DEFAULT_URL,
+    AccessDenied,
     Client,
     ClientError,
     Conflict,
+    InvalidKey,
     InvalidRequest,
     NotFound,
 )
 from service.schemas import ModelCard
-from service.settings import Settings, StartError, UnknownSettingError, refuse_unknown_names
+from service.settings import Settings, UnknownSettingError, refuse_unknown_names
+from service.store_commands import keys, purge
 from service.terminal import (
     EXIT_FAILED,
     EXIT_REFUSED,
     exit_if_unanswered,
+    exit_on_service_errors,
     fail,
     format_card,
     format_fields,
@@ -49,6 +51,9 @@ WAIT_POLICY = "PASSIVE"
 """OpenMP's threads sleep while they wait for each other. Where they spin instead, a gradient step
 on cores that other programs use too takes many times as long (docs/LOG.md)."""
 
+REFUSALS = (InvalidKey, AccessDenied, InvalidRequest, NotFound, Conflict, UnknownSettingError)
+"Errors of commands that cannot be carried out."
+
 # Plain help: docs/CLI.md is made from it. No tracebacks: they may hold documents.
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,6 +62,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=__doc__,
 )
+
+app.add_typer(keys, name="keys")
+app.command()(purge)
 
 Url = Annotated[
     str, typer.Option(envvar="GRADMEM_URL", metavar="URL", help="Base URL of the service.")
@@ -102,8 +110,15 @@ def serve(
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Device of the models: cpu or cuda.")] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Let in anyone who reaches the address, without a key."),
+    ] = None,
 ) -> None:
     """Run the service until it is stopped.
+
+    Clients need a key as soon as there is one (`gradmem keys create`). Without any, the service
+    listens on loopback addresses alone, which only this machine reaches, unless --insecure is set.
 
     Settings come from the environment (GRADMEM_HOST, GRADMEM_PORT, ...); options override them. The
     exit status is 1 if the address is taken or the store cannot be used, 2 if a setting is wrong.
@@ -114,11 +129,12 @@ def serve(
         "checkpoints": checkpoint,
         "store_url": store_url,
         "device": device,
+        "insecure": insecure,
     }
     given = {name: value for name, value in options.items() if value is not None}
     if checkpoint is not None:
         given["checkpoints_file"] = None
-    with _exit_on_service_errors():
+    with exit_on_service_errors():
         _run_service(given)
 
 
@@ -349,22 +365,6 @@ def models(
 
 
 @app.command()
-def purge(
-    store_url: Annotated[
-        str | None,
-        typer.Option(help="Store of the memories; that of GRADMEM_STORE_URL by default."),
-    ] = None,
-) -> None:
-    """Remove the bytes of deleted memories from the files of the store.
-
-    Redis is told to rewrite its append-only file. A SQLite file needs this only where another
-    program was reading it: the service does the same every minute.
-    """
-    with _exit_on_service_errors():
-        asyncio.run(_purge({} if store_url is None else {"store_url": store_url}))
-
-
-@app.command()
 def rekey(
     store_url: Annotated[
         str | None,
@@ -377,7 +377,7 @@ def rekey(
     other keys and plain ones are encrypted anew; services may run meanwhile. A run that was
     interrupted is continued by the next. Exit status 1 means that some could not be read.
     """
-    with _exit_on_service_errors():
+    with exit_on_service_errors():
         asyncio.run(_rekey({} if store_url is None else {"store_url": store_url}))
 
 
@@ -400,18 +400,6 @@ async def _rekey(options: dict[str, Any]) -> None:
         )
 
 
-async def _purge(options: dict[str, Any]) -> None:
-    from service.audit_log import audit
-    from service.log import configure_audit
-    from service.stores import create_store  # only this command and the service need it
-
-    refuse_unknown_names(os.environ)
-    async with create_store(Settings(**options).store_url, allow_eviction=True) as store:
-        await store.purge()
-    configure_audit()
-    audit("store.purge")
-
-
 def _run_service(options: dict[str, Any]) -> None:
     # Read when torch is loaded, which takes seconds that only serving needs.
     os.environ.setdefault("OMP_WAIT_POLICY", WAIT_POLICY)
@@ -422,27 +410,13 @@ def _run_service(options: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _exit_on_service_errors() -> Iterator[None]:
-    """Turn the errors of a service that cannot start or go on into exit statuses."""
-    try:
-        yield
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        fail(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}", EXIT_REFUSED)
-    except (StartError, StoreUnavailableError, DeviceLostError) as error:
-        fail(error, EXIT_FAILED)
-    except (GradMemError, ValueError) as error:
-        fail(error, EXIT_REFUSED)
-
-
-@contextmanager
 def _connect(url: str) -> Iterator[Client]:
     """Yield a client; turn its errors into exit statuses."""
     try:
         refuse_unknown_names(os.environ)
         with Client(url) as client:
             yield client
-    except (InvalidRequest, NotFound, Conflict, UnknownSettingError) as error:
+    except REFUSALS as error:
         fail(error, EXIT_REFUSED)
     except ClientError as error:
         fail(error, EXIT_FAILED)

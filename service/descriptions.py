@@ -7,7 +7,16 @@ import torch
 from gradmem_core.blob import Blob, PageInfo
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.checkpoints.manifest import Task
-from service.schemas import MemoryInfo, MemorySummary, ModelCard, ModelInfo, PageDescription
+from service.access import Identity
+from service.schemas import (
+    LimitsResponse,
+    MemoryInfo,
+    MemorySummary,
+    ModelCard,
+    ModelInfo,
+    PageDescription,
+)
+from service.settings import Settings
 from service.stores import MemoryHead, StoredMemory
 
 
@@ -99,3 +108,17 @@ def _read_back_share(pages: Sequence[PageInfo]) -> float | None:
     read_backs = [page.read_back for page in pages if page.read_back is not None]
     words = sum(read_back.words for read_back in read_backs)
     return sum(read_back.right for read_back in read_backs) / words if words else None
+
+
+def describe_limits(settings: Settings, identity: Identity) -> LimitsResponse:
+    """Describe the limits of requests of a client."""
+    return LimitsResponse(
+        body_bytes=settings.max_body_bytes,
+        body_seconds=settings.body_timeout_seconds,
+        header_seconds=settings.header_timeout_seconds,
+        timeout_seconds=settings.max_timeout_seconds,
+        pages=settings.max_pages,
+        tenant=identity.tenant,
+        role=identity.role,
+        requests_per_second=identity.limits.requests_per_second,
+    )

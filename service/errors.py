@@ -70,6 +70,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     refusals.MemoryTakenError: ProblemType(409, "memory-taken", "Id of another memory"),
     refusals.UnauthorizedError: ProblemType(401, "unauthorized", "No valid key"),
     refusals.RoleError: ProblemType(403, "role", "Role not sufficient"),
+    refusals.RateLimitError: ProblemType(429, "rate-limit", "Too many requests of this key"),
     refusals.HostRefusedError: ProblemType(421, "host", "Host not allowed"),
     refusals.HeaderTooLargeError: ProblemType(431, "header-too-large", "Header too large"),
     refusals.TooManyConnectionsError: ProblemType(503, "connections", "Too many connections"),
@@ -147,7 +148,7 @@ def response_of(error: Exception, path: str = "") -> JSONResponse:
     named = error.headers if isinstance(error, HTTPException | refusals.RefusalError) else None
     headers = dict(named or {})
     if problem.status in RETRY_AFTER_SECONDS:
-        headers["Retry-After"] = str(_seconds_to_wait(error, problem.status))
+        headers.setdefault("Retry-After", str(_seconds_to_wait(error, problem.status)))
     if path.startswith(OPENAI_PATH):
         content, media_type = to_error(problem).model_dump(), JSONResponse.media_type
     else:

@@ -33,10 +33,6 @@ class KeyLimits(BaseModel):
 
     requests_per_second: Limit | None = None
     "Most requests per second, and at once, by all services that share the store."
-    max_memories: Limit | None = None
-    "Most memories that the tenant may have where this key writes."
-    max_bytes: Limit | None = None
-    "Most bytes of memories that the tenant may have where this key writes."
 
 
 class ApiKey(BaseModel):

@@ -8,6 +8,7 @@
     ├── HostRefusedError          it is for another host
     ├── UnauthorizedError         it has no key, or a wrong one
     ├── RoleError                 its key may not do that
+    ├── RateLimitError            its key has had its requests of this second
     ├── BodyTimeoutError          its body does not arrive
     ├── BodyTooLargeError         its body is too large
     ├── MediaTypeError            its body is not declared as JSON
@@ -17,6 +18,7 @@
 `service.errors` holds their statuses.
 """
 
+import math
 from typing import Self
 
 
@@ -152,6 +154,22 @@ class RoleError(RefusalError):
         super().__init__(
             f"the key has the role {role}, and this needs the role {needed}; use another key",
             headers={"WWW-Authenticate": 'Bearer realm="gradmem", error="insufficient_scope"'},
+        )
+
+
+class RateLimitError(RefusalError):
+    """A key sends requests faster than it may.
+
+    Args:
+        limit: Requests per second.
+        seconds: Time until one more may come.
+    """
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        super().__init__(
+            f"the key may send {limit} requests per second; wait, or ask the operator for more",
+            limit=limit,
+            headers={"Retry-After": str(math.ceil(seconds))},
         )
 
 

@@ -9,11 +9,12 @@ from gradmem_core.config import EmbedsForm
 from gradmem_core.errors import EngineStoppedError
 from service.app_state import state_of
 from service.bodies import JSON, describe_body, describe_problems, json_body, respond
-from service.clients import client_of, needs, refuse_overload, tenant_of
-from service.descriptions import describe_model
+from service.clients import client_of, identity_of, needs, refuse_overload, tenant_of
+from service.descriptions import describe_limits, describe_model
 from service.schemas import (
     EXAMPLE_ID,
     EXAMPLE_PAGE_ID,
+    LimitsResponse,
     MemoryInfo,
     ModelsResponse,
     PromptEmbedsRequest,
@@ -44,7 +45,7 @@ PROMPT_EMBEDS: dict[int | str, dict[str, Any]] = {
 PagePath = Annotated[str, Path(description="A page's id.", examples=[EXAMPLE_PAGE_ID])]
 
 
-router = APIRouter(responses=describe_problems(400, 401, 403, 421, 431))
+router = APIRouter(responses=describe_problems(400, 401, 403, 421, 429, 431, 503))
 "Routes take the state from their request: FastAPI would resolve a dependency in a thread."
 
 
@@ -185,6 +186,12 @@ async def delete_page(memory_id: MemoryPath, page_id: PagePath, request: Request
 async def models(request: Request) -> ModelsResponse:
     """List the served checkpoints with their limits; the first is the default."""
     return ModelsResponse(models=[describe_model(c) for c in state_of(request).models.all()])
+
+
+@router.get("/limits", dependencies=[needs("read")], tags=["models"])
+async def limits(request: Request) -> LimitsResponse:
+    """List the limits of requests and of the key; those of checkpoints are in `/models`."""
+    return describe_limits(state_of(request).settings, identity_of(request))
 
 
 @router.get("/livez", tags=["operations"], responses=describe_problems(503))

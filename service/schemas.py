@@ -23,6 +23,10 @@ MAX_QUERIES = 256
 "Most queries in one request."
 MAX_METADATA = 32
 "Most metadata entries of one memory."
+MAX_METADATA_NAME = 128
+"Longest name of an entry, in characters."
+MAX_METADATA_VALUE = 1024
+"Longest value of an entry, in characters."
 MAX_LIST = 1000
 "Most memories in a part of a list, or in one deletion."
 MAX_NAMED_FIELDS = 20
@@ -80,8 +84,8 @@ def _take_whole_number(value: object) -> object:
 
 WHOLE = BeforeValidator(_take_whole_number)
 
-MetadataKey = Annotated[str, Field(max_length=128)]
-MetadataValue = Annotated[str, Field(max_length=1024)]
+MetadataKey = Annotated[str, Field(max_length=MAX_METADATA_NAME)]
+MetadataValue = Annotated[str, Field(max_length=MAX_METADATA_VALUE)]
 Metadata = Annotated[
     dict[MetadataKey, MetadataValue],
     BeforeValidator(_refuse_many_entries),
@@ -539,6 +543,35 @@ class ModelsResponse(BaseModel):
     """The served checkpoints; the first is the default."""
 
     models: list[ModelInfo]
+
+
+class LimitsResponse(BaseModel):
+    """The limits of requests; those of checkpoints are in `ModelInfo`."""
+
+    body_bytes: int
+    "Largest request body, in bytes."
+    body_seconds: float
+    "Longest time that a body may take to arrive."
+    header_seconds: float
+    "Longest time that a header may take to arrive."
+    timeout_seconds: float
+    "Longest time of a request, and its time where it names none."
+    pages: int
+    "Most pages of a memory."
+    queries: int = MAX_QUERIES
+    "Most queries of a READ."
+    metadata_entries: int = MAX_METADATA
+    "Most entries of a memory's metadata."
+    metadata_name_characters: int = MAX_METADATA_NAME
+    "Longest name of an entry."
+    metadata_value_characters: int = MAX_METADATA_VALUE
+    "Longest value of an entry."
+    tenant: str
+    "Tenant whose memories the request may use."
+    role: str
+    "Most that the request may do: read, write or admin."
+    requests_per_second: int | None
+    "Most requests per second, and at once, of the key; null for no limit."
 
 
 class Status(BaseModel):

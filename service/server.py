@@ -46,7 +46,8 @@ def serve(settings: Settings) -> None:
         EncryptionKeyError: A key is malformed, or memories in the store need another one.
         StoreUnavailableError: The store cannot be opened.
         DeviceLostError: The device was lost while serving; every request has been answered.
-        StartError: The address is taken, or not one of this machine, or the log says why.
+        StartError: The address is taken, not one of this machine or open to others without a key,
+            or the log says why.
         ValueError: The store's URL names no store.
     """
     configure_logging(settings.log_level, settings.log_format)
@@ -54,7 +55,8 @@ def serve(settings: Settings) -> None:
     threads = leave_cores_to_the_engine(settings.threads)
     settings = settings.model_copy(update={"threads": threads})
     store = create_store(settings.store_url, allow_eviction=settings.allow_eviction)
-    asyncio.run(_try_store(store, Keyring(settings.read_encryption_keys())))
+    keyring = Keyring(settings.read_encryption_keys())
+    asyncio.run(_try_store(store, keyring, settings))
     asyncio.run(_try_address(settings.host, settings.port))
     lost = threading.Event()
 
@@ -100,15 +102,21 @@ async def _try_address(host: str, port: int) -> None:
         ) from error
 
 
-async def _try_store(store: Store, keyring: Keyring) -> None:
+async def _try_store(store: Store, keyring: Keyring, settings: Settings) -> None:
     """Open a store and close it again: uvicorn would turn its error into a traceback.
 
     Raises:
         EncryptionKeyError: Memories in the store are encrypted with a key that is missing.
         StoreUnavailableError: The store cannot be opened.
+        StartError: It has no keys of clients, and others could reach the service.
     """
     async with store:
         await check_keys(store, keyring)
+        if not settings.may_be_open and not await store.has_keys():
+            raise StartError(
+                f"{settings.host} can be reached by others, and there are no keys: make one with"
+                " `gradmem keys create`, or let anyone in with --insecure (GRADMEM_INSECURE=true)"
+            )
 
 
 class Server(uvicorn.Server):

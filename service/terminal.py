@@ -3,14 +3,16 @@
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from gradmem_core.errors import DeviceLostError, GradMemError, StoreUnavailableError
 from service.schemas import (
     AnswerInfo,
     MemoryInfo,
@@ -20,6 +22,7 @@ from service.schemas import (
     Reason,
     WriteResult,
 )
+from service.settings import StartError
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
@@ -152,6 +155,20 @@ def format_fields(model: BaseModel) -> str:
         f"{name}: {value if isinstance(value, str) else json.dumps(value)}"
         for name, value in fields.items()
     )
+
+
+@contextmanager
+def exit_on_service_errors() -> Iterator[None]:
+    """Turn the errors of a service that cannot start or go on into exit statuses."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        fail(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}", EXIT_REFUSED)
+    except (StartError, StoreUnavailableError, DeviceLostError) as error:
+        fail(error, EXIT_FAILED)
+    except (GradMemError, ValueError) as error:
+        fail(error, EXIT_REFUSED)
 
 
 def fail(error: Exception | str, status: int) -> NoReturn:

@@ -3,9 +3,11 @@
 from service.client.calls import FilterOptions, PatchOptions, SamplingOptions, WriteOptions
 from service.client.client import DEFAULT_URL, AsyncClient, Client
 from service.client.errors import (
+    AccessDenied,
     ClientError,
     Conflict,
     ConnectionFailed,
+    InvalidKey,
     InvalidRequest,
     NotFound,
     Overloaded,
@@ -16,12 +18,14 @@ from service.client.errors import (
 
 __all__ = [
     "DEFAULT_URL",
+    "AccessDenied",
     "AsyncClient",
     "Client",
     "ClientError",
     "Conflict",
     "ConnectionFailed",
     "FilterOptions",
+    "InvalidKey",
     "InvalidRequest",
     "NotFound",
     "Overloaded",

@@ -1,6 +1,7 @@
 """`Client` and `AsyncClient`: the same methods, blocking or to be awaited."""
 
 import os
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypedDict, TypeVar, Unpack
@@ -10,7 +11,7 @@ import httpx
 from gradmem_core.config import EmbedsForm
 from service.client import calls
 from service.client.calls import Call, FilterOptions, PatchOptions, SamplingOptions, WriteOptions
-from service.client.errors import ClientError, translate_errors
+from service.client.errors import ClientError, InvalidKey, translate_errors
 from service.schemas import AnswerInfo, MemoryInfo, MemorySummary, ModelInfo, WriteResult
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 class _HttpOptions(TypedDict):
     base_url: httpx.URL
+    headers: dict[str, str]
     timeout: httpx.Timeout
     trust_env: bool
 
@@ -34,11 +36,26 @@ def _find_url(base_url: str | None) -> str:
     return base_url or os.environ.get("GRADMEM_URL") or DEFAULT_URL
 
 
-def _http_options(base_url: str, timeout_seconds: float | None) -> _HttpOptions:
+def _find_key(key: str | None) -> dict[str, str]:
+    """Return the header with the key given, or GRADMEM_KEY of the environment; empty without.
+
+    Raises:
+        InvalidKey: It is no text that a header can hold.
+    """
+    key = key or os.environ.get("GRADMEM_KEY")
+    if not key:
+        return {}
+    if not re.fullmatch(r"[!-~]+", key):
+        raise InvalidKey("the key has spaces or other characters that no key has; copy it again")
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _http_options(base_url: str, key: str | None, timeout_seconds: float | None) -> _HttpOptions:
     with translate_errors(base_url):
         url = httpx.URL(base_url)
     return _HttpOptions(
         base_url=url,
+        headers=_find_key(key),
         timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
         trust_env=url.host not in LOOPBACK,  # no proxy to reach this machine
     )
@@ -47,30 +64,34 @@ def _http_options(base_url: str, timeout_seconds: float | None) -> _HttpOptions:
 class Client:
     """A client of a GradMem service. Use it as `with Client() as client:`, or call `close` last.
 
-    Every method may raise ConnectionFailed, Overloaded, Unavailable and UnexpectedResponse, besides
-    the errors that it lists itself.
+    Every method may raise ConnectionFailed, AccessDenied, Overloaded, Unavailable and
+    UnexpectedResponse, besides the errors that it lists itself.
 
     Args:
         base_url: Base URL of the service; by default the environment variable GRADMEM_URL, or port
             8080 of this machine.
+        key: Key of the service, if it asks for one; by default the environment variable
+            GRADMEM_KEY.
         timeout_seconds: Longest wait for each part of a response; a WRITE responds when it is done.
             None waits forever. Connecting may take 10 seconds in any case.
         transport: The transport of the requests; the network by default.
 
     Raises:
         ConnectionFailed: The base URL is not a URL.
+        InvalidKey: The key is no text that a header can hold.
     """
 
     def __init__(
         self,
         base_url: str | None = None,
         *,
+        key: str | None = None,
         timeout_seconds: float | None = TIMEOUT_SECONDS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.base_url = _find_url(base_url)
         self._http = httpx.Client(
-            **_http_options(self.base_url, timeout_seconds), transport=transport
+            **_http_options(self.base_url, key, timeout_seconds), transport=transport
         )
 
     def write(self, document: str, **options: Unpack[WriteOptions]) -> WriteResult:
@@ -283,12 +304,13 @@ class AsyncClient:
         self,
         base_url: str | None = None,
         *,
+        key: str | None = None,
         timeout_seconds: float | None = TIMEOUT_SECONDS,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.base_url = _find_url(base_url)
         self._http = httpx.AsyncClient(
-            **_http_options(self.base_url, timeout_seconds), transport=transport
+            **_http_options(self.base_url, key, timeout_seconds), transport=transport
         )
 
     async def write(self, document: str, **options: Unpack[WriteOptions]) -> WriteResult:

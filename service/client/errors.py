@@ -1,9 +1,11 @@
 """The errors of the client.
 
     ClientError
+    ├── InvalidKey            the key is no text that a header can hold
     ├── ConnectionFailed      the service cannot be reached, or does not answer in time
     ├── ProblemError          the service answered with a problem (RFC 9457)
     │   ├── InvalidRequest    4xx  the request is refused
+    │   ├── AccessDenied      401, 403  there is no valid key, or it may not do that
     │   ├── NotFound          404  no memory of that id, or no model of that name
     │   ├── Conflict          409  the memory was written by another checkpoint
     │   ├── Overloaded        429  too many requests; try again later
@@ -31,6 +33,10 @@ class ClientError(Exception):
     """Base of the tree."""
 
 
+class InvalidKey(ClientError):
+    """The key is no text that a header can hold."""
+
+
 class ConnectionFailed(ClientError):
     """No response came; a WRITE that was sent may have been done all the same."""
 
@@ -55,6 +61,10 @@ class InvalidRequest(ProblemError):
     """The request is refused."""
 
 
+class AccessDenied(ProblemError):
+    """The service asks for a key, does not know this one, or does not let it do that."""
+
+
 class NotFound(ProblemError):
     """No memory has that id, or it has expired, or no model has that name."""
 
@@ -75,7 +85,7 @@ class UnexpectedResponse(ClientError):
     """The response is not one of a GradMem service; the base URL may be that of another server."""
 
 
-BY_STATUS = {404: NotFound, 409: Conflict, 429: Overloaded}
+BY_STATUS = {401: AccessDenied, 403: AccessDenied, 404: NotFound, 409: Conflict, 429: Overloaded}
 
 UNREACHABLE = "cannot reach the service at {url}: start it with `gradmem serve` or name another URL"
 TRANSLATIONS: dict[type[Exception], tuple[type[ClientError], str]] = {

@@ -32,7 +32,7 @@ router = APIRouter(
     prefix="/v1",
     dependencies=[needs("read")],
     tags=["openai"],
-    responses=_errors(400, 401, 403, 421, 431),
+    responses=_errors(400, 401, 403, 421, 429, 431, 503),
 )
 
 

@@ -14,7 +14,6 @@ from service.stores.heads import (
     MemoryList,
     memory_key,
 )
-from service.stores.redis import RedisStore
 from service.stores.sqlite import SqliteStore, parse_path
 
 __all__ = [
@@ -48,6 +47,8 @@ def create_store(url: str, *, allow_eviction: bool = False) -> Store:
         case "sqlite":
             return SqliteStore(parse_path(url))
         case "redis" | "rediss" | "redis+cluster" | "rediss+cluster":
+            from service.stores.redis import RedisStore  # takes a while to load
+
             return RedisStore(url, allow_eviction=allow_eviction)
         case _:
             raise ValueError("a store URL begins with sqlite:///, redis:// or rediss://")

@@ -11,6 +11,7 @@ import asyncio
 import json
 import secrets
 import struct
+import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -75,6 +76,8 @@ class Store(ABC):
         self._unfinished: set[tuple[str, str]] = set()
         "Tenants and ids of memories that an unfinished `put` may have stored."
         self._withdrawal: asyncio.Task[None] | None = None
+        self._full_at: dict[str, float] = {}
+        "Times at which the buckets of keys are full again."
 
     @property
     @abstractmethod
@@ -250,6 +253,25 @@ class Store(ABC):
             StoreUnavailableError: See the class.
         """
 
+    async def take_token(self, key_id: str, per_second: int) -> float:
+        """Take a token from the bucket of an API key, which holds a second's worth and refills.
+
+        A store that only one service uses keeps its buckets in memory; a shared one shares them.
+
+        Args:
+            key_id: The key.
+            per_second: Tokens that flow into the bucket, and that it holds.
+
+        Returns:
+            0, or the seconds until there is a token.
+
+        Raises:
+            StoreUnavailableError: See the class.
+        """
+        full_at, wait = spend_token(self._full_at.get(key_id, 0), time.time(), per_second)
+        self._full_at[key_id] = full_at
+        return wait
+
     async def probe(self) -> None:
         """Store, fetch and delete a tiny memory, as requests do.
 
@@ -316,6 +338,23 @@ class Store(ABC):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def spend_token(full_at: float, now: float, per_second: int) -> tuple[float, float]:
+    """Spend a token of a bucket, which is known by the time at which it is full again.
+
+    Args:
+        full_at: That time, in seconds; in the past for a full bucket.
+        now: The time now.
+        per_second: Tokens that flow into the bucket, and that it holds.
+
+    Returns:
+        The time at which it is full after this, and the seconds until there is a token: 0 where
+        one was spent.
+    """
+    after = max(full_at, now) + 1 / per_second
+    wait = after - now - 1
+    return (full_at, wait) if wait > 0 else (after, 0)
 
 
 def probe_memory() -> StoredMemory:

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
@@ -25,6 +27,7 @@ from service.stores.base import (
     pack,
     probe_memory,
     refuse_expired,
+    spend_token,
     translate_errors,
     unpack,
     unpack_head,
@@ -58,6 +61,12 @@ INDEXED = "gradmem:indexed"
 "Key that is there once memories from before the index are in it."
 API_KEYS = "gradmem:keys"
 "Hash of the records of API keys by their id."
+BUCKET_PREFIX = "gradmem:bucket:"
+"Keys of the times at which the buckets of API keys are full again."
+BUCKET_MILLISECONDS = 2000
+"Time after which Redis drops a bucket, which is full by then."
+SPENDING_ATTEMPTS = 20
+"Attempts to take a token while other services take some of the same key."
 CLUSTER = "+cluster"
 "Part of a URL's scheme that names a Redis Cluster."
 
@@ -116,6 +125,8 @@ class RedisStore(Store):
         self._allow_eviction = allow_eviction
         self._redis: Client | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._spending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        "Locks of keys: a service's own requests would only upset each other's transactions."
 
     @property
     def is_open(self) -> bool:
@@ -278,6 +289,12 @@ class RedisStore(Store):
     async def has_keys(self) -> bool:
         """See `Store.has_keys`."""
         return bool(await self._retry(lambda redis: redis.exists(API_KEYS)))
+
+    async def take_token(self, key_id: str, per_second: int) -> float:
+        """See `Store.take_token`; the clocks of the services have to agree."""
+        async with self._spending.setdefault(key_id, asyncio.Lock()):
+            key = BUCKET_PREFIX + key_id
+            return await self._run(lambda redis: _spend_token(redis, key, per_second))
 
     async def purge(self) -> None:
         """See `Store.purge`: start a rewrite of the append-only file, which Redis does by itself.
@@ -464,6 +481,23 @@ async def _exchange(
         except WatchError:
             return False
         return True
+
+
+async def _spend_token(redis: Client, key: str, per_second: int) -> float:
+    """Take a token from a bucket; see `Store.take_token`."""
+    for _ in range(SPENDING_ATTEMPTS):
+        async with redis.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(key)
+            stored = await pipeline.get(key)
+            full_at, wait = spend_token(float(stored or 0), time.time(), per_second)
+            if wait > 0:
+                return wait
+            pipeline.multi()  # type: ignore[no-untyped-call]
+            pipeline.set(key, repr(full_at), px=BUCKET_MILLISECONDS)
+            with suppress(WatchError):
+                await pipeline.execute()
+                return 0
+    return 1 / per_second  # others took every token that came
 
 
 async def _fetch_eviction_policies(redis: Client) -> set[str]:

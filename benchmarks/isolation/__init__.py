@@ -1,0 +1,1 @@
+"""Tenants who try to reach each other's memories."""

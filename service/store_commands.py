@@ -1,0 +1,158 @@
+"""The commands that work on the store itself, beside the service or without one."""
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Annotated, TypeVar
+
+import typer
+
+from gradmem_core.tenants import DEFAULT_TENANT, TENANT_PATTERN
+from service.audit_log import audit
+from service.keys import ApiKey, KeyLimits, Role, make_key
+from service.log import configure_audit
+from service.settings import Settings, refuse_unknown_names
+from service.stores import Store, create_store
+from service.terminal import EXIT_REFUSED, exit_on_service_errors, fail
+
+T = TypeVar("T")
+
+OWN_PREFIX = "gradmem-"
+"Beginning of the names under which the service keeps memories of its own."
+
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(help="Store of the memories; that of GRADMEM_STORE_URL by default."),
+]
+
+keys = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="""Make, list and revoke the keys of clients, which are in the store.
+
+    Once there has been a key, the service lets nobody in without one: clients send
+    `Authorization: Bearer KEY`, or set GRADMEM_KEY.""",
+)
+
+
+@keys.command()
+def create(
+    tenant: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Tenant whose memories the key opens, and no others."),
+    ] = DEFAULT_TENANT,
+    role: Annotated[
+        Role,
+        typer.Option(
+            help="read: read and describe memories; write: also write and delete them; admin: also"
+            " the metrics."
+        ),
+    ] = "write",
+    requests_per_second: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Most requests per second, and at once."),
+    ] = None,
+    store_url: StoreUrl = None,
+) -> None:
+    """Make a key and print it.
+
+    The store keeps a hash of it: nothing shows it a second time. Memories without a tenant, from
+    before there were keys, are those of the tenant `default`.
+    """
+    with exit_on_service_errors():
+        if not re.fullmatch(TENANT_PATTERN, tenant):
+            fail("--tenant takes 1 to 63 lower-case letters, digits, - and _", EXIT_REFUSED)
+        if tenant.startswith(OWN_PREFIX):
+            fail(f"names that begin with {OWN_PREFIX} are the service's own", EXIT_REFUSED)
+        limits = KeyLimits(requests_per_second=requests_per_second)
+        key, record = make_key(tenant, role, limits)
+        _run(store_url, lambda store: store.save_key(record.key_id, record.model_dump_json()))
+        configure_audit()
+        audit("key.create", key_id=record.key_id, tenant=tenant, role=role)
+        typer.echo(key)
+
+
+@keys.command("list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    store_url: StoreUrl = None,
+) -> None:
+    """List all keys by their ids, the oldest first; the secrets are unknown."""
+    with exit_on_service_errors():
+        records = _run(store_url, _list_records)
+        if as_json:
+            secret = {"salt", "digest"}
+            shown = [record.model_dump(mode="json", exclude=secret) for record in records]
+            typer.echo(json.dumps({"keys": shown}))
+            return
+        for record in records:
+            typer.echo("  ".join(_describe(record)))
+
+
+@keys.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as listed.")],
+    store_url: StoreUrl = None,
+) -> None:
+    """Revoke a key for good: within five seconds it opens nothing."""
+    with exit_on_service_errors():
+        _run(store_url, lambda store: _revoke(store, key_id))
+        configure_audit()
+        audit("key.revoke", key_id=key_id)
+
+
+def purge(store_url: StoreUrl = None) -> None:
+    """Remove the bytes of deleted memories from the files of the store.
+
+    Redis is told to rewrite its append-only file. A SQLite file needs this only where another
+    program was reading it: the service does the same every minute.
+    """
+    with exit_on_service_errors():
+        _run(store_url, lambda store: store.purge())
+        configure_audit()
+        audit("store.purge")
+
+
+def _run(store_url: str | None, operation: Callable[[Store], Awaitable[T]]) -> T:
+    """Run an operation on the store that a URL or the settings name."""
+
+    async def run() -> T:
+        async with create_store(url, allow_eviction=True) as store:
+            return await operation(store)
+
+    refuse_unknown_names(os.environ)
+    options = {} if store_url is None else {"store_url": store_url}
+    url = Settings(**options).store_url  # type: ignore[arg-type]
+    return asyncio.run(run())
+
+
+async def _list_records(store: Store) -> Sequence[ApiKey]:
+    records = map(ApiKey.model_validate_json, await store.list_keys())
+    return sorted(records, key=lambda record: record.created_at)
+
+
+async def _revoke(store: Store, key_id: str) -> None:
+    text = await store.find_key(key_id)
+    if text is None:
+        fail("no key has this id; `gradmem keys list` shows the ids", EXIT_REFUSED)
+    await store.save_key(key_id, ApiKey.model_validate_json(text).revoke().model_dump_json())
+
+
+def _describe(record: ApiKey) -> list[str]:
+    """Return the columns of a key."""
+    limits = record.limits.model_dump(exclude_none=True)
+    return [
+        record.key_id,
+        record.tenant,
+        record.role,
+        f"made {_date(record.created_at)}",
+        *([f"revoked {_date(record.revoked_at)}"] if record.revoked_at else []),
+        *(f"{name.replace('_', '-')} {value}" for name, value in limits.items()),
+    ]
+
+
+def _date(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d")
