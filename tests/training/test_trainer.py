@@ -298,6 +298,15 @@ def test_a_stage_ends_with_its_share_of_the_budget(tiny_recipe: TinyRecipe) -> N
     assert progress.size(curriculum) == 3
 
 
+def test_a_spent_budget_starts_no_stage(tiny_recipe: TinyRecipe) -> None:
+    """The run may be continued with a larger one."""
+    curriculum = tiny_recipe().curriculum
+    assert curriculum is not None
+    progress = Progress()
+    progress.follow_budget(curriculum, 1.0)
+    assert progress.stage == 0
+
+
 def test_stages_end_in_their_order(tiny_recipe: TinyRecipe) -> None:
     with pytest.raises(RecipeError, match="until"):
         tiny_recipe("curriculum.stages=[{size=1, until=0.5}, {size=2, until=0.4}]")

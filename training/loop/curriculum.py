@@ -47,8 +47,10 @@ class Progress:
 
     def follow_budget(self, curriculum: Curriculum, spent: float) -> None:
         """Start every stage whose predecessor has spent its share of the budget."""
-        while spent >= curriculum.stages[self.stage].until and self._advance(curriculum):
-            pass
+        while True:
+            until = curriculum.stages[self.stage].until
+            if until is None or spent < until or not self._advance(curriculum):
+                return
 
     def _advance(self, curriculum: Curriculum) -> bool:
         """Start the next stage; False where this is the last."""

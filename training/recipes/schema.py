@@ -41,8 +41,8 @@ class Stage(RecipeTable):
     "Size of the largest contexts."
     advance_at: float = Field(default=1.0, ge=0, le=1)
     "Exact match at this size (moving average over training batches) that starts the next stage."
-    until: float = Field(default=1.0, gt=0, le=1)
-    "Share of the budget at which the next stage starts in any case."
+    until: float | None = Field(default=None, gt=0, lt=1)
+    "Share of the budget at which the next stage starts in any case; by default there is none."
 
 
 class Curriculum(RecipeTable):
@@ -305,7 +305,8 @@ class Recipe(RecipeTable):
             raise ValueError("batch: a mixture goes by tokens, a curriculum by contexts")
         if self.sizes != sorted(set(self.sizes)):
             raise ValueError("curriculum.stages must grow in size")
-        ends = [stage.until for stage in self.curriculum.stages] if self.curriculum else []
+        stages = self.curriculum.stages if self.curriculum else []
+        ends = [stage.until for stage in stages if stage.until is not None]
         if ends != sorted(ends):
             raise ValueError("curriculum.stages: `until` must not fall from one stage to the next")
 
