@@ -38,30 +38,32 @@ SCHEME = "sqlite:///"
 
 # journal_mode: readers and writers do not wait for each other.
 # secure_delete: a deleted memory is overwritten with zeros.
-SETUP = """
-PRAGMA journal_mode = WAL;
-PRAGMA secure_delete = ON;
-CREATE TABLE IF NOT EXISTS memories (
-    key TEXT PRIMARY KEY NOT NULL,  -- see memory_key
-    expires_at INTEGER,  -- microseconds since 1970, NULL for never
-    record BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS keys (
-    key_id TEXT PRIMARY KEY NOT NULL,
-    record TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS memories_expires_at ON memories (expires_at);
-CREATE TABLE IF NOT EXISTS entries (  -- the index of lists, see service/stores/heads.py
-    tag TEXT NOT NULL,
-    position TEXT NOT NULL,
-    key TEXT NOT NULL,  -- of the memory
-    PRIMARY KEY (tag, position)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS entries_key ON entries (key);
-CREATE TRIGGER IF NOT EXISTS memories_deleted AFTER DELETE ON memories BEGIN
-    DELETE FROM entries WHERE key = OLD.key;
-END;
-"""
+PRAGMAS = ("PRAGMA journal_mode = WAL", "PRAGMA secure_delete = ON")
+TABLES = (
+    """CREATE TABLE IF NOT EXISTS memories (
+        key TEXT PRIMARY KEY NOT NULL,  -- see memory_key
+        expires_at INTEGER,  -- microseconds since 1970, NULL for never
+        record BLOB NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS keys (
+        key_id TEXT PRIMARY KEY NOT NULL,
+        record TEXT NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS memories_expires_at ON memories (expires_at)",
+    # the index of lists, see service/stores/heads.py
+    """CREATE TABLE IF NOT EXISTS entries (
+        tag TEXT NOT NULL,
+        position TEXT NOT NULL,
+        key TEXT NOT NULL,  -- of the memory
+        PRIMARY KEY (tag, position)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS entries_key ON entries (key)",
+    """CREATE TRIGGER IF NOT EXISTS memories_deleted AFTER DELETE ON memories BEGIN
+        DELETE FROM entries WHERE key = OLD.key;
+    END""",
+)
+LISTED = 1
+"The file's `user_version` once all its memories are in the index of lists."
 ALIVE = "(expires_at IS NULL OR expires_at > ?)"
 CHECK_SECONDS = 5.0
 "Longest time of the integrity check at the start; a large file is checked in part."
@@ -136,7 +138,16 @@ class SqliteStore(Store):
 
     async def _publish(self, memory: StoredMemory) -> None:
         """See `Store.put`; expired memories are removed on the way."""
-        await self._write(lambda connection: _insert(connection, memory))
+
+        def insert(connection: sqlite3.Connection) -> None:
+            _insert(connection, memory)
+            try:
+                self._files.check_linked()
+            except StoreUnavailableError:  # the file may be put back
+                _delete(connection, {memory.memory_id: memory.key})
+                raise
+
+        await self._write(insert)
 
     async def get(self, tenant: str, memory_id: str) -> StoredMemory:
         """See `Store.get`."""
@@ -228,6 +239,7 @@ class SqliteStore(Store):
         """Run an operation that changes the file, and make sure that it reached the file."""
 
         def write(connection: sqlite3.Connection) -> T:
+            self._files.check_linked()
             result = operation(connection)
             self._files.check_linked()
             return result
@@ -344,22 +356,29 @@ def _check_integrity(connection: sqlite3.Connection) -> None:
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:
-    columns = connection.execute("PRAGMA table_info(memories)").fetchall()
-    if any(name == "memory_id" for _, name, *_ in columns):  # a file from before tenants
-        connection.execute("ALTER TABLE memories RENAME COLUMN memory_id TO key")
-    indexed = connection.execute("PRAGMA table_info(entries)").fetchall()
-    connection.executescript(SETUP)
-    if columns and not indexed:  # a file from before lists
-        _list_all(connection)
+    """Create what is missing, in one transaction: an end in between leaves the file as it was."""
+    for pragma in PRAGMAS:
+        connection.execute(pragma)
+    with _transaction(connection):
+        columns = connection.execute("PRAGMA table_info(memories)").fetchall()
+        if any(name == "memory_id" for _, name, *_ in columns):  # a file from before tenants
+            connection.execute("ALTER TABLE memories RENAME COLUMN memory_id TO key")
+        for statement in TABLES:
+            connection.execute(statement)
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version < LISTED:  # a new file, or one from before lists
+            _list_all(connection)
+            connection.execute(f"PRAGMA user_version = {LISTED}")
 
 
 def _list_all(connection: sqlite3.Connection) -> None:
     """Fill the index of lists from the records."""
-    with _transaction(connection):
-        for row_id, key in connection.execute("SELECT rowid, key FROM memories"):
-            head = _read_head(connection, *split_key(key), row_id)
-            if head is not None:
-                _add_entries(connection, head)
+    connection.execute("DELETE FROM entries")
+    query = "SELECT rowid, key FROM memories WHERE typeof(record) = 'blob'"  # the rest is damaged
+    for row_id, key in connection.execute(query):
+        head = _read_head(connection, *split_key(key), row_id)
+        if head is not None:
+            _add_entries(connection, head)
 
 
 @contextmanager

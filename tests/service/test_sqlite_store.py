@@ -14,7 +14,7 @@ import pytest
 
 from gradmem_core.errors import MemoryNotFoundError, StoreFullError, StoreUnavailableError
 from gradmem_core.tenants import DEFAULT_TENANT
-from service.stores import sqlite
+from service.stores import MemoryFilter, sqlite
 from service.stores.sqlite import SqliteStore
 from tests.service.stored import SECRET, a_memory, fill, soon
 
@@ -257,6 +257,73 @@ async def test_a_removed_file_takes_no_memories(path: Path, suffix: str) -> None
         ):
             with pytest.raises(StoreUnavailableError, match="removed or replaced"):
                 await operation
+
+
+@pytest.mark.parametrize("moved", ["before", "between"])
+async def test_a_put_that_failed_is_gone_when_the_file_is_put_back(path: Path, moved: str) -> None:
+    away = path.parent / "away"
+    away.mkdir()
+    async with SqliteStore(path, busy_seconds=60) as store:
+        files = [path, path.with_name(path.name + "-wal")]
+        for file in files:
+            assert file.exists()
+        with write_locked(path):
+            if moved == "before":
+                move(files, away)
+            put = asyncio.create_task(store.put(a_memory()))
+            await asyncio.sleep(0.3)  # now it waits for the lock
+            if moved == "between":
+                move(files, away)
+        with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+            await put
+        move([away / file.name for file in files], path.parent)
+    assert count_memories(path) == 0
+
+
+def move(files: list[Path], folder: Path) -> None:
+    for file in files:
+        file.rename(folder / file.name)
+
+
+@pytest.mark.parametrize("ended", ["before", "between"])
+async def test_memories_from_before_lists_are_listed(path: Path, ended: str) -> None:
+    """Also where an older service ended between creating the index and filling it."""
+    memory = a_memory()
+    async with SqliteStore(path) as store:
+        await store.put(memory)
+    connection = sqlite3.connect(path, isolation_level=None)
+    if ended == "before":
+        connection.execute("DROP TRIGGER memories_deleted")
+        connection.execute("DROP TABLE entries")
+    else:
+        connection.execute("DELETE FROM entries")
+    connection.execute("PRAGMA user_version = 0")
+    connection.close()
+    async with SqliteStore(path) as store:
+        listed = await store.list_memories(DEFAULT_TENANT, MemoryFilter(), limit=10)
+        assert [head.key for head in listed.memories] == [memory.key]
+
+
+async def test_an_index_that_could_not_be_filled_is_filled_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SqliteStore(path) as store:
+        for _ in range(50):
+            await store.put(a_memory(metadata={str(number): "" for number in range(16)}))
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(
+        "DROP TRIGGER memories_deleted; DROP TABLE entries; VACUUM; PRAGMA user_version = 0"
+    )
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.close()
+    with monkeypatch.context() as small:
+        limit = f"PRAGMA max_page_count = {pages}"
+        small.setattr(sqlite, "PRAGMAS", (*sqlite.PRAGMAS, limit, "PRAGMA cache_size = 1"))
+        with pytest.raises(StoreFullError):
+            await SqliteStore(path).open()
+    async with SqliteStore(path) as store:
+        listed = await store.list_memories(DEFAULT_TENANT, MemoryFilter(), limit=100)
+        assert len(listed.memories) == 50
 
 
 async def test_a_full_disk_refuses_memories_but_deletes(small_disk: Path) -> None:
