@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
@@ -90,6 +91,8 @@ SCANNED = 1000
 "Keys that Redis looks at in a step of `scan`."
 NO_EVICTION = "noeviction"
 "The only eviction policy that never drops memories."
+ANY_KEY = "allkeys-"
+"Beginning of the eviction policies that drop also what does not expire."
 
 logger = logging.getLogger(__name__)
 
@@ -274,7 +277,12 @@ class RedisStore(Store):
                 yield split_key(_text(key).removeprefix(KEY_PREFIX))
 
     async def save_key(self, key_id: str, record: str) -> None:
-        """See `Store.save_key`."""
+        """See `Store.save_key`.
+
+        Raises:
+            StoreUnavailableError: See `Store`; also if Redis may drop the key.
+        """
+        _check_keys_stay(await self._retry(_fetch_eviction_policies))
         await self._retry(lambda redis: redis.hset(API_KEYS, key_id, record))
 
     async def find_key(self, key_id: str) -> str | None:
@@ -295,6 +303,12 @@ class RedisStore(Store):
         async with self._spending.setdefault(key_id, asyncio.Lock()):
             key = BUCKET_PREFIX + key_id
             return await self._run(lambda redis: _spend_token(redis, key, per_second))
+
+    async def probe(self) -> None:
+        """See `Store.probe`; the command that lasting memories need is sent without a memory."""
+        await super().probe()
+        key = KEY_PREFIX + probe_memory().key
+        await self._retry(lambda redis: _set_expiry(redis, key, None))
 
     async def purge(self) -> None:
         """See `Store.purge`: start a rewrite of the append-only file, which Redis does by itself.
@@ -318,7 +332,8 @@ class RedisStore(Store):
         """Refuse a Redis that may drop memories.
 
         Raises:
-            StoreUnavailableError: Its eviction policy is another than `noeviction`.
+            StoreUnavailableError: Its eviction policy is another than `noeviction`, and that is not
+                allowed, or would drop the API keys that there are.
         """
         policies = await self._retry(_fetch_eviction_policies)
         if not policies:
@@ -330,6 +345,8 @@ class RedisStore(Store):
                 f" its memory is full; set it to {NO_EVICTION}, or allow that with"
                 " GRADMEM_ALLOW_EVICTION=true"
             )
+        if await self.has_keys():
+            _check_keys_stay(policies)
 
     async def _list_all(self) -> None:
         """Fill the index from the records, unless that has been done."""
@@ -376,15 +393,22 @@ class RedisStore(Store):
         await self._unlist(tenant, [memory_id], entries)
 
     async def _rehearse(self) -> None:
-        """Carry out every operation once, so that a missing permission shows at the start."""
+        """Send every command once, so that a missing permission shows at the start."""
         memory = probe_memory()
+        named = replace(memory, name="probe")
+        key = KEY_PREFIX + memory.key
         try:
+            await self.probe()
             await self.put(memory)
-            await self.replace(memory, memory)
+            await self.replace(memory, named)
+            await self.replace(memory, named)  # refused: it has changed
+            await self.replace(named, memory)
             await self.list_memories(memory.tenant, MemoryFilter(), limit=1)
-            await self.get(memory.tenant, memory.memory_id)
             await self.delete(memory.tenant, memory.memory_id)
+            await self._retry(lambda redis: redis.scan(count=1))
+            await self._retry(lambda redis: _rehearse_hset(redis, key))
             await self.find_key("")
+            await self.list_keys()
         except StoreFullError as error:  # memories can still be read and deleted
             logger.warning("%s", error)
 
@@ -398,6 +422,14 @@ class RedisStore(Store):
         with translate_errors(FOREIGN_ERRORS, explain):
             async with asyncio.timeout(DEADLINE_SECONDS):
                 return await command(self._redis)
+
+
+async def _rehearse_hset(redis: Client, key: str) -> None:
+    """Store a hash and delete it at once: API keys would close the service to everyone else."""
+    async with redis.pipeline(transaction=True) as pipeline:
+        pipeline.hset(key, "probe", "")
+        pipeline.delete(key)
+        await pipeline.execute()
 
 
 async def _set_expiry(redis: Client, key: str, expires_at: datetime | None) -> bool:
@@ -508,6 +540,20 @@ async def _fetch_eviction_policies(redis: Client) -> set[str]:
         return set()
     servers = memory.values() if isinstance(redis, RedisCluster) else [memory]
     return {server["maxmemory_policy"] for server in servers if "maxmemory_policy" in server}
+
+
+def _check_keys_stay(policies: Collection[str]) -> None:
+    """Refuse eviction policies that may drop API keys: without them the service would be open.
+
+    Raises:
+        StoreUnavailableError: One of the policies does that.
+    """
+    for policy in policies:
+        if policy.startswith(ANY_KEY):
+            raise StoreUnavailableError(
+                f"the Redis store has maxmemory-policy {policy}, which may drop API keys too, and"
+                f" without them the service would be open to everyone; set it to {NO_EVICTION}"
+            )
 
 
 def _on_every_primary(redis: Client) -> dict[str, Any]:
