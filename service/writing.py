@@ -70,7 +70,8 @@ class DocumentWriter:
 
         Raises:
             GradMemError: The model or the older memory is unknown, the document or the steps are
-                refused, or engine or store failed; nothing is stored then.
+                refused, or engine or store failed. A new memory is not stored then; pages for an
+                older one may be, where only the reply of the store was lost.
         """
         deadline = self._engine.deadline(request.timeout)
         checkpoint, existing = await self._destination(tenant, request)
