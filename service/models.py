@@ -81,11 +81,14 @@ class Models:
         Raises:
             FingerprintMismatchError: It is not served, or not as it was.
         """
-        for checkpoint in self.all():
+        by_name = self._by_name
+        # A copy of another name may have another calibration.
+        namesake = [by_name[name]] if name in by_name else []
+        for checkpoint in (*namesake, *by_name.values()):
             if checkpoint.fingerprint == fingerprint:
                 return checkpoint
-        if name in self._by_name:
-            expected = self._by_name[name].fingerprint
+        if namesake:
+            expected = namesake[0].fingerprint
             change = f"the model {name} has changed since it wrote the memory: it is now {expected}"
         else:
             expected = self.get(None).fingerprint

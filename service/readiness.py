@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from contextvars import Context
 from types import TracebackType
 from typing import Self
 
@@ -97,7 +98,8 @@ class Readiness:
     async def _probe_once(self) -> None:
         """Probe the store; whoever asks meanwhile waits for the same probe."""
         if self._probe is None or self._probe.done():
-            self._probe = asyncio.create_task(self._probe_store())
+            # Its log lines and spans belong to no request, not even to the one that began it.
+            self._probe = asyncio.create_task(self._probe_store(), context=Context())
         await asyncio.shield(self._probe)
 
     async def _probe_store(self) -> None:

@@ -59,7 +59,7 @@ class Manifest(BaseModel):
     name: str
     fingerprint: str
     settings_sha256: str | None = None
-    "Digest of the settings, see `digest_settings`; None in formats 1 and 2, which have none."
+    "Digest of the settings, see `digest_settings`; None in formats 1 and 2, which need none."
     memory: MemoryConfig
     task: Task
     calibration: Calibration | None = None
@@ -108,7 +108,8 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         detail = _describe_first(error) if isinstance(error, ValidationError) else repr(error)
         raise CheckpointError(f"{FILE} of {folder} cannot be read: {detail}") from error
-    if version == FORMAT_VERSION and manifest.settings_sha256 != digest_settings(folder, fields):
+    has_digest = version == FORMAT_VERSION or manifest.settings_sha256 is not None
+    if has_digest and manifest.settings_sha256 != digest_settings(folder, fields):
         raise CheckpointError(
             f"the settings of {folder} do not match their digest in {FILE}: the file or the"
             " tokenizer's was damaged or changed; fetch the checkpoint again"

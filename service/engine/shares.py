@@ -5,6 +5,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Generic, TypeVar
 
+MOST_ABSENT = 256
+"Most clients without work whose lead over the others is remembered."
+
 Item = TypeVar("Item")
 
 
@@ -52,7 +55,10 @@ class FairShares(Generic[Item]):
             self._had[self._share_of(item)] += self._cost_of(item)
 
     def _enter(self, waiting: Collection[str]) -> None:
-        # One that left ahead of the others is not forgotten before they have caught up.
+        # One that left ahead of the others is not forgotten before they have caught up, unless many
+        # have left since: where each comes once, the others never do.
         ahead = {share: had for share, had in self._had.items() if had > self._least}
-        self._had = dict.fromkeys(waiting, self._least) | ahead
+        absent = [share for share in ahead if share not in waiting][-MOST_ABSENT:]
+        # Those with work come last, so that the first to be forgotten is who left first.
+        self._had = {share: ahead.get(share, self._least) for share in (*absent, *waiting)}
         self._least = min((self._had[share] for share in waiting), default=self._least)

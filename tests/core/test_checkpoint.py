@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gradmem_core.checkpoints.fingerprint import LIMITS, compute_fingerprint, digest_backbone
-from gradmem_core.checkpoints.manifest import Task
+from gradmem_core.checkpoints.manifest import Task, read_manifest
 from gradmem_core.config import MemoryConfig
 from gradmem_core.errors import CheckpointError
 from gradmem_core.model import MemoryModel
@@ -309,6 +309,16 @@ def test_another_format_version_is_refused(own: Path, version: Any) -> None:
     change_json(own / "gradmem.json", format_version=version)
     with pytest.raises(CheckpointError, match=f"version {version}; this GradMem reads 1"):
         load_checkpoint(own)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_digest_of_settings_counts_in_older_formats_too(own: Path, version: int) -> None:
+    memory = json.loads((own / "gradmem.json").read_text())["memory"]
+    if version == 1:  # which has another field for the adapter
+        memory.pop("adapter")
+    change_json(own / "gradmem.json", format_version=version, memory=memory)
+    with pytest.raises(CheckpointError, match="do not match their digest"):
+        read_manifest(own)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{", "", '"x"', "\xff"])

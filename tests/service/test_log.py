@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
+from service import readiness
 from service.app import create_app
 from service.audit_log import memory_digest
 from service.log import JsonFormatter, TextFormatter, configure_logging
@@ -153,6 +155,23 @@ def test_an_id_of_another_form_is_replaced(http: httpx.Client, unsafe: str) -> N
 def test_each_request_has_an_id_of_its_own(http: httpx.Client) -> None:
     ids = {http.get("/livez").headers["x-request-id"] for _ in range(3)}
     assert len(ids) == 3
+
+
+def test_a_probe_of_the_store_has_no_id_of_the_request_that_began_it(
+    settings: Settings,
+    tiny: Checkpoint,
+    serving: Serving,
+    log: Log,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readiness, "PROBE_SECONDS", 3600)
+    monkeypatch.setattr(readiness, "FRESH_SECONDS", 0)
+    with serving(create_app(settings, models=Models([tiny]))) as url:
+        (tmp_path / "memories.db").unlink()
+        assert httpx.post(f"{url}/write", json={"document": DOCUMENT}).status_code == 503
+        assert log.line(method="POST")["request_id"]
+        assert "request_id" not in log.line(logger="service.readiness")
 
 
 def test_a_trace_of_the_client_is_taken_up(http: httpx.Client, log: Log) -> None:

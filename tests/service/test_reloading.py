@@ -121,6 +121,13 @@ async def test_checkpoints_are_added_and_the_default_is_switched(served: Served)
     assert served.names == ["two"]
 
 
+def test_a_memory_is_read_by_the_checkpoint_of_its_name_among_copies(tiny: Checkpoint) -> None:
+    copy = replace(tiny, name="copy")
+    models = Models([copy, tiny])
+    assert models.find_writer(tiny.fingerprint, "tiny") is tiny
+    assert models.find_writer(tiny.fingerprint, "a name of the past") is copy
+
+
 async def test_a_checkpoint_that_changed_in_its_place_is_loaded(served: Served) -> None:
     before = served.models.get("one")
     save_tiny(served.folder / "one", seed=99, name="one")

@@ -19,6 +19,7 @@ from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.compression import WrittenPage
 from service.engine.pace import Pace
 from service.engine.scheduler import BURST, FATAL, BatchLimits, Scheduler
+from service.engine.shares import MOST_ABSENT, FairShares
 from service.engine.work import DeviceWork, ReadWork, WriteWork
 from service.telemetry import Telemetry
 from tests.service.fake_device import NEVER, Clock, FakeDevice, RecordingJob
@@ -257,6 +258,16 @@ def test_a_client_that_comes_back_has_no_turns_saved_up() -> None:
     assert [items for _, items, _ in device.trace[10:]] == [
         [number] for pair in zip(range(10, 14), range(20, 24), strict=True) for number in pair
     ]
+
+
+def test_clients_that_came_once_are_forgotten() -> None:
+    shares = FairShares[str](lambda client: client, lambda _: 1)
+    clients = [f"client {number}" for number in range(3000)]
+    for client in clients:
+        assert list(shares.order([client])) == [client]
+        shares.charge([client])
+    assert list(shares.order([clients[-2], "new"])) == ["new", clients[-2]]  # it had a turn lately
+    assert len(shares._had) <= MOST_ABSENT + 2
 
 
 def test_queries_of_clients_take_turns() -> None:
