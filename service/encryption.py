@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gradmem_core.errors import BlobError, EncryptionKeyError, MemoryNotFoundError
+from gradmem_core.tenants import OWN_PREFIX
 from service.stores import MemoryExistsError, Store, StoredMemory
 
 MAGIC = b"GMX1"
@@ -29,7 +30,7 @@ HEAD = struct.Struct(">4s8s12s")
 NONCE_BYTES = 12
 KEY = re.compile(r"[0-9a-fA-F]{64}")
 
-REGISTER_TENANT = "gradmem-keys"
+REGISTER_TENANT = f"{OWN_PREFIX}keys"
 REGISTER_ID = "0" * 32
 """Tenant and id of the register: a memory without a blob whose metadata names the keys with which
 memories in the store may be encrypted. By it a service without one of them notices at the start."""

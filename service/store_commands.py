@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from gradmem_core.tenants import DEFAULT_TENANT, TENANT_PATTERN
+from gradmem_core.tenants import DEFAULT_TENANT, OWN_PREFIX, TENANT_PATTERN
 from service.audit_log import audit
 from service.keys import ApiKey, KeyLimits, Role, make_key
 from service.log import configure_audit
@@ -19,9 +19,6 @@ from service.stores import Store, create_store
 from service.terminal import EXIT_REFUSED, exit_on_service_errors, fail
 
 T = TypeVar("T")
-
-OWN_PREFIX = "gradmem-"
-"Beginning of the names under which the service keeps memories of its own."
 
 StoreUrl = Annotated[
     str | None,

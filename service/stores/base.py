@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailableError
-from gradmem_core.tenants import DEFAULT_TENANT
+from gradmem_core.tenants import DEFAULT_TENANT, OWN_PREFIX
 from service.stores.heads import MEMORY_ID, NEWEST, MemoryFilter, MemoryHead, MemoryList
 
 MAGIC = b"GMS1"
@@ -31,7 +31,7 @@ SIZE = struct.Struct(">I")
 START_BYTES = PREFIX.size + SIZE.size
 "Bytes of a record before its JSON."
 
-PROBE_TENANT = "gradmem-probe"
+PROBE_TENANT = f"{OWN_PREFIX}probe"
 "Tenant of probes: nobody's lists have them."
 PROBE_LIFETIME = timedelta(seconds=60)
 "Time after which a probe's memory expires where the probe could not delete it."

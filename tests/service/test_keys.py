@@ -21,11 +21,12 @@ from service import access
 from service.app import create_app
 from service.cli import app as command
 from service.client import AccessDenied, Client, InvalidKey
+from service.encryption import REGISTER_TENANT
 from service.keys import ApiKey, KeyLimits, Role, make_key
 from service.models import Models
 from service.settings import Settings
 from service.stores import create_store
-from service.stores.base import spend_token
+from service.stores.base import PROBE_TENANT, spend_token
 from tests.service.conftest import Serving
 from tests.service.stored import a_memory
 from tests.service.test_foreign_blobs import a_blob
@@ -324,6 +325,10 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     ("words", "status", "message"),
     [
         (["keys", "create", "--tenant", "A Co"], 2, "--tenant takes 1 to 63 lower-case letters"),
+        *(
+            (["keys", "create", "--tenant", name], 2, "names that begin with gradmem- are the")
+            for name in (PROBE_TENANT, REGISTER_TENANT)
+        ),
         (["keys", "revoke", "0" * 16], 2, "no key has this id"),
         (["serve", "--host", "0.0.0.0"], 1, "0.0.0.0 can be reached by others"),
     ],
