@@ -13,7 +13,7 @@ import typer
 
 from benchmarks.command import Measurement
 from benchmarks.faults.redis_server import RedisServer
-from benchmarks.isolation.walk import Texts, walk
+from benchmarks.isolation.walk import Texts, run_walk
 from benchmarks.options import Seed, one_of, separated
 from benchmarks.results import subject_of
 from benchmarks.rows import Isolation
@@ -63,7 +63,7 @@ def measure_isolation(
                 keys = asyncio.run(store_keys(url, tenants))
                 settings = Settings(checkpoints=[checkpoint], store_url=url)
                 service = stack.enter_context(run_service(settings))
-                found = walk(service.url, keys, texts, operations=operations, seed=seed)
+                found = run_walk(service.url, keys, texts, operations=operations, seed=seed)
             yield Isolation(
                 store=store,
                 tenants=tenants,

@@ -180,7 +180,9 @@ KINDS_OF_OWN = {"show": 200, "export": 200, "delete page": 404, "delete": 204, "
 KINDS = tuple(KINDS_OF_OWN)
 
 
-def walk(url: str, keys: dict[str, str], texts: Texts, *, operations: int, seed: int) -> Findings:
+def run_walk(
+    url: str, keys: dict[str, str], texts: Texts, *, operations: int, seed: int
+) -> Findings:
     """Let tenants carry out random operations; return what was found.
 
     Args:

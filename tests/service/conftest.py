@@ -1,5 +1,6 @@
 """Tiny checkpoints, and services over real sockets."""
 
+import logging
 import shutil
 import string
 import subprocess
@@ -21,6 +22,7 @@ from gradmem_core.config import MemoryConfig
 from gradmem_core.model import MemoryModel
 from gradmem_core.tokenizer import Tokenizer
 from service.app import create_app
+from service.log import AUDIT
 from service.models import Models
 from service.settings import Settings
 from tests.lists import RECORDS, TOKENIZER
@@ -83,6 +85,15 @@ def save_tiny(
         card="# tiny\n",
     )
     return folder
+
+
+@pytest.fixture(autouse=True)
+def audit_log_as_it_was() -> Iterator[None]:
+    """Take back what a command set up in this process: its standard error is closed later."""
+    logger = logging.getLogger(AUDIT)
+    handlers, propagate = logger.handlers, logger.propagate
+    yield
+    logger.handlers, logger.propagate = handlers, propagate
 
 
 @pytest.fixture(scope="session")

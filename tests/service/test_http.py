@@ -413,6 +413,7 @@ def test_openapi_describes_every_route_with_examples(http: httpx.Client) -> None
         "/v1/chat/completions",
         "/v1/models",
         "/v1/models/{model}",
+        "/limits",
         "/livez",
         "/readyz",
         "/metrics",

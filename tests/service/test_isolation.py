@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.isolation.command import store_keys
-from benchmarks.isolation.walk import Texts, walk
+from benchmarks.isolation.walk import Texts, run_walk
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from service.app import create_app
 from service.models import Models
@@ -29,7 +29,7 @@ def test_tenants_reach_their_own_memories_alone(
     keys = asyncio.run(store_keys(url, 3))
     app = create_app(Settings(store_url=url, threads=1), models=Models([tiny]))
     with serving(app) as base:
-        found = walk(base, keys, TEXTS, operations=OPERATIONS, seed=1)
+        found = run_walk(base, keys, TEXTS, operations=OPERATIONS, seed=1)
     assert found.operations == OPERATIONS
     assert found.foreign > OPERATIONS // 10
     assert (found.leaked, found.lost, found.revived) == (0, 0, 0)
@@ -55,5 +55,5 @@ def test_the_walk_finds_a_store_that_ignores_tenants(
     careless = CarelessStore(tmp_path / "memories.db")
     app = create_app(Settings(store_url=url, threads=1), models=Models([tiny]), store=careless)
     with serving(app) as base:
-        found = walk(base, keys, TEXTS, operations=30, seed=1)
+        found = run_walk(base, keys, TEXTS, operations=30, seed=1)
     assert found.leaked > 0

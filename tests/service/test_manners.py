@@ -75,7 +75,7 @@ def test_head_of_a_memory_that_is_not_there_is_404(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("POST", UNKNOWN, "DELETE, GET, HEAD"),
+        ("POST", UNKNOWN, "DELETE, GET, PATCH, HEAD"),
         ("GET", "/write", "POST"),
         ("HEAD", "/read", "POST"),
         ("DELETE", "/livez", "GET, HEAD"),

@@ -11,6 +11,7 @@ import pytest
 from fastapi import Request
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
+from service.access import ANYONE
 from service.app import create_app
 from service.clients import client_of
 from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
@@ -119,8 +120,10 @@ def test_where_any_request_would_be_refused_its_body_is_not_read(
         assert other.post("/write", json={"document": DOCUMENT}).status_code == 201
 
 
-def request_from(host: str) -> Request:
-    return Request({"type": "http", "client": (host, 1234), "headers": []})
+def request_from(host: str | None) -> Request:
+    state = {"identity": ANYONE}
+    address = None if host is None else (host, 1234)
+    return Request({"type": "http", "client": address, "headers": [], "state": state})
 
 
 @pytest.mark.parametrize(
@@ -134,4 +137,4 @@ def request_from(host: str) -> Request:
 )
 def test_a_client_is_an_address_or_a_site(host: str, client: str) -> None:
     assert client_of(request_from(host)) == client
-    assert client_of(Request({"type": "http", "client": None, "headers": []})) == ""
+    assert client_of(request_from(None)) == ""
