@@ -16,6 +16,9 @@ from service.stores import Store
 
 CACHE_SECONDS = 5.0
 "Time after which a key that was revoked opens nothing, and after which the first one is asked for."
+OUTAGE_SECONDS = 3600.0
+"""Time for which a key opens `/metrics` after the store last confirmed it, while the store is down:
+metrics tell what is wrong then."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +66,16 @@ class Access:
         self._closed = self._closed or await self._store.has_keys()
         self._asked_at = time.monotonic()
 
-    async def identify(self, key: str | None, role: Role) -> Identity:
+    async def identify(
+        self, key: str | None, role: Role, *, without_store: bool = False
+    ) -> Identity:
         """Return the client who sent a key.
 
         Args:
             key: The key as it was sent; None where none was.
             role: What the client is about to do.
+            without_store: While the store is down, accept a key that it confirmed within the last
+                hour (`OUTAGE_SECONDS`), whatever became of it since, and do not count its requests.
 
         Raises:
             UnauthorizedError: A key is needed, and this is not one.
@@ -80,12 +87,13 @@ class Access:
             return ANYONE
         if key is None:
             raise UnauthorizedError.without_key()
-        record = await self._open(key)
-        if RANKS[record.role] < RANKS[role]:
-            raise RoleError(record.role, role)
-        limit = record.limits.requests_per_second
-        if limit is not None and (wait := await self._store.take_token(record.key_id, limit)) > 0:
-            raise RateLimitError(limit, wait)
+        try:
+            record = await self._open(key, role)
+            await self._count(record)
+        except StoreUnavailableError:
+            if not without_store or (recalled := self._recall(key)) is None:
+                raise
+            record = _check(recalled, role)
         return Identity(record.tenant, record.role, record.key_id, record.limits)
 
     async def _needs_key(self) -> bool:
@@ -95,21 +103,34 @@ class Access:
                 self._closed = await self._store.has_keys()
         return self._closed
 
-    async def _open(self, key: str) -> ApiKey:
+    async def _open(self, key: str, role: Role) -> ApiKey:
         parts = split_key(key)
         if parts is not None:
             key_id, secret = parts
             record = await self._find(key_id)
             if record is not None and record.opens_with(secret):
-                return record
+                return _check(record, role)
         raise UnauthorizedError.with_wrong_key()
+
+    async def _count(self, record: ApiKey) -> None:
+        limit = record.limits.requests_per_second
+        if limit is not None and (wait := await self._store.take_token(record.key_id, limit)) > 0:
+            raise RateLimitError(limit, wait)
+
+    def _recall(self, key: str) -> ApiKey | None:
+        """Return the record of a key that was known lately, without asking the store."""
+        key_id, secret = split_key(key) or ("", "")
+        found_at, record = self._known.get(key_id, (-math.inf, None))
+        if record is None or time.monotonic() - found_at > OUTAGE_SECONDS:
+            return None
+        return record if record.opens_with(secret) else None
 
     async def _find(self, key_id: str) -> ApiKey | None:
         found_at, record = self._known.get(key_id, (-math.inf, None))
         if time.monotonic() - found_at <= CACHE_SECONDS:
             return record
-        self._known.pop(key_id, None)
         text = await self._store.find_key(key_id)
+        self._known.pop(key_id, None)
         if text is None:
             return None
         try:
@@ -119,3 +140,10 @@ class Access:
             return None
         self._known[key_id] = (time.monotonic(), record)
         return record
+
+
+def _check(record: ApiKey, role: Role) -> ApiKey:
+    """Return the record of a key that may do something; refuse any other."""
+    if RANKS[record.role] < RANKS[role]:
+        raise RoleError(record.role, role)
+    return record

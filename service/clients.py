@@ -20,11 +20,11 @@ SITE_PREFIX = 64
 BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="A key of the service.")
 
 
-def needs(role: Role) -> params.Depends:
+def needs(role: Role, *, without_store: bool = False) -> params.Depends:
     """Return the dependency that lets in clients who have at least this role.
 
     It comes before every other dependency of a route. A route without one cannot reach memories:
-    it has no tenant.
+    it has no tenant. See `Access.identify` for `without_store`.
     """
 
     async def identify(
@@ -32,7 +32,7 @@ def needs(role: Role) -> params.Depends:
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
     ) -> None:
         key = None if credentials is None else credentials.credentials
-        identity = await state_of(request).access.identify(key, role)
+        identity = await state_of(request).access.identify(key, role, without_store=without_store)
         request.state.identity = identity
         if (known := current_request()) is not None:
             known.tenant, known.key_id = identity.tenant, identity.key_id

@@ -100,7 +100,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
         409, "fingerprint-mismatch", "Memory of another checkpoint"
     ),
     core.CheckpointError: ProblemType(500, "checkpoint", "Unusable checkpoint"),
-    core.EncryptionKeyError: ProblemType(500, "encryption-key", "Encryption key missing"),
+    core.EncryptionKeyError: ProblemType(503, "encryption-key", "Encryption key missing"),
     core.BlobError: ProblemType(500, "blob", "Unusable stored memory"),
     core.StoreUnavailableError: ProblemType(503, "store-unavailable", "Store unavailable"),
     core.StoreFullError: ProblemType(507, "store-full", "Store full"),

@@ -212,7 +212,12 @@ async def readyz(request: Request) -> Status:
     return Status()
 
 
-@router.get("/metrics", dependencies=[needs("admin")], tags=["operations"], response_class=Response)
+@router.get(
+    "/metrics",
+    dependencies=[needs("admin", without_store=True)],
+    tags=["operations"],
+    response_class=Response,
+)
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     return Response(state_of(request).telemetry.exposition(), media_type=CONTENT_TYPE)

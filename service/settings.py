@@ -41,8 +41,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535)
     "Port to listen on; 0 takes a free one."
     insecure: bool = False
-    """Let anyone in who reaches the address, as long as there has never been a key; without this, a
-    service without keys listens on loopback addresses alone."""
+    """Let anyone in who reaches the address, as long as there has never been a key; without this,
+    the service starts on loopback addresses alone until there is a key."""
     checkpoints: Annotated[list[str], NoDecode, Field(min_length=1)] = ["prose"]
     "Checkpoints to serve, folders or bundled names, separated by commas; the first is the default."
     checkpoints_file: Path | None = None

@@ -27,6 +27,7 @@ from service.models import Models
 from service.settings import Settings
 from service.stores import create_store
 from service.stores.base import PROBE_TENANT, spend_token
+from tests.redis_server import RedisServer
 from tests.service.conftest import Serving
 from tests.service.stored import a_memory
 from tests.service.test_foreign_blobs import a_blob
@@ -262,6 +263,36 @@ def test_the_limits_are_those_of_the_settings_and_of_the_key(url: str, keys: Key
         assert http.post("/read", json=over).status_code == 422
         content = b" " * (limits["body_bytes"] + 1)
         assert http.post("/read", content=content).json()["limit"] == limits["body_bytes"]
+
+
+def test_metrics_stay_while_the_store_is_down(
+    tiny: Checkpoint,
+    serving: Serving,
+    own_redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(access, "CACHE_SECONDS", 0)
+    keys: Keys = asyncio.run(store_keys(own_redis.url))
+    key, limited = make_key("acme", "admin", KeyLimits(requests_per_second=100))
+    asyncio.run(save(own_redis.url, limited))
+    known = [keys["acme", "admin"], key]
+    settings = Settings(store_url=own_redis.url, threads=1)
+    with serving(create_app(settings, models=Models([tiny]))) as url:
+
+        def get(path: str, key: str) -> int:
+            with as_client(url, key) as http:
+                return http.get(path, timeout=60).status_code
+
+        for each in (*known, keys["acme", "read"]):
+            get("/metrics", each)
+        own_redis.stop()
+        assert [get("/metrics", each) for each in known] == [200, 200]
+        assert get("/metrics", keys["acme", "read"]) == 403
+        assert get("/metrics", keys["rival", "admin"]) == 503  # it was never seen
+        assert get("/metrics", known[0][:-64] + "0" * 64) == 503
+        assert get("/memories", known[0]) == 503
+        monkeypatch.setattr(access, "OUTAGE_SECONDS", 0)
+        assert get("/metrics", known[0]) == 503
 
 
 async def test_the_store_does_not_hold_the_secret(tmp_path: Path) -> None:
