@@ -86,7 +86,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._whole = True  # the last request has arrived whole
         self._unparsed = 0  # bytes since the last header or part of a body
         self._parsed = False
-        self._lingering = False  # answered and to be closed: what still arrives is dropped
+        self._lingering = False  # refused and to be closed: what still arrives is dropped
+        self._last_answer: RefusalError | None = None  # to be sent after the answers before it
         self._due: float | None = None  # time by which the client has to go on
         self._unsent_at: float | None = None  # time since when it takes no response
         self._timer: asyncio.TimerHandle | None = None
@@ -112,7 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrives; refuse a header, or a trailer, without end."""
-        if self._whole and self._unparsed == 0:
+        if self._whole and self._unparsed == 0 and not self._pending:
             self._due = self.loop.time() + self._limits.header_seconds
         self._unparsed += len(data)
         if self._lingering:
@@ -123,7 +124,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._parsed:
             self._parsed, self._unparsed = False, 0
         elif self._unparsed > MAX_HEADER_BYTES:
-            self._answer_and_close(HeaderTooLargeError(MAX_HEADER_BYTES))
+            self._refuse(HeaderTooLargeError(MAX_HEADER_BYTES))
 
     def on_headers_complete(self) -> None:
         """Start a request; the app refuses one that breaks a limit."""
@@ -150,10 +151,20 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, or for the rest of one that is answered already."""
+        """Wait for the next request, or for the rest of one that is answered or has begun."""
+        closing = self.transport.is_closing()
+        if self._last_answer is not None and not self.pipeline and not closing:
+            self._answer_and_close(self._last_answer)
+            return
         super().on_response_complete()
-        if self.cycle.response_complete and not self.transport.is_closing():
-            self._wait(self._limits.idle_seconds if self._whole else LINGER_SECONDS)
+        self._unset_keepalive_if_required()  # uvicorn's own timer: `_due` is enough
+        if self._pending or closing:
+            return
+        if not self._whole:
+            self._wait(LINGER_SECONDS)
+        else:
+            limits = self._limits
+            self._wait(limits.header_seconds if self._unparsed else limits.idle_seconds)
 
     def pause_writing(self) -> None:
         """Note that the client is behind in taking a response."""
@@ -168,10 +179,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; uvicorn calls this."""
         del msg
-        self._answer_and_close(MalformedRequestError())
+        self._refuse(MalformedRequestError())
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing, where uvicorn would advise to install a library for WebSockets."""
+
+    @property
+    def _pending(self) -> bool:
+        """True where the last request that began has no whole response yet."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _refusal(self) -> RefusalError | None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -214,22 +230,37 @@ class BoundedProtocol(HttpToolsProtocol):
         """Close the connection of a client that does not go on; say so where it had begun to."""
         self._due = None
         if self._whole and self._unparsed:
-            self._answer_and_close(HeaderTimeoutError(self._limits.header_seconds))
+            self._refuse(HeaderTimeoutError(self._limits.header_seconds))
         else:
             self.transport.close()
 
-    def _answer_and_close(self, error: RefusalError) -> None:
-        """Answer outside of any request, and close once the client had time to read the answer."""
+    def _refuse(self, error: RefusalError) -> None:
+        """Answer what cannot be taken, once the requests before it are answered, and close."""
         if self._lingering or self.transport.is_closing():
             return
+        self._lingering, self._unparsed = True, 0
+        if self._whole:  # it is no part of the last request
+            waits = self._pending
+        elif self.cycle.response_started:
+            self.transport.close()  # there is no place for another response
+            return
+        else:
+            self.cycle.disconnected = True  # the app has nothing to send any more
+            self.cycle.message_event.set()
+            waits = bool(self.pipeline)
+            if waits:
+                self.pipeline.popleft()
+        if waits:
+            self._last_answer = error
+        else:
+            self._answer_and_close(error)
+
+    def _answer_and_close(self, error: RefusalError) -> None:
+        """Answer outside of the app, and close once the client had time to read the answer."""
         with correlated([]) as request:
             logger.info("%s", type(error).__name__)
-            response = response_of(error)
+            response = response_of(error, "" if self._whole else self.scope["path"])
             response.headers["X-Request-Id"] = request.request_id
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.close()  # in the middle of a response: there is no place for another
-            return
-        self._lingering, self._unparsed = True, 0
         self.transport.write(self._encode(response))
         self.loop.call_later(1.0, self.transport.close)
 

@@ -1,10 +1,11 @@
 """Stored memories: add, open, change, show, export and delete them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import accumulate
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -45,6 +46,8 @@ from service.stores import (
     POSITION,
     MemoryExistsError,
     MemoryFilter,
+    MemoryHead,
+    MemoryList,
     Store,
     StoredMemory,
     memory_key,
@@ -53,6 +56,8 @@ from service.stores import (
 
 MAX_CHANGE_ATTEMPTS = 10
 "Attempts to store a change while other services change the same memory."
+MAX_LIST_CHARACTERS = 2**20
+"Most characters of metadata in a part of a list."
 
 Pages: TypeAlias = tuple[Tensor, tuple[PageInfo, ...]]
 "Vectors `(p, m, d)`, and the information on each page."
@@ -216,6 +221,9 @@ class Memories:
         if cursor is not None and not POSITION.fullmatch(cursor):
             raise InputError("cursor is not the next_cursor of a list; leave it out to begin anew")
         part = await self._store.list_memories(tenant, wanted, limit=limit, cursor=cursor)
+        fitting = _count_fitting(part.memories)
+        if fitting < len(part.memories):
+            part = MemoryList(part.memories[:fitting], part.memories[fitting - 1].position)
         return MemoriesResponse(
             memories=[summarize_memory(head) for head in part.memories], next_cursor=part.cursor
         )
@@ -400,6 +408,14 @@ class Memories:
         if blob.info.tenant != stored.tenant:
             raise BlobError("the stored memory belongs to another tenant; write the document again")
         return blob
+
+
+def _count_fitting(heads: Sequence[MemoryHead]) -> int:
+    """Return how many of the first memories fit into a part of a list, at least one."""
+    ends = accumulate(
+        sum(len(key) + len(value) for key, value in head.metadata.items()) for head in heads
+    )
+    return max(1, sum(end <= MAX_LIST_CHARACTERS for end in ends))
 
 
 def _patch(changes: MemoryPatch, stored: StoredMemory) -> StoredMemory:

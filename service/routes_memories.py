@@ -25,10 +25,18 @@ from service.schemas import (
 )
 from service.stores import MemoryFilter
 
+SUMMARY_BYTES = 2**15
+"About the bytes of a memory in a list at most."
+
 router = APIRouter(tags=["memories"], responses=describe_problems(400, 401, 403, 421, 431))
 
 
-@router.get("/memories", dependencies=[needs("read")], responses=describe_problems(422, 503))
+@router.get(
+    "/memories",
+    dependencies=[needs("read")],
+    response_model=MemoriesResponse,
+    responses=describe_problems(422, 503),
+)
 async def list_memories(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=MAX_LIST, description="Most memories to return.")] = 100,
@@ -47,7 +55,7 @@ async def list_memories(
     expires_before: Annotated[
         AwareDatetime | None, Query(description="Only memories that expire before this time.")
     ] = None,
-) -> MemoriesResponse:
+) -> Response:
     """List memories, the newest first.
 
     The parts together hold every memory that is there all the while exactly once, whatever is
@@ -59,9 +67,10 @@ async def list_memories(
         metadata=dict(map(_parse_entry, metadata or [])),
         expires_before=expires_before,
     )
-    return await state_of(request).memories.list(
+    part = await state_of(request).memories.list(
         tenant_of(request), wanted, limit=limit, cursor=cursor
     )
+    return await respond(part, size=len(part.memories) * SUMMARY_BYTES, status=200)
 
 
 @router.patch(

@@ -147,7 +147,6 @@ class Server(uvicorn.Server):
                 log_config=None,  # that of the root logger, see configure_logging
                 access_log=False,  # uvicorn's prints paths, and paths hold memory ids
                 server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds) + ANSWER_SECONDS,
             )
         )

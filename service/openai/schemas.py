@@ -19,6 +19,8 @@ MAX_MESSAGES = 1024
 "Most messages in one request."
 MAX_PARTS = 256
 "Most parts of one message."
+MAX_MODALITIES = 2
+"Most modalities, of which OpenAI has two."
 MAX_STOPS = 4
 "Most stop sequences, as OpenAI has it."
 NAMED_MEMORY = re.compile(r"(?P<checkpoint>.+):(?P<memory>[0-9a-f]{32})", re.DOTALL)
@@ -51,9 +53,11 @@ class ChatMessage(BaseModel):
     )
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)] | None = (
-        None
-    )
+    content: (
+        Text
+        | Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS)]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _check_content(self) -> Self:
@@ -111,6 +115,7 @@ class ChatCompletionRequest(RequestBody):
     memory: MemoryId | None = None
     "The memory's handle, unless `model` names it; a field of GradMem's own."
     messages: list[ChatMessage] = Field(
+        fail_fast=True,
         min_length=1,
         max_length=MAX_MESSAGES,
         json_schema_extra={"contains": {"properties": {"role": {"const": "user"}}}},
@@ -146,7 +151,7 @@ class ChatCompletionRequest(RequestBody):
     tools: Annotated[list[JsonValue], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     response_format: ResponseFormat | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=MAX_MODALITIES)] | None = None
 
     metadata: JsonValue = None
     parallel_tool_calls: JsonValue = None

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from service import bodies
 from service.bodies import parse_body
+from service.openai.schemas import ChatCompletionRequest
 
 MEGABYTE = 10**6
 BODIES = {
@@ -77,3 +79,18 @@ async def test_a_large_body_is_parsed_on_another_thread(
         await client.post("/write", content=BODIES["array"])
     loop, other = threads
     assert other != loop
+
+
+CHATS = {
+    "parts": {"messages": [{"role": "user", "content": [{}] * 256}] * 1024},
+    "messages": {"messages": [{}] * 1024},
+    "modalities": {"modalities": ["audio"] * 100_000},
+}
+
+
+@pytest.mark.parametrize("fields", CHATS.values(), ids=CHATS)
+def test_the_errors_of_a_chat_are_few(fields: dict[str, object]) -> None:
+    body = json.dumps({"model": "tiny", **fields}).encode()
+    with pytest.raises(RequestValidationError) as caught:
+        parse_body(ChatCompletionRequest, body)
+    assert len(caught.value.errors()) < 10

@@ -167,6 +167,94 @@ def test_what_is_no_http_is_a_problem(url: str) -> None:
     assert b"urn:gradmem:problem:malformed-request" in answer
 
 
+@pytest.mark.parametrize("chunk", [b"x\r\n", b"1\r\n{\r\nx"])
+@pytest.mark.parametrize("first", [b"", HEAD + b"\r\n"], ids=["alone", "pipelined"])
+def test_a_malformed_chunk_is_a_problem(url: str, first: bytes, chunk: bytes) -> None:
+    with connect(url) as connection:
+        connection.sendall(first + CHUNKED + chunk)
+        answer = receive_all(connection)
+    if first:
+        assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1 ") == 1 + bool(first)
+    assert b"HTTP/1.1 400 " in answer
+    assert b"urn:gradmem:problem:malformed-request" in answer
+
+
+def test_a_trailer_without_end_is_told_so(url: str) -> None:
+    with connect(url) as connection:
+        connection.sendall(CHUNKED + b"0\r\nX: " + b"a" * 2**19)
+        answer = receive_all(connection)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b"urn:gradmem:problem:header-too-large" in answer
+
+
+def test_a_malformed_chunk_after_the_answer_gets_no_other(
+    settings: Settings, tiny: Checkpoint
+) -> None:
+    with bounded_service(settings, tiny, max_body_bytes=16) as url, connect(url) as connection:
+        connection.sendall(CHUNKED + b"20\r\n" + b"a" * 32 + b"\r\n")
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 413 ")
+        connection.sendall(b"x\r\n")
+        assert receive_all(connection) == b""
+
+
+@pytest.mark.parametrize(
+    ("late", "after"),
+    [
+        (b"\r\n", b"408 "),
+        (b"GET", b"408 "),
+        (HEAD + b"\r\n", b"200 "),
+        (b"\x16\x03", b"400 "),
+        (CHUNKED + b"x\r\n", b"400 "),
+    ],
+    ids=["line", "start", "request", "no HTTP", "malformed chunk"],
+)
+def test_what_arrives_while_a_response_is_pending_does_not_cut_it_off(
+    settings: Settings, tiny: Checkpoint, late: bytes, after: bytes
+) -> None:
+    limits = ConnectionLimits(connections=5, header_seconds=0.3, idle_seconds=60)
+    servers: list[uvicorn.Server] = []
+
+    @contextmanager
+    def serve(app: FastAPI) -> Iterator[str]:
+        config = uvicorn.Config(app, port=0, http=limits.protocol, log_config=None)
+        servers.append(uvicorn.Server(config))
+        with started(servers[0]) as url:
+            yield url
+
+    with slow_service(settings, tiny, serve) as (device, client, _):
+        body = f'{{"document": "{DOCUMENT}", "steps": 1}}'.encode().ljust(100)
+        with connect(str(client.base_url)) as connection:
+            connection.sendall(POST + body)
+            wait_until(lambda: bool(servers[0].server_state.tasks) and not limits.waiting)
+            connection.sendall(late)
+            time.sleep(1)  # more than a header may take
+            device.permits.release(1)
+            answer = b""
+            while b"HTTP/1.1 " + after not in answer:
+                part = connection.recv(2**16)
+                assert part, answer
+                answer += part
+    assert answer.startswith(b"HTTP/1.1 201 ")
+
+
+def test_only_the_own_idle_timeout_closes(settings: Settings, tiny: Checkpoint) -> None:
+    limits = ConnectionLimits(connections=5, header_seconds=60, idle_seconds=2)
+    config = uvicorn.Config(
+        create_app(settings, models=Models([tiny])),
+        port=0,
+        http=limits.protocol,
+        log_config=None,
+        timeout_keep_alive=0,
+    )
+    with started(uvicorn.Server(config)) as url, connect(url) as connection:
+        for _ in range(2):
+            connection.sendall(HEAD + b"\r\n")
+            assert connection.recv(2**16).startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.2)
+        assert receive_all(connection) == b""
+
+
 @pytest.mark.parametrize("start", [b"", HEAD, POST + b"{", HEAD + b"\r\n"])
 def test_waiting_connections_shut_nobody_out(
     settings: Settings, tiny: Checkpoint, start: bytes

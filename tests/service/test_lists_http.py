@@ -1,6 +1,7 @@
 """Lists of memories over HTTP, with the client and the command line."""
 
 import json
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +14,7 @@ from service.app import create_app
 from service.cli import app
 from service.client import AsyncClient, Client, InvalidRequest, NotFound
 from service.models import Models
+from service.schemas import MemoriesResponse
 from service.settings import Settings
 from tests.service.conftest import Serving
 
@@ -74,6 +76,43 @@ def test_the_client_iterates_over_all_parts(
     monkeypatch.setattr("service.client.client.LIST_PART", 1)
     ids = [client.write(DOCUMENT).memory_id for _ in range(3)]
     assert [memory.memory_id for memory in client.memories()] == ids[::-1]
+
+
+def test_much_metadata_makes_a_part_shorter(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.memories.MAX_LIST_CHARACTERS", 100)
+    metadatas = [{"k": "a" * 40}, {"k": "b" * 40}, {"k": "c" * 400}, {}]
+    ids = [client.write(DOCUMENT, metadata=metadata).memory_id for metadata in metadatas]
+    parts = []
+    cursor: dict[str, str] | None = {}
+    with httpx.Client(base_url=client.base_url) as http:
+        while cursor is not None:
+            part = http.get("/memories", params=cursor).json()
+            parts.append([memory["memory_id"] for memory in part["memories"]])
+            cursor = {"cursor": part["next_cursor"]} if part["next_cursor"] else None
+    assert parts == [[ids[3]], [ids[2]], [ids[1], ids[0]]]
+
+
+@pytest.mark.anyio
+async def test_a_long_list_is_serialised_on_another_thread(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    serialise = MemoriesResponse.model_dump_json
+
+    def note_thread(response: MemoriesResponse) -> str:
+        threads.append(threading.current_thread().name)
+        return serialise(response)
+
+    monkeypatch.setattr(MemoriesResponse, "model_dump_json", note_thread)
+    async with httpx.AsyncClient(base_url=client.base_url) as http:
+        await http.get("/memories")
+        for _ in range(3):
+            await http.post("/write", json={"document": DOCUMENT}, timeout=60)
+        await http.get("/memories")
+    loop, other = threads
+    assert other != loop
 
 
 @pytest.mark.anyio
