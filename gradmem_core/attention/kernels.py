@@ -245,6 +245,15 @@ def _gradient_of_columns(
 
 
 @triton.jit
+def _compute_adjoints(q, do, tq, k, v, tk, tv, scale):
+    """Compute `dP`, the adjoint of `dS`, and what `dV` adds to the adjoint of `P`, of a block."""
+    inner = tl.dot(do, tl.trans(v))
+    to_scores = tl.dot(tq, tl.trans(k))
+    to_scores = tl.dot(q, tl.trans(tk), to_scores) * scale
+    return inner, to_scores, tl.dot(do, tl.trans(tv))
+
+
+@triton.jit
 def _second_of_rows(
     query,
     key,
@@ -284,10 +293,7 @@ def _second_of_rows(
         tk = _load(to_key, base, columns, tokens, W)
         tv = _load(to_value, base, columns, tokens, W)
         p = _weights(q, k, sums, rows, columns, scale)
-        inner = tl.dot(do, tl.trans(v))
-        to_scores = tl.dot(tq, tl.trans(k))
-        to_scores = tl.dot(q, tl.trans(tk), to_scores) * scale
-        more = tl.dot(do, tl.trans(tv))
+        inner, to_scores, more = _compute_adjoints(q, do, tq, k, v, tk, tv, scale)
         mean += tl.sum(p * to_scores, 1)
         total += tl.sum(p * (more + to_scores * (inner - centre[:, None])), 1)
     total -= mean * centre
@@ -302,10 +308,7 @@ def _second_of_rows(
         tk = _load(to_key, base, columns, tokens, W)
         tv = _load(to_value, base, columns, tokens, W)
         p = _weights(q, k, sums, rows, columns, scale)
-        inner = tl.dot(do, tl.trans(v))
-        to_scores = tl.dot(tq, tl.trans(k))
-        to_scores = tl.dot(q, tl.trans(tk), to_scores) * scale
-        more = tl.dot(do, tl.trans(tv))
+        inner, to_scores, more = _compute_adjoints(q, do, tq, k, v, tk, tv, scale)
         centred = inner - centre[:, None]
         to_weights = more + to_scores * centred - mean[:, None] * inner
         for_scores = p * (to_weights - total[:, None])
