@@ -99,12 +99,12 @@ def choose_implementation(query: Tensor) -> ModuleType:
     """Return the module that computes attention: kernels where a GPU may round products to TF32."""
     rounded = torch.get_float32_matmul_precision() != "highest"
     fits = query.dtype == torch.float32 and query.shape[2] in KERNEL_WIDTHS
-    if query.is_cuda and rounded and fits and _has_compiler():
+    if query.is_cuda and rounded and fits and has_triton():
         return import_module("gradmem_core.attention.kernels")
     return blocks
 
 
 @cache
-def _has_compiler() -> bool:
-    """Return whether Triton is installed, as it is with torch's builds for a GPU on Linux."""
+def has_triton() -> bool:
+    """Return true if Triton is installed, as it is with torch's builds for a GPU on Linux."""
     return find_spec("triton") is not None

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from gradmem_core.attention import has_triton
 
 Backend = str | Callable[..., Any]
 Pass = Callable[..., Any]
@@ -252,7 +253,7 @@ def passes_for(device: torch.device) -> Passes:
     """Return passes that save launches on a GPU, where Triton and a C compiler are there for them:
     kernels for most, the others compiled."""
     compilers = ("cc", "gcc", "clang")
-    if device.type == "cuda" and find_spec("triton") and any(map(shutil.which, compilers)):
+    if device.type == "cuda" and has_triton() and any(map(shutil.which, compilers)):
         kernels = import_module("training.llama.kernels")
         return replace(compile_passes(), **{name: getattr(kernels, name) for name in KERNELS})
     return PLAIN
