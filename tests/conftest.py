@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.redis_server import RedisServer
+from benchmarks.faults.redis_server import RedisServer
 
 # Before torch is imported, here and in processes that tests start. Two threads on busy cores spin:
 # some tests took twenty times as long.

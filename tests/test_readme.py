@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.redis_server import free_port
 from service.client import Client
 from service.schemas import ReadResponse, WriteResult
-from tests.redis_server import free_port
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

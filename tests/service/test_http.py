@@ -13,6 +13,7 @@ import httpx
 import pytest
 import torch
 
+from benchmarks.faults.redis_server import RedisServer
 from gradmem_core.blob import quantize
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.reading.answers import ReadingRules
@@ -26,7 +27,6 @@ from service.memories import Memories
 from service.models import Models
 from service.settings import Settings
 from service.telemetry import Telemetry
-from tests.redis_server import RedisServer
 from tests.service.conftest import Serving, await_readiness, save_tiny
 
 DOCUMENT = "!aB:7x!!kk:Q3!!0z:mN!|"

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from benchmarks.faults.redis_server import RedisServer
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import BlobError
 from gradmem_core.tenants import DEFAULT_TENANT
@@ -27,7 +28,6 @@ from service.models import Models
 from service.settings import Settings
 from service.stores import create_store
 from service.stores.base import PROBE_TENANT, spend_token
-from tests.redis_server import RedisServer
 from tests.service.conftest import Serving
 from tests.service.stored import a_memory
 from tests.service.test_foreign_blobs import a_blob

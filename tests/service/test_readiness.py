@@ -11,6 +11,7 @@ import httpx
 import pytest
 import redis
 
+from benchmarks.faults.redis_server import RedisServer
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from service import readiness
 from service.app import create_app
@@ -19,7 +20,6 @@ from service.engine.device import OngoingWrite, WriteOutcome
 from service.models import Models
 from service.settings import Settings
 from service.telemetry import Telemetry
-from tests.redis_server import RedisServer
 from tests.service.conftest import Serving, await_readiness
 
 DOCUMENT = "!aB:7x!!kk:Q3!|"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis.exceptions
 
+from benchmarks.faults.redis_server import APPEND_ONLY, RedisServer, free_port
 from gradmem_core.errors import StoreFullError, StoreUnavailableError
 from gradmem_core.tenants import DEFAULT_TENANT
 from service.stores import MemoryFilter, Store, StoredMemory, create_store, new_memory_id
@@ -18,7 +19,6 @@ from service.stores import redis as redis_store
 from service.stores.base import pack
 from service.stores.redis import KEY_PREFIX
 from service.stores.redis_errors import COMMANDS
-from tests.redis_server import APPEND_ONLY, RedisServer, free_port
 from tests.service.stored import SECRET, a_memory, fill, soon
 
 pytestmark = pytest.mark.anyio

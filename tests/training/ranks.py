@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.faults.redis_server import free_port
 from gradmem_core.errors import NonFiniteLossError
-from tests.redis_server import free_port
 from training.cli import app
 from training.loop import gradient
 from training.loop.feed import Feed
