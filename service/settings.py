@@ -11,9 +11,9 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gradmem_core.config import BlobDtype
-from service.log import LogFormat
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
+LogFormat: TypeAlias = Literal["text", "json"]
 
 PREFIX = "GRADMEM_"
 ELSEWHERE = {"BACKBONE", "CACHE", "KEY", "PUBLISH", "REDIS_IMAGE", "REDIS_PASSWORD", "URL"}

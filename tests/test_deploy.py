@@ -87,7 +87,7 @@ def test_dependencies_are_installed_before_the_code_is_copied() -> None:
     steps = [f"{word} {rest}" for word, rest in BUILD.steps if word in ("COPY", "RUN")]
     torch, dependencies = (
         next(number for number, step in enumerate(steps) if mark in step)
-        for mark in ("constraints.txt torch", "requirements.txt")
+        for mark in ("constraints.txt torch", ".[service]")
     )
     code = steps.index("COPY gradmem_core ./gradmem_core")
     assert torch < steps.index("COPY pyproject.toml ./") < dependencies < code

@@ -77,9 +77,9 @@ def checkout(tmp_path: Path) -> Checkout:
 @pytest.mark.parametrize(
     ("extras", "installed"),
     [
-        (["", ""], [".[prose]"]),
-        (["dev", "", "train", "dev"], [".[dev]"]),
-        (["", "train", "bench"], [".[prose]", ".[train]", ".[bench]"]),
+        (["", ""], [".[service]"]),
+        (["dev", "", "train", "dev"], [".[service,dev]"]),
+        (["", "train", "bench"], [".[service]", ".[service,train]", ".[service,bench]"]),
     ],
 )
 def test_nothing_is_installed_twice(
@@ -117,7 +117,7 @@ def test_changed_pins_are_installed_with_the_earlier_extra(checkout: Checkout, n
     checkout.setup("dev")
     checkout.write(name, "changed")
     checkout.setup()
-    assert checkout.installed == [".[dev]", BACKBONE] * 2
+    assert checkout.installed == [".[service,dev]", BACKBONE] * 2
 
 
 def test_a_failed_installation_is_tried_again(checkout: Checkout) -> None:
@@ -125,7 +125,7 @@ def test_a_failed_installation_is_tried_again(checkout: Checkout) -> None:
     assert checkout.setup().returncode == 1
     mark.unlink()
     assert checkout.setup().returncode == 0
-    assert checkout.installed == [".[prose]", ".[prose]", BACKBONE]
+    assert checkout.installed == [".[service]", ".[service]", BACKBONE]
 
 
 def test_a_backbone_that_could_not_be_fetched_is_tried_again(checkout: Checkout) -> None:
@@ -133,7 +133,7 @@ def test_a_backbone_that_could_not_be_fetched_is_tried_again(checkout: Checkout)
     assert checkout.setup().returncode == 1
     mark.unlink()
     assert checkout.setup().returncode == 0
-    assert checkout.installed == [".[prose]", BACKBONE] * 2
+    assert checkout.installed == [".[service]", BACKBONE] * 2
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def run_service(
     checkpoints = [part for name in settings.checkpoints for part in ("--checkpoint", name)]
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", settings.device]
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "service.cli", "serve", *checkpoints, *options],
+        [sys.executable, "-m", "service", "serve", *checkpoints, *options],
         env=os.environ
         | {"GRADMEM_STORE_URL": settings.store_url, "GRADMEM_LOG_LEVEL": "error"}
         | dict(environment or {}),

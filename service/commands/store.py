@@ -6,17 +6,19 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from gradmem_core.extras import requires_extra
 from gradmem_core.tenants import DEFAULT_TENANT, OWN_PREFIX, TENANT_PATTERN
-from service.audit_log import audit
+from service.commands.terminal import EXIT_FAILED, EXIT_REFUSED, exit_on_service_errors, fail
 from service.keys import ApiKey, KeyLimits, Role, make_key
-from service.log import configure_audit
 from service.settings import Settings, refuse_unknown_names
-from service.stores import Store, create_store
-from service.terminal import EXIT_REFUSED, exit_on_service_errors, fail
+from service.stores import Store
+
+if TYPE_CHECKING:
+    from service.audit_log import Act
 
 T = TypeVar("T")
 
@@ -67,8 +69,7 @@ def create(
         limits = KeyLimits(requests_per_second=requests_per_second)
         key, record = make_key(tenant, role, limits)
         _run(store_url, lambda store: store.save_key(record.key_id, record.model_dump_json()))
-        configure_audit()
-        audit("key.create", key_id=record.key_id, tenant=tenant, role=role)
+        _record("key.create", key_id=record.key_id, tenant=tenant, role=role)
         typer.echo(key)
 
 
@@ -97,8 +98,7 @@ def revoke(
     """Revoke a key for good: within five seconds it opens nothing."""
     with exit_on_service_errors():
         _run(store_url, lambda store: _revoke(store, key_id))
-        configure_audit()
-        audit("key.revoke", key_id=key_id)
+        _record("key.revoke", key_id=key_id)
 
 
 def purge(store_url: StoreUrl = None) -> None:
@@ -109,21 +109,59 @@ def purge(store_url: StoreUrl = None) -> None:
     """
     with exit_on_service_errors():
         _run(store_url, lambda store: store.purge())
-        configure_audit()
-        audit("store.purge")
+        _record("store.purge")
+
+
+def rekey(store_url: StoreUrl = None) -> None:
+    """Encrypt the memories in the store with the first of the keys.
+
+    Keys are those of GRADMEM_ENCRYPTION_KEYS or GRADMEM_ENCRYPTION_KEY_FILE. Memories under the
+    other keys and plain ones are encrypted anew; services may run meanwhile. A run that was
+    interrupted is continued by the next. Exit status 1 means that some could not be read.
+    """
+    with requires_extra("service"):
+        from service.encryption import Keyring
+        from service.encryption import rekey as rekey_store
+    with exit_on_service_errors():
+        settings = _settings(store_url)
+        keyring = Keyring(settings.read_encryption_keys())
+        result = _run(store_url, lambda store: rekey_store(store, keyring))
+        typer.echo(f"encrypted {result.encrypted} memories; {result.current} had the key already")
+        if result.unreadable:
+            fail(
+                f"{result.unreadable} memories could not be read: they are damaged, or their key is"
+                " missing; keep the older keys",
+                EXIT_FAILED,
+            )
+
+
+def _settings(store_url: str | None) -> Settings:
+    """Return the settings, with another store where a URL is given."""
+    refuse_unknown_names(os.environ)
+    return Settings() if store_url is None else Settings(store_url=store_url)
 
 
 def _run(store_url: str | None, operation: Callable[[Store], Awaitable[T]]) -> T:
     """Run an operation on the store that a URL or the settings name."""
 
+    with requires_extra("service"):
+        from service.log import configure_audit
+        from service.stores import create_store
+
     async def run() -> T:
         async with create_store(url, allow_eviction=True) as store:
             return await operation(store)
 
-    refuse_unknown_names(os.environ)
-    options = {} if store_url is None else {"store_url": store_url}
-    url = Settings(**options).store_url  # type: ignore[arg-type]
+    url = _settings(store_url).store_url
+    configure_audit()
     return asyncio.run(run())
+
+
+def _record(act: "Act", **details: str) -> None:
+    """Record an act that `_run` has done."""
+    from service.audit_log import audit
+
+    audit(act, **details)
 
 
 async def _list_records(store: Store) -> Sequence[ApiKey]:

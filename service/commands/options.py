@@ -1,0 +1,42 @@
+"""Options that several commands have, and the client that they use."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from service.client import (
+    AccessDenied,
+    Client,
+    ClientError,
+    Conflict,
+    InvalidKey,
+    InvalidRequest,
+    NotFound,
+)
+from service.commands.terminal import EXIT_FAILED, EXIT_REFUSED, fail
+from service.settings import UnknownSettingError, refuse_unknown_names
+
+REFUSALS = (InvalidKey, AccessDenied, InvalidRequest, NotFound, Conflict, UnknownSettingError)
+"Errors of commands that cannot be carried out."
+
+Url = Annotated[
+    str, typer.Option(envvar="GRADMEM_URL", metavar="URL", help="Base URL of the service.")
+]
+MemoryId = Annotated[str, typer.Argument(metavar="ID", help="The memory's id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the whole result as a JSON object.")]
+
+
+@contextmanager
+def connect(url: str) -> Iterator[Client]:
+    """Yield a client; turn its errors into exit statuses."""
+    try:
+        refuse_unknown_names(os.environ)
+        with Client(url) as client:
+            yield client
+    except REFUSALS as error:
+        fail(error, EXIT_REFUSED)
+    except ClientError as error:
+        fail(error, EXIT_FAILED)
