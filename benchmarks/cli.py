@@ -21,6 +21,7 @@ from benchmarks.faults.command import measure_faults
 from benchmarks.isolation.command import measure_isolation
 from benchmarks.report.command import report
 from benchmarks.serving.command import measure_serving
+from benchmarks.soak.command import measure_soak
 from benchmarks.speed.reading_time import measure_reading_time
 from benchmarks.speed.training_step import measure_training_step
 
@@ -38,6 +39,7 @@ MEASUREMENTS: dict[str, Callable[..., Measurement]] = {
     "serving": measure_serving,
     "faults": measure_faults,
     "isolation": measure_isolation,
+    "soak": measure_soak,
     "curve": measure_curve,
 }
 "Commands that make a result, by name."

@@ -1,4 +1,4 @@
-"""The rows of every measurement: what a result file can hold.
+"""The rows of measurements: what a result file can hold. `reliability_rows` has the others.
 
 Sizes are in the task's own unit (pairs for `kv`), K is the number of write steps.
 """
@@ -368,34 +368,6 @@ class Overload(Row):
     "Latency that 99 in 100 successes keep within."
 
 
-class Fault(Row):
-    """A fault of a store or a process while the service is written to, and what it cost."""
-
-    measurement: Literal["fault"] = "fault"
-    fault: str
-    store: str
-    times: Count
-    "Number of times that it happened."
-    acknowledged: Amount
-    "WRITEs that the service acknowledged."
-    deleted: Amount
-    "Their memories that were deleted again, acknowledged too."
-    refused: Amount
-    "Requests answered with a problem."
-    cut: Amount
-    "Requests whose connection ended without an answer."
-    unanswered: Amount
-    "Requests without an answer or an end of the connection."
-    lost: Amount
-    "Acknowledged memories that are not there afterwards."
-    wrong: Amount
-    "Memories that are damaged, or of another document."
-    undeleted: Amount
-    "Deleted memories that are there afterwards."
-    ready: Seconds | None
-    "From the end of the fault until the service is ready; null where its process was killed."
-
-
 class BesideOverload(Row):
     """Requests of another client, one at a time, while the others are an overload."""
 
@@ -427,23 +399,6 @@ class Company(Row):
     "Processes that are busy."
     throughput: Positive
     failed: Amount
-
-
-class Isolation(Row):
-    """Tenants who carried out random operations, held against a model of who owns what."""
-
-    measurement: Literal["isolation"] = "isolation"
-    store: str
-    tenants: Count
-    operations: Count
-    foreign: Amount
-    "Requests for the memory of another tenant."
-    leaked: Amount
-    "Those that were answered otherwise than for an id that nobody has."
-    lost: Amount
-    "Requests for an own memory that were not answered as the model says."
-    revived: Amount
-    "Requests for a deleted memory that were answered otherwise than for an id that nobody has."
 
 
 class Footprint(Row):

@@ -16,8 +16,8 @@ from benchmarks.faults.faults import FAULTS
 from benchmarks.faults.measurement import measure_kills, measure_redis_fault
 from benchmarks.faults.redis_server import APPEND_ONLY, RedisServer
 from benchmarks.options import Seed, one_of, separated
+from benchmarks.reliability_rows import Fault
 from benchmarks.results import subject_of
-from benchmarks.rows import Fault
 from benchmarks.serving.documents import draw_documents
 from benchmarks.serving.process import run_service
 from gradmem_core.checkpoints.checkpoint import load_checkpoint

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from benchmarks.faults.faults import FAULTS
 from benchmarks.faults.ledger import Ledger, audit, await_ready, writing
 from benchmarks.faults.redis_server import RedisServer
-from benchmarks.rows import Fault
+from benchmarks.reliability_rows import Fault
 from benchmarks.serving.process import RunningService, run_service
 from service.settings import Settings
 

@@ -15,8 +15,8 @@ from benchmarks.command import Measurement
 from benchmarks.faults.redis_server import RedisServer
 from benchmarks.isolation.walk import Texts, run_walk
 from benchmarks.options import Seed, one_of, separated
+from benchmarks.reliability_rows import Isolation
 from benchmarks.results import subject_of
-from benchmarks.rows import Isolation
 from benchmarks.serving.documents import draw_documents
 from benchmarks.serving.process import run_service
 from gradmem_core.checkpoints.checkpoint import load_checkpoint

@@ -158,20 +158,6 @@ def capacity(rows: DataFrame) -> "Series[float]":
     return (rows.before + rows.after) / 2
 
 
-def faults(files: Files) -> str:
-    """Show what faults of stores and processes cost."""
-    rows = frame(kinds.Fault, files)
-    counts = ["acknowledged", "deleted", "refused", "cut", "unanswered", "lost", "wrong"]
-    return table(rows[["fault", "store", "times", *counts, "undeleted", "ready"]])
-
-
-def isolation(files: Files) -> str:
-    """Show the answers to tenants who tried to reach each other's memories."""
-    rows = frame(kinds.Isolation, files)
-    counts = ["operations", "foreign", "leaked", "lost", "revived"]
-    return table(rows[["store", "tenants", *counts]])
-
-
 def footprint(files: Files) -> str:
     """Show the service's memory once warm and after all requests."""
     rows = frame(kinds.Footprint, files)
@@ -186,5 +172,5 @@ def warm(rows: DataFrame) -> DataFrame:
 
 TABLES = (
     *(write_load, read_load, mixed_load, break_even, efficiency, unrolled, peak_memory),
-    *(read_by_length, operations, overload, beside_overload, company, faults, isolation, footprint),
+    *(read_by_length, operations, overload, beside_overload, company, footprint),
 )

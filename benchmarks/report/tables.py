@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
-from benchmarks.report import goals, index, pairs, serving, texts
+from benchmarks.report import goals, index, pairs, reliability, serving, texts
 from benchmarks.report.frames import Files
 from benchmarks.report.markdown import titled
 from gradmem_core.errors import InputError
 
-PRINTED: tuple[Callable[..., str], ...] = (*pairs.PRINTED, *texts.PRINTED, *serving.TABLES)
+PRINTED: tuple[Callable[..., str], ...] = (
+    *(*pairs.PRINTED, *texts.PRINTED, *serving.TABLES, *reliability.TABLES),
+)
 "Tables that `render` joins."
 OTHERS: tuple[Callable[..., str], ...] = (
     *(index.measured_files, goals.prose_goals, goals.serving_goals),

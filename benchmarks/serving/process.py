@@ -14,9 +14,11 @@ from gradmem_core.errors import DeviceError
 from service.client import Client
 from service.settings import Settings
 
-START_SECONDS = 120
+START_SECONDS = 900
+"""Longest time until the service is ready. On busy cores that takes minutes; a process that has
+ended is noticed at once."""
 STOP_SECONDS = 30
-STATUS = "/proc/{pid}/status"
+PROCESS = "/proc/{pid}"
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,30 @@ class RunningService:
 
     def resident_bytes(self) -> int | None:
         """Return the memory that the process holds; None where that cannot be known."""
-        status = Path(STATUS.format(pid=self.pid))
-        if self.pid is None or not status.exists():
+        size = self._status("VmRSS")
+        return None if size is None else int(size.split()[0]) * 1024
+
+    def threads(self) -> int | None:
+        """Return the number of its threads; None where that cannot be known."""
+        count = self._status("Threads")
+        return None if count is None else int(count)
+
+    def open_files(self) -> int | None:
+        """Return the number of its open files and sockets; None where that cannot be known."""
+        folder = self._folder / "fd"
+        return sum(1 for _ in folder.iterdir()) if folder.exists() else None
+
+    @property
+    def _folder(self) -> Path:
+        """The folder in which Linux describes the process."""
+        return Path(PROCESS.format(pid=self.pid))
+
+    def _status(self, name: str) -> str | None:
+        status = self._folder / "status"
+        if not status.exists():
             return None
-        (line,) = [x for x in status.read_text().splitlines() if x.startswith("VmRSS:")]
-        return int(line.split()[1]) * 1024
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return fields[name].strip()
 
 
 @contextmanager

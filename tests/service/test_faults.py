@@ -16,8 +16,8 @@ from benchmarks.faults.command import measure_faults
 from benchmarks.faults.faults import FAULTS
 from benchmarks.faults.measurement import measure_redis_fault
 from benchmarks.faults.redis_server import APPEND_ONLY, RedisServer
+from benchmarks.reliability_rows import Fault
 from benchmarks.results import load_result, rows_of
-from benchmarks.rows import Fault
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import MemoryNotFoundError
 from gradmem_core.tenants import DEFAULT_TENANT

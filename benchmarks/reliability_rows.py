@@ -1,0 +1,81 @@
+"""The rows of measurements of reliability, which docs/RELIABILITY.md shows.
+
+Times are in seconds.
+"""
+
+from typing import Literal
+
+from benchmarks.results import Amount, Count, Row, Seconds
+
+
+class Fault(Row):
+    """A fault of a store or a process while the service is written to, and what it cost."""
+
+    measurement: Literal["fault"] = "fault"
+    fault: str
+    store: str
+    times: Count
+    "Number of times that it happened."
+    acknowledged: Amount
+    "WRITEs that the service acknowledged."
+    deleted: Amount
+    "Their memories that were deleted again, acknowledged too."
+    refused: Amount
+    "Requests answered with a problem."
+    cut: Amount
+    "Requests whose connection ended without an answer."
+    unanswered: Amount
+    "Requests without an answer or an end of the connection."
+    lost: Amount
+    "Acknowledged memories that are not there afterwards."
+    wrong: Amount
+    "Memories that are damaged, or of another document."
+    undeleted: Amount
+    "Deleted memories that are there afterwards."
+    ready: Seconds | None
+    "From the end of the fault until the service is ready; null where its process was killed."
+
+
+class Isolation(Row):
+    """Tenants who carried out random operations, held against a model of who owns what."""
+
+    measurement: Literal["isolation"] = "isolation"
+    store: str
+    tenants: Count
+    operations: Count
+    foreign: Amount
+    "Requests for the memory of another tenant."
+    leaked: Amount
+    "Those that were answered otherwise than for an id that nobody has."
+    lost: Amount
+    "Requests for an own memory that were not answered as the model says."
+    revived: Amount
+    "Requests for a deleted memory that were answered otherwise than for an id that nobody has."
+
+
+class Soak(Row):
+    """A part of a long time under steady traffic: latencies, and the most that was held in it."""
+
+    measurement: Literal["soak"] = "soak"
+    store: str
+    part: Count
+    "The parts are equally long; 1 is the first."
+    seconds: Seconds
+    requests: Amount
+    "Requests that were answered as they should be."
+    failed: Amount
+    write: Seconds | None
+    "Median latency of WRITE; null where there was none."
+    read: Seconds | None
+    list: Seconds | None
+    delete: Seconds | None
+    p99: Seconds
+    "Latency that 99 in 100 requests keep within."
+    resident_bytes: Amount
+    "Resident memory of the service's process."
+    open_files: Amount
+    "Open files and sockets."
+    process_threads: Amount
+    "Threads of the process."
+    store_bytes: Amount
+    "Size of SQLite's files, or of the memory that Redis uses."

@@ -1,0 +1,1 @@
+"""Mixed traffic for a long time, and what the service's process holds meanwhile."""
