@@ -108,7 +108,7 @@ class BlobInfo(BaseModel):
     fingerprint: str
     "Fingerprint of the checkpoint that wrote it."
     pages: tuple[PageInfo, ...] = Field(min_length=1)
-    "Pages in the order in which they were written."
+    "Pages in the order in which they were written; a page that was replaced keeps its place."
     tenant: str = Field(default=DEFAULT_TENANT, pattern=TENANT_PATTERN)
     "Tenant to whom the memory belongs."
 

@@ -140,7 +140,14 @@ def _create_state(
     store = observe_store(store, telemetry)
     engine = engine or _create_engine(settings, telemetry)
     keyring = Keyring(settings.read_encryption_keys())
-    memories = Memories(models, engine, store, keyring, dtype=settings.blob_dtype)
+    memories = Memories(
+        models,
+        engine,
+        store,
+        keyring,
+        dtype=settings.blob_dtype,
+        max_pages=settings.max_pages,
+    )
     readiness = Readiness(engine, store)
     return AppState(
         settings=settings,
@@ -150,7 +157,7 @@ def _create_state(
         store=store,
         memories=memories,
         readiness=readiness,
-        writer=DocumentWriter(models, engine, memories, readiness, max_pages=settings.max_pages),
+        writer=DocumentWriter(models, engine, memories, readiness),
         reader=Reader(engine, memories, telemetry),
         telemetry=telemetry,
         waiting=WaitingRequests(),

@@ -13,6 +13,7 @@ Act: TypeAlias = Literal[
     "memory.delete_page",
     "memory.import",
     "memory.patch",
+    "memory.replace_page",
     "store.purge",
     "key.create",
     "key.revoke",

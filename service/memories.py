@@ -14,7 +14,6 @@ from torch import Tensor
 from gradmem_core.blob import (
     Blob,
     BlobInfo,
-    PageInfo,
     check_fingerprint,
     check_shape,
     pack,
@@ -22,7 +21,7 @@ from gradmem_core.blob import (
 )
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype, EmbedsForm
-from gradmem_core.errors import BlobError, InputError, MemoryChangedError, PageNotFoundError
+from gradmem_core.errors import BlobError, InputError, MemoryChangedError, TooManyPagesError
 from gradmem_core.prompt_embeds import export_prompt_embeds
 from gradmem_core.texts.documents import prepare_query
 from service.audit_log import audit
@@ -31,6 +30,7 @@ from service.encryption import Keyring
 from service.engine import Engine
 from service.models import Models
 from service.offload import call_by_size
+from service.pages import Pages, page_index, with_page, with_pages, without_page
 from service.refusals import MemoryTakenError
 from service.schemas import (
     MAX_LIST,
@@ -59,10 +59,6 @@ MAX_CHANGE_ATTEMPTS = 10
 MAX_LIST_CHARACTERS = 2**20
 "Most characters of metadata in a part of a list."
 
-Pages: TypeAlias = tuple[Tensor, tuple[PageInfo, ...]]
-"Vectors `(p, m, d)`, and the information on each page."
-
-
 Change: TypeAlias = Callable[[StoredMemory], tuple[StoredMemory, Blob]]
 "Returns the changed memory, with its blob decoded; may raise to refuse."
 
@@ -85,12 +81,21 @@ class Memories:
         store: The store of the blobs.
         keyring: The keys that encrypt the blobs in the store.
         dtype: How a blob holds the elements of a memory.
+        max_pages: Most pages of a memory.
     """
 
     def __init__(
-        self, models: Models, engine: Engine, store: Store, keyring: Keyring, *, dtype: BlobDtype
+        self,
+        models: Models,
+        engine: Engine,
+        store: Store,
+        keyring: Keyring,
+        *,
+        dtype: BlobDtype,
+        max_pages: int,
     ) -> None:
         self.dtype: BlobDtype = dtype
+        self.max_pages = max_pages
         self._models = models
         self._engine = engine
         self._store = store
@@ -156,22 +161,45 @@ class Memories:
         stored = await self._store.get(tenant, memory_id)
         return await call_by_size(len(stored.blob), self._decode, stored, model)
 
-    async def change(
-        self, tenant: str, memory_id: str, change: Callable[[Blob], Pages]
-    ) -> MemoryInfo:
-        """Replace the pages of a memory; try again where others changed it at the same time.
+    async def append(self, tenant: str, memory_id: str, pages: Pages) -> MemoryInfo:
+        """Add pages to a memory, after those that it has.
 
         Args:
             tenant: The tenant whose memory it is.
             memory_id: The memory's handle.
-            change: Returns the new pages; may raise to refuse.
+            pages: The pages, written by the memory's checkpoint.
 
         Raises:
             MemoryNotFoundError: No memory of the tenant has that id.
+            TooManyPagesError: The memory would have more pages than allowed.
             MemoryChangedError: Others kept changing the memory.
             StoreUnavailableError: The store cannot be reached.
         """
-        return await self._replace(tenant, memory_id, partial(self._apply, change))
+        memory = await self._change_pages(tenant, memory_id, partial(with_pages, pages))
+        audit("memory.append", memory_id=memory_id, pages=len(pages[1]))
+        return memory
+
+    async def replace_page(
+        self, tenant: str, memory_id: str, page_id: str, pages: Pages
+    ) -> MemoryInfo:
+        """Put pages in the place of a page and of those that continue it.
+
+        Args:
+            tenant: The tenant whose memory it is.
+            memory_id: The memory's handle.
+            page_id: The page, whose id stays.
+            pages: The pages, written by the memory's checkpoint.
+
+        Raises:
+            NotFoundError: No memory of the tenant has that id, or no page of it.
+            TooManyPagesError: The memory would have more pages than allowed.
+            MemoryChangedError: Others kept changing the memory.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        memory = await self._change_pages(tenant, memory_id, partial(with_page, page_id, pages))
+        self._engine.forget(memory_key(tenant, memory_id))
+        audit("memory.replace_page", memory_id=memory_id, page_id=page_id, pages=len(pages[1]))
+        return memory
 
     async def patch(self, tenant: str, memory_id: str, changes: MemoryPatch) -> MemoryInfo:
         """Change name, metadata and expiry of a memory.
@@ -194,6 +222,11 @@ class Memories:
         )
         audit("memory.patch", memory_id=memory_id)
         return changed
+
+    async def _change_pages(
+        self, tenant: str, memory_id: str, change: Callable[[Blob], Pages]
+    ) -> MemoryInfo:
+        return await self._replace(tenant, memory_id, partial(self._apply, change))
 
     async def _replace(self, tenant: str, memory_id: str, change: Change) -> MemoryInfo:
         # Changes made by this service take turns: with many at once, some would never succeed.
@@ -339,15 +372,15 @@ class Memories:
         return DeleteResponse(deleted=len(deleted), next_cursor=cursor)
 
     async def delete_page(self, tenant: str, memory_id: str, page_id: str) -> None:
-        """Delete a page of a memory for good.
+        """Delete a page of a memory for good, and those that continue it.
 
         Raises:
             NotFoundError: No memory of the tenant has that id, or no page of it.
-            InputError: It is the memory's only page.
+            InputError: The memory has no other page.
             MemoryChangedError: Others kept changing the memory.
             StoreUnavailableError: The store cannot be reached.
         """
-        await self.change(tenant, memory_id, partial(without_page, page_id))
+        await self._change_pages(tenant, memory_id, partial(without_page, page_id))
         self._engine.forget(memory_key(tenant, memory_id))
         audit("memory.delete_page", memory_id=memory_id, page_id=page_id)
 
@@ -393,9 +426,19 @@ class Memories:
     ) -> tuple[StoredMemory, Blob]:
         old = self._unpack(stored)
         vectors, infos = change(old)
+        if len(infos) > len(old.info.pages):
+            self._check_page_count(len(infos))
         new = Blob(vectors, self.dtype, old.info.model_copy(update={"pages": infos}))
         changed = replace(stored, blob=pack(vectors, new.info, dtype=self.dtype))
         return self._keyring.seal(changed), new
+
+    def _check_page_count(self, pages: int) -> None:
+        if pages > self.max_pages:
+            raise TooManyPagesError(
+                f"the memory would have {pages} pages and at most {self.max_pages} are allowed"
+                " (GRADMEM_MAX_PAGES); use several memories",
+                limit=self.max_pages,
+            )
 
     def _unpack(self, stored: StoredMemory) -> Blob:
         """Decrypt and decode the blob of a memory.
@@ -441,37 +484,6 @@ def _patch(changes: MemoryPatch, stored: StoredMemory) -> StoredMemory:
         seconds = changes.ttl_seconds
         fields["expires_at"] = seconds and datetime.now(UTC) + timedelta(seconds=seconds)
     return replace(stored, **fields)
-
-
-def page_index(blob: Blob, page_id: str | None) -> int:
-    """Return the index of a page in a memory; None names the only page.
-
-    Raises:
-        PageNotFoundError: The memory has no page of that id.
-        InputError: None is named and there are several.
-    """
-    ids = [page.page_id for page in blob.info.pages]
-    if page_id is None and len(ids) == 1:
-        return 0
-    if page_id is None:
-        raise InputError(f"the memory has {len(ids)} pages: name one of {', '.join(ids)}")
-    if page_id not in ids:
-        raise PageNotFoundError("the memory has no page of this id")
-    return ids.index(page_id)
-
-
-def without_page(page_id: str, blob: Blob) -> Pages:
-    """Return all pages of a memory but one.
-
-    Raises:
-        PageNotFoundError: The memory has no page of that id.
-        InputError: It has no other.
-    """
-    infos, deleted = blob.info.pages, page_index(blob, page_id)
-    others = [index for index in range(len(infos)) if index != deleted]
-    if not others:
-        raise InputError("this is the memory's only page; delete the memory instead")
-    return blob.memory[others], tuple(infos[index] for index in others)
 
 
 def _export(checkpoint: Checkpoint, vectors: Tensor, query: str | None, form: EmbedsForm) -> bytes:

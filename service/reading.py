@@ -79,7 +79,8 @@ def _list_works(
         sampling,
         # A document written twice counts as two: the second may revoke what came between.
         documents=[(page.document_sha256, page.created_at) for page in pages],
-        page_keys=[(memory.stored.key, page.page_id) for page in pages],
+        # A page that was replaced kept its id, but not its time.
+        page_keys=[(memory.stored.key, f"{page.page_id} {page.created_at}") for page in pages],
     )
 
 

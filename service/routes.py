@@ -1,5 +1,6 @@
 """The HTTP routes."""
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from service.schemas import (
     LimitsResponse,
     MemoryInfo,
     ModelsResponse,
+    PageRequest,
     PromptEmbedsRequest,
     ReadRequest,
     ReadResponse,
@@ -32,6 +34,8 @@ MemoryPath = Annotated[str, Path(description="A memory's handle.", examples=[EXA
 SAFETENSORS = "application/vnd.safetensors"
 
 WriteBody = Annotated[WriteRequest, json_body(WriteRequest)]
+
+PageBody = Annotated[PageRequest, json_body(PageRequest)]
 
 ReadBody = Annotated[ReadRequest, json_body(ReadRequest)]
 
@@ -67,10 +71,17 @@ async def write(body: WriteBody, request: Request) -> Response:
     work = partial(
         state_of(request).writer.write, body, tenant=tenant_of(request), share=client_of(request)
     )
+    return await _respond_written(request, work, size=len(body.document), status=201)
+
+
+async def _respond_written(
+    request: Request, work: Callable[..., Awaitable[WriteResult]], *, size: int, status: int
+) -> Response:
+    """Respond with the result of a WRITE, after its steps where the client wants a stream."""
     if EVENT_STREAM in request.headers.get("accept", ""):
         return await stream_events(request, work)
     result = await run_while_connected(request, work())
-    return await respond(result, size=len(body.document), status=201)
+    return await respond(result, size=size, status=status)
 
 
 @router.post(
@@ -178,8 +189,40 @@ async def delete(memory_id: MemoryPath, request: Request) -> None:
     responses=describe_problems(404, 409, 422, 503, 507),
 )
 async def delete_page(memory_id: MemoryPath, page_id: PagePath, request: Request) -> None:
-    """Delete a page of a memory for good; the last page can only be deleted with the memory."""
+    """Delete a page of a memory for good, and the pages that belong to it (see `PUT`).
+
+    The last page can only be deleted with the memory.
+    """
     await state_of(request).memories.delete_page(tenant_of(request), memory_id, page_id)
+
+
+@router.put(
+    "/memories/{memory_id}/pages/{page_id}",
+    dependencies=[needs("write"), Depends(refuse_overload("write"))],
+    tags=["memories"],
+    response_model=WriteResult,
+    responses=describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507),
+    openapi_extra=describe_body(PageRequest),
+)
+async def replace_page(
+    memory_id: MemoryPath, page_id: PagePath, body: PageBody, request: Request
+) -> Response:
+    """Write a page of a memory again, from a new text that takes the place of the old one.
+
+    The memory keeps its id, its other pages and its expiry, the page its id and its place. Where
+    the text needs several pages, the others follow the first and belong to it: they are replaced
+    and deleted with it. Until all are written, the old page answers. May be repeated. For `Accept:
+    text/event-stream` see `POST /write`.
+    """
+    work = partial(
+        state_of(request).writer.write_page,
+        body,
+        tenant=tenant_of(request),
+        memory_id=memory_id,
+        page_id=page_id,
+        share=client_of(request),
+    )
+    return await _respond_written(request, work, size=len(body.document), status=200)
 
 
 @router.get("/models", dependencies=[needs("read")], tags=["models"])

@@ -95,7 +95,30 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 TtlSeconds = Annotated[int, Field(ge=1, le=10 * YEAR_SECONDS)]
 
 
-class WriteRequest(RequestBody):
+class DocumentRequest(RequestBody):
+    """A document to compress."""
+
+    document: Text = Field(min_length=1)
+    "The text to compress; it is forgotten once the memory is written."
+    steps: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"] | None, WHOLE] = None
+    """Gradient steps (K), or `auto` for as many as reduce the loss; the checkpoint's own number by
+    default."""
+    timeout: Timeout | None = None
+    "Seconds after which the service answers 504; it has a limit of its own."
+    verify: bool = True
+    """Read the memory back, and write pages that come back poorly again, in halves; for checkpoints
+    that can continue a text."""
+
+
+class PageRequest(DocumentRequest):
+    """The body of `PUT /memories/{id}/pages/{page}`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"document": "Alice: +49 30 5550199\nDoor code: 4711#"}]}
+    )
+
+
+class WriteRequest(DocumentRequest):
     """The body of `POST /write`."""
 
     model_config = ConfigDict(
@@ -117,15 +140,8 @@ class WriteRequest(RequestBody):
         }
     )
 
-    document: Text = Field(min_length=1)
-    "The text to compress; it is forgotten once the memory is written."
     model: Text | None = None
     "Name of the checkpoint that writes, from `GET /models`; the first one by default."
-    steps: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"] | None, WHOLE] = None
-    """Gradient steps (K), or `auto` for as many as reduce the loss; the checkpoint's own number by
-    default."""
-    timeout: Timeout | None = None
-    "Seconds after which the service answers 504; it has a limit of its own."
     ttl_seconds: Annotated[TtlSeconds | None, WHOLE] = None
     "Seconds until the memory is deleted; never by default."
     name: Name | None = None
@@ -135,9 +151,6 @@ class WriteRequest(RequestBody):
     append_to: MemoryId | None = None
     """Add the document to this memory, which keeps its name, its metadata and its expiry; for
     checkpoints whose memories have pages."""
-    verify: bool = True
-    """Read the memory back, and write pages that come back poorly again, in halves; for checkpoints
-    that can continue a text."""
 
     @model_validator(mode="after")
     def _check_append(self) -> "WriteRequest":
@@ -233,7 +246,8 @@ class MemoryInfo(BaseModel):
     """Share of the words asked for that READ gave back right after WRITE, 0 to 1; null without
     `verify`, or where the checkpoint cannot."""
     pages: list[PageDescription]
-    "Pages in the order in which they were written; one where the document was not split."
+    """Pages in the order in which they were written; one where the document was not split. A page
+    that was replaced keeps its place."""
     bytes: int
     "Size of the stored blob."
     dtype: BlobDtype

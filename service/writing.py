@@ -9,19 +9,26 @@ from functools import partial
 
 import torch
 
-from gradmem_core.blob import Blob, PageInfo
+from gradmem_core.blob import PageInfo
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import InputError, TooManyPagesError
-from gradmem_core.limits import check_pages, check_steps
+from gradmem_core.limits import check_steps
 from gradmem_core.texts.documents import Document, prepare_document
 from gradmem_core.writing.compression import MemoryPage, compress
-from service.audit_log import audit
-from service.engine import Engine, EngineWorker, StepMade, list_writes
-from service.memories import Memories, Pages
+from service.engine import Deadline, Engine, EngineWorker, StepMade, list_writes
+from service.memories import Memories
 from service.models import Models
 from service.offload import call_by_size
+from service.pages import Pages, find_page
 from service.readiness import Readiness
-from service.schemas import MemoryInfo, StepEvent, WriteRequest, WriteResult
+from service.schemas import (
+    DocumentRequest,
+    MemoryInfo,
+    PageRequest,
+    StepEvent,
+    WriteRequest,
+    WriteResult,
+)
 
 EmitStep = Callable[[StepEvent], None]
 
@@ -34,23 +41,15 @@ class DocumentWriter:
         engine: The engine that does the work on the device.
         memories: The stored memories.
         readiness: The state of the store.
-        max_pages: Most pages of a memory.
     """
 
     def __init__(
-        self,
-        models: Models,
-        engine: Engine,
-        memories: Memories,
-        readiness: Readiness,
-        *,
-        max_pages: int,
+        self, models: Models, engine: Engine, memories: Memories, readiness: Readiness
     ) -> None:
         self._models = models
         self._engine = engine
         self._memories = memories
         self._readiness = readiness
-        self._max_pages = max_pages
 
     async def write(
         self,
@@ -75,6 +74,87 @@ class DocumentWriter:
         """
         deadline = self._engine.deadline(request.timeout)
         checkpoint, existing = await self._destination(tenant, request)
+        document, pages = await self._compress(
+            checkpoint, request, emit, existing=existing, share=share, deadline=deadline
+        )
+        if request.append_to is None:
+            memory = await self._memories.add(
+                checkpoint,
+                pages,
+                tenant=tenant,
+                name=request.name,
+                metadata=request.metadata,
+                ttl_seconds=request.ttl_seconds,
+            )
+        else:
+            memory = await self._memories.append(tenant, request.append_to, pages)
+        return await _describe_result(request, memory, document)
+
+    async def write_page(
+        self,
+        request: PageRequest,
+        emit: EmitStep | None = None,
+        *,
+        tenant: str,
+        memory_id: str,
+        page_id: str,
+        share: str = "",
+    ) -> WriteResult:
+        """Compress a document and put its pages in the place of a page of a memory.
+
+        Args:
+            request: The document and its options.
+            emit: Called with every gradient step.
+            tenant: The tenant whose memory it is.
+            memory_id: The memory's handle.
+            page_id: The page, with those that continue it.
+            share: The client, which gets a fair share of the device.
+
+        Raises:
+            GradMemError: The memory or its page is unknown, its checkpoint is not served, the
+                document or the steps are refused, or engine or store failed. The memory stays as it
+                was then, unless only the reply of the store was lost.
+        """
+        deadline = self._engine.deadline(request.timeout)
+        memory = await self._memories.open(tenant, memory_id)
+        blob = memory.blob
+        document, pages = await self._compress(
+            memory.checkpoint,
+            request,
+            emit,
+            existing=len(blob.info.pages) - len(find_page(blob, page_id)),
+            share=share,
+            deadline=deadline,
+        )
+        changed = await self._memories.replace_page(tenant, memory_id, page_id, pages)
+        return await _describe_result(request, changed, document)
+
+    async def _destination(self, tenant: str, request: WriteRequest) -> tuple[Checkpoint, int]:
+        """Return the checkpoint that writes, and the number of pages its memory already has."""
+        if request.append_to is None:
+            return self._models.get(request.model), 0
+        memory = await self._memories.open(tenant, request.append_to, request.model)
+        checkpoint = memory.checkpoint
+        if not checkpoint.takes_pages:
+            raise InputError(
+                "append_to is for checkpoints whose memories have pages, and those of"
+                f" {checkpoint.name} have only one; write the document as a new memory"
+            )
+        return checkpoint, len(memory.blob.info.pages)
+
+    async def _compress(
+        self,
+        checkpoint: Checkpoint,
+        request: DocumentRequest,
+        emit: EmitStep | None,
+        *,
+        existing: int,
+        share: str,
+        deadline: Deadline,
+    ) -> tuple[Document, Pages]:
+        """Write a document for a memory that has some pages already."""
+        if isinstance(request.steps, int):
+            check_steps(checkpoint.model.config, request.steps)
         document = await self._parse(checkpoint, request.document, existing)
         steps = checkpoint.model.config.write_steps if request.steps is None else request.steps
         works = list_writes(checkpoint, [page.ids for page in document.pages], steps)
@@ -88,63 +168,34 @@ class DocumentWriter:
                 steps,
                 dtype=self._memories.dtype,
                 verify=request.verify,
-                max_pages=self._max_pages - existing,
+                max_pages=self._memories.max_pages - existing,
             )
         size = len(request.document)
-        pages = await call_by_size(size, _join_pages, written, request.document)
-        if request.append_to is None:
-            memory = await self._memories.add(
-                checkpoint,
-                pages,
-                tenant=tenant,
-                name=request.name,
-                metadata=request.metadata,
-                ttl_seconds=request.ttl_seconds,
-            )
-        else:
-            append = partial(self._append, pages)
-            memory = await self._memories.change(tenant, request.append_to, append)
-            audit("memory.append", memory_id=memory.memory_id, pages=len(written))
-        return await call_by_size(size, _describe_result, memory, document)
-
-    async def _destination(self, tenant: str, request: WriteRequest) -> tuple[Checkpoint, int]:
-        """Return the checkpoint that writes, and the number of pages its memory already has."""
-        if request.append_to is None:
-            checkpoint, existing = self._models.get(request.model), 0
-        else:
-            memory = await self._memories.open(tenant, request.append_to, request.model)
-            checkpoint, existing = memory.checkpoint, len(memory.blob.info.pages)
-            if not checkpoint.takes_pages:
-                raise InputError(
-                    "append_to is for checkpoints whose memories have pages, and those of"
-                    f" {checkpoint.name} have only one; write the document as a new memory"
-                )
-        if isinstance(request.steps, int):
-            check_steps(checkpoint.model.config, request.steps)
-        return checkpoint, existing
+        return document, await call_by_size(size, _join_pages, written, request.document)
 
     async def _parse(self, checkpoint: Checkpoint, text: str, existing: int) -> Document:
         """Split a document into pages, in another thread: it may take seconds."""
-        room = max(0, self._max_pages - existing)
+        most = self._memories.max_pages
+        room = max(0, most - existing)
         try:
             return await asyncio.to_thread(prepare_document, checkpoint, text, max_pages=room)
         except TooManyPagesError as error:
             if not existing:
                 raise
             raise TooManyPagesError(
-                f"the memory has {existing} of at most {self._max_pages} pages already;"
-                f" {error.message}",
-                limit=self._max_pages,
+                f"the memory keeps {existing} of at most {most} pages; {error.message}",
+                limit=most,
             ) from error
 
-    def _append(self, pages: Pages, blob: Blob) -> Pages:
-        vectors, infos = pages
-        check_pages(len(infos), self._max_pages - len(blob.info.pages))
-        return torch.cat([blob.memory, vectors]), blob.info.pages + infos
 
-
-def _describe_result(memory: MemoryInfo, document: Document) -> WriteResult:
+async def _describe_result(
+    request: DocumentRequest, memory: MemoryInfo, document: Document
+) -> WriteResult:
     """Describe a written memory, with remarks on its document."""
+    return await call_by_size(len(request.document), _add_remarks, memory, document)
+
+
+def _add_remarks(memory: MemoryInfo, document: Document) -> WriteResult:
     return WriteResult(
         **memory.model_dump(),
         duplicate_keys=document.duplicate_keys,

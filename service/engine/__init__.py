@@ -1,6 +1,6 @@
 """The engine: admission, the scheduler and the device."""
 
-from service.engine.admission import AdmissionLimits, Permit
+from service.engine.admission import AdmissionLimits, Deadline, Permit
 from service.engine.device import Device, TorchDevice
 from service.engine.engine import Engine
 from service.engine.pace import Operation
@@ -20,6 +20,7 @@ from service.engine.worker import EngineWorker
 __all__ = [
     "AdmissionLimits",
     "BatchLimits",
+    "Deadline",
     "Device",
     "Engine",
     "EngineWorker",

@@ -14,7 +14,7 @@ from gradmem_core.writing.compression import Steps, WrittenPage
 from service.engine.pace import Operation
 
 PageKey: TypeAlias = tuple[str, str]
-"Ids of a memory and of one of its pages."
+"Key of a memory, and that of one of its pages, which is another one once it is written again."
 
 
 @dataclass(frozen=True, eq=False)

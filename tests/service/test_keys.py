@@ -150,6 +150,7 @@ def test_a_foreign_id_is_answered_as_a_missing_one(url: str, keys: Keys) -> None
                 rival.get(f"/memories/{id_}"),
                 rival.get(f"/memories/{id_}/prompt-embeds"),
                 rival.delete(f"/memories/{id_}/pages/{page_id}"),
+                rival.put(f"/memories/{id_}/pages/{page_id}", json={"document": DOCUMENT}),
                 rival.delete(f"/memories/{id_}"),
                 rival.post("/read", json={"memory_id": id_, "query": QUERY}),
                 rival.post("/write", json={"document": DOCUMENT, "append_to": id_}),

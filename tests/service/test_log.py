@@ -211,8 +211,11 @@ def _administer(http: httpx.Client, log: Log) -> None:
     memory_id = http.post("/write", json={"document": "one: 1"}).json()["memory_id"]
     more = {"document": "two: 2", "append_to": memory_id}
     page_id = http.post("/write", json=more).json()["pages"][0]["page_id"]
-    assert http.delete(f"/memories/{memory_id}/pages/{page_id}").status_code == 204
+    page = f"/memories/{memory_id}/pages/{page_id}"
+    assert http.put(page, json={"document": "one: 3"}).status_code == 200
+    assert http.delete(page).status_code == 204
     assert log.line(act="memory.append")["pages"] == 1
+    assert log.line(act="memory.replace_page")["page_id"] == page_id
     assert log.line(act="memory.delete_page")["page_id"] == page_id
     http.delete(f"/memories/{memory_id}", headers={"X-Request-Id": "erasure-5"})
     line = log.line(act="memory.delete")

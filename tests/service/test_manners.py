@@ -79,7 +79,7 @@ def test_head_of_a_memory_that_is_not_there_is_404(http: httpx.Client) -> None:
         ("GET", "/write", "POST"),
         ("HEAD", "/read", "POST"),
         ("DELETE", "/livez", "GET, HEAD"),
-        ("TRACE", UNKNOWN + "/pages/0123456789abcdef", "DELETE"),
+        ("TRACE", UNKNOWN + "/pages/0123456789abcdef", "DELETE, PUT"),
     ],
 )
 def test_405_names_all_methods_of_the_path(

@@ -306,7 +306,7 @@ def test_a_refused_append_changes_nothing(http: httpx.Client, store_file: Path) 
 
     body = problem(append(document=make_text(6)), 413, "too-many-pages")
     assert body["limit"] == MAX_PAGES
-    assert "the memory has 19 of at most 20 pages already" in body["detail"]
+    assert "the memory keeps 19 of at most 20 pages" in body["detail"]
     assert "GRADMEM_MAX_PAGES" in body["detail"]
     problem(append(document="!aB:7x!|", model="tiny"), 409, "fingerprint-mismatch")
     problem(append(model="nobody"), 404, "model-not-found")
