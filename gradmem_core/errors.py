@@ -41,6 +41,9 @@ A message says what was wrong, which limit was hit, and what to do. It never hol
 document or a query.
 """
 
+import copyreg
+from typing import Any
+
 
 class GradMemError(Exception):
     """Base of the tree.
@@ -54,6 +57,10 @@ class GradMemError(Exception):
         super().__init__(message)
         self.message = message
         self.limit = limit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy without `__init__`, whose keywords are not among `args`: errors cross processes."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class InputError(GradMemError):

@@ -21,7 +21,14 @@ from service.access import Access
 from service.app_state import AppState
 from service.documentation import add_documentation
 from service.encryption import Keyring
-from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
+from service.engine import (
+    AdmissionLimits,
+    BatchLimits,
+    DeviceExecutor,
+    Engine,
+    Executor,
+    TorchDevice,
+)
 from service.engine.threads import use_threads
 from service.errors import response_of
 from service.log import log_loop_failure
@@ -63,6 +70,7 @@ def create_app(
     models: Models | None = None,
     store: Store | None = None,
     engine: Engine | None = None,
+    executor: Executor | None = None,
     tracer: Tracer | None = None,
     on_device_lost: Callable[[], None] = lambda: None,
 ) -> FastAPI:
@@ -72,7 +80,8 @@ def create_app(
         settings: The operator's settings.
         models: Loaded checkpoints; those of the settings by default.
         store: The store of memories; that of the settings by default.
-        engine: The engine; one on the settings' device by default.
+        engine: The engine; one within the settings' limits by default.
+        executor: Does the engine's work; one on the settings' device by default.
         tracer: Makes the spans of traces; None for no traces.
         on_device_lost: Called on another thread when the engine has ended by itself.
 
@@ -80,8 +89,12 @@ def create_app(
         CheckpointError: A checkpoint cannot be loaded.
         ValueError: The store's URL names no store.
     """
-    state = _create_state(settings, models, store, engine, tracer)
-    state.engine.on_failure = on_device_lost
+    telemetry = Telemetry(tracer)
+    if engine is None:
+        executor = executor or create_executor(settings, telemetry)
+        executor.on_failure = on_device_lost
+        engine = _create_engine(settings, executor, telemetry)
+    state = _create_state(settings, models, store, engine, telemetry)
     app = FastAPI(
         title="GradMem",
         version=version("gradmem"),
@@ -129,16 +142,14 @@ def _create_state(
     settings: Settings,
     models: Models | None,
     store: Store | None,
-    engine: Engine | None,
-    tracer: Tracer | None,
+    engine: Engine,
+    telemetry: Telemetry,
 ) -> AppState:
-    telemetry = Telemetry(tracer)
     models = models or Models.load(
         settings.read_checkpoints(), device=settings.device, precision=settings.precision
     )
     store = store or create_store(settings.store_url, allow_eviction=settings.allow_eviction)
     store = observe_store(store, telemetry)
-    engine = engine or _create_engine(settings, telemetry)
     keyring = Keyring(settings.read_encryption_keys())
     memories = Memories(
         models,
@@ -183,20 +194,25 @@ async def _run_parts(app: FastAPI) -> AsyncIterator[None]:
             await to_thread.run_sync(state.engine.stop)
 
 
-def _create_engine(settings: Settings, telemetry: Telemetry) -> Engine:
-    return Engine(
+def create_executor(settings: Settings, telemetry: Telemetry) -> DeviceExecutor:
+    """Return an executor on the settings' device."""
+    return DeviceExecutor(
         TorchDevice(prefix_bytes=settings.max_prefix_bytes),
         BatchLimits(
             settings.max_batch_tokens,
             settings.max_batch_queries,
             CPU_STEP_WORK if settings.device.startswith("cpu") else None,
         ),
-        AdmissionLimits(
-            settings.max_tokens, settings.max_timeout_seconds, settings.max_wait_seconds
-        ),
         telemetry,
         threads=settings.threads,
     )
+
+
+def _create_engine(settings: Settings, executor: Executor, telemetry: Telemetry) -> Engine:
+    limits = AdmissionLimits(
+        settings.max_tokens, settings.max_timeout_seconds, settings.max_wait_seconds
+    )
+    return Engine(executor, limits, telemetry)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

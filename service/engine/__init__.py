@@ -3,6 +3,7 @@
 from service.engine.admission import AdmissionLimits, Deadline, Permit
 from service.engine.device import Device, TorchDevice
 from service.engine.engine import Engine
+from service.engine.executor import DeviceExecutor, Executor
 from service.engine.pace import Operation
 from service.engine.scheduler import BatchLimits
 from service.engine.work import (
@@ -22,9 +23,11 @@ __all__ = [
     "BatchLimits",
     "Deadline",
     "Device",
+    "DeviceExecutor",
     "Engine",
     "EngineWorker",
     "Event",
+    "Executor",
     "Operation",
     "PageKey",
     "Permit",

@@ -40,3 +40,27 @@ class Pace:
         """Return the time that work takes with the slowest checkpoint."""
         names = [name for kind, name in list(self._lately) if kind == operation]
         return max((self.seconds(operation, name, units) for name in names), default=0.0)
+
+
+class Stopwatch:
+    """Times the work of each operation while there is any, for the pace.
+
+    Args:
+        pace: Observes the times.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._since: dict[Operation, float] = {}
+
+    def run(self, operation: Operation, busy: bool, now: float) -> None:
+        """Start where there is work again, and stop where there is none."""
+        if busy:
+            self._since.setdefault(operation, now)
+        else:
+            self._since.pop(operation, None)
+
+    def observe(self, operation: Operation, checkpoint: str, units: int, now: float) -> None:
+        """Record work that was done since the last record."""
+        self._pace.observe(operation, checkpoint, units, now - self._since[operation])
+        self._since[operation] = now

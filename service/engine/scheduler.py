@@ -29,7 +29,7 @@ from gradmem_core.errors import (
 )
 from gradmem_core.writing.compression import WrittenPage
 from service.engine.device import Device, OngoingRead, OngoingWrite
-from service.engine.pace import Operation, Pace
+from service.engine.pace import Pace, Stopwatch
 from service.engine.shares import FairShares
 from service.engine.work import DeviceWork, Event, ReadWork, Result, StepMade, WriteWork
 from service.log import log_failure
@@ -160,7 +160,7 @@ class Scheduler:
         self._limits = limits
         self._telemetry = telemetry
         self._clock = clock
-        self._stopwatch = _Stopwatch(pace or Pace())
+        self._stopwatch = Stopwatch(pace or Pace())
         self._writes: dict[OngoingWrite, Job] = {}
         self._reads: deque[Job] = deque()
         self._reading: dict[OngoingRead, Job] = {}
@@ -365,30 +365,6 @@ class Scheduler:
             if not job.begun:
                 self._telemetry.queue_seconds.labels(job.work.operation).observe(now - job.queued)
                 job.began = now
-
-
-class _Stopwatch:
-    """Times the work of each operation while there is any, for the pace.
-
-    Args:
-        pace: Observes the times.
-    """
-
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
-        self._since: dict[Operation, float] = {}
-
-    def run(self, operation: Operation, busy: bool, now: float) -> None:
-        """Start where there is work again, and stop where there is none."""
-        if busy:
-            self._since.setdefault(operation, now)
-        else:
-            self._since.pop(operation, None)
-
-    def observe(self, operation: Operation, checkpoint: str, units: int, now: float) -> None:
-        """Record work that was done since the last record."""
-        self._pace.observe(operation, checkpoint, units, now - self._since[operation])
-        self._since[operation] = now
 
 
 def _catch(items: Sequence[Item], run: Callable[[Sequence[Item]], object]) -> Exception | None:

@@ -28,6 +28,7 @@ from gradmem_core.writing.stopping import write_until_settled
 from service.engine import (
     AdmissionLimits,
     BatchLimits,
+    DeviceExecutor,
     Engine,
     PageKey,
     ReadWork,
@@ -39,6 +40,7 @@ from service.engine import (
 from service.engine.device import OngoingRead, OngoingWrite, PrefixCache, WriteOutcome
 from service.models import Models
 from service.telemetry import Telemetry
+from tests.service.engines import engine_on
 
 pytestmark = pytest.mark.anyio
 LIMITS = BatchLimits(batch_tokens=200, batch_queries=16)
@@ -71,7 +73,7 @@ class Gated(TorchDevice):
 async def started(
     device: TorchDevice, admission: AdmissionLimits = ADMISSION
 ) -> AsyncIterator[Engine]:
-    engine = Engine(device, LIMITS, admission, Telemetry(), threads=1)
+    engine = engine_on(device, LIMITS, admission, threads=1)
     engine.start()
     try:
         yield engine
@@ -310,9 +312,10 @@ async def test_a_lost_device_ends_the_engine_with_every_request_answered(
     tiny: Checkpoint, error: BaseException
 ) -> None:
     device = Gated(bad=len(DOCUMENTS[0]), error=error)
-    engine = Engine(device, LIMITS, ADMISSION, Telemetry())
+    executor = DeviceExecutor(device, LIMITS, Telemetry())
+    engine = Engine(executor, ADMISSION, Telemetry())
     failed = threading.Event()
-    engine.on_failure = failed.set
+    executor.on_failure = failed.set
     engine.start()
     outcomes = await write_all(engine, [a_write(tiny, text) for text in DOCUMENTS], device)
     assert all(isinstance(outcome, EngineStoppedError) for outcome in outcomes)

@@ -1,5 +1,6 @@
 """Problems and responses of every exception."""
 
+import copy
 import json
 import logging
 
@@ -31,6 +32,20 @@ def subtree(root: type[Exception]) -> list[type[Exception]]:
 )
 def test_every_error_has_a_row(error: type[Exception]) -> None:
     assert error in PROBLEM_TYPES
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NonFiniteLossError("diverged", samples=[1]),
+        OverloadedError("full", limit=3, retry_after=7),
+        FingerprintMismatchError("other", expected="a", actual="b"),
+    ],
+)
+def test_an_error_passes_between_processes_whole(error: GradMemError) -> None:
+    duplicate = copy.deepcopy(error)  # by the methods that pickle it
+    assert type(duplicate) is type(error)
+    assert (duplicate.args, vars(duplicate)) == (error.args, vars(error))
 
 
 def test_problem_types_have_unique_names() -> None:

@@ -22,12 +22,12 @@ from gradmem_core.reading.sampling import Sampling
 from gradmem_core.tokenizer import Tokenizer
 from gradmem_core.writing.descent import write as core_write
 from service.app import create_app
-from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
+from service.engine import AdmissionLimits, BatchLimits, TorchDevice
 from service.memories import Memories
 from service.models import Models
 from service.settings import Settings
-from service.telemetry import Telemetry
 from tests.service.conftest import Serving, await_readiness, save_tiny
+from tests.service.engines import engine_on
 
 DOCUMENT = "!aB:7x!!kk:Q3!!0z:mN!|"
 QUERIES = ["?!aB:", "?!kk:", "?!0z:"]
@@ -142,7 +142,7 @@ def test_a_deleted_memory_leaves_the_device(
             self.forgotten.put(memory_id)
 
     device = Device(prefix_bytes=2**20)
-    engine = Engine(device, BatchLimits(1000, 100), AdmissionLimits(1000, 20), Telemetry())
+    engine = engine_on(device, BatchLimits(1000, 100), AdmissionLimits(1000, 20))
     app = create_app(settings, models=Models([tiny]), engine=engine)
     with serving(app) as url, httpx.Client(base_url=url, timeout=30) as client:
         memory_id = write(client)["memory_id"]

@@ -20,6 +20,7 @@ from service.models import Models
 from service.settings import Settings
 from service.telemetry import Telemetry
 from tests.service.conftest import Serving
+from tests.service.engines import engine_on
 
 DOCUMENT = "!aB:7x!!kk:Q3!|"
 PAGES = 20
@@ -54,7 +55,7 @@ async def test_an_overload_of_one_client_is_its_own(
     settings: Settings, tiny: Checkpoint, serving: Serving
 ) -> None:
     device = Slow()
-    engine = Engine(
+    engine = engine_on(
         device,
         BatchLimits(batch_tokens=200, batch_queries=16),
         AdmissionLimits(tokens=200, seconds=60),

@@ -29,7 +29,7 @@ from service.engine import (
     list_writes,
 )
 from service.engine.device import OngoingRead, OngoingWrite, WriteOutcome
-from service.telemetry import Telemetry
+from tests.service.engines import engine_on
 
 pytestmark = pytest.mark.anyio
 
@@ -71,7 +71,7 @@ class Watched(TorchDevice):
 
 @asynccontextmanager
 async def started(device: Watched, admission: AdmissionLimits = PLENTY) -> AsyncIterator[Engine]:
-    engine = Engine(device, LIMITS, admission, Telemetry(), threads=1)
+    engine = engine_on(device, LIMITS, admission, threads=1)
     engine.start()
     try:
         yield engine

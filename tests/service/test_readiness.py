@@ -19,8 +19,8 @@ from service.engine import AdmissionLimits, BatchLimits, Engine, TorchDevice
 from service.engine.device import OngoingWrite, WriteOutcome
 from service.models import Models
 from service.settings import Settings
-from service.telemetry import Telemetry
 from tests.service.conftest import Serving, await_readiness
+from tests.service.engines import engine_on
 
 DOCUMENT = "!aB:7x!!kk:Q3!|"
 
@@ -125,7 +125,7 @@ def test_a_stalled_device_is_named(
 
     monkeypatch.setattr(readiness, "STALL_SECONDS", 0.1)
     device = Stalled(prefix_bytes=0)
-    engine = Engine(device, BatchLimits(1000, 100), AdmissionLimits(1000, 20), Telemetry())
+    engine = engine_on(device, BatchLimits(1000, 100), AdmissionLimits(1000, 20))
     with service(settings, tiny, serving, engine=engine) as http:
         assert http.get("/readyz").json() == {"status": "ok"}
         writing = threading.Thread(
@@ -143,7 +143,7 @@ def test_a_readiness_answer_waits_for_no_write(
 ) -> None:
     """A full engine is ready all the same: it was refused with 429 once."""
     device = TorchDevice(prefix_bytes=0)
-    engine = Engine(device, BatchLimits(1000, 100), AdmissionLimits(1, 20), Telemetry())
+    engine = engine_on(device, BatchLimits(1000, 100), AdmissionLimits(1, 20))
     with service(settings, tiny, serving, engine=engine) as http:
         bodies = [{"document": DOCUMENT, "steps": 8}] * 4
         writers = [

@@ -19,6 +19,7 @@ from service.models import Models
 from service.settings import Settings
 from service.telemetry import Telemetry
 from tests.service.conftest import Serving
+from tests.service.engines import engine_on
 
 DOCUMENT = "!aB:7x!!kk:Q3!!0z:mN!|"
 QUERIES = ["?!aB:", "?!kk:"]
@@ -49,7 +50,7 @@ def slow_service(
 ) -> Iterator[tuple[Slow, httpx.Client, Engine]]:
     device = Slow()
     telemetry = Telemetry()
-    engine = Engine(device, BatchLimits(1000, 100), AdmissionLimits(1000, 20), telemetry)
+    engine = engine_on(device, BatchLimits(1000, 100), AdmissionLimits(1000, 20), telemetry)
     app = create_app(settings, models=Models([tiny]), engine=engine)
     with serving(app) as url, httpx.Client(base_url=url, timeout=30) as client:
         device.telemetry = telemetry

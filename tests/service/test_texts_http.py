@@ -26,13 +26,13 @@ from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.texts.documents import prepare_document
 from gradmem_core.writing import compression
 from service.app import create_app
-from service.engine import AdmissionLimits, BatchLimits, Engine, TokenChosen, TorchDevice
+from service.engine import AdmissionLimits, BatchLimits, TokenChosen, TorchDevice
 from service.engine.device import OngoingRead, OngoingWrite, WriteOutcome
 from service.models import Models
 from service.settings import Settings
-from service.telemetry import Telemetry
 from tests.pretrained import text_checkpoint
 from tests.service.conftest import Serving, running
+from tests.service.engines import engine_on
 from tests.service.test_http import problem
 from tests.service.test_streams import EVENTS, events_of
 
@@ -403,9 +403,7 @@ def watched_service(
     text: Checkpoint, folder: Path, serving: Serving
 ) -> Iterator[tuple[Watched, httpx.Client, Path]]:
     device, store_file = Watched(), folder / "watched.db"
-    engine = Engine(
-        device, BatchLimits(2000, 500), AdmissionLimits(50_000, 60), Telemetry(), threads=1
-    )
+    engine = engine_on(device, BatchLimits(2000, 500), AdmissionLimits(50_000, 60), threads=1)
     settings = Settings(store_url=f"sqlite:///{store_file}")
     app = create_app(settings, models=Models([text]), engine=engine)
     with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
