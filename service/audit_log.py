@@ -14,6 +14,7 @@ Act: TypeAlias = Literal[
     "memory.import",
     "memory.patch",
     "memory.replace_page",
+    "store.copy",
     "store.purge",
     "key.create",
     "key.revoke",

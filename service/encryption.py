@@ -160,6 +160,16 @@ async def rekey(store: Store, keyring: Keyring) -> Rekeyed:
     return result
 
 
+async def copy_register(source: Store, target: Store) -> None:
+    """Register the keys of one store in another, which gets copies of encrypted memories.
+
+    Raises:
+        StoreUnavailableError: A store cannot be reached.
+    """
+    for key_id in sorted(await _read_register(source) - await _read_register(target)):
+        await _change_register(target, add=key_id)
+
+
 async def _rekey_memory(store: Store, keyring: Keyring, tenant: str, memory_id: str) -> bool:
     """Encrypt a memory anew; return False where the first key has encrypted it already."""
     while True:

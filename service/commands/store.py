@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -16,9 +17,11 @@ from service.commands.terminal import EXIT_FAILED, EXIT_REFUSED, exit_on_service
 from service.keys import ApiKey, KeyLimits, Role, make_key
 from service.settings import Settings, refuse_unknown_names
 from service.stores import Store
+from service.stores.sqlite import SCHEME, parse_path
 
 if TYPE_CHECKING:
     from service.audit_log import Act
+    from service.copying import Copied, CopiedKeys
 
 T = TypeVar("T")
 
@@ -112,6 +115,56 @@ def purge(store_url: StoreUrl = None) -> None:
         _record("store.purge")
 
 
+def copy(
+    from_url: Annotated[
+        str,
+        typer.Argument(
+            metavar="FROM_URL",
+            help="Store to copy; - for that of GRADMEM_STORE_URL, which others cannot see.",
+        ),
+    ],
+    to_url: Annotated[
+        str, typer.Argument(metavar="TO_URL", help="Store that gets the copies; - as above.")
+    ],
+    with_keys: Annotated[bool, typer.Option("--keys", help="Copy the API keys, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Copy the memories of a store into another, such as from SQLite to Redis.
+
+    Memories keep their id, tenant and expiry, and encrypted ones stay encrypted. What is there
+    already is left as it is, so that a run that was interrupted is continued by the next. Services
+    may run meanwhile; what they write during the run may be missing until the next. Exit status 1
+    means that some memories are damaged: they are named and not copied.
+    """
+    with requires_extra("service"):
+        from service.audit_log import audit
+        from service.copying import copy_keys, copy_memories
+        from service.log import configure_audit
+        from service.stores import create_store
+
+    async def run(source_url: str, target_url: str) -> "tuple[Copied, CopiedKeys | None]":
+        async with (
+            create_store(source_url, allow_eviction=True) as source,
+            create_store(target_url) as target,
+        ):
+            copied_keys = await copy_keys(source, target) if with_keys else None
+            return await copy_memories(source, target, _show_progress), copied_keys
+
+    with exit_on_service_errors():
+        urls = [_settings(None if url == "-" else url).store_url for url in (from_url, to_url)]
+        _refuse_copy(*urls)
+        configure_audit()
+        memories, api_keys = asyncio.run(run(*urls))
+        audit(
+            "store.copy",
+            memories=memories.copied,
+            keys=None if api_keys is None else api_keys.copied,
+        )
+    _print_copied(memories, api_keys, as_json=as_json)
+    if memories.damaged:
+        raise typer.Exit(EXIT_FAILED)
+
+
 def rekey(store_url: StoreUrl = None) -> None:
     """Encrypt the memories in the store with the first of the keys.
 
@@ -162,6 +215,40 @@ def _record(act: "Act", **details: str) -> None:
     from service.audit_log import audit
 
     audit(act, **details)
+
+
+def _refuse_copy(source_url: str, target_url: str) -> None:
+    """Refuse to copy a store into itself, or a SQLite file that opening would create."""
+    if source_url == target_url:
+        fail("FROM_URL and TO_URL name the same store", EXIT_REFUSED)
+    if source_url.startswith(SCHEME) and not parse_path(source_url).exists():
+        fail("FROM_URL names a SQLite file that does not exist", EXIT_REFUSED)
+
+
+def _show_progress(so_far: "Copied") -> None:
+    """Write the number of memories so far over the last one, on a terminal."""
+    if sys.stderr.isatty():
+        typer.echo(
+            f"\r{so_far.copied:,} copied, {so_far.present:,} there already", err=True, nl=False
+        )
+
+
+def _print_copied(memories: "Copied", api_keys: "CopiedKeys | None", *, as_json: bool) -> None:
+    if sys.stderr.isatty():
+        typer.echo(err=True)  # ends the line of progress
+    damaged = [{"tenant": tenant, "memory_id": each} for tenant, each in memories.damaged]
+    for name in damaged:
+        typer.echo("damaged: {memory_id} of tenant {tenant}".format(**name), err=True)
+    if as_json:
+        result: dict[str, object] = vars(memories) | {"damaged": damaged}
+        typer.echo(json.dumps(result if api_keys is None else result | {"keys": vars(api_keys)}))
+        return
+    typer.echo(
+        f"copied {memories.copied} memories; {memories.present} were there already, and"
+        f" {len(damaged)} are damaged"
+    )
+    if api_keys is not None:
+        typer.echo(f"copied {api_keys.copied} keys; {api_keys.present} were there already")
 
 
 async def _list_records(store: Store) -> Sequence[ApiKey]:
