@@ -31,6 +31,7 @@ from service.engine import (
 )
 from service.engine.threads import use_threads
 from service.errors import response_of
+from service.idempotency import Idempotency
 from service.log import log_loop_failure
 from service.memories import Memories
 from service.middleware import RequestGate, RequestObserver
@@ -40,7 +41,7 @@ from service.openai.routes import router as openai_router
 from service.readiness import Readiness
 from service.reading import Reader
 from service.refusals import RefusalError
-from service.routes import router
+from service.routes import REPLAYED, router
 from service.routes_memories import router as memories_router
 from service.settings import Settings
 from service.stores import Store, create_store
@@ -127,7 +128,7 @@ def _list_middleware(settings: Settings, state: AppState) -> list[Middleware]:
         allow_origins=settings.allowed_origins,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["Retry-After", "X-Request-Id"],
+        expose_headers=[REPLAYED, "Retry-After", "X-Request-Id"],
     )
     return [
         Middleware(RequestObserver, telemetry=state.telemetry, waiting=state.waiting),
@@ -169,6 +170,7 @@ def _create_state(
         memories=memories,
         readiness=readiness,
         writer=DocumentWriter(models, engine, memories, readiness),
+        idempotency=Idempotency(store),
         reader=Reader(engine, memories, telemetry),
         telemetry=telemetry,
         waiting=WaitingRequests(),

@@ -6,6 +6,7 @@ from fastapi import Request
 
 from service.access import Access
 from service.engine import Engine
+from service.idempotency import Idempotency
 from service.memories import Memories
 from service.models import Models
 from service.readiness import Readiness
@@ -29,6 +30,7 @@ class AppState:
     memories: Memories
     readiness: Readiness
     writer: DocumentWriter
+    idempotency: Idempotency
     reader: Reader
     telemetry: Telemetry
     waiting: WaitingRequests

@@ -68,6 +68,10 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     refusals.MediaTypeError: ProblemType(415, "media-type", "Not declared as JSON"),
     refusals.ContentEncodingError: ProblemType(415, "content-encoding", "Compressed request body"),
     refusals.MemoryTakenError: ProblemType(409, "memory-taken", "Id of another memory"),
+    refusals.KeyReusedError: ProblemType(
+        422, "idempotency-key-reused", "Idempotency key of another body"
+    ),
+    refusals.WriteInFlightError: ProblemType(409, "write-in-flight", "Being written already"),
     refusals.UnauthorizedError: ProblemType(401, "unauthorized", "No valid key"),
     refusals.RoleError: ProblemType(403, "role", "Role not sufficient"),
     refusals.RateLimitError: ProblemType(429, "rate-limit", "Too many requests of this key"),

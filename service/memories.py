@@ -111,6 +111,7 @@ class Memories:
         name: str | None,
         metadata: dict[str, str],
         ttl_seconds: int | None,
+        memory_id: str | None = None,
     ) -> MemoryInfo:
         """Store a new memory.
 
@@ -121,6 +122,8 @@ class Memories:
             name: Name of the memory.
             metadata: Names and values of the client.
             ttl_seconds: Seconds until the memory expires; None for never.
+            memory_id: Its handle, where that was chosen beforehand; a memory that has it stays, and
+                is the one that is described.
 
         Raises:
             StoreUnavailableError: The store cannot be reached.
@@ -130,7 +133,7 @@ class Memories:
         blob = Blob(vectors, self.dtype, info)
         created_at = infos[0].created_at
         stored = StoredMemory(
-            memory_id=new_memory_id(),
+            memory_id=memory_id or new_memory_id(),
             model=checkpoint.name,
             blob=await asyncio.to_thread(pack, vectors, blob.info, dtype=self.dtype),
             metadata=metadata,
@@ -140,8 +143,33 @@ class Memories:
             name=name,
         )
         stored = await call_by_size(len(stored.blob), self._keyring.seal, stored)
-        await self._store.put(stored)
+        if memory_id is None:
+            await self._store.put(stored)
+        elif not await self._store.put_once(stored):
+            return await self.show(tenant, memory_id)
         return describe_memory(stored, blob)
+
+    async def find_written(
+        self, tenant: str, *, memory_id: str, page_id: str | None = None
+    ) -> OpenMemory:
+        """Open a memory whose id, or the id of a page, was chosen beforehand.
+
+        Args:
+            tenant: The tenant whose memory it is.
+            memory_id: The memory's handle.
+            page_id: A page that it must have; None for any.
+
+        Raises:
+            NotFoundError: No memory of the tenant has that id, or no page of it.
+            FingerprintMismatchError: The memory was written by another checkpoint.
+            BlobError: The memory is damaged.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        stored = await self._store.complete_put(tenant, memory_id)
+        memory = await call_by_size(len(stored.blob), self._decode, stored, None)
+        if page_id is not None:
+            page_index(memory.blob, page_id)
+        return memory
 
     async def open(self, tenant: str, memory_id: str, model: str | None = None) -> OpenMemory:
         """Fetch and decode a memory.

@@ -17,23 +17,25 @@ def observe_store(store: Store, telemetry: Telemetry) -> Store:
     return cast("Store", _ObservedStore(store, telemetry))
 
 
-class _ObservedStore:
-    """Stands in for a store; every public operation that is awaited is observed."""
+class _Observed:
+    """Stands in for a part of a store; every public operation that is awaited is observed.
 
-    def __init__(self, store: Store, telemetry: Telemetry) -> None:
-        self._store = store
+    Args:
+        part: The part.
+        telemetry: Metrics and traces of its operations.
+        prefix: Beginning of their names there.
+    """
+
+    def __init__(self, part: object, telemetry: Telemetry, prefix: str = "") -> None:
+        self._part = part
         self._telemetry = telemetry
+        self._prefix = prefix
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        attribute = getattr(self._store, name)
-        return self._observe(name, attribute) if iscoroutinefunction(attribute) else attribute
-
-    async def __aenter__(self) -> Store:
-        await self._store.open()
-        return cast("Store", self)
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._store.close()
+        attribute = getattr(self._part, name)
+        if iscoroutinefunction(attribute):
+            return self._observe(self._prefix + name, attribute)
+        return attribute
 
     def _observe(self, name: str, operation: Callable[..., Awaitable[Any]]) -> Any:  # noqa: ANN401
         @wraps(operation)
@@ -56,3 +58,19 @@ class _ObservedStore:
                 self._telemetry.count_store_operation(name, outcome, seconds)
 
         return observed
+
+
+class _ObservedStore(_Observed):
+    """Stands in for a store."""
+
+    def __init__(self, store: Store, telemetry: Telemetry) -> None:
+        super().__init__(store, telemetry)
+        self._store = store
+        self.records = _Observed(store.records, telemetry, "records.")
+
+    async def __aenter__(self) -> Store:
+        await self._store.open()
+        return cast("Store", self)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._store.close()

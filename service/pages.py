@@ -49,9 +49,17 @@ def find_page(blob: Blob, page_id: str) -> range:
 
 
 def with_pages(new: Pages, blob: Blob) -> Pages:
-    """Return the pages of a memory with new ones after them."""
+    """Return the pages of a memory with new ones after them, unless it has them already."""
     vectors, infos = new
+    if any(page.page_id == infos[0].page_id for page in blob.info.pages):
+        return blob.memory, blob.info.pages
     return torch.cat([blob.memory, vectors]), blob.info.pages + infos
+
+
+def name_pages(page_id: str, pages: Pages) -> Pages:
+    """Return pages with an id for the first that was chosen beforehand."""
+    vectors, (first, *others) = pages
+    return vectors, (first.model_copy(update={"page_id": page_id}), *others)
 
 
 def with_page(page_id: str, new: Pages, blob: Blob) -> Pages:

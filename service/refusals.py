@@ -13,7 +13,9 @@
     ├── BodyTooLargeError         its body is too large
     ├── MediaTypeError            its body is not declared as JSON
     ├── ContentEncodingError      its body is compressed
-    └── MemoryTakenError          it would overwrite a memory
+    ├── MemoryTakenError          it would overwrite a memory
+    ├── KeyReusedError            its idempotency key came with another body before
+    └── WriteInFlightError        a request with its idempotency key is being worked on
 
 `service.errors` holds their statuses.
 """
@@ -216,4 +218,29 @@ class MemoryTakenError(RefusalError):
         super().__init__(
             "another memory has this id, and an import overwrites nothing; delete that one first,"
             " or choose another id"
+        )
+
+
+class KeyReusedError(RefusalError):
+    """An idempotency key came with another body before."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the Idempotency-Key came with another body within the last 24 hours; take a new key"
+            " for every new request"
+        )
+
+
+class WriteInFlightError(RefusalError):
+    """A request with the same idempotency key is being worked on.
+
+    Args:
+        seconds: Time until it is known to be, or not to be, worked on still.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            "a request with this Idempotency-Key is being worked on; send it again later for its"
+            " result",
+            headers={"Retry-After": str(max(1, math.ceil(seconds)))},
         )

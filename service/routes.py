@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
 from gradmem_core.config import EmbedsForm
 from gradmem_core.errors import EngineStoppedError
@@ -12,6 +12,7 @@ from service.app_state import state_of
 from service.bodies import JSON, describe_body, describe_problems, json_body, respond
 from service.clients import client_of, identity_of, needs, refuse_overload, tenant_of
 from service.descriptions import describe_limits, describe_model
+from service.idempotency import Claim
 from service.schemas import (
     EXAMPLE_ID,
     EXAMPLE_PAGE_ID,
@@ -28,6 +29,7 @@ from service.schemas import (
 )
 from service.streams import EVENT_STREAM, run_while_connected, stream_events
 from service.telemetry import CONTENT_TYPE
+from service.writing import EmitStep
 
 MemoryPath = Annotated[str, Path(description="A memory's handle.", examples=[EXAMPLE_ID])]
 
@@ -40,6 +42,19 @@ PageBody = Annotated[PageRequest, json_body(PageRequest)]
 ReadBody = Annotated[ReadRequest, json_body(ReadRequest)]
 
 PromptEmbedsBody = Annotated[PromptEmbedsRequest, json_body(PromptEmbedsRequest)]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="1 to 255 visible ASCII characters that name this request, such as a UUID.",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]*$",
+    ),
+]
+REPLAYED = "Idempotency-Replayed"
+"Header of a response to a request that was done before."
 
 PROMPT_EMBEDS: dict[int | str, dict[str, Any]] = {
     200: {"content": {SAFETENSORS: {}, JSON: {}}, "description": "The vectors"}
@@ -62,16 +77,45 @@ router = APIRouter(responses=describe_problems(400, 401, 403, 421, 429, 431, 503
     responses=describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507),
     openapi_extra=describe_body(WriteRequest),
 )
-async def write(body: WriteBody, request: Request) -> Response:
+async def write(body: WriteBody, request: Request, key: IdempotencyKey = None) -> Response:
     """Compress a document into a memory and forget the text.
 
     With `Accept: text/event-stream` the response is a stream of events: `step` after each gradient
     step, then `result` with the memory, or `error` with a problem.
+
+    With an `Idempotency-Key` the request can be sent again: for 24 hours, the same key and body
+    give the same memory (`Idempotency-Replayed: true`).
     """
-    work = partial(
-        state_of(request).writer.write, body, tenant=tenant_of(request), share=client_of(request)
+    claim = None if key is None else await _claim(request, key, body)
+    work = partial(_write, request, body, claim)
+    response = await _respond_written(request, work, size=len(body.document), status=201)
+    if claim is not None and claim.result is not None:
+        response.headers[REPLAYED] = "true"
+    return response
+
+
+async def _claim(request: Request, key: str, body: WriteRequest) -> Claim:
+    """Claim the idempotency key of a request."""
+    return await state_of(request).idempotency.claim(
+        tenant_of(request), key, body, size=len(body.document)
     )
-    return await _respond_written(request, work, size=len(body.document), status=201)
+
+
+async def _write(
+    request: Request, body: WriteRequest, claim: Claim | None, emit: EmitStep | None = None
+) -> WriteResult:
+    """Write a document, under its claim where it has one; find it where it has been written."""
+    writer, tenant = state_of(request).writer, tenant_of(request)
+    if claim is None:
+        return await writer.write(body, emit, tenant=tenant, share=client_of(request))
+    write_id = claim.derive_id("0")
+    if claim.result is not None:
+        return await writer.find(body, tenant=tenant, write_id=write_id)
+    return await claim.run(
+        partial(
+            writer.write, body, emit, tenant=tenant, share=client_of(request), write_id=write_id
+        )
+    )
 
 
 async def _respond_written(

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 
@@ -11,15 +12,16 @@ import torch
 
 from gradmem_core.blob import PageInfo
 from gradmem_core.checkpoints.checkpoint import Checkpoint
-from gradmem_core.errors import InputError, TooManyPagesError
+from gradmem_core.errors import InputError, NotFoundError, TooManyPagesError
 from gradmem_core.limits import check_steps
 from gradmem_core.texts.documents import Document, prepare_document
 from gradmem_core.writing.compression import MemoryPage, compress
+from service.descriptions import describe_memory
 from service.engine import Deadline, Engine, EngineWorker, StepMade, list_writes
 from service.memories import Memories
 from service.models import Models
 from service.offload import call_by_size
-from service.pages import Pages, find_page
+from service.pages import Pages, find_page, name_pages
 from service.readiness import Readiness
 from service.schemas import (
     DocumentRequest,
@@ -31,6 +33,7 @@ from service.schemas import (
 )
 
 EmitStep = Callable[[StepEvent], None]
+PAGE_ID_BYTES = 8
 
 
 class DocumentWriter:
@@ -58,6 +61,7 @@ class DocumentWriter:
         *,
         tenant: str,
         share: str = "",
+        write_id: str | None = None,
     ) -> WriteResult:
         """Compress a document and store its memory, or add its pages to an older memory.
 
@@ -66,13 +70,20 @@ class DocumentWriter:
             emit: Called with every gradient step.
             tenant: The tenant whose memory it is.
             share: The client, which gets a fair share of the device.
+            write_id: Id of this WRITE, where that was noted down beforehand: the id of a new
+                memory, or the beginning of it that of the first page added to an older one. What
+                has been written under it is not written again.
 
         Raises:
             GradMemError: The model or the older memory is unknown, the document or the steps are
                 refused, or engine or store failed. A new memory is not stored then; pages for an
-                older one may be, where only the reply of the store was lost.
+                older one, or what has a `write_id`, may be, where only the reply of the store was
+                lost.
         """
         deadline = self._engine.deadline(request.timeout)
+        if write_id is not None:
+            with suppress(NotFoundError):
+                return await self.find(request, tenant=tenant, write_id=write_id)
         checkpoint, existing = await self._destination(tenant, request)
         document, pages = await self._compress(
             checkpoint, request, emit, existing=existing, share=share, deadline=deadline
@@ -85,10 +96,37 @@ class DocumentWriter:
                 name=request.name,
                 metadata=request.metadata,
                 ttl_seconds=request.ttl_seconds,
+                memory_id=write_id,
             )
         else:
+            if write_id is not None:
+                pages = name_pages(_first_page_id(write_id), pages)
             memory = await self._memories.append(tenant, request.append_to, pages)
         return await _describe_result(request, memory, document)
+
+    async def find(self, request: WriteRequest, *, tenant: str, write_id: str) -> WriteResult:
+        """Return the result of an earlier WRITE.
+
+        Args:
+            request: The document and its options.
+            tenant: The tenant whose memory it is.
+            write_id: Id of the WRITE, see `write`.
+
+        Raises:
+            NotFoundError: Nothing has been written under the id, or it is gone.
+            FingerprintMismatchError: The checkpoint that wrote it is not served any more.
+            BlobError: The memory is damaged.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        if request.append_to is None:
+            memory = await self._memories.find_written(tenant, memory_id=write_id)
+        else:
+            memory = await self._memories.find_written(
+                tenant, memory_id=request.append_to, page_id=_first_page_id(write_id)
+            )
+        document = await self._parse(memory.checkpoint, request.document, 0)
+        described = describe_memory(memory.stored, memory.blob)
+        return await _describe_result(request, described, document)
 
     async def write_page(
         self,
@@ -203,13 +241,18 @@ def _add_remarks(memory: MemoryInfo, document: Document) -> WriteResult:
     )
 
 
+def _first_page_id(write_id: str) -> str:
+    """Return the id of the first page of a WRITE."""
+    return write_id[: 2 * PAGE_ID_BYTES]
+
+
 def _join_pages(written: Sequence[MemoryPage], document: str) -> Pages:
     """Join the written pages of a document, with the information that is stored with them."""
     created_at = datetime.now(UTC)
     digest = hashlib.sha256(document.encode()).hexdigest()
     infos = tuple(
         PageInfo(
-            page_id=secrets.token_hex(8),
+            page_id=secrets.token_hex(PAGE_ID_BYTES),
             write_steps=page.written.steps,
             tokens=len(page.page.ids),
             records=page.page.records,

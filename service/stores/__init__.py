@@ -14,6 +14,7 @@ from service.stores.heads import (
     MemoryList,
     memory_key,
 )
+from service.stores.records import RecordStore
 from service.stores.sqlite import SqliteStore, parse_path
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "MemoryFilter",
     "MemoryHead",
     "MemoryList",
+    "RecordStore",
     "Store",
     "StoredMemory",
     "create_store",

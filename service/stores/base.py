@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Self
 from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailableError
 from gradmem_core.tenants import DEFAULT_TENANT, OWN_PREFIX
 from service.stores.heads import MEMORY_ID, NEWEST, MemoryFilter, MemoryHead, MemoryList
+from service.stores.records import RecordStore
 
 MAGIC = b"GMS1"
 PREFIX = struct.Struct(">4sI")
@@ -71,6 +72,8 @@ class Store(ABC):
 
     failed_puts_leave_nothing: ClassVar[bool]
     "True where an error of the store means that it stored nothing; over a network that is unknown."
+    records: RecordStore
+    "Small records of the service itself."
 
     def __init__(self) -> None:
         self._unfinished: set[tuple[str, str]] = set()
@@ -114,6 +117,40 @@ class Store(ABC):
         except BaseException:  # cancelled, while the store may still be at work
             self._withdraw(memory)
             raise
+
+    async def put_once(self, memory: StoredMemory) -> bool:
+        """Publish a memory whose id was noted down beforehand, so that this can be repeated.
+
+        Whatever an earlier attempt may have stored stays: it is the memory.
+
+        Args:
+            memory: The memory.
+
+        Returns:
+            True if it is new; False if a memory has the id, which stays as it is.
+
+        Raises:
+            StoreFullError: There is no room for the memory.
+            StoreUnavailableError: See the class; it may have been published.
+        """
+        while True:
+            try:
+                await self._publish(memory)
+            except MemoryExistsError:
+                with suppress(MemoryNotFoundError):  # an attempt that was not completed has expired
+                    await self.complete_put(memory.tenant, memory.memory_id)
+                    return False
+            else:
+                return True
+
+    async def complete_put(self, tenant: str, memory_id: str) -> StoredMemory:
+        """Return a memory, once nothing of its `put_once` is missing any more.
+
+        Raises:
+            MemoryNotFoundError: No memory of the tenant has that id, or it has expired.
+            StoreUnavailableError: See the class.
+        """
+        return await self.get(tenant, memory_id)
 
     @abstractmethod
     async def _publish(self, memory: StoredMemory) -> None:

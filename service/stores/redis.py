@@ -42,12 +42,11 @@ from service.stores.heads import (
     memory_key,
     split_key,
     tenant_of_tag,
-    to_microseconds,
 )
 from service.stores.redis_errors import FOREIGN_ERRORS, explain
+from service.stores.redis_records import Client, RedisRecords, exchange_value, to_milliseconds
 
 T = TypeVar("T")
-Client: TypeAlias = Redis | RedisCluster
 Entry: TypeAlias = tuple[str, str]
 "A key of the index, and a member of the sorted set under it."
 
@@ -128,6 +127,7 @@ class RedisStore(Store):
         self._allow_eviction = allow_eviction
         self._redis: Client | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self.records = RedisRecords(self._run, self._retry)
         self._spending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         "Locks of keys: a service's own requests would only upset each other's transactions."
 
@@ -162,6 +162,17 @@ class RedisStore(Store):
         )
         if not created:
             raise MemoryExistsError("a memory of this id exists")
+        await self._confirm(memory)
+
+    async def complete_put(self, tenant: str, memory_id: str) -> StoredMemory:
+        """See `Store.complete_put`."""
+        memory = await self.get(tenant, memory_id)
+        await self._confirm(memory)
+        return memory
+
+    async def _confirm(self, memory: MemoryHead) -> None:
+        """List a memory that is stored, and give it its own expiry. May be repeated."""
+        key = KEY_PREFIX + memory.key
         await self._retry(lambda redis: _change_index(redis, add=_entries(memory)))
         if not await self._retry(lambda redis: _set_expiry(redis, key, memory.expires_at)):
             raise StoreUnavailableError(
@@ -186,7 +197,7 @@ class RedisStore(Store):
         entries = _entries(new)
         await self._retry(lambda redis: _change_index(redis, add=entries))
         outcome = await self._run(
-            lambda redis: _exchange(redis, key, pack(old), pack(new), new.expires_at)
+            lambda redis: exchange_value(redis, key, pack(old), pack(new), new.expires_at)
         )
         if outcome is None:
             raise not_found()
@@ -436,8 +447,7 @@ async def _set_expiry(redis: Client, key: str, expires_at: datetime | None) -> b
     """Give a stored memory its own expiry; return False where it is gone. May be repeated."""
     if expires_at is None:
         return bool(await redis.persist(key) or await redis.exists(key))
-    # Rounded down, so that a memory never outlives its time.
-    return bool(await redis.pexpireat(key, to_microseconds(expires_at) // 1000))
+    return bool(await redis.pexpireat(key, to_milliseconds(expires_at)))
 
 
 def _entries(head: MemoryHead) -> dict[Entry, int]:
@@ -445,7 +455,7 @@ def _entries(head: MemoryHead) -> dict[Entry, int]:
     entries = {(INDEX_PREFIX + tag, head.position): 0 for tag in head.tags}
     if head.expires_at is not None:
         member = " ".join((head.position, *sorted(head.tags)))
-        entries[EXPIRING, member] = to_microseconds(head.expires_at) // 1000
+        entries[EXPIRING, member] = to_milliseconds(head.expires_at)
     return entries
 
 
@@ -468,7 +478,7 @@ async def _change_index(
 
 async def _fetch_expired(redis: Client) -> list[Any]:
     """Return members of EXPIRING whose time has come."""
-    now = to_microseconds(datetime.now(UTC)) // 1000
+    now = to_milliseconds(datetime.now(UTC))
     return await redis.zrange(EXPIRING, "-inf", now, byscore=True, offset=0, num=BATCH)
 
 
@@ -489,30 +499,6 @@ async def _delete(redis: Client, keys: Collection[str]) -> list[int]:
             pipeline.delete(key)
         counts: list[int] = await pipeline.execute()
         return counts
-
-
-async def _exchange(
-    redis: Client, key: str, old: bytes, new: bytes, expires_at: datetime | None
-) -> bool | None:
-    """Replace a value and its expiry unless it is another; None where there is none.
-
-    A transaction in place of a script: some users may not run scripts.
-    """
-    async with redis.pipeline(transaction=True) as pipeline:
-        await pipeline.watch(key)
-        current = await pipeline.get(key)
-        if current is None:
-            return None
-        if current != old:
-            return False
-        pipeline.multi()  # type: ignore[no-untyped-call]
-        expiry = None if expires_at is None else to_microseconds(expires_at) // 1000
-        pipeline.set(key, new, pxat=expiry)
-        try:
-            await pipeline.execute()
-        except WatchError:
-            return False
-        return True
 
 
 async def _spend_token(redis: Client, key: str, per_second: int) -> float:

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,9 +29,15 @@ from service.stores.base import (
 from service.stores.heads import MemoryHead, memory_id_at, memory_key, split_key, to_microseconds
 from service.stores.sqlite_errors import FOREIGN_ERRORS, explain
 from service.stores.sqlite_files import SqliteFiles
+from service.stores.sqlite_records import (
+    RECORDS_TABLE,
+    Operation,
+    SqliteRecords,
+    now,
+    remove_expired_records,
+)
 
 T = TypeVar("T")
-Operation = Callable[[sqlite3.Connection], T]
 
 SCHEME = "sqlite:///"
 
@@ -61,6 +66,7 @@ TABLES = (
     """CREATE TRIGGER IF NOT EXISTS memories_deleted AFTER DELETE ON memories BEGIN
         DELETE FROM entries WHERE key = OLD.key;
     END""",
+    RECORDS_TABLE,
 )
 LISTED = 1
 "The file's `user_version` once all its memories are in the index of lists."
@@ -112,6 +118,7 @@ class SqliteStore(Store):
         self._sweep_seconds = sweep_seconds
         self._writer = _Connection("sqlite-writer")
         self._reader = _Connection("sqlite-reader")
+        self.records = SqliteRecords(self._reader.run, self._write)
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -258,6 +265,7 @@ class SqliteStore(Store):
     def _sweep(self, connection: sqlite3.Connection) -> bool:
         """Remove expired memories, and the bytes of deleted ones; return False if some stay."""
         self._with_reserve(lambda: _remove_expired(connection))
+        self._with_reserve(lambda: remove_expired_records(connection))
         emptied = _truncate_log(connection)
         self._files.take_reserve()
         return emptied
@@ -326,10 +334,6 @@ class _Connection:
     async def _call(self, operation: Callable[[], T]) -> T:
         with translate_errors(FOREIGN_ERRORS, explain):
             return await asyncio.get_running_loop().run_in_executor(self._thread, operation)
-
-
-def _now() -> int:
-    return to_microseconds(datetime.now(UTC))
 
 
 def _check_integrity(connection: sqlite3.Connection) -> None:
@@ -444,7 +448,7 @@ def _read_head(
 def _select(connection: sqlite3.Connection, key: str) -> object:
     row: tuple[object] | None = connection.execute(
         f"SELECT record FROM memories WHERE key = ? AND {ALIVE}",  # noqa: S608
-        (key, _now()),
+        (key, now()),
     ).fetchone()
     if row is None:
         raise not_found()
@@ -456,7 +460,7 @@ def _update(connection: sqlite3.Connection, old: StoredMemory, new: StoredMemory
         updated = connection.execute(
             "UPDATE memories SET record = ?, expires_at = ?"  # noqa: S608
             f" WHERE key = ? AND record = ? AND {ALIVE}",
-            (pack(new), _expiry(new), old.key, pack(old), _now()),
+            (pack(new), _expiry(new), old.key, pack(old), now()),
         )
         if updated.rowcount == 0:
             _select(connection, old.key)  # raises where it is gone
@@ -475,7 +479,7 @@ def _delete(connection: sqlite3.Connection, keys: Mapping[str, str]) -> list[str
         deleted = [
             memory_id
             for memory_id, key in keys.items()
-            if connection.execute(query, (key, _now())).rowcount
+            if connection.execute(query, (key, now())).rowcount
         ]
     if deleted:
         _truncate_log(connection)
@@ -483,7 +487,7 @@ def _delete(connection: sqlite3.Connection, keys: Mapping[str, str]) -> list[str
 
 
 def _remove_expired(connection: sqlite3.Connection) -> None:
-    removed = connection.execute("DELETE FROM memories WHERE expires_at <= ?", (_now(),))
+    removed = connection.execute("DELETE FROM memories WHERE expires_at <= ?", (now(),))
     if removed.rowcount:
         _truncate_log(connection)
 

@@ -1,0 +1,233 @@
+"""Idempotent writing: a request that is sent again with its key has the effect of the first alone.
+
+The ids of what a request writes are derived from a seed, which is stored before the work begins.
+So whoever goes on with the request, after a failure or the end of a process, writes under the same
+ids, where stores publish only once. RecordStore hold digests of key and body, never their text.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from pydantic import AwareDatetime, BaseModel
+
+from gradmem_core.errors import GradMemError, StoreUnavailableError
+from service.offload import call_by_size
+from service.refusals import (
+    KeyReusedError,
+    RefusalError,
+    WriteInFlightError,
+)
+from service.stores import RecordStore, Store
+
+T = TypeVar("T")
+
+KEPT = timedelta(hours=24)
+"Time for which a key is remembered."
+LEASE_SECONDS = 20.0
+"Time after which others may go on with a request whose process has not been heard of."
+RENEWALS = 4
+"Renewals of a lease within its time."
+
+logger = logging.getLogger(__name__)
+
+
+class ClaimRecord(BaseModel):
+    """The record of a key."""
+
+    body: str
+    "Digest of the body, keyed by the key."
+    seed: str
+    "The seed of the ids."
+    expires_at: AwareDatetime
+    leased_until: AwareDatetime
+    "End of the lease of the service that works on it; in the past where none does."
+    result: str | None = None
+    "Note on the result, of whoever claimed the key; None before there is one."
+
+    def pack(self) -> bytes:
+        """Return the record as it is stored."""
+        return self.model_dump_json().encode()
+
+
+@dataclass(frozen=True)
+class _Digests:
+    """Digests of a key and a body."""
+
+    name: str
+    body: str
+
+    @classmethod
+    def of(cls, key: str, body: BaseModel) -> "_Digests":
+        secret = hashlib.sha256(key.encode()).digest()
+        text = body.model_dump_json().encode()
+        return cls(_keyed(secret, b"name"), _keyed(secret, text))
+
+
+class Idempotency:
+    """Remembers the keys of requests.
+
+    Args:
+        store: The store, which all services that share it agree by.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._records = store.records
+
+    async def claim(self, tenant: str, key: str, body: BaseModel, *, size: int) -> "Claim":
+        """Claim the key of a request.
+
+        Args:
+            tenant: The tenant, who has keys of its own.
+            key: The key.
+            body: The body of the request.
+            size: About its bytes.
+
+        Returns:
+            The claim, with a result where the request was done before; otherwise to be run.
+
+        Raises:
+            KeyReusedError: It came with another body before.
+            WriteInFlightError: A request with it is being worked on.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        digests = await call_by_size(size, _Digests.of, key, body)
+        name = f"idempotency:{tenant}:{digests.name}"
+        while True:
+            now = datetime.now(UTC)
+            fresh = ClaimRecord(
+                body=digests.body,
+                seed=secrets.token_hex(16),
+                expires_at=now + KEPT,
+                leased_until=_lease_end(now),
+            )
+            if await self._records.create(name, fresh.pack(), fresh.expires_at):
+                return Claim(self._records, name, fresh)
+            stored = await self._records.find(name)
+            if stored is None:  # expired or given up meanwhile
+                continue
+            record = ClaimRecord.model_validate_json(stored)
+            if record.body != digests.body:
+                raise KeyReusedError
+            if record.result is not None:
+                return Claim(self._records, name, record)
+            if record.leased_until > now:
+                raise WriteInFlightError((record.leased_until - now).total_seconds())
+            taken_over = Claim(self._records, name, record)
+            if await taken_over.renew():
+                return taken_over
+
+
+class Claim:
+    """The claim to a request with a key.
+
+    Args:
+        records: The records of the store.
+        name: The name of the key's record.
+        record: The record as it is stored.
+    """
+
+    def __init__(self, records: RecordStore, name: str, record: ClaimRecord) -> None:
+        self._records = records
+        self._name = name
+        self._record = record
+        self.result = record.result
+        "The note on the result of a request that was done before; None where it is to be run."
+
+    def derive_id(self, label: str) -> str:
+        """Return an id that is the same whenever the request is sent."""
+        return derive_id(self._record.seed, label)
+
+    async def run(
+        self, work: Callable[[], Awaitable[T]], note: Callable[[T], str] = lambda _: ""
+    ) -> T:
+        """Do the work of the request, and remember that it is done.
+
+        A failure before anything can have been stored frees the key. After another, a request with
+        the key goes on under the same ids.
+
+        Args:
+            work: Does the work, at most once for each of the ids that it derives.
+            note: Returns the note on its result that a repetition finds.
+
+        Raises:
+            WriteInFlightError: The lease ran out, and another service has taken over.
+        """
+        task = asyncio.ensure_future(work())
+        keeper = asyncio.create_task(self._keep())
+        try:
+            await asyncio.wait({task, keeper}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise WriteInFlightError(LEASE_SECONDS)
+            result = task.result()
+        except BaseException as error:
+            await _cancel(keeper, task)
+            with suppress(StoreUnavailableError):
+                await (self._forget() if _leaves_nothing(error) else self._release())
+            raise
+        await _cancel(keeper)
+        try:
+            await self._exchange(result=note(result))
+        except StoreUnavailableError:  # a repetition finds by its ids what there is
+            logger.warning("the result of an idempotent request could not be noted")
+        return result
+
+    async def renew(self) -> bool:
+        """Extend the lease; return False where another service has it."""
+        return await self._exchange(leased_until=_lease_end(datetime.now(UTC)))
+
+    async def _keep(self) -> None:
+        """Renew the lease until it is lost."""
+        while datetime.now(UTC) < self._record.leased_until:
+            await asyncio.sleep(LEASE_SECONDS / RENEWALS)
+            with suppress(StoreUnavailableError):
+                if not await self.renew():
+                    return
+
+    async def _release(self) -> None:
+        """Let others go on at once."""
+        await self._exchange(leased_until=datetime.now(UTC))
+
+    async def _forget(self) -> None:
+        """Free the key."""
+        await self._records.remove(self._name, self._record.pack())
+
+    async def _exchange(self, **changes: object) -> bool:
+        changed = self._record.model_copy(update=changes)
+        old, new = self._record.pack(), changed.pack()
+        done = await self._records.exchange(self._name, old, new, changed.expires_at)
+        if done:
+            self._record = changed
+        return done
+
+
+def derive_id(seed: str, label: str) -> str:
+    """Return an id of 32 hexadecimal digits, as hard to guess as the seed."""
+    return _keyed(bytes.fromhex(seed), label.encode())
+
+
+def _leaves_nothing(error: BaseException) -> bool:
+    """Return true for an error that is raised before anything is stored."""
+    if isinstance(error, StoreUnavailableError):
+        return False
+    return isinstance(error, GradMemError | RefusalError)
+
+
+def _keyed(key: bytes, text: bytes) -> str:
+    return hashlib.blake2b(text, key=key, digest_size=16).hexdigest()
+
+
+def _lease_end(now: datetime) -> datetime:
+    return now + timedelta(seconds=LEASE_SECONDS)
+
+
+async def _cancel(*tasks: "asyncio.Future[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,106 @@
+"""Records in Redis, which removes them when they expire."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import WatchError
+
+from service.stores.heads import to_microseconds
+from service.stores.records import RecordStore
+
+T = TypeVar("T")
+Client: TypeAlias = Redis | RedisCluster
+
+RECORD_PREFIX = "gradmem:record:"
+"Keys of records."
+
+
+class RunCommands(Protocol):
+    """Sends commands to Redis; raises StoreUnavailableError where that fails."""
+
+    def __call__(self, command: Callable[[Client], Awaitable[T]], /) -> Awaitable[T]:
+        """Return what the commands return."""
+
+
+class RedisRecords(RecordStore):
+    """Records of a Redis store.
+
+    Args:
+        run: Sends commands once.
+        retry: Sends commands that may be repeated, and repeats them.
+    """
+
+    def __init__(self, run: RunCommands, retry: RunCommands) -> None:
+        self._run = run
+        self._retry = retry
+
+    async def create(self, key: str, value: bytes, expires_at: datetime) -> bool:
+        """See `RecordStore.create`."""
+        milliseconds = to_milliseconds(expires_at)
+        return bool(
+            await self._run(
+                lambda redis: redis.set(RECORD_PREFIX + key, value, nx=True, pxat=milliseconds)
+            )
+        )
+
+    async def find(self, key: str) -> bytes | None:
+        """See `RecordStore.find`."""
+        record: Any = await self._retry(lambda redis: redis.get(RECORD_PREFIX + key))
+        return None if record is None else bytes(record)
+
+    async def exchange(self, key: str, old: bytes, new: bytes, expires_at: datetime) -> bool:
+        """See `RecordStore.exchange`."""
+        return bool(
+            await self._run(
+                lambda redis: exchange_value(redis, RECORD_PREFIX + key, old, new, expires_at)
+            )
+        )
+
+    async def remove(self, key: str, old: bytes) -> bool:
+        """See `RecordStore.remove`."""
+        return bool(
+            await self._run(
+                lambda redis: exchange_value(redis, RECORD_PREFIX + key, old, None, None)
+            )
+        )
+
+
+async def exchange_value(
+    redis: Client, key: str, old: bytes, new: bytes | None, expires_at: datetime | None
+) -> bool | None:
+    """Replace a value and its expiry unless it is another; None where there is none.
+
+    A transaction in place of a script: some users may not run scripts.
+
+    Args:
+        redis: The client.
+        key: The key.
+        old: The value that is expected.
+        new: The value in its place; None to delete the key.
+        expires_at: Time at which it expires; None for never.
+    """
+    async with redis.pipeline(transaction=True) as pipeline:
+        await pipeline.watch(key)
+        current = await pipeline.get(key)
+        if current is None:
+            return None
+        if current != old:
+            return False
+        pipeline.multi()  # type: ignore[no-untyped-call]
+        if new is None:
+            pipeline.delete(key)
+        else:
+            expiry: Any = None if expires_at is None else to_milliseconds(expires_at)
+            pipeline.set(key, new, pxat=expiry)
+        try:
+            await pipeline.execute()
+        except WatchError:
+            return False
+        return True
+
+
+def to_milliseconds(moment: datetime) -> int:
+    """Return a time as Redis takes it, rounded down, so that nothing outlives its time."""
+    return to_microseconds(moment) // 1000
