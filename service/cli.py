@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands import checkpoints, files, memories, reading, serving, store, writing
+from service.commands import checkpoints, files, mcp, memories, reading, serving, store, writing
 
 # Plain help: docs/CLI.md is made from it. No tracebacks: they may hold documents.
 app = typer.Typer(
@@ -53,3 +53,4 @@ app.add_typer(store.keys, name="keys")
 app.command()(store.copy)
 app.command()(store.rekey)
 app.command()(store.purge)
+app.command("mcp")(mcp.serve_mcp)

@@ -256,6 +256,13 @@ class MemoryInfo(BaseModel):
     expires_at: datetime | None
     metadata: dict[str, str]
 
+    @property
+    def weak_lines(self) -> list[int]:
+        """Lines of the documents of which less than half came back when they were read back."""
+        return sorted(
+            {line for page in self.pages if page.read_back for line in page.read_back.weak_lines}
+        )
+
 
 class MemorySummary(BaseModel):
     """A memory in a list; `GET /memories/{id}` tells the rest."""

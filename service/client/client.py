@@ -37,12 +37,13 @@ def _find_url(base_url: str | None) -> str:
 
 
 def _find_key(key: str | None) -> dict[str, str]:
-    """Return the header with the key given, or GRADMEM_KEY of the environment; empty without.
+    """Return the header with a key, or with GRADMEM_KEY of the environment; empty without.
 
     Raises:
         InvalidKey: It is no text that a header can hold.
     """
-    key = key or os.environ.get("GRADMEM_KEY")
+    if key is None:
+        key = os.environ.get("GRADMEM_KEY")
     if not key:
         return {}
     if not re.fullmatch(r"[!-~]+", key):
@@ -71,7 +72,7 @@ class Client:
         base_url: Base URL of the service; by default the environment variable GRADMEM_URL, or port
             8080 of this machine.
         key: Key of the service, if it asks for one; by default the environment variable
-            GRADMEM_KEY.
+            GRADMEM_KEY. An empty one sends none.
         timeout_seconds: Longest wait for each part of a response; a WRITE responds when it is done.
             None waits forever. Connecting may take 10 seconds in any case.
         transport: The transport of the requests; the network by default.

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 from gradmem_core.errors import DeviceLostError, GradMemError, StoreUnavailableError
 from service.schemas import (
     AnswerInfo,
-    MemoryInfo,
     MemorySummary,
     ModelCard,
     ReadResponse,
@@ -71,17 +70,10 @@ def print_notes(memory: WriteResult) -> None:
         typer.echo(f"note: {key!r} occurs more than once; only its last value was kept", err=True)
     for line in memory.skipped_lines:
         typer.echo(f"note: line {line} is not a record and was skipped", err=True)
-    if weak := _weak_lines(memory):
+    if weak := memory.weak_lines:
         typer.echo(
             f"note: READ recalls less than half of line {', '.join(map(str, weak))}", err=True
         )
-
-
-def _weak_lines(memory: MemoryInfo) -> list[int]:
-    """Return the lines of which less than half came back when they were read back."""
-    return sorted(
-        {line for page in memory.pages if page.read_back for line in page.read_back.weak_lines}
-    )
 
 
 def print_answers(answers: list[AnswerInfo], *, as_json: bool) -> None:
