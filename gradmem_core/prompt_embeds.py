@@ -45,6 +45,11 @@ def export_prompt_embeds(
     return json.dumps(fields).encode()
 
 
+def export_initial_memory(model: MemoryModel) -> bytes:
+    """Export M0, from which WRITE starts, as a safetensors file like that of a memory."""
+    return export_prompt_embeds(model, model.initial_memory, form="safetensors")
+
+
 @torch.no_grad()
 def _make_inputs(model: MemoryModel, memory: Tensor, query: Sequence[int]) -> Tensor:
     device = model.initial_memory.device

@@ -8,6 +8,7 @@ from typing import cast
 
 from tokenizers import Encoding, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gradmem_core.errors import CheckpointError, UnknownCharactersError
@@ -199,6 +200,15 @@ class Tokenizer:
         """Return the text of token ids, without special tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
+    def stream(self) -> "TextStream":
+        """Start a text to which tokens are added one by one."""
+        return TextStream(self._backend)
+
+    def decode_each(self, ids: Iterable[int]) -> list[str]:
+        """Return the text that each token adds, see `TextStream`."""
+        stream = self.stream()
+        return [stream.add(token) for token in ids]
+
     def require_ids(self, tokens: Iterable[str]) -> list[int]:
         """Look up the ids of single tokens.
 
@@ -210,6 +220,22 @@ class Tokenizer:
         if missing:
             raise CheckpointError(f"the tokenizer has no token {missing[0]!r}")
         return [vocabulary[token] for token in tokens]
+
+
+class TextStream:
+    """A text that grows by tokens.
+
+    Args:
+        backend: The tokenizer.
+    """
+
+    def __init__(self, backend: FastTokenizer) -> None:
+        self._backend = backend
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def add(self, token: int) -> str:
+        """Return the text that a token adds: of a character of several tokens, the last has all."""
+        return self._stream.step(self._backend, token) or ""
 
 
 def check_surrogates(text: str) -> None:

@@ -43,7 +43,7 @@ class Reader:
 
         Args:
             request: The memory, the queries and their options.
-            emit: Called with every token, or with whole answers (see `TokenEvent`).
+            emit: Called with every token (see `TokenEvent`).
             tenant: The tenant whose memory it is.
             model: Name of the checkpoint that answers; the one that wrote the memory by default.
             share: The client, which gets a fair share of the device.
@@ -64,7 +64,7 @@ class Reader:
         for info in infos:
             self._telemetry.answers.labels(info.reason or "found").inc()
         if emit is not None and tokens is None:
-            _emit_answers(emit, infos)
+            _emit_answers(emit, memory.checkpoint, answers, infos)
         return ReadResponse(answers=infos, tokens=sum(info.tokens for info in infos))
 
 
@@ -104,31 +104,57 @@ def _parse(request: ReadRequest, checkpoint: Checkpoint) -> tuple[list[list[int]
 def _token_listener(
     emit: EmitToken, memory: OpenMemory, queries: int
 ) -> Callable[[TokenChosen], None] | None:
-    """Return a listener that emits the text each token adds to its answer.
+    """Return a listener that emits each token of an answer as it comes.
 
     None for several pages and for lists of records: which page answers is known only at the end.
     """
     checkpoint = memory.checkpoint
     if checkpoint.task.document_format != "text" or len(memory.blob.info.pages) != 1:
         return None
-    answers: list[list[int]] = [[] for _ in range(queries)]
+    texts = [_AnswerText(emit, query, checkpoint) for query in range(queries)]
 
-    def emit_text(chosen: TokenChosen) -> None:
-        if chosen.token in checkpoint.stop_ids:
-            return
-        ids = answers[chosen.query]
-        before = checkpoint.tokenizer.decode(ids).lstrip()
-        ids.append(chosen.token)
-        text = checkpoint.tokenizer.decode(ids).lstrip()
-        emit(TokenEvent(query=chosen.query, text=text[len(before) :]))
+    def add_token(chosen: TokenChosen) -> None:
+        if chosen.token not in checkpoint.stop_ids:
+            texts[chosen.query].add(chosen.token, chosen.probability)
 
-    return emit_text
+    return add_token
 
 
-def _emit_answers(emit: EmitToken, infos: Sequence[AnswerInfo]) -> None:
-    for query, info in enumerate(infos):
-        if info.answer is not None:
-            emit(TokenEvent(query=query, text=info.answer))
+class _AnswerText:
+    """The text of an answer, emitted token by token without the space before it.
+
+    Args:
+        emit: Called with every token.
+        query: Number of the query.
+        checkpoint: The checkpoint that answers.
+    """
+
+    def __init__(self, emit: EmitToken, query: int, checkpoint: Checkpoint) -> None:
+        self._emit = emit
+        self._query = query
+        self._stream = checkpoint.tokenizer.stream()
+        self._begun = False
+
+    def add(self, token: int, probability: float) -> None:
+        """Emit a token."""
+        text = self._stream.add(token)
+        text = text if self._begun else text.lstrip()
+        self._begun = self._begun or bool(text)
+        self._emit(TokenEvent(query=self._query, text=text, probability=probability))
+
+
+def _emit_answers(
+    emit: EmitToken,
+    checkpoint: Checkpoint,
+    answers: Sequence[Answer],
+    infos: Sequence[AnswerInfo],
+) -> None:
+    """Emit the tokens of the answers that were found."""
+    for query, (answer, info) in enumerate(zip(answers, infos, strict=True)):
+        text = _AnswerText(emit, query, checkpoint)
+        if info.found:
+            for token, probability in zip(answer.tokens, answer.probabilities, strict=True):
+                text.add(token, probability)
 
 
 def _describe_answers(

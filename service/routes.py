@@ -1,5 +1,6 @@
 """The HTTP routes."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
 from gradmem_core.config import EmbedsForm
 from gradmem_core.errors import EngineStoppedError
+from gradmem_core.prompt_embeds import export_initial_memory
 from service.app_state import state_of
 from service.bodies import JSON, describe_body, describe_problems, json_body, respond
 from service.clients import client_of, identity_of, needs, refuse_overload, tenant_of
@@ -29,7 +31,7 @@ from service.schemas import (
 )
 from service.streams import EVENT_STREAM, run_while_connected, stream_events
 from service.telemetry import CONTENT_TYPE
-from service.writing import EmitStep
+from service.writing import EmitProgress
 
 MemoryPath = Annotated[str, Path(description="A memory's handle.", examples=[EXAMPLE_ID])]
 
@@ -81,7 +83,8 @@ async def write(body: WriteBody, request: Request, key: IdempotencyKey = None) -
     """Compress a document into a memory and forget the text.
 
     With `Accept: text/event-stream` the response is a stream of events: `step` after each gradient
-    step, then `result` with the memory, or `error` with a problem.
+    step, `recall` for each page if asked for, then `result` with the memory, or `error` with a
+    problem.
 
     With an `Idempotency-Key` the request can be sent again: for 24 hours, the same key and body
     give the same memory (`Idempotency-Replayed: true`).
@@ -102,7 +105,7 @@ async def _claim(request: Request, key: str, body: WriteRequest) -> Claim:
 
 
 async def _write(
-    request: Request, body: WriteRequest, claim: Claim | None, emit: EmitStep | None = None
+    request: Request, body: WriteRequest, claim: Claim | None, emit: EmitProgress | None = None
 ) -> WriteResult:
     """Write a document, under its claim where it has one; find it where it has been written."""
     writer, tenant = state_of(request).writer, tenant_of(request)
@@ -140,7 +143,7 @@ async def read(body: ReadBody, request: Request) -> Response:
     """Answer queries from a memory alone.
 
     With `stream` the response is a stream of events: `token` after each token (for lists of
-    records, and memories of several pages: with each answer that was found), then `result` with all
+    records, and memories of several pages: once the answer was found), then `result` with all
     answers, or `error` with a problem.
     """
     work = partial(
@@ -273,6 +276,27 @@ async def replace_page(
 async def models(request: Request) -> ModelsResponse:
     """List the served checkpoints with their limits; the first is the default."""
     return ModelsResponse(models=[describe_model(c) for c in state_of(request).models.all()])
+
+
+@router.get(
+    "/models/{name}/initial-memory",
+    dependencies=[needs("read")],
+    tags=["models"],
+    response_class=Response,
+    responses={200: {"content": {SAFETENSORS: {}}, "description": "M0"}, **describe_problems(404)},
+)
+async def initial_memory(
+    name: Annotated[str, Path(description="A checkpoint's name.", examples=["prose"])],
+    request: Request,
+) -> Response:
+    """Export the memory from which a checkpoint's WRITE starts, M0, as vectors `(m, d)`.
+
+    It is a safetensors file like those of `GET /memories/{id}/prompt-embeds`.
+    """
+    content = await asyncio.to_thread(
+        export_initial_memory, state_of(request).models.get(name).model
+    )
+    return Response(content, media_type=SAFETENSORS)
 
 
 @router.get("/limits", dependencies=[needs("read")], tags=["models"])

@@ -108,6 +108,9 @@ class DocumentRequest(RequestBody):
     verify: bool = True
     """Read the memory back, and write pages that come back poorly again, in halves; for checkpoints
     that can continue a text."""
+    recall: bool = False
+    """Send an event `recall` for each page, with the probability of each of its tokens before and
+    after WRITE; for requests with `Accept: text/event-stream`."""
 
 
 class PageRequest(DocumentRequest):
@@ -512,15 +515,42 @@ class StepEvent(StreamEvent):
     "Reconstruction loss before it, nats per token."
 
 
+class TokenRecall(BaseModel):
+    """A token of a page, and how well it can be told from the memory and the tokens before it."""
+
+    text: str
+    "Text that it adds to the page; empty for part of a character, which the last part has whole."
+    before: float
+    "Its probability from the initial memory M0, 0 to 1."
+    after: float
+    "Its probability from the written memory."
+
+
+class RecallEvent(StreamEvent):
+    """An event of `POST /write` with `recall`, once WRITE is done."""
+
+    event_name: ClassVar[str] = "recall"
+    page: int
+    "Number of the page, from 0, among those of the document in the result."
+    tokens: list[TokenRecall]
+    """Its tokens: a page of a text may begin with the heading that it continues. The mean of their
+    negative logarithms is the page's first loss, and its last."""
+
+
 class TokenEvent(StreamEvent):
-    """An event of `POST /read` with `stream`."""
+    """An event of `POST /read` with `stream`.
+
+    Where documents are lists of records or the memory has several pages, the tokens of an answer
+    come together, once it was found.
+    """
 
     event_name: ClassVar[str] = "token"
     query: int
     "Number of the query, from 0."
     text: str
-    """Text added to its answer, which the result may still count as not found. Where documents are
-    lists of records or the memory has several pages: the whole of an answer that was found."""
+    "Text added to its answer, which the result may still count as not found."
+    probability: float
+    "Probability of the token, given the memory, the query and the tokens before it."
 
 
 class ModelCard(BaseModel):

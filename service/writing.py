@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,12 +28,14 @@ from service.schemas import (
     DocumentRequest,
     MemoryInfo,
     PageRequest,
+    RecallEvent,
     StepEvent,
+    TokenRecall,
     WriteRequest,
     WriteResult,
 )
 
-EmitStep = Callable[[StepEvent], None]
+EmitProgress = Callable[[StepEvent | RecallEvent], None]
 PAGE_ID_BYTES = 8
 
 
@@ -57,7 +60,7 @@ class DocumentWriter:
     async def write(
         self,
         request: WriteRequest,
-        emit: EmitStep | None = None,
+        emit: EmitProgress | None = None,
         *,
         tenant: str,
         share: str = "",
@@ -67,7 +70,7 @@ class DocumentWriter:
 
         Args:
             request: The document and its options.
-            emit: Called with every gradient step.
+            emit: Called with every gradient step and, where asked for, with what is recalled.
             tenant: The tenant whose memory it is.
             share: The client, which gets a fair share of the device.
             write_id: Id of this WRITE, where that was noted down beforehand: the id of a new
@@ -131,7 +134,7 @@ class DocumentWriter:
     async def write_page(
         self,
         request: PageRequest,
-        emit: EmitStep | None = None,
+        emit: EmitProgress | None = None,
         *,
         tenant: str,
         memory_id: str,
@@ -142,7 +145,7 @@ class DocumentWriter:
 
         Args:
             request: The document and its options.
-            emit: Called with every gradient step.
+            emit: Called with every gradient step and, where asked for, with what is recalled.
             tenant: The tenant whose memory it is.
             memory_id: The memory's handle.
             page_id: The page, with those that continue it.
@@ -184,13 +187,17 @@ class DocumentWriter:
         self,
         checkpoint: Checkpoint,
         request: DocumentRequest,
-        emit: EmitStep | None,
+        emit: EmitProgress | None,
         *,
         existing: int,
         share: str,
         deadline: Deadline,
     ) -> tuple[Document, Pages]:
         """Write a document for a memory that has some pages already."""
+        if request.recall and emit is None:
+            raise InputError(
+                "recall is sent as events; send Accept: text/event-stream, or leave it out"
+            )
         if isinstance(request.steps, int):
             check_steps(checkpoint.model.config, request.steps)
         document = await self._parse(checkpoint, request.document, existing)
@@ -209,6 +216,9 @@ class DocumentWriter:
                 max_pages=self._memories.max_pages - existing,
             )
         size = len(request.document)
+        if request.recall and emit is not None:
+            for recall in await call_by_size(size, _describe_recall, checkpoint, written):
+                emit(recall)
         return document, await call_by_size(size, _join_pages, written, request.document)
 
     async def _parse(self, checkpoint: Checkpoint, text: str, existing: int) -> Document:
@@ -269,5 +279,24 @@ def _join_pages(written: Sequence[MemoryPage], document: str) -> Pages:
     return torch.stack([page.written.memory for page in written]), infos
 
 
-def _emit_step(emit: EmitStep, step: StepMade) -> None:
+def _describe_recall(checkpoint: Checkpoint, written: Sequence[MemoryPage]) -> list[RecallEvent]:
+    """Describe how well each token of the pages can be told from M0 and from the memory."""
+    return [
+        RecallEvent(
+            page=number,
+            tokens=[
+                TokenRecall(text=text, before=math.exp(-before), after=math.exp(-after))
+                for text, before, after in zip(
+                    checkpoint.tokenizer.decode_each(page.page.ids),
+                    page.written.token_losses.before,
+                    page.written.token_losses.after,
+                    strict=True,
+                )
+            ],
+        )
+        for number, page in enumerate(written)
+    ]
+
+
+def _emit_step(emit: EmitProgress, step: StepMade) -> None:
     emit(StepEvent(page=step.page, step=step.step, loss=step.loss))

@@ -64,7 +64,7 @@ def measure_reconstruction(
             ids = _draw_texts(task, tokenizer, tokens=length, count=texts, seed=seed)
             write = partial(_write_by_adam, model) if adam else MemoryBank(loaded).memories
             for k, memory in write(ids.tolist(), steps).items():
-                loss, recall = score_reconstruction(model, memory, ids, _lengths(ids))
+                score = score_reconstruction(model, memory, ids, _lengths(ids))
                 decoded = _decode(model, memory, query_ids, length)
                 yield Reconstruction(
                     optimizer="adam" if adam else "gradient",
@@ -74,8 +74,8 @@ def measure_reconstruction(
                     texts=len(ids),
                     write_steps=k,
                     recovered=float((decoded == ids).float().mean()),
-                    recall=float(recall.mean()),
-                    loss=float(loss.mean()),
+                    recall=float(score.accuracy.mean()),
+                    loss=float(score.loss.mean()),
                 )
 
     return Measurement("texts", rows(), subject_of(loaded, load_training(checkpoint)))

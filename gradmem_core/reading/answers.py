@@ -22,6 +22,8 @@ class Answer:
 
     tokens: list[int]
     "Token ids, without the stop token."
+    probabilities: list[float]
+    "Probability of each of them, given those before it."
     confidence: float
     """Probability that the answer is right, in [0, 1]; without a calibration the mean probability
     of its tokens, the stop token included."""
@@ -99,7 +101,15 @@ class ReadingRules:
             evidence = replace(evidence, answer=mean, weakest=min(scores))
             logistic = self.calibration.absence if absent else self.calibration.answer
             confidence = logistic.probability(evidence, pages=pages)
-        return Answer(content, confidence, "stop" if stopped else "length", absent, page, evidence)
+        return Answer(
+            content,
+            [math.exp(score) for score in scores[: len(content)]],
+            confidence,
+            "stop" if stopped else "length",
+            absent,
+            page,
+            evidence,
+        )
 
 
 def choose_page(answers: Sequence[Answer], documents: Sequence[Hashable]) -> int:

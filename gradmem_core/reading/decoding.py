@@ -7,6 +7,7 @@ pages first, and of many pages only the best generate an answer.
 Shapes: `N` rows, `T` tokens, `d` width, `V` vocabulary.
 """
 
+import math
 from collections import deque
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ class GeneratedToken:
     "Index of the page, from 0."
     token: int
     "Token id."
+    probability: float
+    "Its probability, given the tokens before it."
     answer: Answer | None
     "The answer to the query, if this token ended the last of its pages' answers."
 
@@ -170,7 +173,9 @@ class Decoding:
             row.scores.append(score)
             ended = self._is_ended(row)
             answer = self._finish(row) if ended else None
-            generated.append(GeneratedToken(row.query.number, row.page, token, answer))
+            generated.append(
+                GeneratedToken(row.query.number, row.page, token, math.exp(score), answer)
+            )
             if not ended:
                 unfinished.append(place)
         self._keep(unfinished)

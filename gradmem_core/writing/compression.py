@@ -30,6 +30,16 @@ SHORTEST_HALF = 16
 
 
 @dataclass(frozen=True)
+class TokenLosses:
+    """Reconstruction loss of each token of a page, nats; the mean is that of the page."""
+
+    before: list[float]
+    "From M0."
+    after: list[float]
+    "From the memory."
+
+
+@dataclass(frozen=True)
 class WrittenPage:
     """The result of WRITE for a page."""
 
@@ -39,6 +49,8 @@ class WrittenPage:
     "Reconstruction loss before each step and after the last, nats per token."
     write_accuracy: float
     "Share of the tokens that are predicted correctly from the memory and the tokens before them."
+    token_losses: TokenLosses
+    "The first and the last loss by token."
 
     @property
     def steps(self) -> int:

@@ -19,6 +19,18 @@ from gradmem_core.writing.recomputation import take_recomputed_step
 
 
 @dataclass(frozen=True)
+class ReconstructionScore:
+    """Losses of contexts given their memories, teacher-forced."""
+
+    token_losses: Tensor
+    "Loss of each token given the memory and the tokens before it, nats, 0 for padding, `(B, T)`."
+    loss: Tensor
+    "Mean of each context's tokens, nats per token, `(B,)`."
+    accuracy: Tensor
+    "Share of each context's tokens that are predicted correctly, `(B,)`."
+
+
+@dataclass(frozen=True)
 class WrittenBatch:
     """The memories of a batch of contexts, with their losses."""
 
@@ -84,14 +96,16 @@ def write(
         for _ in range(steps):
             if not create_graph:
                 memory = memory.detach().requires_grad_()
-            memory, loss = take_step(memory, embedded)
+            memory, token_losses = take_step(memory, embedded)
+            loss = (token_losses * shares).sum(dim=1)
             losses.append(loss if create_graph else loss.detach())
     if not create_graph:
         memory = memory.detach()
     accuracy = None
     if measure:
-        final, accuracy = score_reconstruction(model, memory, context_ids, lengths)
-        losses.append(final)
+        final = score_reconstruction(model, memory, context_ids, lengths)
+        accuracy = final.accuracy
+        losses.append(final.loss)
     written = WrittenBatch(memory, torch.stack(losses, dim=1), accuracy)
     check_finite(written.memory, written.losses)
     return written
@@ -112,21 +126,22 @@ def take_gradient_step(
         lengths: Tokens of each context, `(B,)`.
 
     Returns:
-        The next memories `(B, m, d)`, and the loss of each sample before, nats per token `(B,)`.
+        The next memories `(B, m, d)`, and the loss of each token before the step, nats, 0 for
+        padding, `(B, T)`.
     """
     embedded = model.backbone.embed(context_ids).detach()
     shares = _token_shares(context_ids, lengths)
     leaf = memory.detach().requires_grad_()
-    next_memory, loss = _step(
+    next_memory, token_losses = _step(
         model, leaf, embedded, context_ids, shares, create_graph=False, second_order=False
     )
-    return next_memory.detach(), loss.detach()
+    return next_memory.detach(), (token_losses * (shares > 0)).detach()
 
 
 @torch.no_grad()
 def score_reconstruction(
     model: MemoryModel, memory: Tensor, context_ids: Tensor, lengths: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> ReconstructionScore:
     """Score memories by the reconstruction of their contexts, teacher-forced.
 
     Args:
@@ -134,17 +149,17 @@ def score_reconstruction(
         memory: The memories, `(B, m, d)`.
         context_ids: Token ids, `(B, T)`, padded on the right with any id.
         lengths: Tokens of each context, `(B,)`.
-
-    Returns:
-        The reconstruction loss of each sample in nats per token `(B,)`, and the share of its tokens
-        that are predicted correctly `(B,)`.
     """
     embedded = model.backbone.embed(context_ids)
     with twice_differentiable_attention():
         token_losses, logits, _ = _reconstruct(model, memory, embedded, context_ids)
     shares = _token_shares(context_ids, lengths)
     predicted = logits.argmax(dim=-1) == context_ids
-    return (token_losses * shares).sum(dim=1), (predicted * (shares > 0)).sum(dim=1) / lengths
+    return ReconstructionScore(
+        token_losses=token_losses * (shares > 0),
+        loss=(token_losses * shares).sum(dim=1),
+        accuracy=(predicted * (shares > 0)).sum(dim=1) / lengths,
+    )
 
 
 @torch.enable_grad()
@@ -159,7 +174,7 @@ def _step(
     create_graph: bool,
     second_order: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Take a gradient step; return the next memory `(B, m, d)` and the loss of this one `(B,)`."""
+    """Take a gradient step; return the next memory `(B, m, d)` and this one's losses `(B, T)`."""
     token_losses, _, hidden = _reconstruct(model, memory, embedded, context_ids)
     weights = model.token_weights(hidden) * shares  # (B, T)
     # As `grad_outputs` the weights are constants to the memory, but not to meta-training.
@@ -171,7 +186,7 @@ def _step(
         retain_graph=create_graph,
     )
     memory = memory - model.inner_learning_rate() * _clip(model.config, gradient)
-    return memory, (token_losses * shares).sum(dim=1)
+    return memory, token_losses
 
 
 def _reconstruct(

@@ -19,7 +19,7 @@ class Step(Protocol):
     def __call__(
         self, memory: Tensor, embedded: Tensor, *, create_graph: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return the next memory `(B, m, d)` and the loss of this one `(B,)`."""
+        """Return the next memory `(B, m, d)` and the loss of each token before it `(B, T)`."""
 
 
 def take_recomputed_step(
@@ -52,18 +52,18 @@ class _RecomputedStep(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(memory, embedded, *parameters)
         ctx.step = step
-        next_memory, loss = step(
+        next_memory, losses = step(
             memory.detach().requires_grad_(), embedded.detach(), create_graph=False
         )
-        return next_memory.detach(), loss.detach()
+        return next_memory.detach(), losses.detach()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, to_memory: Tensor, to_loss: Tensor) -> Any:  # noqa: ANN401
+    def backward(ctx: Any, to_memory: Tensor, to_losses: Tensor) -> Any:  # noqa: ANN401
         memory, embedded, *parameters = ctx.saved_tensors
         inputs = [tensor.detach().requires_grad_() for tensor in (memory, embedded)]
         results = ctx.step(*inputs, create_graph=True)
         gradients = torch.autograd.grad(
-            results, [*inputs, *parameters], (to_memory, to_loss), allow_unused=True
+            results, [*inputs, *parameters], (to_memory, to_losses), allow_unused=True
         )
         return None, *gradients

@@ -108,7 +108,7 @@ def write_until_settled(
     while running:
         part = (context_ids[running], lengths[running])
         memory[running], _ = take_gradient_step(model, memory[running], *part)
-        losses, _ = score_reconstruction(model, memory[running], *part)
+        losses = score_reconstruction(model, memory[running], *part).loss
         results = zip(running, losses.tolist(), memory[running], strict=True)
         running = [i for i, loss, snapshot in results if stops[i].update(loss, snapshot)]
     settled = SettledBatch(

@@ -19,7 +19,7 @@ from gradmem_core.padding import pad_right
 from gradmem_core.reading.answers import Answer, ReadingRules
 from gradmem_core.reading.cache import Prefix, prefill
 from gradmem_core.reading.decoding import Decoding
-from gradmem_core.writing.compression import WrittenPage
+from gradmem_core.writing.compression import TokenLosses, WrittenPage
 from gradmem_core.writing.descent import score_reconstruction, take_gradient_step
 from gradmem_core.writing.stopping import AutomaticStop
 from service.engine.work import PageKey, ReadWork, TokenChosen, WriteWork
@@ -37,6 +37,8 @@ class OngoingWrite:
     "`(m, d)` on the device; None stands for M0."
     losses: list[float] = field(default_factory=list)
     "Loss before each step so far, nats per token."
+    first_token_losses: Tensor | None = None
+    "Loss of each token before the first step, nats, `(T,)`; None before it."
     stop: AutomaticStop[WrittenPage] | None = None
     "The stopping rule of `auto`; None before the first step."
 
@@ -118,22 +120,25 @@ class TorchDevice:
         memory = torch.stack(
             [start if write.memory is None else write.memory for write in writes]
         )  # (B, m, d)
-        following, before = take_gradient_step(model, memory, ids, lengths)
+        following, token_losses = take_gradient_step(model, memory, ids, lengths)
+        before = token_losses.sum(dim=1) / lengths
+        finite = before.isfinite() & following.isfinite().all(dim=(1, 2))
         measured = [row for row, write in enumerate(writes) if _needs_measuring(write)]
-        after = torch.full_like(before, torch.nan)
-        accuracy = torch.zeros_like(before)
+        scores: dict[int, _Score] = {}
         if measured:
             rows = torch.tensor(measured, device=start.device)
-            after[rows], accuracy[rows] = score_reconstruction(
+            score = score_reconstruction(
                 model, following[rows], ids[rows, : int(lengths[rows].max())], lengths[rows]
             )
-        finite = before.isfinite() & following.isfinite().all(dim=(1, 2))
-        steps = zip(
-            before.tolist(), after.tolist(), accuracy.tolist(), finite.tolist(), strict=True
-        )
+            parts = (score.loss.tolist(), score.accuracy.tolist(), score.token_losses.tolist())
+            scores = dict(zip(measured, map(_Score, *parts), strict=True))
         return [
-            _apply_step(write, following[row], *step)
-            for row, (write, step) in enumerate(zip(writes, steps, strict=True))
+            _apply_step(
+                write, following[row], token_losses[row], loss, scores.get(row), finite=is_finite
+            )
+            for row, (write, loss, is_finite) in enumerate(
+                zip(writes, before.tolist(), finite.tolist(), strict=True)
+            )
         ]
 
     def begin(self, reads: Sequence[OngoingRead]) -> None:
@@ -271,30 +276,53 @@ def _needs_measuring(write: OngoingWrite) -> bool:
     return steps == "auto" or len(write.losses) + 1 == steps
 
 
+@dataclass(frozen=True)
+class _Score:
+    """The score of a memory after a step, by its page."""
+
+    loss: float
+    accuracy: float
+    token_losses: list[float]
+    "Loss of each token, then of the padding."
+
+
 def _apply_step(
-    write: OngoingWrite, memory: Tensor, before: float, after: float, accuracy: float, finite: bool
+    write: OngoingWrite,
+    memory: Tensor,
+    token_losses: Tensor,
+    before: float,
+    after: _Score | None,
+    *,
+    finite: bool,
 ) -> WriteOutcome:
     """Record a gradient step of a page, and finish the page where it was the last.
 
     Args:
         write: The page.
         memory: The memory after the step, `(m, d)`.
-        before: The loss before the step.
-        after: The loss after it, where it was measured.
-        accuracy: Share of the tokens that are predicted after it.
+        token_losses: The loss of each token before the step, then of the padding, `(T,)`.
+        before: Their mean.
+        after: The score of the memory after the step; None where it was not measured.
         finite: False where the loss or the memory is not finite.
     """
     if not finite:
         return NonFiniteLossError(
             "WRITE diverged: a loss or the memory is not finite; use fewer steps", samples=[0]
         )
-    if _needs_measuring(write):
-        page = WrittenPage(memory.cpu(), [*write.losses, before, after], accuracy)
+    if write.first_token_losses is None:
+        write.first_token_losses = token_losses[: write.work.tokens]
+    if after is not None:
+        page = WrittenPage(
+            memory.cpu(),
+            [*write.losses, before, after.loss],
+            after.accuracy,
+            TokenLosses(write.first_token_losses.tolist(), after.token_losses[: write.work.tokens]),
+        )
         if write.work.steps != "auto":
             return page
         if write.stop is None:
             write.stop = AutomaticStop(before, write.checkpoint.model.config.max_write_steps)
-        if not write.stop.update(after, page):
+        if not write.stop.update(after.loss, page):
             return write.stop.best
     write.memory = memory
     write.losses.append(before)
@@ -311,6 +339,8 @@ def _choose_tokens(
         read, query = owners[chosen.query]
         if chosen.answer is not None:
             read.answers[query] = chosen.answer
-        event = TokenChosen(read.work.first_query + query, chosen.token, chosen.page)
+        event = TokenChosen(
+            read.work.first_query + query, chosen.token, chosen.probability, chosen.page
+        )
         tokens.append((read, event))
     return tokens

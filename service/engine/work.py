@@ -100,6 +100,8 @@ class TokenChosen:
     "Index of the query among those of its request."
     token: int
     "Token id."
+    probability: float
+    "Its probability, given the tokens before it."
     page: int = 0
     "Index of the page among those of the memory."
 

@@ -14,11 +14,19 @@ from gradmem_core.reading.generation import answer_queries
 from gradmem_core.reading.sampling import Sampling
 from gradmem_core.texts.documents import prepare_document
 from gradmem_core.texts.paging import Page
-from gradmem_core.writing.compression import MemoryPage, Steps, WrittenPage, compress
+from gradmem_core.writing.compression import (
+    MemoryPage,
+    Steps,
+    TokenLosses,
+    WrittenPage,
+    compress,
+)
 from gradmem_core.writing.descent import write
 from gradmem_core.writing.verification import make_probes
 from tests.pretrained import text_checkpoint
 
+NO_LOSSES = TokenLosses([], [])
+"Compression does not look at them."
 TEXT = "\n".join(f"Key number {word}: value {word}" for word in ("one", "two", "three", "four"))
 
 
@@ -41,7 +49,10 @@ class Scripted:
         assert steps == 2
         self.pages += pages
         shape = self.checkpoint.model.initial_memory.shape
-        return [WrittenPage(torch.full(shape, float(len(page))), [1.0], 1.0) for page in pages]
+        return [
+            WrittenPage(torch.full(shape, float(len(page))), [1.0], 1.0, NO_LOSSES)
+            for page in pages
+        ]
 
     async def read_pages(
         self, memory: Tensor, queries: Sequence[list[int]], sampling: Sequence[Sampling]
@@ -55,7 +66,8 @@ class Scripted:
             words = [word for word in ("one", "two", "three", "four") if f" {word}\n" in asked]
             right = float(memory.max()) <= self.able + 0.5
             tokens = tokenizer.encode(f" value {words[0]}" if right else " no idea")
-            answers.append(Answer(tokens[: settings.max_new_tokens], 1.0, "stop"))
+            tokens = tokens[: settings.max_new_tokens]
+            answers.append(Answer(tokens, [1.0] * len(tokens), 1.0, "stop"))
         return answers
 
 
@@ -79,7 +91,9 @@ class InProcess:
             for page in pages
         ]
         return [
-            WrittenPage(batch.memory[0], batch.losses[0].tolist(), float(batch.accuracy[0]))
+            WrittenPage(
+                batch.memory[0], batch.losses[0].tolist(), float(batch.accuracy[0]), NO_LOSSES
+            )
             for batch in batches
             if batch.accuracy is not None
         ]

@@ -202,7 +202,7 @@ def test_a_query_is_measured_without_what_it_is_forgiven(lists: Checkpoint) -> N
 def said(checkpoint: Checkpoint, text: str, confidence: float) -> Answer:
     tokens = checkpoint.tokenizer.encode(text)
     absent = ReadingRules.from_checkpoint(checkpoint).says_absent(tokens)
-    return Answer(tokens, confidence, "stop", absent)
+    return Answer(tokens, [confidence] * len(tokens), confidence, "stop", absent)
 
 
 def test_an_answer_is_a_text_or_nothing(lists: Checkpoint, texts: Checkpoint) -> None:

@@ -79,7 +79,7 @@ def test_the_loss_of_the_last_step_keeps_its_graph(
         model, ids[:, :12], LENGTHS, 3, create_graph=True, second_order=False, measure=False
     )
     before = write(model, ids[:, :12], LENGTHS, 2, create_graph=False).memory
-    loss, _ = score_reconstruction(model, before, ids[:, :12], LENGTHS)
-    torch.testing.assert_close(written.losses[:, 2], loss)
+    score = score_reconstruction(model, before, ids[:, :12], LENGTHS)
+    torch.testing.assert_close(written.losses[:, 2], score.loss)
     (gradient,) = torch.autograd.grad(written.losses[:, 2].sum(), model.write_head.weight)
     assert gradient.norm() > 0

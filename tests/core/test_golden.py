@@ -116,8 +116,8 @@ def test_memory_and_write_losses(case: Case) -> None:
     assert relative_error(written.memory, case.tensors["out.mem"]) < OUTPUT_TOLERANCE
     golden = case.tensors["out.write_loss_per_sample"].T
     assert relative_error(written.losses, golden) < OUTPUT_TOLERANCE
-    final, _ = score_reconstruction(case.model, written.memory, case.contexts, case.lengths)
-    assert relative_error(final, golden[:, -1]) < OUTPUT_TOLERANCE
+    final = score_reconstruction(case.model, written.memory, case.contexts, case.lengths)
+    assert relative_error(final.loss, golden[:, -1]) < OUTPUT_TOLERANCE
 
 
 def test_serving_write_gives_the_same_memory(case: Case) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from gradmem_core.errors import GradMemError
 from gradmem_core.reading.answers import Answer
-from gradmem_core.writing.compression import WrittenPage
+from gradmem_core.writing.compression import TokenLosses, WrittenPage
 from service.engine.device import OngoingRead, OngoingWrite, WriteOutcome
 from service.engine.scheduler import Job
 from service.engine.work import DeviceWork, Event, Result, TokenChosen, WriteWork
@@ -73,7 +73,8 @@ class FakeDevice:
             write.losses.append(float(steps - len(write.losses)))
             done = len(write.losses) == steps
             memory = torch.tensor([[float(number_of(write))]])
-            outcomes.append(WrittenPage(memory, [*write.losses, 0.0], 1.0) if done else None)
+            page = WrittenPage(memory, [*write.losses, 0.0], 1.0, TokenLosses([], []))
+            outcomes.append(page if done else None)
         return outcomes
 
     def begin(self, reads: Sequence[OngoingRead]) -> None:
@@ -111,9 +112,9 @@ class FakeDevice:
             if query in read.answers:
                 continue
             read.numbers[query] = token + 1
-            tokens.append((read, TokenChosen(query, token)))
+            tokens.append((read, TokenChosen(query, token, 1.0)))
             if token + 1 == read.work.sampling[query].max_new_tokens:
-                read.answers[query] = Answer([number_of(read), query], 1.0, "length")
+                read.answers[query] = Answer([number_of(read), query], [1.0, 1.0], 1.0, "length")
         if read.done and read in self.decoding:
             self.decoding.remove(read)
         return tokens

@@ -410,6 +410,7 @@ def test_openapi_describes_every_route_with_examples(http: httpx.Client) -> None
         "/memories/{memory_id}/pages/{page_id}",
         "/memories/{memory_id}/prompt-embeds",
         "/models",
+        "/models/{name}/initial-memory",
         "/v1/chat/completions",
         "/v1/models",
         "/v1/models/{model}",
