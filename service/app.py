@@ -31,6 +31,7 @@ from service.engine import (
 )
 from service.engine.threads import use_threads
 from service.errors import response_of
+from service.front_page import add_front_page
 from service.idempotency import Idempotency
 from service.log import log_loop_failure
 from service.memories import Memories
@@ -118,6 +119,8 @@ def create_app(
     app.include_router(openai_router)
     app.include_router(memories_router)
     add_documentation(app)
+    if settings.page:
+        add_front_page(app)
     return app
 
 

@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     for any; by default the names of this machine where the address is loopback, otherwise any."""
     allowed_origins: Annotated[list[str], NoDecode] = []
     "Origins whose web pages may use the service, such as `https://app.example`; none by default."
+    page: bool = True
+    "Serve the page at `/`, on which people write and ask."
     max_tokens: int = Field(default=2**16, ge=1)
     """Most tokens of documents, queries and answers in the engine at a time; further requests are
     refused with 429. WRITE may have three quarters, and a client has to leave as much free as it
