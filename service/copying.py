@@ -6,13 +6,12 @@ already stays as it is.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gradmem_core.errors import BlobError, MemoryNotFoundError
 from service.encryption import REGISTER_ID, REGISTER_TENANT, copy_register
 from service.keys import ApiKey
-from service.stores import MemoryExistsError, Store, StoredMemory
+from service.stores import Store
 from service.stores.base import PROBE_TENANT
 
 AT_ONCE = 16
@@ -100,7 +99,7 @@ async def _in_parts(names: AsyncIterator[Name]) -> AsyncIterator[list[Name]]:
 
 async def _copy_memory(source: Store, target: Store, name: Name, result: Copied) -> None:
     try:
-        copied = await _store(target, await source.get(*name))
+        copied = await target.put_once(await source.get(*name))
     except MemoryNotFoundError:  # deleted or expired meanwhile
         return
     except BlobError:
@@ -108,28 +107,3 @@ async def _copy_memory(source: Store, target: Store, name: Name, result: Copied)
         return
     result.copied += copied
     result.present += not copied
-
-
-async def _store(target: Store, memory: StoredMemory) -> bool:
-    """Store a memory; return False where it was there already."""
-    while True:
-        try:
-            await target.put(memory)
-        except MemoryExistsError:
-            with suppress(MemoryNotFoundError):
-                await _confirm(target, memory)
-                return False
-        else:
-            return True
-
-
-async def _confirm(target: Store, memory: StoredMemory) -> None:
-    """Make sure that what is there stays: a copy that was killed may have left it provisionally.
-
-    Raises:
-        MemoryNotFoundError: It is gone.
-        BlobError: It is damaged.
-    """
-    if not target.failed_puts_leave_nothing:
-        stored = await target.get(memory.tenant, memory.memory_id)
-        await target.replace(stored, stored)

@@ -60,7 +60,8 @@ class Settings(BaseSettings):
     affinity and CPU quota leave to the process."""
     store_url: str = Field(default="sqlite:///gradmem.db", repr=False)
     """Store of the memories: `sqlite:///FILE`, `redis://...` or `rediss://...`; for a Redis Cluster
-    `redis+cluster://...` or `rediss+cluster://...`."""
+    `redis+cluster://...`, for sentinels `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`, and with
+    TLS `rediss+...`."""
     allow_eviction: bool = False
     "Start also with a Redis that drops memories when its memory is full (`maxmemory-policy`)."
     encryption_keys: Annotated[list[str], NoDecode, Field(repr=False)] = []

@@ -23,12 +23,19 @@ class RedisServer:
         folder: The folder of its log and its files.
         options: Options of the server; by default it keeps nothing on disk.
         port: The port; a free one by default.
+        configuration: A configuration file.
     """
 
     def __init__(
-        self, folder: Path, options: Sequence[str] = IN_MEMORY, *, port: int | None = None
+        self,
+        folder: Path,
+        options: Sequence[str] = IN_MEMORY,
+        *,
+        port: int | None = None,
+        configuration: Path | None = None,
     ) -> None:
         self._folder = folder
+        self._configuration = [] if configuration is None else [str(configuration)]
         self._options = options
         self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
@@ -43,7 +50,9 @@ class RedisServer:
         options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
         with (self._folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603
-                [find_server(), *options, *self._options], stdout=log, stderr=log
+                [find_server(), *self._configuration, *options, *self._options],
+                stdout=log,
+                stderr=log,
             )
         self._wait_until_it_answers()
 

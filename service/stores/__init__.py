@@ -38,7 +38,11 @@ def create_store(url: str, *, allow_eviction: bool = False) -> Store:
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://...` or `rediss://...`;
-            `redis+cluster://...` or `rediss+cluster://...` for a Redis Cluster.
+            `redis+cluster://...` or `rediss+cluster://...` for a Redis Cluster;
+            `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE` or `rediss+sentinel://...` for the
+            primary of a service that sentinels watch, with `/DATABASE` after it where that is not
+            0. Options are redis-py's, such as `?ssl_ca_certs=FILE`; those that begin with
+            `sentinel_` are for the connections to the sentinels.
         allow_eviction: Use also a Redis that may drop memories when its memory is full.
 
     Raises:
@@ -48,7 +52,14 @@ def create_store(url: str, *, allow_eviction: bool = False) -> Store:
     match url.partition("://")[0]:
         case "sqlite":
             return SqliteStore(parse_path(url))
-        case "redis" | "rediss" | "redis+cluster" | "rediss+cluster":
+        case (
+            "redis"
+            | "rediss"
+            | "redis+cluster"
+            | "rediss+cluster"
+            | "redis+sentinel"
+            | "rediss+sentinel"
+        ):
             from service.stores.redis import RedisStore  # takes a while to load
 
             return RedisStore(url, allow_eviction=allow_eviction)

@@ -11,10 +11,10 @@ from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio import RedisCluster
 from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff, NoBackoff
-from redis.exceptions import RedisClusterException, ResponseError, WatchError
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ResponseError, WatchError
 
 from gradmem_core.errors import StoreFullError, StoreUnavailableError
 from service.stores.base import (
@@ -43,8 +43,9 @@ from service.stores.heads import (
     split_key,
     tenant_of_tag,
 )
+from service.stores.redis_client import Client, connect
 from service.stores.redis_errors import FOREIGN_ERRORS, explain
-from service.stores.redis_records import Client, RedisRecords, exchange_value, to_milliseconds
+from service.stores.redis_records import RedisRecords, exchange_value, to_milliseconds
 
 T = TypeVar("T")
 Entry: TypeAlias = tuple[str, str]
@@ -67,13 +68,9 @@ BUCKET_MILLISECONDS = 2000
 "Time after which Redis drops a bucket, which is full by then."
 SPENDING_ATTEMPTS = 20
 "Attempts to take a token while other services take some of the same key."
-CLUSTER = "+cluster"
-"Part of a URL's scheme that names a Redis Cluster."
 
 DEADLINE_SECONDS = 5.0
 "Longest time of an operation, connecting and retrying included."
-SOCKET_SECONDS = 2.0
-"Longest time to connect, to send, and to receive a reply."
 RETRY_PAUSE_SECONDS = 0.05
 "Pause between the two attempts of a read."
 PROVISIONAL_SECONDS = 60
@@ -84,8 +81,6 @@ BATCH = 500
 "Memories that one step of a sweep, or of filling the index, goes through."
 HEAD_BYTES = 1024
 "Bytes of a record that are fetched for its head; more where that is larger."
-MAX_CONNECTIONS = 16
-"Connections in the pool; further operations wait for one, within their deadline."
 SCANNED = 1000
 "Keys that Redis looks at in a step of `scan`."
 NO_EVICTION = "noeviction"
@@ -111,7 +106,8 @@ class RedisStore(Store):
 
     Args:
         url: `redis://` or `rediss://` (TLS), as redis-py reads it; for a node of a Redis Cluster
-            `redis+cluster://` or `rediss+cluster://`.
+            `redis+cluster://` or `rediss+cluster://`; see `service.stores.create_store` for
+            sentinels.
         allow_eviction: Open also where Redis may drop memories when its memory is full.
 
     Raises:
@@ -122,7 +118,7 @@ class RedisStore(Store):
 
     def __init__(self, url: str, *, allow_eviction: bool = False) -> None:
         super().__init__()
-        _connect(url)  # to refuse a bad URL now
+        connect(url, wait_seconds=DEADLINE_SECONDS)  # to refuse a bad URL now
         self._url = url
         self._allow_eviction = allow_eviction
         self._redis: Client | None = None
@@ -143,7 +139,7 @@ class RedisStore(Store):
             StoreUnavailableError: See `Store.open`; also if Redis may drop memories, or if it does
                 not permit one of the store's commands.
         """
-        self._redis = _connect(self._url)
+        self._redis = connect(self._url, wait_seconds=DEADLINE_SECONDS)
         try:
             await self._retry(lambda redis: redis.ping())
             await self._check_eviction()
@@ -554,29 +550,3 @@ def _text(value: bytes | str) -> str:
 
 async def _ignore(_error: Exception) -> None:
     """Do nothing about a failed attempt: redis-py has already closed its connection."""
-
-
-def _connect(url: str) -> Client:
-    """Return a client, which connects when it is first used."""
-    # With protocol 3, redis-py takes a connection that the server has closed for an open one, and
-    # the first command after a restart of Redis fails.
-    options: dict[str, Any] = {
-        "max_connections": MAX_CONNECTIONS,
-        "socket_timeout": SOCKET_SECONDS,
-        "socket_connect_timeout": SOCKET_SECONDS,
-        "retry": Retry(NoBackoff(), retries=0),
-        "protocol": 2,
-    }
-    scheme, _, rest = url.partition("://")
-    try:
-        if scheme.endswith(CLUSTER):
-            return RedisCluster.from_url(f"{scheme.removesuffix(CLUSTER)}://{rest}", **options)
-        pool = BlockingConnectionPool.from_url(url, timeout=DEADLINE_SECONDS, **options)
-        pool.connection_class(**pool.connection_kwargs)  # refuses options it does not know
-    except (ValueError, TypeError, RedisClusterException):
-        # The cause may quote a piece of the password.
-        raise ValueError(
-            "the Redis URL cannot be used: check its port and options, and percent-encode special"
-            " characters of the password"
-        ) from None
-    return Redis.from_pool(pool)

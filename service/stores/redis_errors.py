@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -60,6 +61,7 @@ class Cause(NamedTuple):
 
 PASSWORD = "refused the user or the password of the store's URL"  # noqa: S105
 PERMISSION = f"does not permit the user what the store does; it needs ~gradmem:* {COMMANDS}"
+TLS_FILE = "has a TLS file in its URL that cannot be used; check the paths after ssl_"
 CAUSES = (
     Cause(AuthenticationError, "", PASSWORD),
     Cause(AuthenticationWrongNumberOfArgsError, "", PASSWORD),
@@ -102,10 +104,23 @@ CAUSES = (
         "has no free connection; try again",
     ),
     Cause(
+        MasterNotFoundError,
+        "",
+        "has no primary now: its sentinels cannot be reached, do not know the service of its URL,"
+        " or have not named another primary yet",
+    ),
+    Cause(
+        ssl.SSLCertVerificationError,
+        "[Hh]ostname mismatch|IP address mismatch",
+        "has a TLS certificate for another host; name that host in the store's URL",
+    ),
+    Cause(
         ssl.SSLCertVerificationError,
         "",
         "has a TLS certificate that is not trusted; set ssl_ca_certs in the store's URL",
     ),
+    Cause((FileNotFoundError, IsADirectoryError, PermissionError), "", TLS_FILE),
+    Cause(ssl.SSLError, "NO_CERTIFICATE|PEM|no start line|KEY_VALUES_MISMATCH", TLS_FILE),
     Cause(
         ssl.SSLError, "", "does not speak TLS as the store's URL says (rediss://); check its port"
     ),

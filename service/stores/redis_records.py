@@ -2,16 +2,15 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import WatchError
 
 from service.stores.heads import to_microseconds
 from service.stores.records import RecordStore
+from service.stores.redis_client import Client
 
 T = TypeVar("T")
-Client: TypeAlias = Redis | RedisCluster
 
 RECORD_PREFIX = "gradmem:record:"
 "Keys of records."

@@ -24,8 +24,7 @@ from gradmem_core.tenants import DEFAULT_TENANT
 from service.app import create_app
 from service.models import Models
 from service.settings import Settings
-from service.stores import create_store
-from service.stores import redis as redis_store
+from service.stores import create_store, redis_client
 from tests.service.conftest import Serving
 
 DOCUMENTS = ["!aB:7x!!kk:Q3!|", "!0z:mN!!kk:8s!|", "!Ab:cD!|"]
@@ -79,7 +78,7 @@ def test_faults_of_redis_lose_nothing(
     server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(redis_store, "SOCKET_SECONDS", 0.3)
+    monkeypatch.setattr(redis_client, "SOCKET_SECONDS", 0.3)
     app = create_app(settings.model_copy(update={"store_url": server.url}), models=Models([tiny]))
     refused = {}
     with serving(app) as url:

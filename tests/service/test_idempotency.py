@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import StoreUnavailableError
@@ -238,9 +239,8 @@ async def test_what_an_interrupted_put_once_left_is_completed(
         assert not await is_listed(store, memory)
         assert await store.complete_put(memory.tenant, memory.memory_id) == memory
         assert await is_listed(store, memory)
-        client = redis_store._connect(redis_server)
-        assert await client.ttl(redis_store.KEY_PREFIX + memory.key) == -1
-        await client.aclose()
+        async with Redis.from_url(redis_server) as client:
+            assert await client.ttl(redis_store.KEY_PREFIX + memory.key) == -1
 
 
 async def is_listed(store: Store, memory: StoredMemory) -> bool:

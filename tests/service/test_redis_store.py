@@ -14,7 +14,14 @@ import redis.exceptions
 from benchmarks.faults.redis_server import APPEND_ONLY, RedisServer, free_port
 from gradmem_core.errors import StoreFullError, StoreUnavailableError
 from gradmem_core.tenants import DEFAULT_TENANT
-from service.stores import MemoryFilter, Store, StoredMemory, create_store, new_memory_id
+from service.stores import (
+    MemoryFilter,
+    Store,
+    StoredMemory,
+    create_store,
+    new_memory_id,
+    redis_client,
+)
 from service.stores import redis as redis_store
 from service.stores.base import pack
 from service.stores.redis import KEY_PREFIX
@@ -28,7 +35,7 @@ pytestmark = pytest.mark.anyio
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Divide every time limit of the store by ten."""
     monkeypatch.setattr(redis_store, "DEADLINE_SECONDS", redis_store.DEADLINE_SECONDS / 10)
-    monkeypatch.setattr(redis_store, "SOCKET_SECONDS", redis_store.SOCKET_SECONDS / 10)
+    monkeypatch.setattr(redis_client, "SOCKET_SECONDS", redis_client.SOCKET_SECONDS / 10)
 
 
 async def test_redis_removes_an_expired_memory(redis_server: str) -> None:
@@ -288,7 +295,7 @@ async def test_a_wrong_password_is_named_and_not_repeated(redis_server: str) -> 
 async def test_tls_to_a_server_without_tls_is_named(
     redis_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_store, "SOCKET_SECONDS", 0.2)
+    monkeypatch.setattr(redis_client, "SOCKET_SECONDS", 0.2)
     await expect_not_to_open(redis_server.replace("redis://", "rediss://"), "TLS")
 
 

@@ -539,6 +539,10 @@ def test_relative_sqlite_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "rediss://:hunter2@host?socket_timeout=hunter2",
         "redis+cluster://:hunter2@host?hunter2=1",
         "redis+cluster://:hunter2@host:port",
+        "redis+sentinel://:hunter2@host:port/service",
+        "redis+sentinel://:hunter2@host:26379",
+        "redis+sentinel://:hunter2@/service",
+        "redis+sentinel://:hunter2@host/service?hunter2=1",
     ],
 )
 def test_a_bad_url_is_a_value_error_without_its_password(url: str) -> None:
