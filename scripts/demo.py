@@ -108,12 +108,12 @@ def _demonstrate(options: argparse.Namespace, folder: Path) -> int:
         print(
             f"Asking {len(questions)} questions; the service no longer has the text ...", flush=True
         )
-        answers = client.read_many(memory.memory_id, questions)
+        answers = memory.ask_many(questions)
         model = client.models()[0]
     outcomes = [] if options.questions else list(map(_outcome, QUESTIONS, answers))
     _print_answers(answers, outcomes)
-    _print_read_back(memory)
-    _print_sizes(text, memory, model)
+    _print_read_back(memory.info)
+    _print_sizes(text, memory.info, model)
     right = _select(outcomes, answerable=True).count("right")
     return 0 if options.questions or right >= MIN_RIGHT else 1
 

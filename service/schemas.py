@@ -464,6 +464,10 @@ class AnswerInfo(BaseModel):
     finish_reason: Literal["stop", "length"]
     "`stop`: the model ended the answer; `length`: `max_new_tokens` did."
 
+    def __bool__(self) -> bool:
+        """True when an answer was found."""
+        return self.found
+
 
 class ReadResponse(BaseModel):
     """The answers in the order of the queries."""

@@ -79,13 +79,13 @@ def test_a_folder_is_initialised_trained_and_served(tmp_path: Path) -> None:
     app = create_app(make_settings(tmp_path, checkpoint))
     with running(app) as url, Client(url) as client:
         memory = client.write(DOCUMENT, steps=3)
-        assert memory.losses[-1] < memory.losses[0]
-        answer = client.read(memory.memory_id, "Text:")
+        assert memory.info.losses[-1] < memory.info.losses[0]
+        answer = memory.ask("Text:")
         assert answer.answer == (answer.answer or "").strip()
         with pytest.raises(InvalidRequest, match="query is empty"):
-            client.read(memory.memory_id, "")
+            memory.ask("")
         with pytest.raises(InvalidRequest, match="at most 40"):
-            client.read(memory.memory_id, "quite " * 40)
+            memory.ask("quite " * 40)
     options = ("--data", data, "--sizes", 5, "--contexts", 4, "--queries", 1)
     [row] = measure_rows(ExactMatch, "exact-match", checkpoint, *options)
     assert (row.task, row.size, row.contexts) == ("text", 5, 4)
@@ -98,13 +98,13 @@ def test_another_engine_answers_from_an_exported_memory_alike(tmp_path: Path) ->
         file = tmp_path / "memory.safetensors"
         arguments = ["export", memory_id, "--prompt-embeds", str(file), "--url", url]
         assert CliRunner().invoke(service_cli, arguments).exit_code == 0
-        answer = client.read(memory_id, "Text:", max_new_tokens=9)
-        page = client.show(memory_id).pages[0].page_id
-        assert client.prompt_embeds(memory_id, page) == file.read_bytes()
+        answer = client.memory(memory_id).ask("Text:", max_new_tokens=9)
+        page = client.memory(memory_id).describe().pages[0].page_id
+        assert client.memory(memory_id).prompt_embeds(page) == file.read_bytes()
         with pytest.raises(NotFound):
-            client.prompt_embeds(memory_id, "0" * 16)
+            client.memory(memory_id).prompt_embeds("0" * 16)
         with pytest.raises(NotFound):
-            client.prompt_embeds("mem_nothing")
+            client.memory("mem_nothing").prompt_embeds()
     assert file.stat().st_mode & 0o077 == 0
     (name,) = tensors = load(file.read_bytes())
     assert name == "prompt_embeds"
@@ -130,10 +130,10 @@ def test_what_vllm_takes_is_the_prompt_that_read_answers(tmp_path: Path, templat
         arguments = ["export", memory_id, "--prompt-embeds", str(file), "--url", url]
         options = ["--query", "When was it built?", "--form", "completions"]
         assert CliRunner().invoke(service_cli, [*arguments, *options]).exit_code == 0
-        answer = client.read(memory_id, "When was it built?", max_new_tokens=9)
-        part = json.loads(client.prompt_embeds(memory_id, form="chat"))
+        answer = client.memory(memory_id).ask("When was it built?", max_new_tokens=9)
+        part = json.loads(client.memory(memory_id).prompt_embeds(form="chat"))
         with pytest.raises(InvalidRequest, match="query is empty"):
-            client.prompt_embeds(memory_id, query=" ", form="completions")
+            client.memory(memory_id).prompt_embeds(query=" ", form="completions")
     ((name, encoded),) = json.loads(file.read_bytes()).items()
     assert name == "prompt_embeds"
     prompt = load_as_vllm(encoded)

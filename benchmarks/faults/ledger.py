@@ -78,7 +78,7 @@ async def writing(
 
 
 async def _work(url: str, ledger: Ledger, documents: Iterator[str], ended: asyncio.Event) -> None:
-    async with AsyncClient(url, timeout_seconds=REQUEST_SECONDS) as client:
+    async with AsyncClient(url, timeout_seconds=REQUEST_SECONDS, max_retries=0) as client:
         for turn, document in enumerate(documents):
             if ended.is_set():
                 return
@@ -109,7 +109,7 @@ async def _delete(client: AsyncClient, ledger: Ledger) -> None:
     # Taken out first: after a failure nobody knows whether the memory is still there.
     memory_id, document = ledger.stored.popitem()
     try:
-        await client.delete(memory_id)
+        await client.memory(memory_id).delete()
     except NotFound:
         ledger.stored[memory_id] = document  # which the audit finds to be lost
         raise
@@ -123,10 +123,10 @@ async def audit(url: str, ledger: Ledger) -> Audit:
         ClientError: The service does not answer.
     """
     lost = wrong = undeleted = 0
-    async with AsyncClient(url, timeout_seconds=REQUEST_SECONDS) as client:
+    async with AsyncClient(url, timeout_seconds=REQUEST_SECONDS, max_retries=0) as client:
         for memory_id, document in ledger.stored.items():
             try:
-                memory = await client.show(memory_id)
+                memory = await client.memory(memory_id).describe()
             except NotFound:
                 lost += 1
                 continue
@@ -145,7 +145,7 @@ def _digest(document: str) -> str:
 
 async def _is_there(client: AsyncClient, memory_id: str) -> bool:
     try:
-        await client.show(memory_id)
+        await client.memory(memory_id).describe()
     except NotFound:
         return False
     return True
@@ -158,7 +158,7 @@ async def await_ready(url: str) -> float:
         DeviceError: It took too long.
     """
     started = time.monotonic()
-    async with AsyncClient(url, timeout_seconds=REQUEST_SECONDS) as client:
+    async with AsyncClient(url, timeout_seconds=REQUEST_SECONDS, max_retries=0) as client:
         while not await _is_ready(client):
             if time.monotonic() - started > READY_SECONDS:
                 raise DeviceError(f"the service was not ready within {READY_SECONDS:g} s")

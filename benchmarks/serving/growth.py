@@ -61,5 +61,5 @@ async def _live(client: AsyncClient, document: Example) -> None:
     """Write a memory, read it and delete it."""
     memory = await client.write(document.context, steps=1, ttl_seconds=TTL_SECONDS)
     for turn in range(READS):
-        await client.read(memory.memory_id, document.questions[turn % PAIRS].query)
-    await client.delete(memory.memory_id)
+        await memory.ask(document.questions[turn % PAIRS].query)
+    await memory.delete()

@@ -92,7 +92,7 @@ class HttpTarget(Target):
 
     def _connect(self) -> AsyncClient:
         transport = httpx.AsyncHTTPTransport(verify=self._trust, local_address=self._address)
-        return AsyncClient(self._url, transport=transport)
+        return AsyncClient(self._url, max_retries=0, transport=transport)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -125,7 +125,7 @@ class HttpTarget(Target):
 
     async def _read(self, memory_id: str, query: str) -> None:
         async with self.client() as client:
-            await client.read(memory_id, query)
+            await client.memory(memory_id).ask(query)
 
 
 def load_by_http(

@@ -58,7 +58,7 @@ class Traffic:
     async def run(self, seconds: float) -> Timings:
         """Send requests for a time, and wait for the last answers."""
         timings, end = Timings(), time.monotonic() + seconds
-        async with AsyncClient(self._url, timeout_seconds=REQUEST_SECONDS) as client:
+        async with AsyncClient(self._url, timeout_seconds=REQUEST_SECONDS, max_retries=0) as client:
             workers = (self._work(client, timings, end) for _ in range(WORKERS))
             await asyncio.gather(*workers)
         return timings
@@ -101,7 +101,7 @@ class Traffic:
     async def _read(self, client: AsyncClient) -> None:
         newer_half = len(self._lasting) // 2 + 1  # the oldest may be deleted meanwhile
         memory_id, query = self._lasting[-self._random.randint(1, newer_half)]
-        await client.read(memory_id, query)
+        await client.memory(memory_id).ask(query)
 
     async def _list(self, client: AsyncClient) -> None:
         count = 0
@@ -112,4 +112,4 @@ class Traffic:
 
     async def _delete(self, client: AsyncClient) -> None:
         memory_id, _ = self._lasting.popleft()
-        await client.delete(memory_id)
+        await client.memory(memory_id).delete()

@@ -1,7 +1,10 @@
-"""A client of the HTTP service, for programs and the command line; it does not need torch."""
+"""A client of the HTTP service, for programs and the command line; docs/CLIENT.md describes it.
 
-from service.client.calls import FilterOptions, PatchOptions, SamplingOptions, WriteOptions
-from service.client.client import DEFAULT_URL, AsyncClient, Client
+It needs httpx and pydantic alone.
+"""
+
+from service.client.async_client import AsyncClient
+from service.client.client import Client
 from service.client.errors import (
     AccessDenied,
     ClientError,
@@ -15,11 +18,25 @@ from service.client.errors import (
     Unavailable,
     UnexpectedResponse,
 )
+from service.client.memories import AsyncMemory, Memory
+from service.client.options import (
+    AppendOptions,
+    FilterOptions,
+    PageOptions,
+    PatchOptions,
+    SamplingOptions,
+    WriteOptions,
+)
+from service.client.sessions import DEFAULT_URL
+from service.client.streams import AsyncStream, Stream
 
 __all__ = [
     "DEFAULT_URL",
     "AccessDenied",
+    "AppendOptions",
     "AsyncClient",
+    "AsyncMemory",
+    "AsyncStream",
     "Client",
     "ClientError",
     "Conflict",
@@ -27,11 +44,14 @@ __all__ = [
     "FilterOptions",
     "InvalidKey",
     "InvalidRequest",
+    "Memory",
     "NotFound",
     "Overloaded",
+    "PageOptions",
     "PatchOptions",
     "ProblemError",
     "SamplingOptions",
+    "Stream",
     "Unavailable",
     "UnexpectedResponse",
     "WriteOptions",

@@ -1,19 +1,28 @@
 """The calls of the HTTP API as values: the request to send and the parser of its response."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Generic, Literal, NoReturn, TypedDict, TypeVar
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, NoReturn, TypeVar
 from urllib.parse import quote, urlencode
 
 import httpx
 
 from gradmem_core.config import EmbedsForm
-from service.client.errors import error_of, unexpected_response
+from service.client.errors import unexpected_response
+from service.client.options import (
+    AppendOptions,
+    FilterOptions,
+    PageOptions,
+    PatchOptions,
+    SamplingOptions,
+)
 from service.schemas import (
     AnswerInfo,
     DeleteResponse,
+    LimitsResponse,
     MemoriesResponse,
     MemoryInfo,
     ModelInfo,
@@ -23,70 +32,6 @@ from service.schemas import (
 )
 
 T = TypeVar("T")
-
-
-class WriteOptions(TypedDict, total=False):
-    """Options of a WRITE; None is the same as leaving one out."""
-
-    model: str | None
-    "Name of the checkpoint that writes; the service's first by default."
-    steps: int | Literal["auto"] | None
-    """Gradient steps (K), or `auto` for as many as reduce the loss; the checkpoint's own number by
-    default."""
-    timeout: float | None
-    "Seconds after which the service gives up; it has a limit of its own."
-    ttl_seconds: int | None
-    "Seconds until the memory is deleted; never by default."
-    name: str | None
-    "Name for people and for lists; several memories may have the same."
-    metadata: dict[str, str] | None
-    "Names and values of your own, returned with the memory."
-    append_to: str | None
-    "Add the document to this memory. Excludes ttl_seconds, name and metadata."
-    verify: bool | None
-    "Read the memory back, and write pages that come back poorly again, in halves; on by default."
-
-
-class SamplingOptions(TypedDict, total=False):
-    """Options of a READ; None is the same as leaving one out."""
-
-    max_new_tokens: int | None
-    "Most tokens of an answer; the checkpoint's limit by default."
-    temperature: float | None
-    "0, the default, takes the likeliest token; above 0, tokens are drawn."
-    top_p: float | None
-    "Share of the probability mass from which tokens are drawn; all of it by default."
-    seed: int | None
-    "Seed of the draws, 0 by default."
-    min_confidence: float | None
-    """Answers with less confidence, 0 to 1, count as not found; the checkpoint's own threshold by
-    default."""
-    timeout: float | None
-    "Seconds after which the service gives up; it has a limit of its own."
-
-
-class PatchOptions(TypedDict, total=False):
-    """Changes of a memory; what is left out stays as it is."""
-
-    name: str | None
-    "The new name; None for none."
-    metadata: dict[str, str | None] | None
-    "Entries to set; a value of None removes its entry, and None in place of the dict all."
-    ttl_seconds: int | None
-    "Seconds from now until the memory is deleted; None for never."
-
-
-class FilterOptions(TypedDict, total=False):
-    """Conditions on memories, all of which have to hold; None is the same as leaving one out."""
-
-    name: str | None
-    "The memory has this name."
-    model: str | None
-    "This checkpoint wrote it."
-    metadata: dict[str, str] | None
-    "It has these entries."
-    expires_before: datetime | None
-    "It expires before this time, which has a time zone."
 
 
 @dataclass(frozen=True)
@@ -102,8 +47,12 @@ class Call(Generic[T]):
     "The JSON to send; fields that are None are left out."
     content: bytes | None = None
     "The bytes to send in place of JSON."
+    headers: Mapping[str, str] = field(default_factory=dict)
+    "Headers to send besides those of the body."
     keep_none: bool = False
     "Send fields that are None as null."
+    repeatable: bool = False
+    "Sending it twice does what sending it once does."
 
     def build_request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """Return the request, as this httpx client sends it.
@@ -112,7 +61,9 @@ class Call(Generic[T]):
             TypeError: A field of the body is of a type that JSON does not have.
         """
         if self.body is None:
-            return http.build_request(self.method, self.path, content=self.content)
+            return http.build_request(
+                self.method, self.path, content=self.content, headers=self.headers
+            )
         fields = {
             name: value for name, value in self.body.items() if value is not None or self.keep_none
         }
@@ -120,28 +71,42 @@ class Call(Generic[T]):
             self.method,
             self.path,
             content=json.dumps(fields, default=_refuse),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **self.headers},
         )
 
     def parse_response(self, response: httpx.Response) -> T:
-        """Return the result in a response.
+        """Return the result in a response of success.
 
         Raises:
-            ProblemError: The service answered with a problem.
-            UnexpectedResponse: The response is not one of a GradMem service.
+            UnexpectedResponse: It is not one of a GradMem service.
         """
-        if not response.is_success:
-            raise error_of(response)
         try:
             return self.parse(response.content)
         except ValueError as error:
             raise unexpected_response(response) from error
 
 
-def write(document: str, options: WriteOptions) -> Call[WriteResult]:
-    """Return the call of `POST /write`."""
-    body = {"document": document, **options}
-    return Call("POST", "/write", WriteResult.model_validate_json, body)
+def write(
+    document: str, options: AppendOptions, *, append_to: str | None = None
+) -> Call[WriteResult]:
+    """Return the call of `POST /write`, which its idempotency key makes repeatable.
+
+    Raises:
+        ValueError: The idempotency key is not 1 to 255 visible ASCII characters.
+    """
+    body: dict[str, object] = {"document": document, "append_to": append_to, **options}
+    headers = {"Idempotency-Key": _check_key(body.pop("idempotency_key", None))}
+    parse = WriteResult.model_validate_json
+    return Call("POST", "/write", parse, body, headers=headers, repeatable=True)
+
+
+def stream_write(
+    document: str, options: AppendOptions, *, append_to: str | None = None, recall: bool
+) -> Call[WriteResult]:
+    """Return the call of `POST /write` that is answered with a stream."""
+    call = write(document, options, append_to=append_to)
+    headers = {**call.headers, "Accept": "text/event-stream"}
+    return replace(call, headers=headers, body={**(call.body or {}), "recall": recall or None})
 
 
 def read(memory_id: str, queries: list[str], sampling: SamplingOptions) -> Call[list[AnswerInfo]]:
@@ -153,12 +118,21 @@ def read(memory_id: str, queries: list[str], sampling: SamplingOptions) -> Call[
             raise ValueError(f"{len(answers)} answers to {len(queries)} queries")
         return answers
 
-    return Call("POST", "/read", parse, {"memory_id": memory_id, "queries": queries, **sampling})
+    body: dict[str, object] = {"memory_id": memory_id, "queries": queries, **sampling}
+    return Call("POST", "/read", parse, body, repeatable=True)
+
+
+def stream_read(
+    memory_id: str, queries: list[str], sampling: SamplingOptions
+) -> Call[list[AnswerInfo]]:
+    """Return the call of `POST /read` that is answered with a stream."""
+    call = read(memory_id, queries, sampling)
+    return replace(call, body={**(call.body or {}), "stream": True})
 
 
 def show(memory_id: str) -> Call[MemoryInfo]:
     """Return the call of `GET /memories/{id}`."""
-    return Call("GET", _memory_path(memory_id), MemoryInfo.model_validate_json)
+    return _get(_memory_path(memory_id), MemoryInfo.model_validate_json)
 
 
 def list_memories(
@@ -177,7 +151,7 @@ def list_memories(
     }
     given = {name: value for name, value in query.items() if value is not None}
     path = f"/memories?{urlencode(given, doseq=True)}"
-    return Call("GET", path, MemoriesResponse.model_validate_json)
+    return _get(path, MemoriesResponse.model_validate_json)
 
 
 def prompt_embeds(
@@ -185,23 +159,25 @@ def prompt_embeds(
 ) -> Call[bytes]:
     """Return the call of `POST /memories/{id}/prompt-embeds`."""
     body: dict[str, object] = {"page": page_id, "query": query, "form": form}
-    return Call("POST", f"{_memory_path(memory_id)}/prompt-embeds", bytes, body)
+    path = f"{_memory_path(memory_id)}/prompt-embeds"
+    return Call("POST", path, bytes, body, repeatable=True)
 
 
 def blob(memory_id: str) -> Call[bytes]:
     """Return the call of `GET /memories/{id}/blob`."""
-    return Call("GET", f"{_memory_path(memory_id)}/blob", bytes)
+    return _get(f"{_memory_path(memory_id)}/blob", bytes)
 
 
 def put_blob(memory_id: str, content: bytes) -> Call[MemoryInfo]:
     """Return the call of `PUT /memories/{id}/blob`."""
     path = f"{_memory_path(memory_id)}/blob"
-    return Call("PUT", path, MemoryInfo.model_validate_json, content=content)
+    parse = MemoryInfo.model_validate_json
+    return Call("PUT", path, parse, content=content, repeatable=True)
 
 
 def delete(memory_id: str) -> Call[None]:
     """Return the call of `DELETE /memories/{id}`."""
-    return Call("DELETE", _memory_path(memory_id), _parse_nothing)
+    return _delete(_memory_path(memory_id))
 
 
 def patch(memory_id: str, changes: PatchOptions) -> Call[MemoryInfo]:
@@ -230,22 +206,50 @@ def delete_many(
         "filter": given if memory_ids is None else None,
         "cursor": cursor,
     }
-    return Call("POST", "/memories/delete", DeleteResponse.model_validate_json, body)
+    parse = DeleteResponse.model_validate_json
+    return Call("POST", "/memories/delete", parse, body, repeatable=True)
+
+
+def replace_page(
+    memory_id: str, page_id: str, document: str, options: PageOptions
+) -> Call[WriteResult]:
+    """Return the call of `PUT /memories/{id}/pages/{page}`."""
+    body: dict[str, object] = {"document": document, **options}
+    return Call(
+        "PUT",
+        _page_path(memory_id, page_id),
+        WriteResult.model_validate_json,
+        body,
+        repeatable=True,
+    )
 
 
 def delete_page(memory_id: str, page_id: str) -> Call[None]:
     """Return the call of `DELETE /memories/{id}/pages/{page}`."""
-    return Call("DELETE", f"{_memory_path(memory_id)}/pages/{_quote(page_id)}", _parse_nothing)
+    return _delete(_page_path(memory_id, page_id))
 
 
 def models() -> Call[list[ModelInfo]]:
     """Return the call of `GET /models`."""
-    return Call("GET", "/models", lambda body: ModelsResponse.model_validate_json(body).models)
+    return _get("/models", lambda body: ModelsResponse.model_validate_json(body).models)
+
+
+def limits() -> Call[LimitsResponse]:
+    """Return the call of `GET /limits`."""
+    return _get("/limits", LimitsResponse.model_validate_json)
 
 
 def ready() -> Call[None]:
     """Return the call of `GET /readyz`."""
-    return Call("GET", "/readyz", _parse_nothing)
+    return _get("/readyz", _parse_nothing)
+
+
+def _get(path: str, parse: Callable[[bytes], T]) -> Call[T]:
+    return Call("GET", path, parse, repeatable=True)
+
+
+def _delete(path: str) -> Call[None]:
+    return Call("DELETE", path, _parse_nothing, repeatable=True)
 
 
 def _refuse(value: object) -> NoReturn:
@@ -259,8 +263,25 @@ def _refuse(value: object) -> NoReturn:
     )
 
 
+def _check_key(key: object) -> str:
+    """Return an idempotency key, a new one for None.
+
+    Raises:
+        ValueError: It is not 1 to 255 visible ASCII characters.
+    """
+    if key is None:
+        return uuid.uuid4().hex
+    if not isinstance(key, str) or not re.fullmatch(r"[!-~]{1,255}", key):
+        raise ValueError("an idempotency key is 1 to 255 visible ASCII characters")
+    return key
+
+
 def _memory_path(memory_id: str) -> str:
     return "/memories/" + _quote(memory_id)
+
+
+def _page_path(memory_id: str, page_id: str) -> str:
+    return f"{_memory_path(memory_id)}/pages/{_quote(page_id)}"
 
 
 def _quote(id_: str) -> str:

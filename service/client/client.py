@@ -1,65 +1,29 @@
-"""`Client` and `AsyncClient`: the same methods, blocking or to be awaited."""
+"""`Client`, a service to write memories to."""
 
-import os
-import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypedDict, TypeVar, Unpack
+from typing import Self, Unpack
 
 import httpx
 
-from gradmem_core.config import EmbedsForm
 from service.client import calls
-from service.client.calls import Call, FilterOptions, PatchOptions, SamplingOptions, WriteOptions
-from service.client.errors import ClientError, InvalidKey, translate_errors
-from service.schemas import AnswerInfo, MemoryInfo, MemorySummary, ModelInfo, WriteResult
+from service.client.errors import ClientError
+from service.client.memories import WRITING, Memory, WriteEvent
+from service.client.options import FilterOptions, WriteOptions
+from service.client.retries import MAX_RETRIES
+from service.client.sessions import Session
+from service.client.streams import Stream
+from service.schemas import (
+    LimitsResponse,
+    MemoryInfo,
+    MemorySummary,
+    ModelInfo,
+    WriteResult,
+)
 
-DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_SECONDS = 630.0
-CONNECT_SECONDS = 10.0
 LIST_PART = 100
 "Memories fetched at a time."
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-T = TypeVar("T")
-
-
-class _HttpOptions(TypedDict):
-    base_url: httpx.URL
-    headers: dict[str, str]
-    timeout: httpx.Timeout
-    trust_env: bool
-
-
-def _find_url(base_url: str | None) -> str:
-    """Return a base URL: the one given, or GRADMEM_URL of the environment, or DEFAULT_URL."""
-    return base_url or os.environ.get("GRADMEM_URL") or DEFAULT_URL
-
-
-def _find_key(key: str | None) -> dict[str, str]:
-    """Return the header with a key, or with GRADMEM_KEY of the environment; empty without.
-
-    Raises:
-        InvalidKey: It is no text that a header can hold.
-    """
-    if key is None:
-        key = os.environ.get("GRADMEM_KEY")
-    if not key:
-        return {}
-    if not re.fullmatch(r"[!-~]+", key):
-        raise InvalidKey("the key has spaces or other characters that no key has; copy it again")
-    return {"Authorization": f"Bearer {key}"}
-
-
-def _http_options(base_url: str, key: str | None, timeout_seconds: float | None) -> _HttpOptions:
-    with translate_errors(base_url):
-        url = httpx.URL(base_url)
-    return _HttpOptions(
-        base_url=url,
-        headers=_find_key(key),
-        timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
-        trust_env=url.host not in LOOPBACK,  # no proxy to reach this machine
-    )
 
 
 class Client:
@@ -75,6 +39,7 @@ class Client:
             GRADMEM_KEY. An empty one sends none.
         timeout_seconds: Longest wait for each part of a response; a WRITE responds when it is done.
             None waits forever. Connecting may take 10 seconds in any case.
+        max_retries: Most attempts of a call after the first; see `service.client.retries`.
         transport: The transport of the requests; the network by default.
 
     Raises:
@@ -88,14 +53,17 @@ class Client:
         *,
         key: str | None = None,
         timeout_seconds: float | None = TIMEOUT_SECONDS,
+        max_retries: int = MAX_RETRIES,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.base_url = _find_url(base_url)
-        self._http = httpx.Client(
-            **_http_options(self.base_url, key, timeout_seconds), transport=transport
-        )
+        self._session = Session(base_url, key, timeout_seconds, max_retries, transport)
 
-    def write(self, document: str, **options: Unpack[WriteOptions]) -> WriteResult:
+    @property
+    def base_url(self) -> str:
+        """The base URL of the service."""
+        return self._session.base_url
+
+    def write(self, document: str, **options: Unpack[WriteOptions]) -> Memory[WriteResult]:
         """Compress a document into a memory; the service forgets the text.
 
         Args:
@@ -105,43 +73,33 @@ class Client:
         Raises:
             InvalidRequest: The document, the steps or another argument is refused.
             TypeError: An argument is of a type that JSON does not have, as bytes.
-            NotFound: No such model is served, or no memory to append to has that id.
-            Conflict: The memory to append to was written by another checkpoint.
+            ValueError: The idempotency key is not visible ASCII.
+            NotFound: No such model is served.
         """
-        return self._send(calls.write(document, options))
+        result = self._session.send(calls.write(document, options))
+        return Memory(self._session, result.memory_id, result)
 
-    def read(self, memory_id: str, query: str, **sampling: Unpack[SamplingOptions]) -> AnswerInfo:
-        """Answer a single query; see `read_many` for the arguments."""
-        answers = self.read_many(memory_id, [query], **sampling)
-        return answers[0]
+    def write_stream(
+        self, document: str, *, recall: bool = False, **options: Unpack[WriteOptions]
+    ) -> Stream[WriteEvent, WriteResult]:
+        """Stream the gradient steps of a WRITE; see `write`.
 
-    def read_many(
-        self, memory_id: str, queries: list[str], **sampling: Unpack[SamplingOptions]
-    ) -> list[AnswerInfo]:
-        """Answer queries from a memory alone, in their order and in one request.
+        `Stream.result` returns the description of the memory; `memory` makes an object of its id.
 
         Args:
-            memory_id: The memory's handle.
-            queries: 1 to 256 queries.
-            sampling: See `SamplingOptions`.
-
-        Raises:
-            InvalidRequest: A query or another argument is refused.
-            TypeError: An argument is of a type that JSON does not have, as bytes.
-            NotFound: No memory has that id, or it has expired.
-            Conflict: The memory was written by another checkpoint.
+            document: The text.
+            recall: Also send an event for each page, with the probability of every token before
+                and after.
+            options: See `WriteOptions`.
         """
-        return self._send(calls.read(memory_id, queries, sampling))
+        call = calls.stream_write(document, options, recall=recall)
+        return self._session.stream(call, WRITING)
 
-    def show(self, memory_id: str) -> MemoryInfo:
-        """Return the description of a memory.
+    def memory(self, memory_id: str) -> Memory[None]:
+        """Return the memory of a handle; nothing is sent, and it need not exist."""
+        return Memory(self._session, memory_id, None)
 
-        Raises:
-            NotFound: No memory has that id, or it has expired.
-        """
-        return self._send(calls.show(memory_id))
-
-    def memories(self, **wanted: Unpack[FilterOptions]) -> Iterator[MemorySummary]:
+    def memories(self, **wanted: Unpack[FilterOptions]) -> Iterator[Memory[MemorySummary]]:
         """Iterate over the memories, the newest first, and fetch them part by part.
 
         Every memory that is there all the while comes exactly once, whatever is written and deleted
@@ -155,79 +113,27 @@ class Client:
         """
         cursor = None
         while True:
-            part = self._send(calls.list_memories(wanted, limit=LIST_PART, cursor=cursor))
-            yield from part.memories
+            part = self._session.send(calls.list_memories(wanted, limit=LIST_PART, cursor=cursor))
+            for summary in part.memories:
+                yield Memory(self._session, summary.memory_id, summary)
             cursor = part.next_cursor
             if cursor is None:
                 return
 
-    def prompt_embeds(
-        self,
-        memory_id: str,
-        page_id: str | None = None,
-        *,
-        query: str | None = None,
-        form: EmbedsForm = "safetensors",
-    ) -> bytes:
-        """Export a memory for other engines, as vectors `(m, d)`.
+    def import_memory(self, memory_id: str, content: bytes) -> Memory[MemoryInfo]:
+        """Store a memory from its blob; may be repeated.
 
         Args:
-            memory_id: The memory's handle.
-            page_id: The page, where it has several.
-            query: A query, whose token embeddings come after the memory: `(m + tokens, d)`.
-            form: A safetensors file with the tensor `prompt_embeds` or, for vLLM's server, JSON:
-                the field `prompt_embeds` of a request to `/v1/completions`, or a part of a chat
-                message's content.
-
-        Raises:
-            InvalidRequest: The memory has several pages and none is named, or the query is refused.
-            NotFound: No memory has that id, or no page of it.
-            Conflict: The memory was written by another checkpoint.
-        """
-        return self._send(calls.prompt_embeds(memory_id, page_id, query, form))
-
-    def blob(self, memory_id: str) -> bytes:
-        """Return the blob of a memory, which `put_blob` takes; it is as secret as the document.
-
-        Raises:
-            NotFound: No memory has that id, or it has expired.
-        """
-        return self._send(calls.blob(memory_id))
-
-    def put_blob(self, memory_id: str, content: bytes) -> MemoryInfo:
-        """Store the blob of a memory under an id; may be repeated.
-
-        Args:
-            memory_id: The memory's handle, 32 lower-case hexadecimal digits.
-            content: The blob. Name, metadata and expiry are not in it: `patch` sets them.
+            memory_id: Its handle, 32 lower-case hexadecimal digits.
+            content: The blob, from `Memory.export`. Name, metadata and expiry are not in it:
+                `Memory.patch` sets them.
 
         Raises:
             InvalidRequest: The bytes are not a blob of a memory of the tenant.
             Conflict: The checkpoint that wrote it is not served, or another memory has that id.
         """
-        return self._send(calls.put_blob(memory_id, content))
-
-    def delete(self, memory_id: str) -> None:
-        """Delete a memory for good.
-
-        Raises:
-            NotFound: No memory has that id, or it has expired.
-        """
-        return self._send(calls.delete(memory_id))
-
-    def patch(self, memory_id: str, **changes: Unpack[PatchOptions]) -> MemoryInfo:
-        """Change name, metadata and expiry of a memory.
-
-        Args:
-            memory_id: The memory's handle.
-            changes: See `PatchOptions`.
-
-        Raises:
-            InvalidRequest: A change is refused.
-            NotFound: No memory has that id, or it has expired.
-            Conflict: Others kept changing the memory.
-        """
-        return self._send(calls.patch(memory_id, changes))
+        info = self._session.send(calls.put_blob(memory_id, content))
+        return Memory(self._session, info.memory_id, info)
 
     def delete_many(
         self, memory_ids: Sequence[str] | None = None, **wanted: Unpack[FilterOptions]
@@ -247,36 +153,30 @@ class Client:
         named = None if memory_ids is None else list(memory_ids)
         deleted, cursor = 0, None
         while True:
-            part = self._send(calls.delete_many(named, wanted, cursor))
+            part = self._session.send(calls.delete_many(named, wanted, cursor))
             deleted, cursor = deleted + part.deleted, part.next_cursor
             if cursor is None:
                 return deleted
 
-    def delete_page(self, memory_id: str, page_id: str) -> None:
-        """Delete a page of a memory for good.
-
-        Raises:
-            InvalidRequest: It is the memory's only page.
-            NotFound: No memory has that id, or no page of it.
-            Conflict: Others kept changing the memory.
-        """
-        return self._send(calls.delete_page(memory_id, page_id))
-
     def models(self) -> list[ModelInfo]:
         """Return the served checkpoints with their limits; the first is the default."""
-        return self._send(calls.models())
+        return self._session.send(calls.models())
+
+    def limits(self) -> LimitsResponse:
+        """Return the limits of requests and of the key."""
+        return self._session.send(calls.limits())
 
     def ready(self) -> bool:
-        """Return True if the service answers and can work now. Raises nothing."""
+        """Return True if the service answers and can work now. Raises nothing, and tries once."""
         try:
-            self._send(calls.ready())
+            self._session.send(calls.ready(), retry=False)
         except ClientError:
             return False
         return True
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -288,135 +188,3 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _send(self, call: Call[T]) -> T:
-        with translate_errors(self.base_url):
-            response = self._http.send(call.build_request(self._http))
-        return call.parse_response(response)
-
-
-class AsyncClient:
-    """`Client` for asyncio: the same arguments, results and errors.
-
-    Use it as `async with AsyncClient() as client:`, or await `aclose` last.
-    """
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        key: str | None = None,
-        timeout_seconds: float | None = TIMEOUT_SECONDS,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self.base_url = _find_url(base_url)
-        self._http = httpx.AsyncClient(
-            **_http_options(self.base_url, key, timeout_seconds), transport=transport
-        )
-
-    async def write(self, document: str, **options: Unpack[WriteOptions]) -> WriteResult:
-        """See `Client.write`."""
-        return await self._send(calls.write(document, options))
-
-    async def read(
-        self, memory_id: str, query: str, **sampling: Unpack[SamplingOptions]
-    ) -> AnswerInfo:
-        """See `Client.read`."""
-        answers = await self.read_many(memory_id, [query], **sampling)
-        return answers[0]
-
-    async def read_many(
-        self, memory_id: str, queries: list[str], **sampling: Unpack[SamplingOptions]
-    ) -> list[AnswerInfo]:
-        """See `Client.read_many`."""
-        return await self._send(calls.read(memory_id, queries, sampling))
-
-    async def show(self, memory_id: str) -> MemoryInfo:
-        """See `Client.show`."""
-        return await self._send(calls.show(memory_id))
-
-    async def memories(self, **wanted: Unpack[FilterOptions]) -> AsyncIterator[MemorySummary]:
-        """See `Client.memories`; use it with `async for`."""
-        cursor = None
-        while True:
-            part = await self._send(calls.list_memories(wanted, limit=LIST_PART, cursor=cursor))
-            for memory in part.memories:
-                yield memory
-            cursor = part.next_cursor
-            if cursor is None:
-                return
-
-    async def prompt_embeds(
-        self,
-        memory_id: str,
-        page_id: str | None = None,
-        *,
-        query: str | None = None,
-        form: EmbedsForm = "safetensors",
-    ) -> bytes:
-        """See `Client.prompt_embeds`."""
-        return await self._send(calls.prompt_embeds(memory_id, page_id, query, form))
-
-    async def blob(self, memory_id: str) -> bytes:
-        """See `Client.blob`."""
-        return await self._send(calls.blob(memory_id))
-
-    async def put_blob(self, memory_id: str, content: bytes) -> MemoryInfo:
-        """See `Client.put_blob`."""
-        return await self._send(calls.put_blob(memory_id, content))
-
-    async def delete(self, memory_id: str) -> None:
-        """See `Client.delete`."""
-        return await self._send(calls.delete(memory_id))
-
-    async def patch(self, memory_id: str, **changes: Unpack[PatchOptions]) -> MemoryInfo:
-        """See `Client.patch`."""
-        return await self._send(calls.patch(memory_id, changes))
-
-    async def delete_many(
-        self, memory_ids: Sequence[str] | None = None, **wanted: Unpack[FilterOptions]
-    ) -> int:
-        """See `Client.delete_many`."""
-        named = None if memory_ids is None else list(memory_ids)
-        deleted, cursor = 0, None
-        while True:
-            part = await self._send(calls.delete_many(named, wanted, cursor))
-            deleted, cursor = deleted + part.deleted, part.next_cursor
-            if cursor is None:
-                return deleted
-
-    async def delete_page(self, memory_id: str, page_id: str) -> None:
-        """See `Client.delete_page`."""
-        return await self._send(calls.delete_page(memory_id, page_id))
-
-    async def models(self) -> list[ModelInfo]:
-        """See `Client.models`."""
-        return await self._send(calls.models())
-
-    async def ready(self) -> bool:
-        """See `Client.ready`."""
-        try:
-            await self._send(calls.ready())
-        except ClientError:
-            return False
-        return True
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    async def _send(self, call: Call[T]) -> T:
-        with translate_errors(self.base_url):
-            response = await self._http.send(call.build_request(self._http))
-        return call.parse_response(response)

@@ -38,7 +38,7 @@ class InvalidKey(ClientError):
 
 
 class ConnectionFailed(ClientError):
-    """No response came; a WRITE that was sent may have been done all the same."""
+    """No response came; a change that was sent may have been made all the same."""
 
 
 class ProblemError(ClientError):
@@ -82,7 +82,16 @@ class Unavailable(ProblemError):
 
 
 class UnexpectedResponse(ClientError):
-    """The response is not one of a GradMem service; the base URL may be that of another server."""
+    """The response is not one of a GradMem service; the base URL may be that of another server.
+
+    Args:
+        message: The error's message.
+        status: The HTTP status; None where no header could be read.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 BY_STATUS = {401: AccessDenied, 403: AccessDenied, 404: NotFound, 409: Conflict, 429: Overloaded}
@@ -138,16 +147,22 @@ def _hide_password(url: str) -> str:
 
 def error_of(response: httpx.Response) -> ClientError:
     """Return the error for a response that is not a success."""
+    if not response.headers.get("content-type", "").startswith(PROBLEM):
+        return unexpected_response(response)
     try:
-        if not response.headers.get("content-type", "").startswith(PROBLEM):
-            return unexpected_response(response)
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
         return unexpected_response(response)
-    status = response.status_code
-    kind = BY_STATUS.get(status, InvalidRequest if status < 500 else Unavailable)
     seconds = response.headers.get("retry-after", "")
     retry_after = int(seconds) if re.fullmatch(r"[0-9]{1,9}", seconds) else None
+    return error_of_problem(problem, response.status_code, retry_after=retry_after)
+
+
+def error_of_problem(
+    problem: Problem, status: int, *, retry_after: int | None = None
+) -> ProblemError:
+    """Return the error for a problem; see `ProblemError` for the arguments."""
+    kind = BY_STATUS.get(status, InvalidRequest if status < 500 else Unavailable)
     return kind(problem, status=status, retry_after=retry_after)
 
 
@@ -156,5 +171,6 @@ def unexpected_response(response: httpx.Response) -> UnexpectedResponse:
     url = _hide_password(str(response.request.url.copy_with(raw_path=b"/")))
     return UnexpectedResponse(
         f"status {response.status_code} from {url} with a body that GradMem does not send;"
-        " check that the base URL is that of a GradMem service"
+        " check that the base URL is that of a GradMem service",
+        status=response.status_code,
     )

@@ -42,7 +42,7 @@ def export(
     The file is as secret as the document. docs/PRETRAINED.md describes its use.
     """
     with connect(url) as client:
-        content = client.prompt_embeds(memory_id, page, query=query, form=form)
+        content = client.memory(memory_id).prompt_embeds(page, query=query, form=form)
     try:
         prompt_embeds.write_bytes(content)
         prompt_embeds.chmod(0o600)

@@ -13,7 +13,7 @@ from service.commands.terminal import format_fields, parse_entry, print_memories
 def show(memory_id: MemoryId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Describe a memory."""
     with connect(url) as client:
-        memory = client.show(memory_id)
+        memory = client.memory(memory_id).describe()
     typer.echo(memory.model_dump_json() if as_json else format_fields(memory))
 
 
@@ -36,7 +36,7 @@ def list_memories(
     with connect(url) as client:
         found = client.memories(name=name, model=model, metadata=entries)
         memories = list(islice(found, limit + 1))
-    print_memories(memories[:limit], as_json=as_json)
+    print_memories([memory.info for memory in memories[:limit]], as_json=as_json)
     if len(memories) > limit:
         typer.echo(f"note: there are more than {limit} memories; raise --limit", err=True)
 
@@ -51,6 +51,6 @@ def delete(
     """Delete a memory for good."""
     with connect(url) as client:
         if page is None:
-            client.delete(memory_id)
+            client.memory(memory_id).delete()
         else:
-            client.delete_page(memory_id, page)
+            client.memory(memory_id).delete_page(page)

@@ -44,8 +44,7 @@ def read(
     The line of a query that the memory does not answer is empty; the exit status is then 3.
     """
     with connect(url) as client:
-        answers = client.read_many(
-            memory_id,
+        answers = client.memory(memory_id).ask_many(
             queries,
             max_new_tokens=max_new_tokens,
             temperature=temperature,

@@ -6,7 +6,14 @@ import typer
 
 from service.client import DEFAULT_URL
 from service.commands.options import AsJson, Url, connect
-from service.commands.terminal import parse_entry, parse_steps, print_notes, read_document
+from service.commands.terminal import (
+    EXIT_REFUSED,
+    fail,
+    parse_entry,
+    parse_steps,
+    print_notes,
+    read_document,
+)
 
 
 def write(
@@ -59,17 +66,24 @@ def write(
     # Options first: standard input may take long, or wait for a person.
     number = parse_steps(steps)
     entries = dict(map(parse_entry, metadata or []))
+    if append_to is not None and (model or ttl or name or entries):
+        fail(
+            "--append-to excludes --model, --ttl, --name and --metadata: the memory keeps its own",
+            EXIT_REFUSED,
+        )
     document = read_document(file)
     with connect(url) as client:
-        memory = client.write(
-            document,
-            model=model,
-            steps=number,
-            ttl_seconds=ttl,
-            name=name,
-            metadata=entries,
-            append_to=append_to,
-            verify=verify,
-        )
+        if append_to is None:
+            memory = client.write(
+                document,
+                model=model,
+                steps=number,
+                ttl_seconds=ttl,
+                name=name,
+                metadata=entries,
+                verify=verify,
+            ).info
+        else:
+            memory = client.memory(append_to).append(document, steps=number, verify=verify)
     print_notes(memory)
     typer.echo(memory.model_dump_json() if as_json else memory.memory_id)

@@ -165,16 +165,18 @@ class MemoryTools:
         Up to a few pages of prose: every 64 tokens take seconds, and 64 such pages are the usual
         limit.
         """
-        async with self._connect(context) as client:
-            memory = await client.write(
-                text,
-                name=name,
-                metadata=metadata,
-                ttl_seconds=expires_in_seconds,
-                model=model,
-                append_to=append_to,
+        if append_to is not None and (name or metadata or expires_in_seconds or model):
+            raise ToolError(
+                "append_to excludes name, metadata, expires_in_seconds and model: the memory keeps"
+                " its own"
             )
-        return WrittenMemory.of(memory)
+        async with self._connect(context) as client:
+            if append_to is not None:
+                return WrittenMemory.of(await client.memory(append_to).append(text))
+            memory = await client.write(
+                text, name=name, metadata=metadata, ttl_seconds=expires_in_seconds, model=model
+            )
+        return WrittenMemory.of(memory.info)
 
     async def ask_memory(
         self,
@@ -206,7 +208,8 @@ class MemoryTools:
         several questions in one call.
         """
         async with self._connect(context) as client:
-            answers = await client.read_many(memory_id, questions, min_confidence=min_confidence)
+            memory = client.memory(memory_id)
+            answers = await memory.ask_many(questions, min_confidence=min_confidence)
         return MemoryAnswers(answers=[MemoryAnswer.of(answer) for answer in answers])
 
     async def list_memories(
@@ -225,7 +228,7 @@ class MemoryTools:
         found: list[MemorySummary] = []
         async with self._connect(context) as client:
             async for memory in client.memories(name=name, metadata=metadata):
-                found.append(memory)
+                found.append(memory.info)
                 if len(found) > limit:
                     break
         return ListedMemories(memories=found[:limit], more=len(found) > limit)
@@ -233,7 +236,7 @@ class MemoryTools:
     async def delete_memory(self, context: Context[Any, Any], memory_id: MemoryId) -> DeletedMemory:
         """Delete a memory for good. Its text is long forgotten: nothing brings it back."""
         async with self._connect(context) as client:
-            await client.delete(memory_id)
+            await client.memory(memory_id).delete()
         return DeletedMemory(memory_id=memory_id)
 
     @asynccontextmanager

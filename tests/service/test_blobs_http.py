@@ -28,13 +28,13 @@ def put(client: Client, memory_id: str, content: bytes, **headers: str) -> httpx
 
 def test_an_exported_memory_is_imported_and_read(client: Client) -> None:
     memory = client.write(DOCUMENT)
-    blob, other_id = client.blob(memory.memory_id), new_memory_id()
-    copy = client.put_blob(other_id, blob)
+    blob, other_id = memory.export(), new_memory_id()
+    copy = client.import_memory(other_id, blob).info
     assert copy.memory_id == other_id
-    assert copy.pages == memory.pages
-    assert client.show(other_id) == copy
-    assert client.blob(other_id) == blob
-    answers = [client.read(each, "?!kk:") for each in (memory.memory_id, other_id)]
+    assert copy.pages == memory.info.pages
+    assert client.memory(other_id).describe() == copy
+    assert client.memory(other_id).export() == blob
+    answers = [client.memory(each).ask("?!kk:") for each in (memory.memory_id, other_id)]
     assert answers[0] == answers[1]
     assert other_id in {each.memory_id for each in client.memories()}
 
@@ -55,16 +55,16 @@ def test_a_blob_has_its_digest(client: Client) -> None:
 
 def test_an_import_is_repeated_but_overwrites_nothing(client: Client) -> None:
     memory_id = new_memory_id()
-    blob, other = (client.blob(client.write(DOCUMENT).memory_id) for _ in range(2))
+    blob, other = (client.write(DOCUMENT).export() for _ in range(2))
     assert put(client, memory_id, blob).status_code == 201
     assert put(client, memory_id, blob).status_code == 200
     with pytest.raises(Conflict, match="overwrites nothing"):
-        client.put_blob(memory_id, other)
-    assert client.blob(memory_id) == blob
+        client.import_memory(memory_id, other)
+    assert client.memory(memory_id).export() == blob
 
 
 def test_a_bad_blob_is_refused(client: Client) -> None:
-    blob, memory_id = client.blob(client.write(DOCUMENT).memory_id), new_memory_id()
+    blob, memory_id = client.write(DOCUMENT).export(), new_memory_id()
     decoded = unpack(blob)
     (page,) = decoded.info.pages
     foreign = decoded.info.model_copy(update={"tenant": "acme"})
@@ -78,18 +78,18 @@ def test_a_bad_blob_is_refused(client: Client) -> None:
         pack(torch.cat([decoded.memory] * 2), twice),
     ):
         with pytest.raises(InvalidRequest):
-            client.put_blob(memory_id, content)
+            client.import_memory(memory_id, content)
     unknown = decoded.info.model_copy(update={"fingerprint": "0" * 64})
     with pytest.raises(Conflict, match="not served"):
-        client.put_blob(memory_id, pack(decoded.memory, unknown))
+        client.import_memory(memory_id, pack(decoded.memory, unknown))
     with pytest.raises(InvalidRequest, match="32 lower-case"):
-        client.put_blob("mine", blob)
+        client.import_memory("mine", blob)
     with pytest.raises(NotFound):
-        client.blob(memory_id)
+        client.memory(memory_id).export()
 
 
 def test_a_wrong_digest_is_refused(client: Client) -> None:
-    blob, memory_id = client.blob(client.write(DOCUMENT).memory_id), new_memory_id()
+    blob, memory_id = client.write(DOCUMENT).export(), new_memory_id()
     digest = base64.b64encode(hashlib.sha256(blob).digest()).decode()
     wrong = put(client, memory_id, blob + b" ", **{"Content-Digest": f"sha-256=:{digest}:"})
     assert wrong.status_code == 422

@@ -100,7 +100,7 @@ def test_only_one_newline_is_dropped(gradmem: Gradmem, end: bytes) -> None:
 
 def test_read_prints_one_answer_per_line(gradmem: Gradmem, memory_id: str, base_url: str) -> None:
     with Client(base_url) as client:
-        answers = client.read_many(memory_id, QUERIES)
+        answers = client.memory(memory_id).ask_many(QUERIES)
     output = gradmem.output("read", memory_id, *QUERIES)
     assert output == "".join(f"{answer.answer}\n" for answer in answers)
     whole = json.loads(gradmem.output("read", "--json", memory_id, *QUERIES))
@@ -312,7 +312,7 @@ def test_serve_runs_until_it_is_stopped(
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert client.write(DOCUMENT).model == "tiny"
+        assert client.write(DOCUMENT).info.model == "tiny"
     assert (tmp_path / "memories.db").exists()
     process.terminate()
     assert process.wait(timeout=30) == 0
@@ -380,8 +380,8 @@ def test_write_notes_duplicates_and_skipped_lines(lists_url: str) -> None:
     [
         (["write", "-", "--append-to", UNKNOWN_ID], "no memory has this id"),
         (["write", "-", "--append-to", "x"], "append_to"),
-        (["write", "-", "--append-to", UNKNOWN_ID, "--ttl", "60"], "excludes ttl_seconds"),
-        (["write", "-", "--append-to", UNKNOWN_ID, "--metadata", "a=b"], "and metadata"),
+        (["write", "-", "--append-to", UNKNOWN_ID, "--ttl", "60"], "excludes --model, --ttl"),
+        (["write", "-", "--append-to", UNKNOWN_ID, "--metadata", "a=b"], "and --metadata"),
         (["delete", UNKNOWN_ID, "--page", "x"], "no memory has this id"),
     ],
 )

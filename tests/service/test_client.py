@@ -1,6 +1,6 @@
 """The client, sync and async, against a running service."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,13 +13,17 @@ from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from service.app import create_app
 from service.client import (
     AsyncClient,
+    AsyncMemory,
+    AsyncStream,
     Client,
     Conflict,
+    ConnectionFailed,
     InvalidRequest,
+    Memory,
     NotFound,
 )
 from service.models import Models
-from service.schemas import MAX_QUERIES, MemoryInfo
+from service.schemas import MAX_QUERIES, RecallEvent, StepEvent, TokenEvent, WriteResult
 from service.settings import Settings
 from tests.service.conftest import Serving, save_tiny
 
@@ -29,15 +33,41 @@ TOO_LONG = 2**70
 
 
 class Blocking:
-    """An AsyncClient with the blocking methods of a Client."""
+    """An AsyncClient, or what it returned, with the blocking methods of its counterpart."""
 
-    def __init__(self, client: AsyncClient, portal: BlockingPortal) -> None:
-        self._client = client
+    def __init__(self, wrapped: object, portal: BlockingPortal) -> None:
+        self._wrapped = wrapped
         self._portal = portal
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-        return lambda *args, **kwargs: self._portal.call(partial(method, *args, **kwargs))
+        value = getattr(self._wrapped, name)
+        return self._wrap_method(value) if callable(value) else value
+
+    def __iter__(self) -> Iterator[object]:
+        async def take(events: AsyncIterator[object]) -> object:
+            return await anext(events, None)
+
+        assert isinstance(self._wrapped, AsyncIterable)
+        return iter(partial(self._portal.call, take, aiter(self._wrapped)), None)
+
+    def __enter__(self) -> "Blocking":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert isinstance(self._wrapped, AsyncStream)
+        self._portal.call(self._wrapped.aclose)
+
+    def _wrap_method(self, method: Callable[..., object]) -> Callable[..., object]:
+        async def call(*args: object, **options: object) -> object:
+            result = method(*args, **options)
+            return await result if isinstance(result, Awaitable) else result
+
+        def block(*args: object, **options: object) -> object:
+            result = self._portal.call(partial(call, *args, **options))
+            wrapped = isinstance(result, AsyncMemory | AsyncStream | AsyncIterable)
+            return Blocking(result, self._portal) if wrapped else result
+
+        return block
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -54,7 +84,7 @@ def client(request: pytest.FixtureRequest, base_url: str) -> Iterator[Client]:
 
 
 @pytest.fixture
-def memory(client: Client) -> MemoryInfo:
+def memory(client: Client) -> Memory[WriteResult]:
     return client.write(DOCUMENT)
 
 
@@ -62,50 +92,60 @@ def test_write_returns_the_description_of_the_memory(client: Client) -> None:
     memory = client.write(
         DOCUMENT, model="tiny", steps=3, ttl_seconds=60, metadata={"ключ": "🎉\x00\n"}
     )
-    assert (memory.model, memory.tokens, memory.write_steps) == ("tiny", len(DOCUMENT), 3)
-    assert memory.metadata == {"ключ": "🎉\x00\n"}
-    assert memory.expires_at is not None
-    assert (memory.expires_at - memory.created_at).total_seconds() == pytest.approx(60)
-    assert (memory.duplicate_keys, memory.skipped_lines) == ([], [])
-    shown = client.show(memory.memory_id).model_dump()
-    assert memory.model_dump(include=set(shown)) == shown
+    assert (memory.info.model, memory.info.tokens, memory.info.write_steps) == (
+        "tiny",
+        len(DOCUMENT),
+        3,
+    )
+    assert memory.info.metadata == {"ключ": "🎉\x00\n"}
+    assert memory.info.expires_at is not None
+    assert (memory.info.expires_at - memory.info.created_at).total_seconds() == pytest.approx(60)
+    assert (memory.info.duplicate_keys, memory.info.skipped_lines) == ([], [])
+    shown = memory.describe().model_dump()
+    assert memory.info.model_dump(include=set(shown)) == shown
 
 
-def test_none_stands_for_the_defaults_of_the_service(client: Client, memory: MemoryInfo) -> None:
+def test_none_stands_for_the_defaults_of_the_service(
+    client: Client, memory: Memory[WriteResult]
+) -> None:
     same = client.write(DOCUMENT, model=None, steps=None, ttl_seconds=None, metadata=None)
-    assert (same.write_steps, same.expires_at, same.metadata) == (memory.write_steps, None, {})
-    plain = client.read(memory.memory_id, QUERIES[0])
-    assert plain == client.read(memory.memory_id, QUERIES[0], max_new_tokens=None, temperature=None)
+    assert (same.info.write_steps, same.info.expires_at, same.info.metadata) == (
+        memory.info.write_steps,
+        None,
+        {},
+    )
+    plain = memory.ask(QUERIES[0])
+    assert plain == memory.ask(QUERIES[0], max_new_tokens=None, temperature=None)
 
 
-def test_answers_come_in_the_order_of_the_queries(client: Client, memory: MemoryInfo) -> None:
-    answers = client.read_many(memory.memory_id, QUERIES)
+def test_answers_come_in_the_order_of_the_queries(memory: Memory[WriteResult]) -> None:
+    answers = memory.ask_many(QUERIES)
     assert [answer.query for answer in answers] == QUERIES
     for query, answer in zip(QUERIES, answers, strict=True):
-        alone = client.read(memory.memory_id, query)
+        alone = memory.ask(query)
         assert (alone.query, alone.answer) == (query, answer.answer)
         assert alone.confidence == pytest.approx(answer.confidence, rel=1e-4)
 
 
-def test_sampling_reaches_the_service(client: Client, memory: MemoryInfo) -> None:
+def test_sampling_reaches_the_service(memory: Memory[WriteResult]) -> None:
     def drawn(seed: int) -> str | None:
-        return client.read(memory.memory_id, QUERIES[0], temperature=5, top_p=0.9, seed=seed).answer
+        return memory.ask(QUERIES[0], temperature=5, top_p=0.9, seed=seed).answer
 
     assert drawn(1) == drawn(1)
     assert len({drawn(seed) for seed in range(8)}) > 1
-    assert client.read(memory.memory_id, QUERIES[0], max_new_tokens=1).tokens <= 1
+    assert memory.ask(QUERIES[0], max_new_tokens=1).tokens <= 1
 
 
-def test_a_deleted_memory_is_gone(client: Client, memory: MemoryInfo) -> None:
-    client.delete(memory.memory_id)
-    gone: list[Callable[[str], object]] = [
-        client.show,
-        client.delete,
-        lambda memory_id: client.read(memory_id, QUERIES[0]),
+def test_a_deleted_memory_is_gone(memory: Memory[WriteResult]) -> None:
+    memory.delete()
+    gone: list[Callable[[], object]] = [
+        memory.describe,
+        memory.delete,
+        partial(memory.ask, QUERIES[0]),
     ]
     for call in gone:
         with pytest.raises(NotFound) as caught:
-            call(memory.memory_id)
+            call()
         assert caught.value.status == 404
         assert caught.value.problem.type == "urn:gradmem:problem:memory-not-found"
 
@@ -168,10 +208,10 @@ def test_a_document_that_is_not_text_is_refused(client: Client, document: Any) -
     ids=str,
 )
 def test_an_invalid_option_of_read_is_refused(
-    client: Client, memory: MemoryInfo, options: dict[str, Any]
+    memory: Memory[WriteResult], options: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        client.read(memory.memory_id, QUERIES[0], **options)
+        memory.ask(QUERIES[0], **options)
     assert caught.value.problem.errors
 
 
@@ -180,9 +220,9 @@ def test_an_invalid_option_of_read_is_refused(
     [[], "?!aB:", ["?!aB:"] * (MAX_QUERIES + 1), [""]],
     ids=["none", "a text", "too many", "empty"],
 )
-def test_invalid_queries_are_refused(client: Client, memory: MemoryInfo, queries: Any) -> None:
+def test_invalid_queries_are_refused(memory: Memory[WriteResult], queries: Any) -> None:
     with pytest.raises(InvalidRequest):
-        client.read_many(memory.memory_id, queries)
+        memory.ask_many(queries)
 
 
 @pytest.mark.parametrize(
@@ -191,11 +231,12 @@ def test_invalid_queries_are_refused(client: Client, memory: MemoryInfo, queries
     ids=lambda value: ascii(value)[:20],
 )
 def test_no_memory_id_leads_to_another_route(client: Client, memory_id: str) -> None:
-    for call in (client.show, client.delete):
+    memory = client.memory(memory_id)
+    for call in (memory.describe, memory.delete):
         with pytest.raises(NotFound):
-            call(memory_id)
+            call()
     with pytest.raises((NotFound, InvalidRequest)):
-        client.read(memory_id, QUERIES[0])
+        memory.ask(QUERIES[0])
 
 
 def test_a_memory_of_another_checkpoint_is_a_conflict(
@@ -212,7 +253,7 @@ def test_a_memory_of_another_checkpoint_is_a_conflict(
         Client(base_url) as client,
         pytest.raises(Conflict) as caught,
     ):
-        client.read(memory.memory_id, QUERIES[0])
+        client.memory(memory.memory_id).ask(QUERIES[0])
     assert caught.value.status == 409
     assert tiny.fingerprint in caught.value.problem.detail
 
@@ -224,34 +265,93 @@ async def test_an_async_client_makes_many_calls_at_once(base_url: str) -> None:
         memory = await client.write(DOCUMENT)
 
         async def ask(query: str) -> None:
-            answers[query] = (await client.read(memory.memory_id, query)).answer
+            answers[query] = (await memory.ask(query)).answer
 
         async with anyio.create_task_group() as group:
             for query in QUERIES:
                 group.start_soon(ask, query)
-        together = await client.read_many(memory.memory_id, QUERIES)
+        together = await memory.ask_many(QUERIES)
     assert answers == {answer.query: answer.answer for answer in together}
 
 
 def test_lists_grow_and_shrink_by_pages(lists_url: str) -> None:
     with Client(lists_url) as client:
         memory = client.write("a: 1\na: 2\nhello")
-        assert (memory.duplicate_keys, memory.skipped_lines, memory.records) == (["a"], [3], 1)
-        whole = client.write("b: 3", append_to=memory.memory_id)
+        assert (memory.info.duplicate_keys, memory.info.skipped_lines, memory.info.records) == (
+            ["a"],
+            [3],
+            1,
+        )
+        whole = memory.append("b: 3")
         assert len(whole.pages) == 2
-        client.delete_page(memory.memory_id, memory.pages[0].page_id)
-        assert client.show(memory.memory_id).pages == whole.pages[1:]
+        memory.delete_page(memory.info.pages[0].page_id)
+        assert memory.describe().pages == whole.pages[1:]
         with pytest.raises(InvalidRequest):
-            client.delete_page(memory.memory_id, whole.pages[1].page_id)
-        for page in (memory.pages[0].page_id, "", "../x"):
+            memory.delete_page(whole.pages[1].page_id)
+        for page in (memory.info.pages[0].page_id, "", "../x"):
             with pytest.raises(NotFound):
-                client.delete_page(memory.memory_id, page)
+                memory.delete_page(page)
 
 
 @pytest.mark.anyio
 async def test_lists_grow_and_shrink_by_pages_without_blocking(lists_url: str) -> None:
     async with AsyncClient(lists_url) as client:
         memory = await client.write("a: 1")
-        whole = await client.write("b: 3", append_to=memory.memory_id)
-        await client.delete_page(memory.memory_id, memory.pages[0].page_id)
-        assert (await client.show(memory.memory_id)).pages == whole.pages[1:]
+        whole = await memory.append("b: 3")
+        await memory.delete_page(memory.info.pages[0].page_id)
+        assert (await memory.describe()).pages == whole.pages[1:]
+
+
+def test_an_answer_is_true_where_one_was_found(memory: Memory[WriteResult]) -> None:
+    for answer in (memory.ask(QUERIES[0]), memory.ask(QUERIES[0], min_confidence=1)):
+        assert bool(answer) == answer.found == (answer.answer is not None)
+
+
+def test_a_handle_alone_makes_a_memory(client: Client, memory: Memory[WriteResult]) -> None:
+    same = client.memory(memory.memory_id)
+    assert same.info is None
+    assert same.describe().memory_id == memory.memory_id
+    listed = next(iter(client.memories()))
+    assert (listed.memory_id, listed.info.model) == (memory.memory_id, "tiny")
+
+
+def test_the_steps_of_a_write_are_streamed(client: Client) -> None:
+    stream = client.write_stream(DOCUMENT, steps=3)
+    events = [event for event in stream if isinstance(event, StepEvent)]
+    assert [event.step for event in events] == [1, 2, 3]
+    result = stream.result()
+    assert [event.loss for event in events] == pytest.approx(result.losses[:3])
+    assert client.memory(result.memory_id).describe().write_steps == 3
+
+
+def test_a_stream_tells_how_well_tokens_are_recalled(client: Client) -> None:
+    stream = client.write_stream(DOCUMENT, recall=True)
+    (event,) = [event for event in stream if isinstance(event, RecallEvent)]
+    assert "".join(token.text for token in event.tokens) == DOCUMENT
+    assert len(stream.result().pages) == 1
+
+
+def test_the_tokens_of_answers_are_streamed(memory: Memory[WriteResult]) -> None:
+    stream = memory.ask_stream(*QUERIES, min_confidence=0)
+    texts = [""] * len(QUERIES)
+    for event in stream:
+        assert isinstance(event, TokenEvent)
+        texts[event.query] += event.text
+    assert [answer.answer for answer in stream.result()] == texts
+    assert memory.ask_stream(QUERIES[0]).result()[0].query == QUERIES[0]
+
+
+def test_a_stream_that_is_refused_or_left_is_an_error(client: Client) -> None:
+    with pytest.raises(InvalidRequest):
+        client.write_stream("a" * 65).result()
+    with pytest.raises(NotFound):
+        client.memory("0" * 32).ask_stream(QUERIES[0]).result()
+    with client.write_stream(DOCUMENT) as stream:
+        next(iter(stream))
+    with pytest.raises(ConnectionFailed, match="ended before its result"):
+        stream.result()
+
+
+def test_limits_name_the_tenant(client: Client) -> None:
+    limits = client.limits()
+    assert (limits.tenant, limits.queries) == ("default", MAX_QUERIES)

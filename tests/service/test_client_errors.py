@@ -173,7 +173,7 @@ def test_a_response_of_another_server_is_unexpected(handler: Handler) -> None:
 
 def test_fewer_answers_than_queries_are_unexpected() -> None:
     with pytest.raises(UnexpectedResponse):
-        client_of(respond(200, json={"answers": []})).read(UNKNOWN_ID, "?")
+        client_of(respond(200, json={"answers": []})).memory(UNKNOWN_ID).ask("?")
 
 
 @pytest.mark.parametrize("status", [404, 429, 500, 503])
@@ -188,7 +188,7 @@ def test_a_base_url_may_have_a_path() -> None:
         seen.append(request.url.raw_path.decode())
         return httpx.Response(204)
 
-    client_of(handler, "http://gradmem/below").delete("../a b")
+    client_of(handler, "http://gradmem/below").memory("../a b").delete()
     assert seen == ["/below/memories/%2E%2E%2Fa%20b"]
 
 
@@ -203,7 +203,7 @@ def test_only_given_options_are_sent() -> None:
     with pytest.raises(ClientError):
         client.write("d", steps=None, ttl_seconds=5)
     with pytest.raises(ClientError):
-        client.read("i", "q", temperature=0.5)
+        client.memory("i").ask("q", temperature=0.5)
     assert sent == [
         {"document": "d", "ttl_seconds": 5},
         {"memory_id": "i", "queries": ["q"], "temperature": 0.5},
@@ -215,7 +215,7 @@ def test_only_given_options_are_sent() -> None:
     [
         lambda client: client.write(b"text"),
         lambda client: client.write("text", metadata={"a": b"b"}),
-        lambda client: client.read(UNKNOWN_ID, b"query"),
+        lambda client: client.memory(UNKNOWN_ID).ask(b"query"),
     ],
 )
 def test_what_json_does_not_have_is_refused_by_type(call: Callable[[Client], object]) -> None:

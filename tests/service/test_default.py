@@ -39,9 +39,10 @@ def test_a_text_is_written_and_its_own_example_is_answered(gradmem: Gradmem) -> 
     with Client(gradmem.url) as client:
         model = client.models()[0]
         memory = client.write(model.example_document)
-        answer = client.read(memory.memory_id, model.example_query)
-    assert (memory.model, memory.dtype, len(memory.pages)) == ("prose", "int8", 1)
-    assert memory.read_back is not None
+        answer = memory.ask(model.example_query)
+    assert (memory.info.model, memory.info.dtype) == ("prose", "int8")
+    assert len(memory.info.pages) == 1
+    assert memory.info.read_back is not None
     assert (answer.found, answer.answer, answer.reason) == (True, model.example_answer, None)
     assert 0 < answer.confidence <= 1
 
@@ -54,12 +55,11 @@ def test_pages_of_a_text_are_appended_read_and_deleted(gradmem: Gradmem) -> None
     )
     assert [page.first_line for page in both.pages] == [1, 1]
     with Client(gradmem.url) as client:
-        answers = client.read_many(
-            memory.memory_id, ["Who was the director of the mill?", "What does Mira run?"]
-        )
+        opened = client.memory(memory.memory_id)
+        answers = opened.ask_many(["Who was the director of the mill?", "What does Mira run?"])
         assert {answer.page_id for answer in answers} <= {page.page_id for page in both.pages}
-        client.delete_page(memory.memory_id, both.pages[0].page_id)
-        (answer,) = client.read_many(memory.memory_id, ["Who was the director of the mill?"])
+        opened.delete_page(both.pages[0].page_id)
+        answer = opened.ask("Who was the director of the mill?")
     assert answer.page_id == both.pages[1].page_id
 
 
@@ -71,7 +71,7 @@ def test_a_key_that_is_not_in_memory_is_reported(gradmem: Gradmem) -> None:
     assert result.stdout.splitlines() == ["4711#", "", "bob@example.org"]
     assert result.stderr == "not in memory: Carol\n"
     with Client(gradmem.url) as client:
-        present, missing = client.read_many(memory.memory_id, ["door code", "Carol"])
+        present, missing = client.memory(memory.memory_id).ask_many(["door code", "Carol"])
     assert (present.found, present.answer) == (True, "4711#")
     assert (missing.found, missing.answer) == (False, None)
 

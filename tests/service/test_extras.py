@@ -65,15 +65,15 @@ from service.client import AsyncClient, Client
 async def write_and_read(url):
     async with AsyncClient(url) as client:
         memory = await client.write(DOCUMENT)
-        answer = await client.read(memory.memory_id, "?!aB:")
+        answer = await memory.ask("?!aB:")
         return answer.answer
 
 DOCUMENT, url = sys.argv[1:]
 with Client(url) as client:
     memory = client.write(DOCUMENT)
-    answer = client.read(memory.memory_id, "?!aB:").answer
+    answer = memory.ask("?!aB:").answer
     assert answer == asyncio.run(write_and_read(url)), answer
-    client.delete(memory.memory_id)
+    memory.delete()
 assert "torch" not in sys.modules and "typer" not in sys.modules
 """
 

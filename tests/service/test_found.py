@@ -365,7 +365,7 @@ def test_the_command_line_reports_an_answer_below_the_threshold(
 def test_the_client_reports_an_absent_key(url: str, stored: Stored) -> None:
     memory_id, page = stored((-SURE, "a"))
     with Client(url) as client:
-        answer = client.read(memory_id, "a")
+        answer = client.memory(memory_id).ask("a")
     assert (answer.found, answer.answer, answer.page_id) == (False, None, page)
 
 
@@ -373,5 +373,5 @@ def test_the_client_reports_an_absent_key(url: str, stored: Stored) -> None:
 async def test_the_async_client_reports_an_absent_key(url: str, stored: Stored) -> None:
     memory_id, page = await asyncio.to_thread(stored, (-SURE, "a"))
     async with AsyncClient(url) as client:
-        answer = await client.read(memory_id, "a")
+        answer = await client.memory(memory_id).ask("a")
     assert (answer.found, answer.answer, answer.page_id) == (False, None, page)

@@ -106,9 +106,12 @@ def write(url: str, key: str) -> str:
 def test_a_client_does_what_its_role_allows(url: str, keys: Keys) -> None:
     memory_id = write(url, keys["acme", "write"])
     with Client(url, key=keys["acme", "read"]) as reader:
-        assert reader.show(memory_id).memory_id == memory_id
-        reader.read(memory_id, QUERY)
-        for forbidden in (lambda: reader.write(DOCUMENT), lambda: reader.delete(memory_id)):
+        assert reader.memory(memory_id).describe().memory_id == memory_id
+        reader.memory(memory_id).ask(QUERY)
+        for forbidden in (
+            lambda: reader.write(DOCUMENT),
+            lambda: reader.memory(memory_id).delete(),
+        ):
             with pytest.raises(AccessDenied, match="role read, and this needs the role write"):
                 forbidden()
     allowed: list[tuple[Role, int]] = [("read", 403), ("write", 403), ("admin", 200)]
@@ -116,7 +119,7 @@ def test_a_client_does_what_its_role_allows(url: str, keys: Keys) -> None:
         with as_client(url, keys["acme", role]) as http:
             assert http.get("/metrics").status_code == status
     with Client(url, key=keys["acme", "write"]) as writer:
-        writer.delete(memory_id)
+        writer.memory(memory_id).delete()
 
 
 def test_every_route_but_probes_needs_a_key(settings: Settings, tiny: Checkpoint, url: str) -> None:
@@ -160,7 +163,7 @@ def test_a_foreign_id_is_answered_as_a_missing_one(url: str, keys: Keys) -> None
 
         assert answers(memory_id) == answers(MISSING)
     with Client(url, key=keys["acme", "read"]) as owner:
-        assert owner.show(memory_id).memory_id == memory_id
+        assert owner.memory(memory_id).describe().memory_id == memory_id
 
 
 def test_a_wrong_secret_or_a_damaged_record_opens_nothing(

@@ -36,7 +36,7 @@ def client(url: str) -> Iterator[Client]:
     with Client(url) as client:
         yield client
         for memory in list(client.memories()):
-            client.delete(memory.memory_id)
+            memory.delete()
 
 
 def test_a_list_has_the_newest_first_in_parts(client: Client) -> None:
@@ -49,7 +49,7 @@ def test_a_list_has_the_newest_first_in_parts(client: Client) -> None:
     assert [memory["memory_id"] for memory in memories] == ids[::-1]
     assert [memory["name"] for memory in memories] == ["memory 2", "memory 1", "memory 0"]
     assert rest["next_cursor"] is None
-    shown = client.show(ids[2]).model_dump(mode="json")
+    shown = client.memory(ids[2]).describe().model_dump(mode="json")
     assert memories[0] == {name: shown[name] for name in memories[0]}
 
 
@@ -176,23 +176,23 @@ def test_ls_prints_json_up_to_its_limit(client: Client) -> None:
 
 def test_a_patch_changes_what_it_names(client: Client) -> None:
     memory = client.write(DOCUMENT, name="old", metadata={"user": "a", "kind": "note"})
-    changed = client.patch(memory.memory_id, metadata={"user": "b", "kind": None, "new": "1"})
+    changed = memory.patch(metadata={"user": "b", "kind": None, "new": "1"})
     assert changed.metadata == {"user": "b", "new": "1"}
     assert (changed.name, changed.expires_at) == ("old", None)
-    changed = client.patch(memory.memory_id, name="größer", ttl_seconds=3600)
+    changed = memory.patch(name="größer", ttl_seconds=3600)
     assert changed.expires_at is not None
     assert abs(changed.expires_at - datetime.now(UTC) - timedelta(hours=1)) < timedelta(minutes=5)
-    assert client.show(memory.memory_id) == changed
-    assert [each.name for each in client.memories(metadata={"user": "b"})] == ["größer"]
+    assert memory.describe() == changed
+    assert [each.info.name for each in client.memories(metadata={"user": "b"})] == ["größer"]
     assert not list(client.memories(metadata={"user": "a"}))
-    cleared = client.patch(memory.memory_id, name=None, metadata=None, ttl_seconds=None)
+    cleared = memory.patch(name=None, metadata=None, ttl_seconds=None)
     assert (cleared.name, cleared.metadata, cleared.expires_at) == (None, {}, None)
-    assert client.read(memory.memory_id, "?!kk:").query == "?!kk:"
+    assert memory.ask("?!kk:").query == "?!kk:"
 
 
 def test_a_patch_that_names_nothing_changes_nothing(client: Client) -> None:
     memory = client.write(DOCUMENT, name="old", ttl_seconds=3600)
-    assert client.patch(memory.memory_id) == client.show(memory.memory_id)
+    assert memory.patch() == memory.describe()
 
 
 @pytest.mark.parametrize(
@@ -210,19 +210,19 @@ def test_a_bad_patch_is_refused(client: Client, body: object) -> None:
     memory = client.write(DOCUMENT, name="old")
     response = httpx.patch(f"{client.base_url}/memories/{memory.memory_id}", json=body)
     assert response.status_code == 422, response.text
-    assert client.show(memory.memory_id).name == "old"
+    assert memory.describe().name == "old"
 
 
 def test_a_patch_may_not_add_too_many_entries(client: Client) -> None:
     memory = client.write(DOCUMENT, metadata={str(number): "" for number in range(32)})
     with pytest.raises(InvalidRequest, match="33 entries"):
-        client.patch(memory.memory_id, metadata={"more": ""})
-    assert client.patch(memory.memory_id, metadata={"more": "", "0": None}).metadata["more"] == ""
+        memory.patch(metadata={"more": ""})
+    assert memory.patch(metadata={"more": "", "0": None}).metadata["more"] == ""
 
 
 def test_a_missing_memory_is_not_patched(client: Client) -> None:
     with pytest.raises(NotFound):
-        client.patch("0" * 32, name="mine")
+        client.memory("0" * 32).patch(name="mine")
 
 
 def test_many_are_deleted_by_their_ids(client: Client) -> None:
@@ -230,7 +230,7 @@ def test_many_are_deleted_by_their_ids(client: Client) -> None:
     assert client.delete_many([*ids[:2], "0" * 32]) == 2
     assert [memory.memory_id for memory in client.memories()] == ids[2:]
     with pytest.raises(NotFound):
-        client.read(ids[0], "?!kk:")
+        client.memory(ids[0]).ask("?!kk:")
 
 
 def test_many_are_deleted_by_a_filter(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +239,7 @@ def test_many_are_deleted_by_a_filter(client: Client, monkeypatch: pytest.Monkey
         client.write(DOCUMENT, metadata={"user": user}, ttl_seconds=3600)
     in_two_hours = datetime.now(UTC) + timedelta(hours=2)
     assert client.delete_many(metadata={"user": "a"}, expires_before=in_two_hours) == 2
-    assert [memory.metadata["user"] for memory in client.memories()] == ["c", "b"]
+    assert [memory.info.metadata["user"] for memory in client.memories()] == ["c", "b"]
     assert client.delete_many(metadata={"user": "a"}) == 0
 
 
@@ -262,4 +262,4 @@ def test_a_bad_deletion_is_refused(client: Client, body: object) -> None:
     memory = client.write(DOCUMENT)
     response = httpx.post(f"{client.base_url}/memories/delete", json=body)
     assert response.status_code == 422, response.text
-    assert client.show(memory.memory_id).name is None
+    assert memory.describe().name is None
