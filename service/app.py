@@ -33,6 +33,8 @@ from service.engine.threads import use_threads
 from service.errors import response_of
 from service.front_page import add_front_page
 from service.idempotency import Idempotency
+from service.jobs.batch import BatchWriter
+from service.jobs.routes import router as jobs_router
 from service.log import log_loop_failure
 from service.memories import Memories
 from service.middleware import RequestGate, RequestObserver
@@ -118,6 +120,7 @@ def create_app(
     app.include_router(router)
     app.include_router(openai_router)
     app.include_router(memories_router)
+    app.include_router(jobs_router)
     add_documentation(app)
     if settings.page:
         add_front_page(app)
@@ -164,6 +167,7 @@ def _create_state(
         max_pages=settings.max_pages,
     )
     readiness = Readiness(engine, store)
+    writer = DocumentWriter(models, engine, memories, readiness)
     return AppState(
         settings=settings,
         access=Access(store, open_without_keys=settings.may_be_open),
@@ -172,8 +176,9 @@ def _create_state(
         store=store,
         memories=memories,
         readiness=readiness,
-        writer=DocumentWriter(models, engine, memories, readiness),
+        writer=writer,
         idempotency=Idempotency(store),
+        batches=BatchWriter(writer, seconds=settings.max_timeout_seconds),
         reader=Reader(engine, memories, telemetry),
         telemetry=telemetry,
         waiting=WaitingRequests(),

@@ -7,6 +7,7 @@ from fastapi import Request
 from service.access import Access
 from service.engine import Engine
 from service.idempotency import Idempotency
+from service.jobs.batch import BatchWriter
 from service.memories import Memories
 from service.models import Models
 from service.readiness import Readiness
@@ -31,6 +32,7 @@ class AppState:
     readiness: Readiness
     writer: DocumentWriter
     idempotency: Idempotency
+    batches: BatchWriter
     reader: Reader
     telemetry: Telemetry
     waiting: WaitingRequests

@@ -156,7 +156,7 @@ def response_of(error: Exception, path: str = "") -> JSONResponse:
     if path.startswith(OPENAI_PATH):
         content, media_type = to_error(problem).model_dump(), JSONResponse.media_type
     else:
-        content, media_type = problem.model_dump(exclude_none=True), MEDIA_TYPE
+        content, media_type = problem.model_dump(), MEDIA_TYPE
     return JSONResponse(content, status_code=problem.status, media_type=media_type, headers=headers)
 
 

@@ -145,7 +145,7 @@ class Claim:
         return derive_id(self._record.seed, label)
 
     async def run(
-        self, work: Callable[[], Awaitable[T]], note: Callable[[T], str] = lambda _: ""
+        self, work: Callable[[], Awaitable[T]], note: Callable[[T], str | None] = lambda _: ""
     ) -> T:
         """Do the work of the request, and remember that it is done.
 
@@ -154,7 +154,8 @@ class Claim:
 
         Args:
             work: Does the work, at most once for each of the ids that it derives.
-            note: Returns the note on its result that a repetition finds.
+            note: Returns the note on its result that a repetition finds; None where a repetition is
+                to go on with it.
 
         Raises:
             WriteInFlightError: The lease ran out, and another service has taken over.
@@ -172,8 +173,9 @@ class Claim:
                 await (self._forget() if _leaves_nothing(error) else self._release())
             raise
         await _cancel(keeper)
+        noted = note(result)
         try:
-            await self._exchange(result=note(result))
+            await (self._release() if noted is None else self._exchange(result=noted))
         except StoreUnavailableError:  # a repetition finds by its ids what there is
             logger.warning("the result of an idempotent request could not be noted")
         return result

@@ -1,7 +1,7 @@
 """The bodies of the HTTP API: requests, results, events and problems."""
 
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AwareDatetime,
@@ -635,6 +635,10 @@ class Status(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+OMITTED: Any = Field(default=None, exclude_if=lambda value: value is None)
+"A field that is left out where there is nothing to say."
+
+
 class Problem(BaseModel):
     """A problem as defined by RFC 9457 (`application/problem+json`)."""
 
@@ -644,11 +648,11 @@ class Problem(BaseModel):
     status: int
     detail: str
     "Cause of the problem, and what to do about it."
-    limit: int | None = None
+    limit: int | None = OMITTED
     "The limit that was hit, where there was one."
-    positions: list[int] | None = None
+    positions: list[int] | None = OMITTED
     "Positions of the first offending characters, from 0."
-    errors: list[dict[str, str]] | None = None
+    errors: list[dict[str, str]] | None = OMITTED
     "Each invalid field, without its value."
-    request_id: str | None = None
+    request_id: str | None = OMITTED
     "Id of the request, by which its lines in the log are found; also in `X-Request-Id`."
