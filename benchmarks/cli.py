@@ -24,6 +24,7 @@ from benchmarks.serving.command import measure_serving
 from benchmarks.soak.command import measure_soak
 from benchmarks.speed.reading_time import measure_reading_time
 from benchmarks.speed.training_step import measure_training_step
+from benchmarks.stores.command import measure_stores
 
 MEASUREMENTS: dict[str, Callable[..., Measurement]] = {
     "exact-match": measure_exact_match,
@@ -40,6 +41,7 @@ MEASUREMENTS: dict[str, Callable[..., Measurement]] = {
     "faults": measure_faults,
     "isolation": measure_isolation,
     "soak": measure_soak,
+    "stores": measure_stores,
     "curve": measure_curve,
 }
 "Commands that make a result, by name."

@@ -79,3 +79,15 @@ class Soak(Row):
     "Threads of the process."
     store_bytes: Amount
     "Size of SQLite's files, or of the memory that Redis uses."
+
+
+class StoreScale(Row):
+    """An operation of a store that holds some number of small memories."""
+
+    measurement: Literal["store-scale"] = "store-scale"
+    store: str
+    memories: Count
+    operation: str
+    calls: Count
+    p50: Seconds
+    p99: Seconds

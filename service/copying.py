@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from gradmem_core.errors import BlobError, MemoryNotFoundError
 from service.encryption import REGISTER_ID, REGISTER_TENANT, copy_register
 from service.keys import ApiKey
-from service.stores import Store
+from service.stores import Store, StoredMemory
 from service.stores.base import PROBE_TENANT
 
 AT_ONCE = 16
@@ -58,10 +58,12 @@ async def copy_memories(
     await copy_register(source, target)  # first: without it encrypted memories cannot be explained
     result = Copied()
     async for names in _in_parts(source.scan()):
-        copying = (_copy_memory(source, target, name, result) for name in names)
-        outcomes = await asyncio.gather(*copying, return_exceptions=True)
-        for error in filter(None, outcomes):
-            raise error
+        memories = await _fetch(source, names, result)
+        for memory, is_new in zip(memories, await target.put_many(memories), strict=True):
+            if is_new:
+                result.copied += 1
+            else:
+                await _complete(target, memory, result)
         show_progress(result)
     return result
 
@@ -87,23 +89,38 @@ async def copy_keys(source: Store, target: Store) -> CopiedKeys:
 
 
 async def _in_parts(names: AsyncIterator[Name]) -> AsyncIterator[list[Name]]:
-    part = []
+    """Yield the names of users' memories in parts without repetitions."""
+    part = set()
     async for name in names:
         if name[0] != PROBE_TENANT and name != (REGISTER_TENANT, REGISTER_ID):
-            part.append(name)
+            part.add(name)
         if len(part) == AT_ONCE:
-            yield part
-            part = []
-    yield part
+            yield list(part)
+            part = set()
+    yield list(part)
 
 
-async def _copy_memory(source: Store, target: Store, name: Name, result: Copied) -> None:
+async def _fetch(source: Store, names: list[Name], result: Copied) -> list[StoredMemory]:
+    """Return the memories that can be read, and note those that are damaged."""
+    memories = []
+    fetching = (source.get(*name) for name in names)
+    outcomes = await asyncio.gather(*fetching, return_exceptions=True)
+    for name, outcome in zip(names, outcomes, strict=True):
+        if isinstance(outcome, StoredMemory):
+            memories.append(outcome)
+        elif isinstance(outcome, BlobError):
+            result.damaged.append(name)
+        elif not isinstance(outcome, MemoryNotFoundError):  # deleted or expired meanwhile
+            raise outcome
+    return memories
+
+
+async def _complete(target: Store, memory: StoredMemory, result: Copied) -> None:
+    """Count a memory that was there, and complete what a copy that was killed may have left."""
     try:
-        copied = await target.put_once(await source.get(*name))
-    except MemoryNotFoundError:  # deleted or expired meanwhile
-        return
+        is_new = await target.put_once(memory)
     except BlobError:
-        result.damaged.append(name)
-        return
-    result.copied += copied
-    result.present += not copied
+        result.damaged.append((memory.tenant, memory.memory_id))
+    else:
+        result.copied += is_new
+        result.present += not is_new

@@ -11,10 +11,12 @@ SOAKED = ("write", "read", "list", "delete", "p99")
 
 
 def faults(files: Files) -> str:
-    """Show what faults of stores and processes cost."""
+    """Show what faults of stores and processes cost, in all measurements of each together."""
     rows = frame(kinds.Fault, files)
     counts = ["acknowledged", "deleted", "refused", "cut", "unanswered", "lost", "wrong"]
-    return table(rows[["fault", "store", "times", *counts, "undeleted", "ready"]])
+    groups = rows.groupby(["fault", "store"], sort=False)
+    found = groups[["times", *counts, "undeleted"]].sum()
+    return table(found.join(groups.ready.max()).reset_index())
 
 
 def isolation(files: Files) -> str:
@@ -38,4 +40,24 @@ def soak(files: Files) -> str:
     return table(DataFrame(columns))
 
 
-TABLES = (faults, isolation, soak)
+def store_scale(files: Files) -> str:
+    """Compare the times of stores of different sizes with those of the smallest."""
+    rows = frame(kinds.StoreScale, files).sort_values("memories", kind="stable")
+    if rows.empty:
+        return ""
+    found = rows.pivot_table(
+        index=["store", "operation"], columns="memories", values=["p50", "p99"], sort=False
+    )
+    smallest, *larger = found.p50.columns
+    columns = {
+        f"p50 at {smallest:,} (ms)": found.p50[smallest].map(milliseconds),
+        f"p99 at {smallest:,} (ms)": found.p99[smallest].map(milliseconds),
+    }
+    for size in larger:
+        for name in ("p50", "p99"):
+            ratio = found[name][size] / found[name][smallest]
+            columns[f"{name} at {size:,} / at {smallest:,}"] = ratio.map("{:.2f}".format)
+    return table(DataFrame(columns).reset_index())
+
+
+TABLES = (faults, isolation, soak, store_scale)

@@ -14,7 +14,7 @@ import struct
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -142,6 +142,22 @@ class Store(ABC):
                     return False
             else:
                 return True
+
+    @abstractmethod
+    async def put_many(self, memories: Sequence[StoredMemory]) -> list[bool]:
+        """Publish memories together, faster than one by one, and each whole or not at all.
+
+        Args:
+            memories: Memories whose ids differ and are known, so that this can be repeated.
+
+        Returns:
+            True for each that is new; False for one whose id is taken. What has that id stays as it
+            is; `put_once` completes what an earlier attempt may have left.
+
+        Raises:
+            StoreFullError: There is no room for all; some may have been published.
+            StoreUnavailableError: See the class; some may have been published.
+        """
 
     async def complete_put(self, tenant: str, memory_id: str) -> StoredMemory:
         """Return a memory, once nothing of its `put_once` is missing any more.

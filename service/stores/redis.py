@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -152,13 +152,16 @@ class RedisStore(Store):
 
     async def _publish(self, memory: StoredMemory) -> None:
         """See `Store.put`."""
-        key, record = KEY_PREFIX + memory.key, pack(memory)
-        created = await self._run(
-            lambda redis: redis.set(key, record, nx=True, ex=PROVISIONAL_SECONDS)
-        )
-        if not created:
+        (is_new,) = await self.put_many([memory])
+        if not is_new:
             raise MemoryExistsError("a memory of this id exists")
-        await self._confirm(memory)
+
+    async def put_many(self, memories: Sequence[StoredMemory]) -> list[bool]:
+        """See `Store.put_many`."""
+        records = {KEY_PREFIX + memory.key: pack(memory) for memory in memories}
+        created = await self._run(lambda redis: _create(redis, records))
+        await self._confirm(*(memory for memory, new in zip(memories, created, strict=True) if new))
+        return created
 
     async def complete_put(self, tenant: str, memory_id: str) -> StoredMemory:
         """See `Store.complete_put`."""
@@ -166,11 +169,12 @@ class RedisStore(Store):
         await self._confirm(memory)
         return memory
 
-    async def _confirm(self, memory: MemoryHead) -> None:
-        """List a memory that is stored, and give it its own expiry. May be repeated."""
-        key = KEY_PREFIX + memory.key
-        await self._retry(lambda redis: _change_index(redis, add=_entries(memory)))
-        if not await self._retry(lambda redis: _set_expiry(redis, key, memory.expires_at)):
+    async def _confirm(self, *memories: MemoryHead) -> None:
+        """List memories that are stored, and give them their own expiry. May be repeated."""
+        entries = {entry: score for each in memories for entry, score in _entries(each).items()}
+        await self._retry(lambda redis: _change_index(redis, add=entries))
+        expiries = {KEY_PREFIX + memory.key: memory.expires_at for memory in memories}
+        if not await self._retry(lambda redis: _set_expiries(redis, expiries)):
             raise StoreUnavailableError(
                 "the Redis store dropped the memory before it was complete; try again"
             )
@@ -315,7 +319,7 @@ class RedisStore(Store):
         """See `Store.probe`; the command that lasting memories need is sent without a memory."""
         await super().probe()
         key = KEY_PREFIX + probe_memory().key
-        await self._retry(lambda redis: _set_expiry(redis, key, None))
+        await self._retry(lambda redis: _set_expiries(redis, {key: None}))
 
     async def purge(self) -> None:
         """See `Store.purge`: start a rewrite of the append-only file, which Redis does by itself.
@@ -439,11 +443,25 @@ async def _rehearse_hset(redis: Client, key: str) -> None:
         await pipeline.execute()
 
 
-async def _set_expiry(redis: Client, key: str, expires_at: datetime | None) -> bool:
-    """Give a stored memory its own expiry; return False where it is gone. May be repeated."""
-    if expires_at is None:
-        return bool(await redis.persist(key) or await redis.exists(key))
-    return bool(await redis.pexpireat(key, to_milliseconds(expires_at)))
+async def _create(redis: Client, records: Mapping[str, bytes]) -> list[bool]:
+    """Store records provisionally; return False for each whose key is taken."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        for key, record in records.items():
+            pipeline.set(key, record, nx=True, ex=PROVISIONAL_SECONDS)
+        return list(map(bool, await pipeline.execute()))
+
+
+async def _set_expiries(redis: Client, expiries: Mapping[str, datetime | None]) -> bool:
+    """Give stored memories their own expiry; return False where one is gone. May be repeated."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        for key, expires_at in expiries.items():
+            if expires_at is None:
+                pipeline.persist(key)
+            else:
+                pipeline.pexpireat(key, to_milliseconds(expires_at))
+            pipeline.exists(key)
+        replies: list[int] = await pipeline.execute()
+    return all(changed or there for changed, there in zip(replies[::2], replies[1::2], strict=True))
 
 
 def _entries(head: MemoryHead) -> dict[Entry, int]:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -155,6 +155,15 @@ class SqliteStore(Store):
                 raise
 
         await self._write(insert)
+
+    async def put_many(self, memories: Sequence[StoredMemory]) -> list[bool]:
+        """See `Store.put_many`; all or none are published."""
+
+        def insert(connection: sqlite3.Connection) -> list[bool]:
+            with _transaction(connection):
+                return [_add(connection, memory) for memory in memories]
+
+        return await self._write(insert)
 
     async def get(self, tenant: str, memory_id: str) -> StoredMemory:
         """See `Store.get`."""
@@ -401,13 +410,20 @@ def _transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Ite
 def _insert(connection: sqlite3.Connection, memory: StoredMemory) -> None:
     _remove_expired(connection)
     with _transaction(connection):
-        inserted = connection.execute(
-            "INSERT INTO memories VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            (memory.key, _expiry(memory), pack(memory)),
-        )
-        if inserted.rowcount == 0:
+        if not _add(connection, memory):
             raise MemoryExistsError("a memory of this id exists")
-        _add_entries(connection, memory)
+
+
+def _add(connection: sqlite3.Connection, memory: StoredMemory) -> bool:
+    """Add a memory, within a transaction; return False where its id is taken."""
+    inserted = connection.execute(
+        "INSERT INTO memories VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        (memory.key, _expiry(memory), pack(memory)),
+    )
+    if inserted.rowcount == 0:
+        return False
+    _add_entries(connection, memory)
+    return True
 
 
 def _expiry(memory: StoredMemory) -> int | None:

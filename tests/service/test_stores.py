@@ -89,6 +89,16 @@ async def test_an_id_without_a_memory_is_not_found(store: Store, memory_id: str)
         await store.delete(DEFAULT_TENANT, memory_id)
 
 
+async def test_memories_that_are_put_together_are_all_there(store: Store) -> None:
+    taken, ends, lasts = a_memory(), a_memory(expires_at=soon(60)), a_memory()
+    await store.put(taken)
+    other = replace(taken, blob=b"other")
+    assert await store.put_many([ends, other, lasts]) == [True, False, True]
+    assert await store.put_many([]) == []
+    for memory in (taken, ends, lasts):
+        assert await store.get(memory.tenant, memory.memory_id) == memory
+
+
 async def test_delete_removes_one_memory(store: Store) -> None:
     deleted, remaining = a_memory(), a_memory()
     await store.put(deleted)

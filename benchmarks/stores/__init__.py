@@ -1,0 +1,1 @@
+"""Stores of different sizes, side by side."""
