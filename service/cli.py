@@ -1,8 +1,10 @@
 """`gradmem`: run the service, and write and read memories with it.
 
-Results go to standard output, errors to standard error, one per line. Exit status: 0 success, 1 the
-service failed, cannot be reached or cannot start, 2 the command cannot be carried out, 3 the memory
-does not answer a query.
+Results go to standard output, errors and notes to standard error, one per line; --json is for
+programs. `gradmem --install-completion` completes commands and options in your shell.
+
+Exit status: 0 success, 1 the service failed, cannot be reached or cannot start, 2 the command
+cannot be carried out as it was given, 3 the memory does not answer a query.
 """
 
 from importlib.metadata import version
@@ -15,7 +17,6 @@ from service.commands import checkpoints, files, mcp, memories, reading, serving
 # Plain help: docs/CLI.md is made from it. No tracebacks: they may hold documents.
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help=__doc__,
@@ -42,12 +43,15 @@ def _options(
 
 app.command()(serving.serve)
 app.command()(writing.write)
-app.command("ask")(reading.read)
+app.command()(reading.ask)
 app.command()(reading.read)
-app.command()(memories.show)
 app.command("ls")(memories.list_memories)
-app.command()(memories.delete)
-app.command()(files.export)
+app.command()(memories.show)
+app.command()(memories.patch)
+app.command()(writing.replace)
+app.command("rm")(memories.remove)
+app.command("export")(files.export_memory)
+app.command("import")(files.import_memory)
 app.command()(checkpoints.models)
 app.add_typer(store.keys, name="keys")
 app.command()(store.copy)

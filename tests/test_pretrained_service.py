@@ -96,7 +96,7 @@ def test_another_engine_answers_from_an_exported_memory_alike(tmp_path: Path) ->
     with running(create_app(make_settings(tmp_path, start))) as url, Client(url) as client:
         memory_id = client.write(DOCUMENT).memory_id
         file = tmp_path / "memory.safetensors"
-        arguments = ["export", memory_id, "--prompt-embeds", str(file), "--url", url]
+        arguments = ["export", memory_id, str(file), "--prompt-embeds", "--url", url]
         assert CliRunner().invoke(service_cli, arguments).exit_code == 0
         answer = client.memory(memory_id).ask("Text:", max_new_tokens=9)
         page = client.memory(memory_id).describe().pages[0].page_id
@@ -127,7 +127,7 @@ def test_what_vllm_takes_is_the_prompt_that_read_answers(tmp_path: Path, templat
     file = tmp_path / "prompt.json"
     with running(create_app(make_settings(tmp_path, start))) as url, Client(url) as client:
         memory_id = client.write(DOCUMENT).memory_id
-        arguments = ["export", memory_id, "--prompt-embeds", str(file), "--url", url]
+        arguments = ["export", memory_id, str(file), "--prompt-embeds", "--url", url]
         options = ["--query", "When was it built?", "--form", "completions"]
         assert CliRunner().invoke(service_cli, [*arguments, *options]).exit_code == 0
         answer = client.memory(memory_id).ask("When was it built?", max_new_tokens=9)

@@ -26,6 +26,11 @@ Url = Annotated[
     str, typer.Option(envvar="GRADMEM_URL", metavar="URL", help="Base URL of the service.")
 ]
 MemoryId = Annotated[str, typer.Argument(metavar="ID", help="The memory's id.")]
+Name = Annotated[str | None, typer.Option(help="Name of the memory, for lists.")]
+Metadata = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Entry to store with the memory; may be repeated."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the whole result as a JSON object.")]
 
 

@@ -1,12 +1,42 @@
 """`gradmem read` and `gradmem ask`."""
 
-from typing import Annotated
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
-from service.client import DEFAULT_URL
+from service.client import DEFAULT_URL, InvalidRequest, Memory
 from service.commands.options import AsJson, MemoryId, Url, connect
-from service.commands.terminal import exit_if_unanswered, print_answers
+from service.commands.terminal import (
+    EXIT_UNANSWERED,
+    exit_if_unanswered,
+    print_answers,
+    print_error,
+    print_json,
+    print_refusal,
+    read_lines,
+)
+
+PROMPT = "> "
+
+MaxNewTokens = Annotated[
+    int | None, typer.Option(metavar="TOKENS", help="Maximum length of an answer.")
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="0, the default, takes the likeliest token; above 0, tokens are drawn."),
+]
+TopP = Annotated[float | None, typer.Option(help="Share of the probability mass to draw from.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed.")]
+MinConfidence = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Answers with less confidence, 0 to 1, count as not found; the checkpoint's own"
+        " threshold by default.",
+    ),
+]
 
 
 def read(
@@ -14,38 +44,28 @@ def read(
     queries: Annotated[
         list[str],
         typer.Argument(
-            metavar="QUERY", help="Queries; put -- before the first that begins with a dash."
+            metavar="QUERY",
+            help="Queries, or - for the lines of standard input; put -- before the first that"
+            " begins with a dash.",
         ),
     ],
-    max_new_tokens: Annotated[
-        int | None, typer.Option(metavar="TOKENS", help="Maximum length of an answer.")
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(help="0, the default, takes the likeliest token; above 0, tokens are drawn."),
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Share of the probability mass to draw from.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
-    min_confidence: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Answers with less confidence, 0 to 1, count as not found; the checkpoint's own"
-            " threshold by default.",
-        ),
-    ] = None,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    min_confidence: MinConfidence = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Answer queries from a memory alone; print one answer per line, in the order of the queries.
+    """Answer queries from a memory alone, one answer per line.
 
-    The line of a query that the memory does not answer is empty; the exit status is then 3.
+    Answers come in the order of the queries. The line of a query that the memory does
+    not answer is empty; the exit status is then 3.
     """
+    asked = list(read_lines()) if queries == ["-"] else queries
     with connect(url) as client:
         answers = client.memory(memory_id).ask_many(
-            queries,
+            asked,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -54,3 +74,72 @@ def read(
         )
     print_answers(answers, as_json=as_json)
     exit_if_unanswered(answers)
+
+
+def ask(
+    memory_id: MemoryId,
+    question: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="QUESTION", help="The question; without one, each line that you type."
+        ),
+    ] = None,
+    min_confidence: MinConfidence = None,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Ask a memory a question, or one after the other.
+
+    Without a question, each line of standard input is one, until its end (Ctrl-D) or an empty line;
+    in a terminal, answers come with their confidence. The exit status is 3 if an answer was not
+    found.
+    """
+    answered = True
+    with connect(url) as client:
+        memory = client.memory(memory_id)
+        for line in _questions() if question is None else [question]:
+            answered &= _answer(memory, line, min_confidence, as_json=as_json, only=bool(question))
+    if not answered:
+        raise typer.Exit(EXIT_UNANSWERED)
+
+
+def _questions() -> Iterator[str]:
+    """Yield the lines of standard input; in a terminal, prompt for them and end at an empty one."""
+    if not sys.stdin.isatty():
+        yield from read_lines()
+        return
+    while True:
+        try:
+            line = input(PROMPT)
+        except EOFError:
+            typer.echo()
+            return
+        if not line.strip():
+            return
+        yield line
+
+
+def _answer(
+    memory: Memory[Any], question: str, min_confidence: float | None, *, as_json: bool, only: bool
+) -> bool:
+    """Print the answer to a question; return True if it was found.
+
+    Raises:
+        InvalidRequest: The question is refused, and is the only one.
+    """
+    try:
+        answer = memory.ask(question, min_confidence=min_confidence)
+    except InvalidRequest as error:
+        if only:
+            raise
+        print_error(error)  # the next question may be better
+        return False
+    if as_json:
+        print_json(answer)
+    elif answer and sys.stdin.isatty() and not only:
+        typer.echo(f"{answer.answer}  ({answer.confidence:.0%})")
+    else:
+        typer.echo(answer.answer or "")
+    if not answer:
+        print_refusal(answer)
+    return bool(answer)

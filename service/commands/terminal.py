@@ -5,12 +5,13 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import typer
 from pydantic import BaseModel, ValidationError
+from rich.cells import cell_len
 
 from gradmem_core.errors import DeviceLostError, GradMemError, StoreUnavailableError
 from service.schemas import (
@@ -36,13 +37,27 @@ DOCUMENT_FORMATS = {"text": "plain text", "records": "lists of `key: value` line
 def read_document(file: str) -> str:
     """Return the text of a file or of standard input, without a single newline at its end."""
     try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        text = content.decode("utf-8-sig")  # Windows editors put a byte order mark in front
-    except OSError as error:
-        fail(f"cannot read {file}: {error.strerror}", EXIT_REFUSED)
+        text = read_bytes(file).decode(
+            "utf-8-sig"
+        )  # Windows editors put a byte order mark in front
     except UnicodeDecodeError as error:
         fail(f"{file} is not UTF-8 at byte {error.start}", EXIT_REFUSED)
     return re.sub(r"\r?\n\Z", "", text)
+
+
+def read_bytes(file: str) -> bytes:
+    """Return the content of a file or of standard input."""
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        fail(f"cannot read {file}: {error.strerror}", EXIT_REFUSED)
+
+
+def read_lines() -> Iterator[str]:
+    """Yield the lines of standard input as they come, without blank ones."""
+    for line in sys.stdin:
+        if line.strip():
+            yield line.rstrip("\r\n")
 
 
 def parse_steps(text: str | None) -> int | Literal["auto"] | None:
@@ -80,7 +95,7 @@ def print_answers(answers: list[AnswerInfo], *, as_json: bool) -> None:
     """Print an answer a line, empty where there is none, or all of them as JSON."""
     if as_json:
         tokens = sum(answer.tokens for answer in answers)
-        typer.echo(ReadResponse(answers=answers, tokens=tokens).model_dump_json())
+        print_json(ReadResponse(answers=answers, tokens=tokens))
     else:
         typer.echo("\n".join(answer.answer or "" for answer in answers))
 
@@ -91,26 +106,41 @@ def print_memories(memories: Sequence[MemorySummary], *, as_json: bool) -> None:
         fields = [memory.model_dump(mode="json") for memory in memories]
         typer.echo(json.dumps({"memories": fields}))
         return
-    rows = [("ID", "MODEL", "CREATED", "EXPIRES", "NAME", "METADATA")]
-    rows += [
-        (
-            memory.memory_id,
-            memory.model,
-            _format_time(memory.created_at),
-            _format_time(memory.expires_at),
-            _on_a_line(memory.name or "-"),
-            _on_a_line(" ".join(f"{key}={value}" for key, value in memory.metadata.items())),
+    print_table(
+        ("ID", "MODEL", "CREATED", "EXPIRES", "NAME", "METADATA"),
+        [
+            (
+                memory.memory_id,
+                memory.model,
+                format_time(memory.created_at),
+                format_time(memory.expires_at),
+                memory.name or "-",
+                " ".join(f"{key}={value}" for key, value in memory.metadata.items()),
+            )
+            for memory in memories
+        ],
+    )
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows below their heads, aligned as a terminal shows them and never cut off."""
+    lines = [heads, *([_on_a_line(cell) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)
         )
-        for memory in memories
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         typer.echo("  ".join(cells).rstrip())
 
 
-def _format_time(moment: datetime | None) -> str:
-    return "-" if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+def print_json(model: BaseModel) -> None:
+    """Print a model as a line of JSON."""
+    typer.echo(model.model_dump_json())
+
+
+def format_time(moment: datetime | None) -> str:
+    """Return a time as RFC 3339 has it, in UTC to the second."""
+    return "-" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _on_a_line(text: str) -> str:
@@ -122,11 +152,17 @@ def _on_a_line(text: str) -> str:
 
 def exit_if_unanswered(answers: list[AnswerInfo]) -> None:
     """Report the queries without an answer, and exit where there are any."""
-    unanswered = [(answer.reason, answer.query) for answer in answers if answer.reason is not None]
-    for reason, query in unanswered:
-        typer.echo(f"{REASONS[reason]}: {query}", err=True)
+    unanswered = [answer for answer in answers if not answer]
+    for answer in unanswered:
+        print_refusal(answer)
     if unanswered:
         raise typer.Exit(EXIT_UNANSWERED)
+
+
+def print_refusal(answer: AnswerInfo) -> None:
+    """Report that a query has no answer."""
+    reason = "not answered" if answer.reason is None else REASONS[answer.reason]
+    typer.echo(f"{reason}: {answer.query}", err=True)
 
 
 def format_card(card: ModelCard) -> str:
@@ -165,5 +201,10 @@ def exit_on_service_errors() -> Iterator[None]:
 
 def fail(error: Exception | str, status: int) -> NoReturn:
     """Print an error as one line and exit."""
-    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    print_error(error)
     raise typer.Exit(status)
+
+
+def print_error(error: Exception | str) -> None:
+    """Print an error as one line."""
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)

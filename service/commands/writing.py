@@ -1,67 +1,78 @@
-"""`gradmem write`."""
+"""`gradmem write` and `gradmem replace`."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from service.client import DEFAULT_URL
-from service.commands.options import AsJson, Url, connect
+from service.client import DEFAULT_URL, Client, Stream
+from service.client.memories import WriteEvent
+from service.commands.options import AsJson, MemoryId, Metadata, Name, Url, connect
+from service.commands.progress import show_progress
 from service.commands.terminal import (
     EXIT_REFUSED,
     fail,
     parse_entry,
     parse_steps,
+    print_json,
     print_notes,
     read_document,
 )
+from service.schemas import StepEvent, WriteResult
+
+Steps = Annotated[
+    str | None,
+    typer.Option(
+        metavar="K",
+        help="Gradient steps, or auto for as many as reduce the loss; the checkpoint's own"
+        " number by default.",
+    ),
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        help="Read the memory back, and write pages that come back poorly again, in halves."
+    ),
+]
 
 
 def write(
-    file: Annotated[
-        str,
+    files: Annotated[
+        list[str],
         typer.Argument(
             metavar="FILE",
-            help="Document in UTF-8, or - for standard input. A single newline at its end is"
-            " dropped.",
+            help="Documents in UTF-8, or - for standard input. A single newline at the end of one"
+            " is dropped.",
         ),
     ],
     model: Annotated[
         str | None,
         typer.Option(help="Checkpoint that writes; the service's first by default."),
     ] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            metavar="K",
-            help="Gradient steps, or auto for as many as reduce the loss; the checkpoint's own"
-            " number by default.",
-        ),
-    ] = None,
+    steps: Steps = None,
     ttl: Annotated[
         int | None,
         typer.Option(metavar="SECONDS", help="Time until the memory is deleted; never by default."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the memory, for lists.")] = None,
-    metadata: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Entry to store with the memory; may be repeated."),
-    ] = None,
+    name: Name = None,
+    metadata: Metadata = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Write all documents into one memory.")
+    ] = False,
     append_to: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Add the document to this memory."),
+        typer.Option(metavar="ID", help="Add the documents to this memory."),
     ] = None,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            help="Read the memory back, and write pages that come back poorly again, in halves."
-        ),
-    ] = True,
+    verify: Verify = True,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Compress a document into a memory and print the memory's id.
+    """Compress documents into memories; print their ids.
 
-    Warnings about lines that the memory may not give back go to standard error.
+    Each document becomes a memory of its own, unless --append or --append-to is given. With --json
+    each memory is a line. Warnings about lines that a memory may not give back go to
+    standard error. If a document is refused, those before it are written.
     """
     # Options first: standard input may take long, or wait for a person.
     number = parse_steps(steps)
@@ -71,19 +82,69 @@ def write(
             "--append-to excludes --model, --ttl, --name and --metadata: the memory keeps its own",
             EXIT_REFUSED,
         )
+
+    def stream(client: Client, document: str) -> Stream[WriteEvent, WriteResult]:
+        if append_to is not None:
+            return client.memory(append_to).append_stream(document, steps=number, verify=verify)
+        return client.write_stream(
+            document,
+            model=model,
+            steps=number,
+            ttl_seconds=ttl,
+            name=name,
+            metadata=entries,
+            verify=verify,
+        )
+
+    documents = [(file, read_document(file)) for file in files]
+    with connect(url) as client, show_progress(len(documents)) as report:
+        for done, (file, document) in enumerate(documents):
+            memory = _follow(stream(client, document), partial(report, done), file)
+            print_notes(memory)
+            if append:
+                append_to = memory.memory_id
+            if append_to is None or done == len(documents) - 1:
+                _print_memory(memory, as_json=as_json)
+
+
+def replace(
+    memory_id: MemoryId,
+    page: Annotated[str, typer.Argument(metavar="PAGE", help="The page's id, as shown.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="The new text in UTF-8, or - for standard input.")
+    ],
+    steps: Steps = None,
+    verify: Verify = True,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write a page of a memory again, from a new text.
+
+    Its id and the other pages stay.
+    """
+    number = parse_steps(steps)
     document = read_document(file)
     with connect(url) as client:
-        if append_to is None:
-            memory = client.write(
-                document,
-                model=model,
-                steps=number,
-                ttl_seconds=ttl,
-                name=name,
-                metadata=entries,
-                verify=verify,
-            ).info
-        else:
-            memory = client.memory(append_to).append(document, steps=number, verify=verify)
-    print_notes(memory)
-    typer.echo(memory.model_dump_json() if as_json else memory.memory_id)
+        memory = client.memory(memory_id)
+        result = memory.replace_page(page, document, steps=number, verify=verify)
+    print_notes(result)
+    _print_memory(result, as_json=as_json)
+
+
+def _follow(
+    stream: Stream[WriteEvent, WriteResult], report: Callable[[str], object], file: str
+) -> WriteResult:
+    """Report the steps of a stream; return its result."""
+    report(file)
+    with stream:
+        for event in stream:
+            if isinstance(event, StepEvent):
+                report(f"{file}: page {event.page + 1}, step {event.step}, loss {event.loss:.2f}")
+        return stream.result()
+
+
+def _print_memory(memory: WriteResult, *, as_json: bool) -> None:
+    if as_json:
+        print_json(memory)
+    else:
+        typer.echo(memory.memory_id)

@@ -131,8 +131,8 @@ def test_show_prints_one_field_per_line_or_json(gradmem: Gradmem, memory_id: str
 
 
 def test_a_deleted_memory_is_gone(gradmem: Gradmem, memory_id: str) -> None:
-    assert gradmem.output("delete", memory_id) == ""
-    for command in (["show", memory_id], ["delete", memory_id], ["read", memory_id, "?!aB:"]):
+    assert gradmem.output("rm", memory_id) == ""
+    for command in (["show", memory_id], ["rm", memory_id], ["read", memory_id, "?!aB:"]):
         assert_fails(gradmem(*command), status=2, message="memory")
 
 
@@ -141,7 +141,7 @@ def test_the_url_option_overrides_the_environment(base_url: str, memory_id: str)
 
 
 @pytest.mark.parametrize(
-    "command", [["write", "-"], ["read", UNKNOWN_ID, "?"], ["show", "i"], ["delete", "i"]]
+    "command", [["write", "-"], ["read", UNKNOWN_ID, "?"], ["show", "i"], ["rm", "i"]]
 )
 def test_an_unreachable_service_is_told(command: list[str]) -> None:
     result = Gradmem(NOBODY)(*command, stdin=DOCUMENT.encode())
@@ -357,11 +357,11 @@ def test_pages_are_appended_and_deleted(lists_url: str) -> None:
         memory.memory_id + "\n"
     )
     page_id = whole.pages[1].page_id
-    assert gradmem.output("delete", memory.memory_id, "--page", page_id) == ""
+    assert gradmem.output("rm", memory.memory_id, "--page", page_id) == ""
     shown = MemoryInfo.model_validate_json(gradmem.output("show", memory.memory_id, "--json"))
     assert [page.records for page in shown.pages] == [2, 1]
     assert page_id not in {page.page_id for page in shown.pages}
-    again = gradmem("delete", memory.memory_id, "--page", page_id)
+    again = gradmem("rm", memory.memory_id, "--page", page_id)
     assert_fails(again, status=2, message="no page of this id")
 
 
@@ -382,7 +382,7 @@ def test_write_notes_duplicates_and_skipped_lines(lists_url: str) -> None:
         (["write", "-", "--append-to", "x"], "append_to"),
         (["write", "-", "--append-to", UNKNOWN_ID, "--ttl", "60"], "excludes --model, --ttl"),
         (["write", "-", "--append-to", UNKNOWN_ID, "--metadata", "a=b"], "and --metadata"),
-        (["delete", UNKNOWN_ID, "--page", "x"], "no memory has this id"),
+        (["rm", UNKNOWN_ID, "--page", "x"], "no memory has this id"),
     ],
 )
 def test_a_refused_change_reports_the_reason(
