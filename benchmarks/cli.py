@@ -19,6 +19,7 @@ from benchmarks.command import Measurement, make_command, reported_errors
 from benchmarks.curves import measure_curve
 from benchmarks.faults.command import measure_faults
 from benchmarks.isolation.command import measure_isolation
+from benchmarks.phases.command import measure_phases
 from benchmarks.report.command import report
 from benchmarks.serving.command import measure_serving
 from benchmarks.soak.command import measure_soak
@@ -35,6 +36,7 @@ MEASUREMENTS: dict[str, Callable[..., Measurement]] = {
     "paragraphs": measure_paragraphs,
     "lists": measure_lists,
     "formats": measure_formats,
+    "phases": measure_phases,
     "reading-time": measure_reading_time,
     "training-step": measure_training_step,
     "serving": measure_serving,

@@ -200,6 +200,35 @@ class Questions(Row):
     `not stated` from the text's not saying."""
 
 
+class ClosedPhases(Row):
+    """What is kept of phases of agents' work, and the questions that it answers."""
+
+    measurement: Literal["closed-phases"] = "closed-phases"
+    kept: str
+    "What stays of a phase."
+    phases: Count
+    tokens: Count
+    "Tokens of all phases, as texts."
+    kept_tokens: Amount
+    "Tokens that stay in the context in their place."
+    question_tokens: Annotated[float, Field(ge=0)] = 0
+    "Mean tokens of a call of `ask_memory` with one question, and of its result."
+    stored_bytes: Amount
+    "Bytes of what is kept, in the context or outside."
+    questions: Count
+    stated: Share | None = None
+    """Share of the questions whose line is still in the context: what a perfect reader could
+    answer. Null where the text is gone."""
+    exact_match: Share | None = None
+    "Share of them answered rightly by the checkpoint; null where it reads no texts."
+    f1: Share | None = None
+    false_rejection_rate: Share | None = None
+    absent: Amount = 0
+    "Questions about other phases."
+    rejection_recall: Share | None = None
+    "Share of those that were refused."
+
+
 class ReadingTime(Row):
     """Seconds of one work on a page of text, beside the text's own KV cache."""
 

@@ -94,12 +94,15 @@ HEADS = {
     **{"write": "WRITE", "read": "READ", "cached": "from KV cache", "reread": "from text"},
     **{"serving": "serving (s)", "unrolled": "unrolled (s)", "bytes": "MiB"},
     **{"serving_bytes": "serving (MiB)", "unrolled_bytes": "unrolled (MiB)"},
+    **{"question_tokens": "tokens a question", "stored_bytes": "bytes stored"},
     "peak_memory_bytes": "peak memory (MiB)",
 }
 "Heads of columns that are not called like the field."
 FORMS: dict[str, Callable[..., str]] = {
     **dict.fromkeys(["checkpoint", "run", "trained_recipe"], code),
-    **dict.fromkeys(["exact_match", "f1", "forced", "share", "calibration_error"], percent),
+    **dict.fromkeys(
+        ["exact_match", "f1", "forced", "share", "stated", "calibration_error"], percent
+    ),
     **dict.fromkeys(["false_rejection_rate", "rejection_recall", "rejection_precision"], percent),
     **dict.fromkeys(["p50", "p99", "gradient_step", "milliseconds"], milliseconds),
     **dict.fromkeys(["write", "read", "prefill", "cached", "reread"], milliseconds),

@@ -143,6 +143,17 @@ def records_training(files: Files) -> str:
     )
 
 
+def closed_phases(files: Files, checkpoint: str | None = None) -> str:
+    """Return what phases answer once they are closed, and what of them stays in the context."""
+    rows = _of(frame(kinds.ClosedPhases, files), checkpoint=checkpoint)
+    rows["tokens saved"] = (1 - rows.kept_tokens / rows.tokens).map(percent)
+    rows["question_tokens"] = rows.question_tokens.where(rows.question_tokens > 0).round()
+    rows["absent"] = rows.absent.where(rows.absent > 0)
+    shown = ["kept", "phases", "tokens", "kept_tokens", "tokens saved", "question_tokens"]
+    shown += ["stored_bytes", "questions", "stated", "exact_match", "f1", "false_rejection_rate"]
+    return table(rows[["checkpoint", *shown, "absent", "rejection_recall"]])
+
+
 def stories(files: Files) -> str:
     """Compare exact match on stories and prose, each writer's best, with what was published."""
     rows = frame(kinds.ExactMatch, files)
@@ -198,8 +209,8 @@ def training_step(files: Files) -> str:
 
 
 PRINTED = (
-    *(questions, records, records_failures, answers, reconstruction, training_loss),
-    *(training_step, reading_time),
+    *(questions, closed_phases, records, records_failures, answers, reconstruction),
+    *(training_loss, training_step, reading_time),
 )
 
 

@@ -27,6 +27,7 @@ from service.client.options import (
     SamplingOptions,
     WriteOptions,
 )
+from service.client.phases import handle_message, render_messages
 from service.client.sessions import DEFAULT_URL
 from service.client.streams import AsyncStream, Stream
 
@@ -55,4 +56,6 @@ __all__ = [
     "Unavailable",
     "UnexpectedResponse",
     "WriteOptions",
+    "handle_message",
+    "render_messages",
 ]

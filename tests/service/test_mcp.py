@@ -24,6 +24,7 @@ from benchmarks.isolation.command import store_keys
 from gradmem_core.checkpoints.checkpoint import load_checkpoint
 from service.app import create_app
 from service.cli import app
+from service.client import Client as ServiceClient
 from service.models import Models
 from service.settings import Settings
 from tests.service.conftest import running
@@ -266,3 +267,16 @@ async def test_the_pages_configurations_start_a_server(
     command = [str(GRADMEM), *arguments]
     async with Client(stdio(service, keys[0], command=command)) as client:
         assert (await call(client, "list_memories"))["more"] is False
+
+
+def test_the_pages_example_closes_a_phase(
+    service: str, keys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.setenv("GRADMEM_URL", service)
+    monkeypatch.setenv("GRADMEM_KEY", keys[0])
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert [message["role"] for message in names["messages"]] == ["system", "user", "user"]
+    with ServiceClient() as client:
+        assert client.memory(names["memory"].memory_id).ask("code").answer == SECRET
