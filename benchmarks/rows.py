@@ -201,11 +201,11 @@ class Questions(Row):
 
 
 class ClosedPhases(Row):
-    """What is kept of phases of agents' work, and the questions that it answers."""
+    """Questions about phases of agents' work, by what is kept of them."""
 
     measurement: Literal["closed-phases"] = "closed-phases"
     kept: str
-    "What stays of a phase."
+    "Name of what is kept of a phase, for instance `its memory`."
     phases: Count
     tokens: Count
     "Tokens of all phases, as texts."

@@ -1,1 +1,1 @@
-"""What phases of agents' work still answer once they are closed, and what of them stays."""
+"""The measurement of closed phases of work: answers, and tokens that stay in the context."""

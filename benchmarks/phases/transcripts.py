@@ -23,13 +23,13 @@ KEY_CHARACTERS, VALUE_CHARACTERS = 24, 56
 
 
 @dataclass(frozen=True)
-class Fact:
+class ToolValue:
     """A value that a tool returned."""
 
     path: str
     "Names that lead to it, for instance `flight_type`."
     subject: str
-    "What it is of, for instance `reservation JG7FMM`."
+    "The thing that it is of, for instance `reservation JG7FMM`."
     value: str
 
     @property
@@ -44,11 +44,11 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Phase:
-    """What happened between one message of the customer and the next."""
+class WorkPhase:
+    """The messages from one message of the customer to the next."""
 
     messages: Sequence[dict[str, Any]]
-    facts: tuple[Fact, ...]
+    facts: tuple[ToolValue, ...]
 
     @property
     def text(self) -> str:
@@ -57,7 +57,7 @@ class Phase:
 
     @property
     def subjects(self) -> set[str]:
-        """What its facts are about."""
+        """The things that its facts are of."""
         return {fact.subject for fact in self.facts}
 
 
@@ -66,9 +66,9 @@ class AskedPhase:
     """The text of a phase with what is asked about it."""
 
     text: str
-    facts: tuple[Fact, ...]
+    facts: tuple[ToolValue, ...]
     "Facts of the text that are asked for."
-    foreign: tuple[Fact, ...]
+    foreign: tuple[ToolValue, ...]
     "Facts that it does not have."
     as_records: bool = False
     "The text is a list of records, which are asked for by their keys."
@@ -83,7 +83,7 @@ class AskedPhase:
         )
 
 
-def read_phases(file: Path) -> list[Phase]:
+def read_phases(file: Path) -> list[WorkPhase]:
     """Read the phases in which something was looked up; what was looked up before is left out.
 
     Raises:
@@ -107,7 +107,7 @@ def read_phases(file: Path) -> list[Phase]:
     return fresh
 
 
-def ask_phases(phases: Sequence[Phase], *, questions: int, seed: int) -> list[AskedPhase]:
+def ask_phases(phases: Sequence[WorkPhase], *, questions: int, seed: int) -> list[AskedPhase]:
     """Draw facts of each phase to ask for, and one of the next phase that it does not have.
 
     Args:
@@ -127,7 +127,7 @@ def ask_phases(phases: Sequence[Phase], *, questions: int, seed: int) -> list[As
     ]
 
 
-def ask_records(phases: Sequence[Phase], *, questions: int, seed: int) -> list[AskedPhase]:
+def ask_records(phases: Sequence[WorkPhase], *, questions: int, seed: int) -> list[AskedPhase]:
     """Take what was looked up first in each phase as records, and ask for their keys.
 
     See `ask_phases` for the arguments. What is too long for a record is left out.
@@ -151,12 +151,14 @@ def ask_records(phases: Sequence[Phase], *, questions: int, seed: int) -> list[A
     ]
 
 
-def _draw(facts: Sequence[tuple[Fact, ...]], most: int, seed: int) -> list[tuple[Fact, ...]]:
+def _draw(
+    facts: Sequence[tuple[ToolValue, ...]], most: int, seed: int
+) -> list[tuple[ToolValue, ...]]:
     draws = random.Random(seed)  # noqa: S311
     return [tuple(draws.sample(some, min(most, len(some)))) for some in facts]
 
 
-def _fits(fact: Fact) -> bool:
+def _fits(fact: ToolValue) -> bool:
     return (
         len(fact.path) <= KEY_CHARACTERS
         and len(fact.value) <= VALUE_CHARACTERS
@@ -164,14 +166,14 @@ def _fits(fact: Fact) -> bool:
     )
 
 
-def _split(messages: Sequence[dict[str, Any]]) -> Iterator[Phase]:
+def _split(messages: Sequence[dict[str, Any]]) -> Iterator[WorkPhase]:
     starts = [place for place, message in enumerate(messages) if message["role"] == "user"]
     for start, end in zip(starts, [*starts[1:], len(messages)], strict=True):
         part = messages[start:end]
-        yield Phase(part, tuple(_find_facts(part)))
+        yield WorkPhase(part, tuple(_find_facts(part)))
 
 
-def _find_facts(messages: Sequence[dict[str, Any]]) -> Iterator[Fact]:
+def _find_facts(messages: Sequence[dict[str, Any]]) -> Iterator[ToolValue]:
     """Yield the single values in what was looked up by one argument, a level deep."""
     calls = {
         call["id"]: call["function"]
@@ -187,7 +189,7 @@ def _find_facts(messages: Sequence[dict[str, Any]]) -> Iterator[Fact]:
         subject = f"{name.removesuffix('_id')} {key}"
         for path, value in _values(json.loads(message["content"])):
             if value != key:
-                yield Fact(path, subject, value)
+                yield ToolValue(path, subject, value)
 
 
 def _values(found: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

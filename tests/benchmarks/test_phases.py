@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.phases.command import count_bytes
 from benchmarks.phases.summaries import TfIdf, keep_lead
-from benchmarks.phases.transcripts import Phase, ask_phases, ask_records, read_phases
+from benchmarks.phases.transcripts import WorkPhase, ask_phases, ask_records, read_phases
 from benchmarks.rows import ClosedPhases
 from gradmem_core.errors import DataError
 from tests.benchmarks.commands import measure, measure_rows
@@ -41,12 +41,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def phases(runs: Path) -> list[Phase]:
+def phases(runs: Path) -> list[WorkPhase]:
     return read_phases(runs)
 
 
 def test_a_phase_is_what_follows_a_message_and_looks_something_new_up(
-    phases: list[Phase],
+    phases: list[WorkPhase],
 ) -> None:
     assert [phase.messages for phase in phases] == [look_up(1), look_up(2)]
     assert [[fact.line for fact in phase.facts] for phase in phases] == [
@@ -55,7 +55,7 @@ def test_a_phase_is_what_follows_a_message_and_looks_something_new_up(
     ]
 
 
-def test_questions_name_what_they_are_about(phases: list[Phase]) -> None:
+def test_questions_name_what_they_are_about(phases: list[WorkPhase]) -> None:
     first, second = ask_phases(phases, questions=2, seed=1)
     asked = {question.query: question.answer for question in first.asked.present}
     assert asked == {
@@ -70,13 +70,13 @@ def test_questions_name_what_they_are_about(phases: list[Phase]) -> None:
         assert {fact.line for fact in phase.facts} <= set(phase.text.splitlines())
 
 
-def test_the_same_seed_draws_the_same_questions(phases: list[Phase]) -> None:
+def test_the_same_seed_draws_the_same_questions(phases: list[WorkPhase]) -> None:
     once = [ask_phases(phases, questions=1, seed=seed) for seed in range(8)]
     assert once == [ask_phases(phases, questions=1, seed=seed) for seed in range(8)]
     assert len({asked[0].facts for asked in once}) == 2
 
 
-def test_records_are_asked_by_key(phases: list[Phase]) -> None:
+def test_records_are_asked_by_key(phases: list[WorkPhase]) -> None:
     asked = ask_records(phases, questions=2, seed=1)[0]
     assert asked.text == "miles: 1\nnear place_name: fox"
     assert {question.query for question in asked.asked.present} == {"miles", "near place_name"}
