@@ -12,7 +12,17 @@ from typing import Annotated
 
 import typer
 
-from service.commands import checkpoints, files, mcp, memories, reading, serving, store, writing
+from service.commands import (
+    checkpoints,
+    diagnosis,
+    files,
+    mcp,
+    memories,
+    reading,
+    serving,
+    store,
+    writing,
+)
 
 # Plain help: docs/CLI.md is made from it. No tracebacks: they may hold documents.
 app = typer.Typer(
@@ -58,3 +68,4 @@ app.command()(store.copy)
 app.command()(store.rekey)
 app.command()(store.purge)
 app.command("mcp")(mcp.serve_mcp)
+app.command()(diagnosis.doctor)

@@ -118,12 +118,23 @@ async def check_keys(store: Store, keyring: Keyring) -> None:
         EncryptionKeyError: A key is missing.
         StoreUnavailableError: The store cannot be reached.
     """
+    registered = await refuse_missing_keys(store, keyring)
+    if keyring.ids and keyring.ids[0] not in registered:
+        await _change_register(store, add=keyring.ids[0])
+
+
+async def refuse_missing_keys(store: Store, keyring: Keyring) -> set[str]:
+    """Return the ids of the keys of all memories in a store, which have to be there.
+
+    Raises:
+        EncryptionKeyError: A key is missing.
+        StoreUnavailableError: The store cannot be reached.
+    """
     registered = await _read_register(store)
     missing = sorted(registered - set(keyring.ids))
     if missing:
         raise _missing_keys(missing)
-    if keyring.ids and keyring.ids[0] not in registered:
-        await _change_register(store, add=keyring.ids[0])
+    return registered
 
 
 async def rekey(store: Store, keyring: Keyring) -> Rekeyed:

@@ -21,6 +21,7 @@ from service.client.errors import (
 from service.client.memories import AsyncMemory, Memory
 from service.client.options import (
     AppendOptions,
+    Document,
     FilterOptions,
     PageOptions,
     PatchOptions,
@@ -42,6 +43,7 @@ __all__ = [
     "ClientError",
     "Conflict",
     "ConnectionFailed",
+    "Document",
     "FilterOptions",
     "InvalidKey",
     "InvalidRequest",

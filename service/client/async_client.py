@@ -8,12 +8,13 @@ import httpx
 
 from service.client import calls
 from service.client.client import LIST_PART, TIMEOUT_SECONDS
-from service.client.errors import ClientError
+from service.client.errors import ClientError, ProblemError, error_of_problem
 from service.client.memories import WRITING, AsyncMemory, WriteEvent
-from service.client.options import FilterOptions, WriteOptions
+from service.client.options import Document, FilterOptions, WriteOptions
 from service.client.retries import MAX_RETRIES
 from service.client.sessions import AsyncSession
 from service.client.streams import AsyncStream
+from service.jobs.schemas import WrittenDocument
 from service.schemas import (
     LimitsResponse,
     MemoryInfo,
@@ -51,6 +52,18 @@ class AsyncClient:
         """See `Client.write`."""
         result = await self._session.send(calls.write(document, options))
         return AsyncMemory(self._session, result.memory_id, result)
+
+    async def write_many(
+        self, documents: Sequence[str | Document], **options: Unpack[WriteOptions]
+    ) -> list[AsyncMemory[WriteResult] | ProblemError]:
+        """See `Client.write_many`."""
+        results = await self._session.send(calls.write_many(documents, options))
+        return [
+            AsyncMemory(self._session, result.memory.memory_id, result.memory)
+            if isinstance(result, WrittenDocument)
+            else error_of_problem(result.problem, result.problem.status)
+            for result in results
+        ]
 
     def write_stream(
         self, document: str, *, recall: bool = False, **options: Unpack[WriteOptions]
@@ -106,10 +119,14 @@ class AsyncClient:
     async def ready(self) -> bool:
         """See `Client.ready`."""
         try:
-            await self._session.send(calls.ready(), retry=False)
+            await self.check_ready()
         except ClientError:
             return False
         return True
+
+    async def check_ready(self) -> None:
+        """See `Client.check_ready`."""
+        await self._session.send(calls.ready(), retry=False)
 
     async def aclose(self) -> None:
         """Close the connections."""

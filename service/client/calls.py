@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, NoReturn, TypeVar
 from urllib.parse import quote, urlencode
@@ -14,11 +14,14 @@ from gradmem_core.config import EmbedsForm
 from service.client.errors import unexpected_response
 from service.client.options import (
     AppendOptions,
+    Document,
     FilterOptions,
     PageOptions,
     PatchOptions,
     SamplingOptions,
+    WriteOptions,
 )
+from service.jobs.schemas import BatchResponse, DocumentResult
 from service.schemas import (
     AnswerInfo,
     DeleteResponse,
@@ -64,9 +67,7 @@ class Call(Generic[T]):
             return http.build_request(
                 self.method, self.path, content=self.content, headers=self.headers
             )
-        fields = {
-            name: value for name, value in self.body.items() if value is not None or self.keep_none
-        }
+        fields = self.body if self.keep_none else _drop_none(self.body)
         return http.build_request(
             self.method,
             self.path,
@@ -98,6 +99,31 @@ def write(
     headers = {"Idempotency-Key": _check_key(body.pop("idempotency_key", None))}
     parse = WriteResult.model_validate_json
     return Call("POST", "/write", parse, body, headers=headers, repeatable=True)
+
+
+def write_many(
+    documents: Sequence[str | Document], options: WriteOptions
+) -> Call[list[DocumentResult]]:
+    """Return the call of `POST /write/batch`, which its idempotency key makes repeatable.
+
+    Raises:
+        ValueError: The idempotency key is not 1 to 255 visible ASCII characters.
+    """
+
+    def parse(body: bytes) -> list[DocumentResult]:
+        results = BatchResponse.model_validate_json(body).results
+        if len(results) != len(documents):
+            raise ValueError(f"{len(results)} results of {len(documents)} documents")
+        return results
+
+    common: dict[str, object] = {**options}
+    headers = {"Idempotency-Key": _check_key(common.pop("idempotency_key", None))}
+    bodies = [
+        _drop_none({**common, **({"document": each} if isinstance(each, str) else each)})
+        for each in documents
+    ]
+    body: dict[str, object] = {"documents": bodies}
+    return Call("POST", "/write/batch", parse, body, headers=headers, repeatable=True)
 
 
 def stream_write(
@@ -250,6 +276,10 @@ def _get(path: str, parse: Callable[[bytes], T]) -> Call[T]:
 
 def _delete(path: str) -> Call[None]:
     return Call("DELETE", path, _parse_nothing, repeatable=True)
+
+
+def _drop_none(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _refuse(value: object) -> NoReturn:

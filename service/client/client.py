@@ -7,12 +7,13 @@ from typing import Self, Unpack
 import httpx
 
 from service.client import calls
-from service.client.errors import ClientError
+from service.client.errors import ClientError, ProblemError, error_of_problem
 from service.client.memories import WRITING, Memory, WriteEvent
-from service.client.options import FilterOptions, WriteOptions
+from service.client.options import Document, FilterOptions, WriteOptions
 from service.client.retries import MAX_RETRIES
 from service.client.sessions import Session
 from service.client.streams import Stream
+from service.jobs.schemas import WrittenDocument
 from service.schemas import (
     LimitsResponse,
     MemoryInfo,
@@ -78,6 +79,32 @@ class Client:
         """
         result = self._session.send(calls.write(document, options))
         return Memory(self._session, result.memory_id, result)
+
+    def write_many(
+        self, documents: Sequence[str | Document], **options: Unpack[WriteOptions]
+    ) -> list[Memory[WriteResult] | ProblemError]:
+        """Write many documents, each into a memory of its own, in one request.
+
+        Args:
+            documents: Up to 256 texts, or documents with options of their own.
+            options: Options of all documents; a document's own come before them. See
+                `WriteOptions`.
+
+        Returns:
+            In the order of the documents, the memory or the error, which is not raised.
+
+        Raises:
+            InvalidRequest: The request as a whole is refused, for its size or an option.
+            TypeError: An argument is of a type that JSON does not have, as bytes.
+            ValueError: The idempotency key is not visible ASCII.
+        """
+        results = self._session.send(calls.write_many(documents, options))
+        return [
+            Memory(self._session, result.memory.memory_id, result.memory)
+            if isinstance(result, WrittenDocument)
+            else error_of_problem(result.problem, result.problem.status)
+            for result in results
+        ]
 
     def write_stream(
         self, document: str, *, recall: bool = False, **options: Unpack[WriteOptions]
@@ -169,10 +196,18 @@ class Client:
     def ready(self) -> bool:
         """Return True if the service answers and can work now. Raises nothing, and tries once."""
         try:
-            self._session.send(calls.ready(), retry=False)
+            self.check_ready()
         except ClientError:
             return False
         return True
+
+    def check_ready(self) -> None:
+        """Check that the service can work now; try once.
+
+        Raises:
+            Unavailable: A part of it failed; the message names it.
+        """
+        self._session.send(calls.ready(), retry=False)
 
     def close(self) -> None:
         """Close the connections."""

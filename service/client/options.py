@@ -1,7 +1,7 @@
 """The options of calls; leaving one out and None are the same, except in `PatchOptions`."""
 
 from datetime import datetime
-from typing import Literal, TypedDict
+from typing import Literal, Required, TypedDict
 
 
 class PageOptions(TypedDict, total=False):
@@ -36,6 +36,13 @@ class WriteOptions(AppendOptions, total=False):
     "Name for people and for lists; several memories may have the same."
     metadata: dict[str, str] | None
     "Names and values of your own, returned with the memory."
+
+
+class Document(WriteOptions, total=False):
+    """A document of many, with options of its own."""
+
+    document: Required[str]
+    "The text."
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -191,12 +191,17 @@ def exit_on_service_errors() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        fail(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}", EXIT_REFUSED)
+        fail(describe_invalid_setting(error), EXIT_REFUSED)
     except (StartError, StoreUnavailableError, DeviceLostError) as error:
         fail(error, EXIT_FAILED)
     except (GradMemError, ValueError) as error:
         fail(error, EXIT_REFUSED)
+
+
+def describe_invalid_setting(error: ValidationError) -> str:
+    """Return the first setting that is invalid and the reason, without its value."""
+    first = error.errors(include_input=False)[0]
+    return f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def fail(error: Exception | str, status: int) -> NoReturn:

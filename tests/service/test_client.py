@@ -18,9 +18,11 @@ from service.client import (
     Client,
     Conflict,
     ConnectionFailed,
+    Document,
     InvalidRequest,
     Memory,
     NotFound,
+    ProblemError,
 )
 from service.models import Models
 from service.schemas import MAX_QUERIES, RecallEvent, StepEvent, TokenEvent, WriteResult
@@ -57,6 +59,10 @@ class Blocking:
         assert isinstance(self._wrapped, AsyncStream)
         self._portal.call(self._wrapped.aclose)
 
+    def _wrap(self, result: object) -> object:
+        wrapped = isinstance(result, AsyncMemory | AsyncStream | AsyncIterable)
+        return Blocking(result, self._portal) if wrapped else result
+
     def _wrap_method(self, method: Callable[..., object]) -> Callable[..., object]:
         async def call(*args: object, **options: object) -> object:
             result = method(*args, **options)
@@ -64,8 +70,9 @@ class Blocking:
 
         def block(*args: object, **options: object) -> object:
             result = self._portal.call(partial(call, *args, **options))
-            wrapped = isinstance(result, AsyncMemory | AsyncStream | AsyncIterable)
-            return Blocking(result, self._portal) if wrapped else result
+            if isinstance(result, list):
+                return [self._wrap(each) for each in result]
+            return self._wrap(result)
 
         return block
 
@@ -313,6 +320,19 @@ def test_a_handle_alone_makes_a_memory(client: Client, memory: Memory[WriteResul
     assert same.describe().memory_id == memory.memory_id
     listed = next(iter(client.memories()))
     assert (listed.memory_id, listed.info.model) == (memory.memory_id, "tiny")
+
+
+def test_many_documents_are_written_in_one_request(client: Client) -> None:
+    documents: list[str | Document] = [DOCUMENT, "a" * 65, {"document": DOCUMENT, "name": "own"}]
+    written, refused, own = client.write_many(documents, name="all", steps=1, ttl_seconds=None)
+    assert not isinstance(written, ProblemError)
+    assert not isinstance(own, ProblemError)
+    assert isinstance(refused, InvalidRequest)
+    assert [memory.info.name for memory in (written, own)] == ["all", "own"]
+    assert written.ask(QUERIES[0]).query == QUERIES[0]
+    assert (refused.status, refused.problem.limit) == (413, 64)
+    with pytest.raises(InvalidRequest):
+        client.write_many([])
 
 
 def test_the_steps_of_a_write_are_streamed(client: Client) -> None:
