@@ -15,6 +15,10 @@ from benchmarks.accuracy.questions import (
 )
 from benchmarks.accuracy.reconstruction import measure_reconstruction
 from benchmarks.accuracy.records import measure_records
+from benchmarks.capacity.constants import write_constants
+from benchmarks.capacity.queueing import measure_queueing
+from benchmarks.capacity.redis_costs import measure_redis_costs
+from benchmarks.capacity.step_times import measure_step_times
 from benchmarks.command import Measurement, make_command, reported_errors
 from benchmarks.curves import measure_curve
 from benchmarks.faults.command import measure_faults
@@ -40,6 +44,9 @@ MEASUREMENTS: dict[str, Callable[..., Measurement]] = {
     "reading-time": measure_reading_time,
     "training-step": measure_training_step,
     "serving": measure_serving,
+    "step-times": measure_step_times,
+    "redis-costs": measure_redis_costs,
+    "queueing": measure_queueing,
     "faults": measure_faults,
     "isolation": measure_isolation,
     "soak": measure_soak,
@@ -58,4 +65,5 @@ app = typer.Typer(
 for name, measure in MEASUREMENTS.items():
     app.command(name)(make_command(measure))
 app.command("calibrate")(reported_errors()(calibrate_checkpoint))
+app.command("constants")(write_constants)
 app.command("report")(report)

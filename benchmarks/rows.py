@@ -439,3 +439,67 @@ class Footprint(Row):
     failed: Amount
     "Requests refused or failed in the whole measurement."
     bytes: Count
+
+
+class StepTime(Row):
+    """A batch on the service's device: one gradient step, or answers from begin to end."""
+
+    measurement: Literal["step-time"] = "step-time"
+    operation: Literal["write", "read"]
+    tokens: Count
+    "Tokens of a page; for READ of an answer."
+    batch: Count
+    "Documents or queries."
+    passes: Count
+    "Passes of the device: 1 for a gradient step, the tokens of an answer and its begin for READ."
+    flop: Count
+    "Operations of the matrix products, by `service.capacity.arithmetic`."
+    seconds: Positive
+    "Median over the rounds."
+    processor_seconds: Positive
+    "Processor time of the process meanwhile, median."
+
+
+class RedisCost(Row):
+    """The cost of memories of one size in an otherwise empty Redis."""
+
+    measurement: Literal["redis-cost"] = "redis-cost"
+    memories: Count
+    record_bytes: Count
+    "Bytes of a record."
+    used_bytes: Positive
+    "Growth of `used_memory` for each memory, its entries of the index included."
+    value_bytes: Count
+    "`MEMORY USAGE` of a memory's key."
+    entries: Count
+    "Entries of the index for each memory."
+    entry_bytes: Positive
+    "`MEMORY USAGE` of the index for each entry."
+    put_seconds: Positive
+    "Processor time of the server for a put."
+    get_seconds: Positive
+    "The same for a get."
+
+
+class OpenLoad(Row):
+    """WRITE requests at random times, of which some were measured and others predicted."""
+
+    measurement: Literal["open-load"] = "open-load"
+    source: Literal["measured", "simulated", "simulated with its own step times", "formula"]
+    pairs: Count
+    steps: Count
+    capacity: Positive
+    "Requests a second of a closed loop, measured."
+    offered: Positive
+    "Requests sent a second."
+    sent: Amount
+    refused: Amount
+    "Answered with 429."
+    failed: Amount
+    "Not answered with success or 429."
+    goodput: Annotated[float, Field(ge=0)]
+    "Successes a second while requests were sent."
+    p50: Seconds | None
+    "Median latency of the successes; null where there is none."
+    p99: Seconds | None
+    "Latency that 99 in 100 successes keep within."

@@ -208,21 +208,30 @@ def create_executor(settings: Settings, telemetry: Telemetry) -> DeviceExecutor:
     """Return an executor on the settings' device."""
     return DeviceExecutor(
         TorchDevice(prefix_bytes=settings.max_prefix_bytes),
-        BatchLimits(
-            settings.max_batch_tokens,
-            settings.max_batch_queries,
-            CPU_STEP_WORK if settings.device.startswith("cpu") else None,
-        ),
+        batch_limits(settings),
         telemetry,
         threads=settings.threads,
     )
 
 
 def _create_engine(settings: Settings, executor: Executor, telemetry: Telemetry) -> Engine:
-    limits = AdmissionLimits(
+    return Engine(executor, admission_limits(settings), telemetry)
+
+
+def batch_limits(settings: Settings) -> BatchLimits:
+    """Return the limits of a service's batches."""
+    return BatchLimits(
+        settings.max_batch_tokens,
+        settings.max_batch_queries,
+        CPU_STEP_WORK if settings.device.startswith("cpu") else None,
+    )
+
+
+def admission_limits(settings: Settings) -> AdmissionLimits:
+    """Return the limits on the requests that a service takes on."""
+    return AdmissionLimits(
         settings.max_tokens, settings.max_timeout_seconds, settings.max_wait_seconds
     )
-    return Engine(executor, limits, telemetry)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from benchmarks.report import goals, index, pairs, reliability, serving, texts
+from benchmarks.report import capacity, goals, index, pairs, reliability, serving, texts
 from benchmarks.report.frames import Files
 from benchmarks.report.markdown import titled
 from gradmem_core.errors import InputError
 
 PRINTED: tuple[Callable[..., str], ...] = (
-    *(*pairs.PRINTED, *texts.PRINTED, *serving.TABLES, *reliability.TABLES),
+    *(*pairs.PRINTED, *texts.PRINTED, *serving.TABLES, *capacity.PRINTED, *reliability.TABLES),
 )
 "Tables that `render` joins."
 OTHERS: tuple[Callable[..., str], ...] = (

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,3 +95,18 @@ def percentiles(latencies: Sequence[float] | NDArray[np.float64]) -> tuple[float
     """Return the latencies that 50 and 99 in 100 requests keep within (nearest rank)."""
     p50, p99 = np.percentile(latencies, [50, 99], method="inverted_cdf")
     return float(p50), float(p99)
+
+
+def random_times(rate: float, seconds: float, seed: int) -> Iterator[float]:
+    """Yield the moments of a Poisson process, from 0.
+
+    Args:
+        rate: Mean number of moments a second.
+        seconds: End of the last.
+        seed: Seed of the moments.
+    """
+    draws = np.random.default_rng(seed)
+    due = draws.exponential(1 / rate)
+    while due < seconds:
+        yield due
+        due += draws.exponential(1 / rate)

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-import numpy as np
-
 from benchmarks.rows import BesideOverload, Overload
 from benchmarks.serving.documents import draw_documents
-from benchmarks.serving.load import Request, Span, measure_load, percentiles
+from benchmarks.serving.load import Request, Span, measure_load, percentiles, random_times
 from benchmarks.serving.targets import Target
 from benchmarks.serving.throughput import BATCH, DIFFERENT, PAIRS, STEPS
 from service.client import ClientError, ConnectionFailed, Overloaded
@@ -141,15 +139,12 @@ async def send_at_random(
     Returns:
         The outcomes, and the seconds in which requests were really sent.
     """
-    draws = np.random.default_rng(seed)
     under_way: list[asyncio.Task[Sent]] = []
     begin = time.perf_counter()
-    due = draws.exponential(1 / rate)
-    while due < seconds:
+    for due in random_times(rate, seconds, seed):
         await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
         request = requests[len(under_way) % len(requests)]
         under_way.append(asyncio.create_task(_send(request)))
-        due += draws.exponential(1 / rate)
     length = time.perf_counter() - begin
     return await asyncio.gather(*under_way), length
 
