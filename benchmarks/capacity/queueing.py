@@ -56,7 +56,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Scene:
-    """What all loads of a run have in common."""
+    """The common part of all loads of a run."""
 
     checkpoint: Checkpoint
     shape: ModelShape
@@ -141,7 +141,7 @@ async def _measure_loads(
                 )
                 made = _read_steps(service.url).since(before)
                 own = slowed(scene, made)
-                load = Load(loop.throughput, offered, length)
+                load = OfferedLoad(loop.throughput, offered, length)
                 rows.append(load.measured(sent))
                 rows.append(load.simulated(scene, scene.rate, "simulated"))
                 rows.append(load.simulated(scene, own, "simulated with its own step times"))
@@ -163,7 +163,7 @@ def slowed(scene: Scene, made: Steps) -> Rate:
 
 
 @dataclass(frozen=True)
-class Load:
+class OfferedLoad:
     """WRITE requests at random times."""
 
     capacity: float

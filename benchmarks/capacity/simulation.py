@@ -34,7 +34,7 @@ Process: TypeAlias = Generator[simpy.Event, Any, None]
 
 @dataclass(frozen=True)
 class Handled:
-    """What became of a request."""
+    """A request and its end."""
 
     began: float
     ended: float

@@ -38,7 +38,8 @@ def test_a_speed_is_fitted_to_its_passes_and_operations() -> None:
     ]
     seconds = [row.processor_seconds for row in rows]
     rate = fit_speed(rows, seconds, ModelShape.load("kv-96"), "here")
-    assert (rate.pass_seconds, rate.flops) == (pytest.approx(0.01), pytest.approx(5e9))
+    assert rate.pass_seconds == pytest.approx(0.01)
+    assert rate.flops == pytest.approx(5e9)
 
 
 @pytest.mark.slow
@@ -86,5 +87,6 @@ def test_bytes_in_redis_are_fitted_to_the_size_of_records() -> None:
         for size in (1000, 5000, 20000)
     ]
     costs = fit_redis([result_file(*rows, name="serving/redis-costs")])
-    assert (costs.memory_bytes, costs.value_share) == (pytest.approx(300), pytest.approx(1.1))
+    assert costs.memory_bytes == pytest.approx(300)
+    assert costs.value_share == pytest.approx(1.1)
     assert costs.source == "serving/redis-costs: redis-cost"
