@@ -13,7 +13,7 @@ import torch
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import GradMemError, OverloadedError
-from gradmem_core.writing.compression import WrittenPage
+from gradmem_core.writing.compression import TokenLosses, WrittenPage
 from service.capacity.arithmetic import ModelShape
 from service.capacity.constants import Rate
 from service.engine import AdmissionLimits, BatchLimits, Event, Permit, TokenChosen, WriteWork
@@ -29,6 +29,7 @@ PAUSE_SECONDS = 0.01
 "Time after which a worker that was refused comes again."
 NOTHING = torch.empty(0)
 "A memory that nobody reads."
+UNKNOWN = TokenLosses([], [])
 Process: TypeAlias = Generator[simpy.Event, Any, None]
 
 
@@ -98,7 +99,7 @@ class SimulatedDevice:
 
 def _count_step(write: OngoingWrite, *, last: bool) -> WriteOutcome:
     if last:
-        return WrittenPage(NOTHING, [*write.losses, 0.0, 0.0], 1.0)
+        return WrittenPage(NOTHING, [*write.losses, 0.0, 0.0], 1.0, UNKNOWN)
     write.losses.append(0.0)
     return None
 
