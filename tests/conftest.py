@@ -24,6 +24,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", default=None, help="folder with more golden cases")
+    parser.addoption("--screenshots", default=None, help="folder for pictures of the page at /")
 
 
 @pytest.fixture(autouse=True, scope="module")

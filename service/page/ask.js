@@ -93,9 +93,9 @@ function finish(reply, note, answer, tokens) {
   const confidence = percent(answer.confidence);
   if (answer.found) {
     const page = asked.pages.findIndex((/** @type {any} */ each) => each.page_id === answer.page_id);
-    const place = asked.pages.length > 1 ? ` · page ${page + 1}, ${lines(asked.pages[page])}` : "";
+    const place = [`page ${page + 1}`, lines(asked.pages[page])].filter(Boolean).join(", ");
     reply.replaceChildren(...tokens.map(tint));
-    note.append(meter(answer.confidence), `confidence ${confidence}${place}`, eachToken(tokens));
+    note.append(meter(answer.confidence), `confidence ${confidence} · ${place}`, eachToken(tokens));
   } else {
     reply.className = "reply absent";
     reply.textContent = "Not found";

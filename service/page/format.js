@@ -18,8 +18,9 @@ export const number = (value) => NUMBERS.format(value);
 
 /** @param {number} share From 0 to 1. */
 export function percent(share) {
-  const digits = share > 0.995 && share < 1 ? 1 : 0;
-  return `${(100 * share).toFixed(digits)} %`;
+  const percents = 100 * share;
+  const nearEnd = Math.min(percents, 100 - percents);
+  return `${percents.toFixed(nearEnd > 0.05 && nearEnd < 0.95 ? 1 : 0)} %`;
 }
 
 /** @param {number} count @param {string} noun */
@@ -39,7 +40,7 @@ export const clock = (time) => TIMES.format(new Date(time));
 export function fromNow(time) {
   const seconds = (Date.parse(time) - Date.now()) / 1000;
   const [unit, length] = UNITS.find(([, each]) => Math.abs(seconds) >= each) ?? ["second", 1];
-  return SPANS.format(Math.trunc(seconds / length), unit);
+  return SPANS.format(Math.round(seconds / length), unit);
 }
 
 /** @param {{first_line: number | null, last_line: number | null}} page */

@@ -2,6 +2,7 @@
 
 import { key } from "./api.js";
 import { find } from "./dom.js";
+import { sentence } from "./problems.js";
 
 /**
  * Let people give and forget the key.
@@ -25,7 +26,7 @@ export function watchKey(onChange) {
 /** Ask for a key. @param {string} detail Why. */
 export function askForKey(detail) {
   find("key-open").hidden = false;
-  find("key-detail").textContent = detail;
+  find("key-detail").textContent = sentence(detail);
   find("key").value = key.get();
   if (!find("key-dialog").open) find("key-dialog").showModal();
 }

@@ -25,6 +25,7 @@ export class LossChart {
     find("descent").hidden = false;
     find("loss-caption").textContent = "";
     this.draw([]);
+    find("descent").scrollIntoView({ block: "nearest" }); // on a phone it is below the form
   }
 
   /** Add a gradient step. @param {{page: number, step: number, loss: number}} step */

@@ -5,7 +5,7 @@ import { create, find } from "./dom.js";
 import { clock, fromNow, number } from "./format.js";
 import { clearProblem, showProblem } from "./problems.js";
 
-const PART = 100; // memories fetched at a time
+const PART = 10; // memories fetched at a time
 
 /** The list, the newest memory first. */
 export class MemoryList {

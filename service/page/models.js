@@ -42,7 +42,7 @@ function showCard(model) {
   ];
   find("card").replaceChildren(
     create("h3", {}, model.name),
-    create("p", {}, model.purpose || "Its makers have not said what it is for."),
+    create("p", {}, ...withCode(model.purpose || "Its makers have not said what it is for.")),
     create(
       "dl",
       { class: "limits" },
@@ -51,6 +51,11 @@ function showCard(model) {
       ),
     ),
   );
+}
+
+/** Set what is between backticks as code. @param {string} text @returns {(Node | string)[]} */
+function withCode(text) {
+  return text.split("`").map((part, index) => (index % 2 ? create("code", {}, part) : part));
 }
 
 /** @param {any} model */

@@ -28,8 +28,12 @@ export function clearProblem(place) {
   place.replaceChildren();
 }
 
-/** @param {string} text */
-function sentence(text) {
+/**
+ * Return a problem's detail as a sentence.
+ * @param {string} text
+ * @returns {string}
+ */
+export function sentence(text) {
   const end = /[.!?]$/.test(text) ? "" : ".";
   return text.charAt(0).toUpperCase() + text.slice(1) + end;
 }

@@ -8,6 +8,9 @@ import { lines, percent } from "./format.js";
  * @typedef {{text: string, before: number, after: number}} Token
  */
 
+const HINT =
+  "Each token is tinted by its probability, given the memory and the tokens before it. Point at " +
+  "one, or walk through them with the arrow keys.";
 const REVEAL_MS = 500;
 const STEPS = new Map([
   ["ArrowRight", 1],
@@ -30,11 +33,12 @@ export function showRecall(pages, memory) {
       const name = `Page ${number + 1}`;
       const info = memory.pages.at(number - pages.length) ?? {};
       return [
-        pages.length > 1 ? create("h3", {}, name, create("span", {}, `, ${lines(info)}`)) : null,
+        pages.length > 1 ? create("h3", {}, [name, lines(info)].filter(Boolean).join(", ")) : null,
         listTokens(tokens, id, name),
       ].filter((part) => part !== null);
     }),
   );
+  tell(null);
   view("before");
   setTimeout(() => view("after"), REVEAL_MS);
 }
@@ -93,31 +97,39 @@ function listTokens(tokens, id, name) {
       ),
     ),
   );
-  const select = (/** @type {Element | null} */ chosen) => {
+  const selected = () => list.querySelector("[aria-selected]");
+  const select = (/** @type {Element | null | undefined} */ chosen) => {
     if (!chosen) return;
-    list.querySelector("[aria-selected]")?.removeAttribute("aria-selected");
+    selected()?.removeAttribute("aria-selected");
     chosen.setAttribute("aria-selected", "true");
+    chosen.scrollIntoView({ block: "nearest" });
     list.setAttribute("aria-activedescendant", chosen.id);
-    find("token-detail").textContent = chosen.getAttribute("aria-label");
+    tell(chosen);
   };
   list.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
     const step = STEPS.get(event.key);
     if (!step) return;
     event.preventDefault();
-    const chosen = list.querySelector("[aria-selected]");
-    const next = step > 0 ? chosen?.nextElementSibling : chosen?.previousElementSibling;
-    select(chosen ? (next ?? null) : list.firstElementChild);
+    const from = selected();
+    const next = step > 0 ? from?.nextElementSibling : from?.previousElementSibling;
+    select(from ? next : list.firstElementChild);
   });
-  for (const kind of ["pointerover", "click"]) {
-    list.addEventListener(kind, (/** @type {Event} */ event) =>
-      select(/** @type {Element} */ (event.target).closest(".token")),
-    );
-  }
+  list.addEventListener("click", (/** @type {Event} */ event) => select(tokenAt(event)));
+  list.addEventListener("pointerover", (/** @type {Event} */ event) => tell(tokenAt(event)));
+  list.addEventListener("pointerleave", () => tell(selected()));
   return list;
+}
+
+/** @param {Event} event @returns {Element | null} */
+const tokenAt = (event) => /** @type {Element} */ (event.target).closest(".token");
+
+/** Tell the probabilities of a token, or how to come by them. @param {Element | null} token */
+function tell(token) {
+  find("token-detail").textContent = token?.getAttribute("aria-label") ?? HINT;
 }
 
 /** @param {Token} token */
 function describe({ text, before, after }) {
-  const shown = text.replaceAll("\n", "↵").replaceAll("\t", "⇥");
+  const shown = text.trim() || text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣");
   return `“${shown}” ${percent(before)} before WRITE, ${percent(after)} after it`;
 }

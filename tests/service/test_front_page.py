@@ -19,7 +19,7 @@ FILES = sorted(f"page/{file.name}" for file in FOLDER.iterdir() if file.suffix !
 
 @pytest.fixture
 def http(base_url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=base_url) as client:
+    with httpx.Client(base_url=base_url, timeout=30) as client:
         yield client
 
 

@@ -17,7 +17,9 @@ RECORDS = "".join(f"Key {number}: value {number}\n" for number in range(8))
 
 def write(base_url: str, **fields: object) -> list[tuple[str, Any]]:
     """Write a document and return the events."""
-    response = httpx.post(f"{base_url}/write", json={"recall": True, **fields}, headers=EVENTS)
+    response = httpx.post(
+        f"{base_url}/write", json={"recall": True, **fields}, headers=EVENTS, timeout=30
+    )
     assert response.status_code == 200
     return events_of(response.text)
 
