@@ -56,7 +56,7 @@ def serve(settings: Settings) -> None:
     settings = settings.model_copy(update={"threads": threads})
     store = create_store(settings.store_url, allow_eviction=settings.allow_eviction)
     keyring = Keyring(settings.read_encryption_keys())
-    asyncio.run(_try_store(store, keyring, settings))
+    asyncio.run(try_store(store, keyring, settings))
     asyncio.run(_try_address(settings.host, settings.port))
     lost = threading.Event()
 
@@ -102,7 +102,7 @@ async def _try_address(host: str, port: int) -> None:
         ) from error
 
 
-async def _try_store(store: Store, keyring: Keyring, settings: Settings) -> None:
+async def try_store(store: Store, keyring: Keyring, settings: Settings) -> None:
     """Open a store and close it again: uvicorn would turn its error into a traceback.
 
     Raises:

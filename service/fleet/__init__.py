@@ -1,0 +1,1 @@
+"""The service on Ray Serve: WRITE and READ on replicas of their own, many machines."""
