@@ -2,9 +2,10 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +20,10 @@ from gradmem_core.tenants import DEFAULT_TENANT
 from service.stores.base import StoredMemory, new_memory_id, pack
 from service.stores.redis import INDEX_PREFIX, KEY_PREFIX, RedisStore
 
-AT_ONCE = 16
-"Operations under way: as many as the store has connections."
+AT_ONCE = 4
+"Operations under way."
+WARM = 50
+"Memories that are put before the others, so that connections and buffers are there."
 MODEL = "prose"
 
 
@@ -60,14 +63,16 @@ async def measure_size(url: str, *, memories: int, size: int) -> RedisCost:
             created_at=start + timedelta(microseconds=number),
             blob=bytes(size),
         )
-        for number in range(memories)
+        for number in range(WARM + memories)
     ]
+    first, counted = stored[:WARM], stored[WARM:]
     async with RedisStore(url) as store, _inspect(url) as redis:
+        await _time_server(redis, [partial(store.put, memory) for memory in first])
         before = await _used(redis)
-        put = await _time_server(redis, [store.put(memory) for memory in stored])
+        put = await _time_server(redis, [partial(store.put, memory) for memory in counted])
         used = await _used(redis) - before
         get = await _time_server(
-            redis, [store.get(DEFAULT_TENANT, memory.memory_id) for memory in stored]
+            redis, [partial(store.get, DEFAULT_TENANT, memory.memory_id) for memory in counted]
         )
         value = await _usage(redis, KEY_PREFIX + stored[0].key)
         keys = [key async for key in redis.scan_iter(match=f"{INDEX_PREFIX}*", count=1000)]
@@ -78,7 +83,7 @@ async def measure_size(url: str, *, memories: int, size: int) -> RedisCost:
         record_bytes=len(pack(stored[0])),
         used_bytes=used / memories,
         value_bytes=value,
-        entries=entries // memories,
+        entries=entries // len(stored),
         entry_bytes=index / entries,
         put_seconds=put / memories,
         get_seconds=get / memories,
@@ -106,13 +111,15 @@ async def _usage(redis: Redis, key: str | bytes) -> int:
     return size
 
 
-async def _time_server(redis: Redis, operations: Sequence[Any]) -> float:
+async def _time_server(
+    redis: Redis, operations: Sequence[Callable[[], Awaitable[object]]]
+) -> float:
     """Return the processor time that the server takes for operations, a few at a time."""
     slots = asyncio.Semaphore(AT_ONCE)
 
-    async def run(operation: Any) -> None:  # noqa: ANN401
+    async def run(operation: Callable[[], Awaitable[object]]) -> None:
         async with slots:
-            await operation
+            await operation()
 
     before = await _processor(redis)
     await asyncio.gather(*map(run, operations))
