@@ -26,6 +26,7 @@
     ├── CheckpointError               a checkpoint folder that cannot be loaded
     ├── EncryptionKeyError            a key for memories at rest that is malformed or missing
     ├── BlobError                     bytes that are not a memory, or a memory that cannot be packed
+    ├── QuotaError                    a tenant has as much in the store as it may have
     ├── StoreUnavailableError         the store cannot be reached or refuses the operation
     │   └── StoreFullError            the store has no room: its memory or its disk is full
     ├── NotReadyError                 a part of the service does not work now
@@ -228,6 +229,10 @@ class StoreUnavailableError(GradMemError):
 
 class StoreFullError(StoreUnavailableError):
     """The store has no room for the memory."""
+
+
+class QuotaError(GradMemError):
+    """A tenant has as much in the store as it may have."""
 
 
 class NotReadyError(GradMemError):

@@ -12,6 +12,7 @@ from service.app_state import state_of
 from service.correlation import current_request
 from service.engine import Operation
 from service.keys import Role
+from service.stores import Quota
 
 SITE_PREFIX = 64
 "Bits of an IPv6 address that one client has to itself: it may choose the others anew each time."
@@ -49,6 +50,15 @@ def identity_of(request: Request) -> Identity:
 def tenant_of(request: Request) -> str:
     """Return the tenant whose memories a request may use; the route has to have `needs(...)`."""
     return identity_of(request).tenant
+
+
+def quota_of(request: Request) -> Quota:
+    """Return what the tenant of a request may have in the store: by its key, or by the settings."""
+    limits, settings = identity_of(request).limits, state_of(request).settings
+    return Quota(
+        memories=limits.max_memories or settings.max_memories,
+        bytes=limits.max_bytes or settings.max_memory_bytes,
+    )
 
 
 def client_of(request: Request) -> str:

@@ -17,7 +17,7 @@ from service.schemas import (
     PageDescription,
 )
 from service.settings import Settings
-from service.stores import MemoryHead, StoredMemory
+from service.stores import MemoryHead, Quota, StoredMemory, Usage
 
 
 def describe_memory(stored: StoredMemory, blob: Blob) -> MemoryInfo:
@@ -110,8 +110,10 @@ def _read_back_share(pages: Sequence[PageInfo]) -> float | None:
     return sum(read_back.right for read_back in read_backs) / words if words else None
 
 
-def describe_limits(settings: Settings, identity: Identity) -> LimitsResponse:
-    """Describe the limits of requests of a client."""
+def describe_limits(
+    settings: Settings, identity: Identity, quota: Quota, usage: Usage
+) -> LimitsResponse:
+    """Describe the limits of requests of a client, and what its tenant has in the store."""
     return LimitsResponse(
         body_bytes=settings.max_body_bytes,
         body_seconds=settings.body_timeout_seconds,
@@ -121,4 +123,8 @@ def describe_limits(settings: Settings, identity: Identity) -> LimitsResponse:
         tenant=identity.tenant,
         role=identity.role,
         requests_per_second=identity.limits.requests_per_second,
+        memories=quota.memories,
+        memories_used=usage.memories,
+        bytes=quota.bytes,
+        bytes_used=usage.bytes,
     )

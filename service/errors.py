@@ -106,6 +106,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     core.CheckpointError: ProblemType(500, "checkpoint", "Unusable checkpoint"),
     core.EncryptionKeyError: ProblemType(503, "encryption-key", "Encryption key missing"),
     core.BlobError: ProblemType(500, "blob", "Unusable stored memory"),
+    core.QuotaError: ProblemType(403, "quota", "Tenant has no room left"),
     core.StoreUnavailableError: ProblemType(503, "store-unavailable", "Store unavailable"),
     core.StoreFullError: ProblemType(507, "store-full", "Store full"),
     core.NotReadyError: ProblemType(503, "not-ready", "Not ready"),

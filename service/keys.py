@@ -33,6 +33,10 @@ class KeyLimits(BaseModel):
 
     requests_per_second: Limit | None = None
     "Most requests per second, and at once, by all services that share the store."
+    max_memories: Limit | None = None
+    "Most memories that the tenant may have where this key adds one."
+    max_bytes: Limit | None = None
+    "Most bytes that the tenant may have in the store where this key adds some."
 
 
 class ApiKey(BaseModel):

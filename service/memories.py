@@ -43,19 +43,24 @@ from service.schemas import (
 )
 from service.stores import (
     MEMORY_ID,
+    NO_QUOTA,
     POSITION,
     MemoryExistsError,
     MemoryFilter,
     MemoryHead,
     MemoryList,
+    Quota,
     Store,
     StoredMemory,
+    Usage,
     memory_key,
     new_memory_id,
 )
 
 MAX_CHANGE_ATTEMPTS = 10
 "Attempts to store a change while other services change the same memory."
+ELEMENT_BYTES: dict[BlobDtype, int] = {"float32": 4, "float16": 2, "int8": 1}
+"Bytes of an element of a memory in its blob."
 MAX_LIST_CHARACTERS = 2**20
 "Most characters of metadata in a part of a list."
 
@@ -108,6 +113,7 @@ class Memories:
         pages: Pages,
         *,
         tenant: str,
+        quota: Quota,
         name: str | None,
         metadata: dict[str, str],
         ttl_seconds: int | None,
@@ -119,6 +125,7 @@ class Memories:
             checkpoint: The checkpoint that wrote the pages.
             pages: The pages.
             tenant: The tenant to whom it belongs.
+            quota: Most that the tenant may have with it.
             name: Name of the memory.
             metadata: Names and values of the client.
             ttl_seconds: Seconds until the memory expires; None for never.
@@ -126,6 +133,7 @@ class Memories:
                 is the one that is described.
 
         Raises:
+            QuotaError: The tenant has as much as it may have.
             StoreUnavailableError: The store cannot be reached.
         """
         vectors, infos = pages
@@ -144,10 +152,31 @@ class Memories:
         )
         stored = await call_by_size(len(stored.blob), self._keyring.seal, stored)
         if memory_id is None:
-            await self._store.put(stored)
-        elif not await self._store.put_once(stored):
+            await self._store.put(stored, quota)
+        elif not await self._store.put_once(stored, quota):
             return await self.show(tenant, memory_id)
         return describe_memory(stored, blob)
+
+    async def check_room(
+        self, tenant: str, quota: Quota, checkpoint: Checkpoint, *, memories: int, pages: int
+    ) -> None:
+        """Refuse what would take a tenant beyond its quota, before it is written.
+
+        Args:
+            tenant: The tenant.
+            quota: Most that it may have.
+            checkpoint: The checkpoint that writes.
+            memories: Memories to be added.
+            pages: Pages to be added at least.
+
+        Raises:
+            QuotaError: The tenant would have more.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        config, width = checkpoint.model.config, checkpoint.model.backbone.width
+        elements = pages * config.memory_tokens * width
+        added = Usage(memories, elements * ELEMENT_BYTES[self.dtype])
+        await self._store.check_room(tenant, quota, added)
 
     async def find_written(
         self, tenant: str, *, memory_id: str, page_id: str | None = None
@@ -189,26 +218,28 @@ class Memories:
         stored = await self._store.get(tenant, memory_id)
         return await call_by_size(len(stored.blob), self._decode, stored, model)
 
-    async def append(self, tenant: str, memory_id: str, pages: Pages) -> MemoryInfo:
+    async def append(self, tenant: str, memory_id: str, pages: Pages, quota: Quota) -> MemoryInfo:
         """Add pages to a memory, after those that it has.
 
         Args:
             tenant: The tenant whose memory it is.
             memory_id: The memory's handle.
             pages: The pages, written by the memory's checkpoint.
+            quota: Most that the tenant may have with them.
 
         Raises:
             MemoryNotFoundError: No memory of the tenant has that id.
             TooManyPagesError: The memory would have more pages than allowed.
+            QuotaError: The tenant has as much as it may have.
             MemoryChangedError: Others kept changing the memory.
             StoreUnavailableError: The store cannot be reached.
         """
-        memory = await self._change_pages(tenant, memory_id, partial(with_pages, pages))
+        memory = await self._change_pages(tenant, memory_id, partial(with_pages, pages), quota)
         audit("memory.append", memory_id=memory_id, pages=len(pages[1]))
         return memory
 
     async def replace_page(
-        self, tenant: str, memory_id: str, page_id: str, pages: Pages
+        self, tenant: str, memory_id: str, page_id: str, pages: Pages, quota: Quota
     ) -> MemoryInfo:
         """Put pages in the place of a page and of those that continue it.
 
@@ -217,29 +248,36 @@ class Memories:
             memory_id: The memory's handle.
             page_id: The page, whose id stays.
             pages: The pages, written by the memory's checkpoint.
+            quota: Most that the tenant may have with them.
 
         Raises:
             NotFoundError: No memory of the tenant has that id, or no page of it.
             TooManyPagesError: The memory would have more pages than allowed.
+            QuotaError: The tenant has as much as it may have.
             MemoryChangedError: Others kept changing the memory.
             StoreUnavailableError: The store cannot be reached.
         """
-        memory = await self._change_pages(tenant, memory_id, partial(with_page, page_id, pages))
+        change = partial(with_page, page_id, pages)
+        memory = await self._change_pages(tenant, memory_id, change, quota)
         self._engine.forget(memory_key(tenant, memory_id))
         audit("memory.replace_page", memory_id=memory_id, page_id=page_id, pages=len(pages[1]))
         return memory
 
-    async def patch(self, tenant: str, memory_id: str, changes: MemoryPatch) -> MemoryInfo:
+    async def patch(
+        self, tenant: str, memory_id: str, changes: MemoryPatch, quota: Quota
+    ) -> MemoryInfo:
         """Change name, metadata and expiry of a memory.
 
         Args:
             tenant: The tenant whose memory it is.
             memory_id: The memory's handle.
             changes: What is to change.
+            quota: Most that the tenant may have, name and metadata included.
 
         Raises:
             MemoryNotFoundError: No memory of the tenant has that id.
             InputError: The metadata would have too many entries.
+            QuotaError: The tenant has as much as it may have.
             MemoryChangedError: Others kept changing the memory.
             StoreUnavailableError: The store cannot be reached.
         """
@@ -247,23 +285,26 @@ class Memories:
             tenant,
             memory_id,
             lambda stored: (_patch(changes, stored), self._unpack(stored)),
+            quota,
         )
         audit("memory.patch", memory_id=memory_id)
         return changed
 
     async def _change_pages(
-        self, tenant: str, memory_id: str, change: Callable[[Blob], Pages]
+        self, tenant: str, memory_id: str, change: Callable[[Blob], Pages], quota: Quota
     ) -> MemoryInfo:
-        return await self._replace(tenant, memory_id, partial(self._apply, change))
+        return await self._replace(tenant, memory_id, partial(self._apply, change), quota)
 
-    async def _replace(self, tenant: str, memory_id: str, change: Change) -> MemoryInfo:
+    async def _replace(
+        self, tenant: str, memory_id: str, change: Change, quota: Quota
+    ) -> MemoryInfo:
         # Changes made by this service take turns: with many at once, some would never succeed.
         lock = self._changing.setdefault(memory_key(tenant, memory_id), asyncio.Lock())
         async with lock:
             for _ in range(MAX_CHANGE_ATTEMPTS):
                 stored = await self._store.get(tenant, memory_id)
                 changed, blob = await asyncio.to_thread(change, stored)
-                if await self._store.replace(stored, changed):
+                if await self._store.replace(stored, changed, quota):
                     return describe_memory(changed, blob)
         raise MemoryChangedError(
             f"others changed the memory during each of {MAX_CHANGE_ATTEMPTS} attempts; nothing was"
@@ -313,7 +354,7 @@ class Memories:
         return await call_by_size(len(stored.blob), self._keyring.open, stored)
 
     async def import_blob(
-        self, tenant: str, memory_id: str, content: bytes
+        self, tenant: str, memory_id: str, content: bytes, quota: Quota
     ) -> tuple[MemoryInfo, bool]:
         """Store a blob as a memory; one that is there already stays.
 
@@ -321,6 +362,7 @@ class Memories:
             tenant: The tenant to whom it belongs.
             memory_id: The memory's handle.
             content: The blob.
+            quota: Most that the tenant may have with it.
 
         Returns:
             The memory, and True where it is new.
@@ -329,11 +371,13 @@ class Memories:
             InputError: The bytes are not a blob of a memory of the tenant, or the id is not one.
             FingerprintMismatchError: The checkpoint that wrote it is not served.
             MemoryTakenError: Another memory of the tenant has that id.
+            QuotaError: The tenant has as much as it may have.
             StoreUnavailableError: The store cannot be reached.
         """
         stored, blob = await call_by_size(len(content), self._adopt, tenant, memory_id, content)
         try:
-            await self._store.put(await call_by_size(len(content), self._keyring.seal, stored))
+            sealed = await call_by_size(len(content), self._keyring.seal, stored)
+            await self._store.put(sealed, quota)
         except MemoryExistsError as error:
             if await self.blob(tenant, memory_id) != content:
                 raise MemoryTakenError from error
@@ -408,7 +452,7 @@ class Memories:
             MemoryChangedError: Others kept changing the memory.
             StoreUnavailableError: The store cannot be reached.
         """
-        await self._change_pages(tenant, memory_id, partial(without_page, page_id))
+        await self._change_pages(tenant, memory_id, partial(without_page, page_id), NO_QUOTA)
         self._engine.forget(memory_key(tenant, memory_id))
         audit("memory.delete_page", memory_id=memory_id, page_id=page_id)
 

@@ -12,7 +12,7 @@ from gradmem_core.errors import EngineStoppedError
 from gradmem_core.prompt_embeds import export_initial_memory
 from service.app_state import state_of
 from service.bodies import JSON, describe_body, describe_problems, json_body, respond
-from service.clients import client_of, identity_of, needs, refuse_overload, tenant_of
+from service.clients import client_of, identity_of, needs, quota_of, refuse_overload, tenant_of
 from service.descriptions import describe_limits, describe_model
 from service.idempotency import Claim
 from service.schemas import (
@@ -110,13 +110,21 @@ async def _write(
     """Write a document, under its claim where it has one; find it where it has been written."""
     writer, tenant = state_of(request).writer, tenant_of(request)
     if claim is None:
-        return await writer.write(body, emit, tenant=tenant, share=client_of(request))
+        return await writer.write(
+            body, emit, tenant=tenant, quota=quota_of(request), share=client_of(request)
+        )
     write_id = claim.derive_id("0")
     if claim.result is not None:
         return await writer.find(body, tenant=tenant, write_id=write_id)
     return await claim.run(
         partial(
-            writer.write, body, emit, tenant=tenant, share=client_of(request), write_id=write_id
+            writer.write,
+            body,
+            emit,
+            tenant=tenant,
+            quota=quota_of(request),
+            share=client_of(request),
+            write_id=write_id,
         )
     )
 
@@ -267,6 +275,7 @@ async def replace_page(
         tenant=tenant_of(request),
         memory_id=memory_id,
         page_id=page_id,
+        quota=quota_of(request),
         share=client_of(request),
     )
     return await _respond_written(request, work, size=len(body.document), status=200)
@@ -299,10 +308,17 @@ async def initial_memory(
     return Response(content, media_type=SAFETENSORS)
 
 
-@router.get("/limits", dependencies=[needs("read")], tags=["models"])
+@router.get(
+    "/limits", dependencies=[needs("read")], tags=["models"], responses=describe_problems(503)
+)
 async def limits(request: Request) -> LimitsResponse:
-    """List the limits of requests and of the key; those of checkpoints are in `/models`."""
-    return describe_limits(state_of(request).settings, identity_of(request))
+    """List the limits of requests and of the key, and what the tenant has in the store.
+
+    The limits of checkpoints are in `/models`.
+    """
+    state = state_of(request)
+    usage = await state.store.usage(tenant_of(request))
+    return describe_limits(state.settings, identity_of(request), quota_of(request), usage)
 
 
 @router.get("/livez", tags=["operations"], responses=describe_problems(503))

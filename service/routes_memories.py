@@ -11,7 +11,7 @@ from pydantic import AwareDatetime
 from gradmem_core.errors import InputError
 from service.app_state import state_of
 from service.bodies import describe_body, describe_problems, json_body, read_bytes, respond
-from service.clients import needs, tenant_of
+from service.clients import needs, quota_of, tenant_of
 from service.offload import call_by_size
 from service.routes import SAFETENSORS, MemoryPath
 from service.schemas import (
@@ -85,7 +85,9 @@ async def patch(
     request: Request,
 ) -> MemoryInfo:
     """Change name, metadata and expiry of a memory; what the body leaves out stays."""
-    return await state_of(request).memories.patch(tenant_of(request), memory_id, body)
+    return await state_of(request).memories.patch(
+        tenant_of(request), memory_id, body, quota_of(request)
+    )
 
 
 @router.post(
@@ -158,7 +160,7 @@ async def import_blob(memory_id: MemoryPath, request: Request) -> Response:
         if _content_digest(digest) not in map(str.strip, expected.split(",")):
             raise InputError("the body does not have its Content-Digest; send it again")
     memory, created = await state_of(request).memories.import_blob(
-        tenant_of(request), memory_id, content
+        tenant_of(request), memory_id, content, quota_of(request)
     )
     return await respond(memory, size=len(content), status=201 if created else 200)
 

@@ -627,6 +627,14 @@ class LimitsResponse(BaseModel):
     "Most that the request may do: read, write or admin."
     requests_per_second: int | None
     "Most requests per second, and at once, of the key; null for no limit."
+    memories: int | None
+    "Most memories of the tenant; null for no limit."
+    memories_used: int
+    "Memories of the tenant; those that expired within the last minute may still count."
+    bytes: int | None
+    "Most bytes of the tenant's memories in the store; null for no limit."
+    bytes_used: int
+    "Their bytes, names and metadata included."
 
 
 class Status(BaseModel):

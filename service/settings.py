@@ -113,6 +113,11 @@ class Settings(BaseSettings):
     a WRITE takes longer; further ones are refused with 429, and told when to come back."""
     max_pages: int = Field(default=64, ge=1)
     "Most pages of a memory."
+    max_memories: int | None = Field(default=None, ge=1)
+    "Most memories of a tenant, for keys without a limit of their own; by default any number."
+    max_memory_bytes: int | None = Field(default=None, ge=1)
+    """Most bytes that the memories of a tenant have in the store, names and metadata included, for
+    keys without a limit of their own; by default any number."""
     max_batch_tokens: int = Field(default=2**11, ge=1)
     "Most tokens of a WRITE batch, padding included; a single document may exceed it."
     max_batch_queries: int = Field(default=512, ge=1)

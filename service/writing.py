@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -34,9 +35,23 @@ from service.schemas import (
     WriteRequest,
     WriteResult,
 )
+from service.stores import Quota
 
 EmitProgress = Callable[[StepEvent | RecallEvent], None]
 PAGE_ID_BYTES = 8
+
+
+@dataclass(frozen=True)
+class _Destination:
+    """The memory for which pages are written."""
+
+    checkpoint: Checkpoint
+    "The checkpoint that writes."
+    is_new: bool = False
+    kept: int = 0
+    "Pages that it keeps."
+    replaced: int = 0
+    "Pages that it loses."
 
 
 class DocumentWriter:
@@ -63,6 +78,7 @@ class DocumentWriter:
         emit: EmitProgress | None = None,
         *,
         tenant: str,
+        quota: Quota,
         share: str = "",
         write_id: str | None = None,
     ) -> WriteResult:
@@ -72,6 +88,7 @@ class DocumentWriter:
             request: The document and its options.
             emit: Called with every gradient step and, where asked for, with what is recalled.
             tenant: The tenant whose memory it is.
+            quota: Most that the tenant may have in the store.
             share: The client, which gets a fair share of the device.
             write_id: Id of this WRITE, where that was noted down beforehand: the id of a new
                 memory, or the beginning of it that of the first page added to an older one. What
@@ -79,23 +96,30 @@ class DocumentWriter:
 
         Raises:
             GradMemError: The model or the older memory is unknown, the document or the steps are
-                refused, or engine or store failed. A new memory is not stored then; pages for an
-                older one, or what has a `write_id`, may be, where only the reply of the store was
-                lost.
+                refused, the tenant has no room left, or engine or store failed. A new memory is not
+                stored then; pages for an older one, or what has a `write_id`, may be, where only
+                the reply of the store was lost.
         """
         deadline = self._engine.deadline(request.timeout)
         if write_id is not None:
             with suppress(NotFoundError):
                 return await self.find(request, tenant=tenant, write_id=write_id)
-        checkpoint, existing = await self._destination(tenant, request)
+        destination = await self._find_destination(tenant, request)
         document, pages = await self._compress(
-            checkpoint, request, emit, existing=existing, share=share, deadline=deadline
+            destination,
+            request,
+            emit,
+            tenant=tenant,
+            quota=quota,
+            share=share,
+            deadline=deadline,
         )
         if request.append_to is None:
             memory = await self._memories.add(
-                checkpoint,
+                destination.checkpoint,
                 pages,
                 tenant=tenant,
+                quota=quota,
                 name=request.name,
                 metadata=request.metadata,
                 ttl_seconds=request.ttl_seconds,
@@ -104,7 +128,7 @@ class DocumentWriter:
         else:
             if write_id is not None:
                 pages = name_pages(_first_page_id(write_id), pages)
-            memory = await self._memories.append(tenant, request.append_to, pages)
+            memory = await self._memories.append(tenant, request.append_to, pages, quota)
         return await _describe_result(request, memory, document)
 
     async def find(self, request: WriteRequest, *, tenant: str, write_id: str) -> WriteResult:
@@ -139,6 +163,7 @@ class DocumentWriter:
         tenant: str,
         memory_id: str,
         page_id: str,
+        quota: Quota,
         share: str = "",
     ) -> WriteResult:
         """Compress a document and put its pages in the place of a page of a memory.
@@ -149,31 +174,37 @@ class DocumentWriter:
             tenant: The tenant whose memory it is.
             memory_id: The memory's handle.
             page_id: The page, with those that continue it.
+            quota: Most that the tenant may have in the store.
             share: The client, which gets a fair share of the device.
 
         Raises:
             GradMemError: The memory or its page is unknown, its checkpoint is not served, the
-                document or the steps are refused, or engine or store failed. The memory stays as it
-                was then, unless only the reply of the store was lost.
+                document or the steps are refused, the tenant has no room left, or engine or store
+                failed. The memory stays as it was then, unless only the reply of the store was
+                lost.
         """
         deadline = self._engine.deadline(request.timeout)
         memory = await self._memories.open(tenant, memory_id)
-        blob = memory.blob
+        replaced = len(find_page(memory.blob, page_id))
         document, pages = await self._compress(
-            memory.checkpoint,
+            _Destination(
+                memory.checkpoint,
+                kept=len(memory.blob.info.pages) - replaced,
+                replaced=replaced,
+            ),
             request,
             emit,
-            existing=len(blob.info.pages) - len(find_page(blob, page_id)),
+            tenant=tenant,
+            quota=quota,
             share=share,
             deadline=deadline,
         )
-        changed = await self._memories.replace_page(tenant, memory_id, page_id, pages)
+        changed = await self._memories.replace_page(tenant, memory_id, page_id, pages, quota)
         return await _describe_result(request, changed, document)
 
-    async def _destination(self, tenant: str, request: WriteRequest) -> tuple[Checkpoint, int]:
-        """Return the checkpoint that writes, and the number of pages its memory already has."""
+    async def _find_destination(self, tenant: str, request: WriteRequest) -> _Destination:
         if request.append_to is None:
-            return self._models.get(request.model), 0
+            return _Destination(self._models.get(request.model), is_new=True)
         memory = await self._memories.open(tenant, request.append_to, request.model)
         checkpoint = memory.checkpoint
         if not checkpoint.takes_pages:
@@ -181,26 +212,35 @@ class DocumentWriter:
                 "append_to is for checkpoints whose memories have pages, and those of"
                 f" {checkpoint.name} have only one; write the document as a new memory"
             )
-        return checkpoint, len(memory.blob.info.pages)
+        return _Destination(checkpoint, kept=len(memory.blob.info.pages))
 
     async def _compress(
         self,
-        checkpoint: Checkpoint,
+        destination: _Destination,
         request: DocumentRequest,
         emit: EmitProgress | None,
         *,
-        existing: int,
+        tenant: str,
+        quota: Quota,
         share: str,
         deadline: Deadline,
     ) -> tuple[Document, Pages]:
-        """Write a document for a memory that has some pages already."""
+        """Write a document into pages, if there is room for them."""
         if request.recall and emit is None:
             raise InputError(
                 "recall is sent as events; send Accept: text/event-stream, or leave it out"
             )
+        checkpoint = destination.checkpoint
         if isinstance(request.steps, int):
             check_steps(checkpoint.model.config, request.steps)
-        document = await self._parse(checkpoint, request.document, existing)
+        document = await self._parse(checkpoint, request.document, destination.kept)
+        await self._memories.check_room(
+            tenant,
+            quota,
+            checkpoint,
+            memories=int(destination.is_new),
+            pages=len(document.pages) - destination.replaced,
+        )
         steps = checkpoint.model.config.write_steps if request.steps is None else request.steps
         works = list_writes(checkpoint, [page.ids for page in document.pages], steps)
         with self._engine.admit(works, share=share, deadline=deadline) as permit:
@@ -213,7 +253,7 @@ class DocumentWriter:
                 steps,
                 dtype=self._memories.dtype,
                 verify=request.verify,
-                max_pages=self._memories.max_pages - existing,
+                max_pages=self._memories.max_pages - destination.kept,
             )
         size = len(request.document)
         if request.recall and emit is not None:
@@ -221,17 +261,17 @@ class DocumentWriter:
                 emit(recall)
         return document, await call_by_size(size, _join_pages, written, request.document)
 
-    async def _parse(self, checkpoint: Checkpoint, text: str, existing: int) -> Document:
+    async def _parse(self, checkpoint: Checkpoint, text: str, kept: int) -> Document:
         """Split a document into pages, in another thread: it may take seconds."""
         most = self._memories.max_pages
-        room = max(0, most - existing)
+        room = max(0, most - kept)
         try:
             return await asyncio.to_thread(prepare_document, checkpoint, text, max_pages=room)
         except TooManyPagesError as error:
-            if not existing:
+            if not kept:
                 raise
             raise TooManyPagesError(
-                f"the memory keeps {existing} of at most {most} pages; {error.message}",
+                f"the memory keeps {kept} of at most {most} pages; {error.message}",
                 limit=most,
             ) from error
 

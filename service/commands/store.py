@@ -57,6 +57,23 @@ def create(
         int | None,
         typer.Option(min=1, metavar="N", help="Most requests per second, and at once."),
     ] = None,
+    max_memories: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Most memories of the tenant; those of GRADMEM_MAX_MEMORIES by default.",
+        ),
+    ] = None,
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Most bytes of the tenant's memories in the store, names and metadata included;"
+            " those of GRADMEM_MAX_MEMORY_BYTES by default.",
+        ),
+    ] = None,
     store_url: StoreUrl = None,
 ) -> None:
     """Make a key and print it.
@@ -69,7 +86,11 @@ def create(
             fail("--tenant takes 1 to 63 lower-case letters, digits, - and _", EXIT_REFUSED)
         if tenant.startswith(OWN_PREFIX):
             fail(f"names that begin with {OWN_PREFIX} are the service's own", EXIT_REFUSED)
-        limits = KeyLimits(requests_per_second=requests_per_second)
+        limits = KeyLimits(
+            requests_per_second=requests_per_second,
+            max_memories=max_memories,
+            max_bytes=max_bytes,
+        )
         key, record = make_key(tenant, role, limits)
         _run(store_url, lambda store: store.save_key(record.key_id, record.model_dump_json()))
         _record("key.create", key_id=record.key_id, tenant=tenant, role=role)

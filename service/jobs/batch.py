@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from gradmem_core.errors import DeadlineError, OverloadedError
@@ -11,6 +12,7 @@ from service.errors import problem_of
 from service.idempotency import Claim
 from service.jobs.schemas import BatchResponse, DocumentResult, FailedDocument, WrittenDocument
 from service.schemas import Problem, WriteRequest, WriteResult
+from service.stores import Quota
 from service.writing import DocumentWriter
 
 T = TypeVar("T")
@@ -19,7 +21,7 @@ AT_A_TIME = 4
 "Documents of a batch that are written at a time."
 LONGEST_PAUSE_SECONDS = 5.0
 "Longest pause before a document that was refused for overload is tried again."
-TRANSIENT = {409, 429, 503, 504, 507}
+TRANSIENT = {403, 409, 429, 503, 504, 507}
 "Statuses of problems that may be gone when a document is sent again."
 
 
@@ -40,6 +42,7 @@ class BatchWriter:
         documents: Sequence[WriteRequest],
         *,
         tenant: str,
+        quota: Quota,
         share: str,
         claim: Claim | None = None,
     ) -> BatchResponse:
@@ -48,6 +51,7 @@ class BatchWriter:
         Args:
             documents: The documents with their options.
             tenant: The tenant whose memories they become.
+            quota: Most that the tenant may have in the store.
             share: The client, which gets a fair share of the device.
             claim: Claim to the request, where it may be sent again.
         """
@@ -58,9 +62,15 @@ class BatchWriter:
         async def write_some() -> None:
             for number, document in waiting:
                 write_id = None if claim is None else claim.derive_id(str(number))
-                written = self._write_until(
-                    end, document, tenant=tenant, share=share, write_id=write_id
+                write = partial(
+                    self._writer.write,
+                    document,
+                    tenant=tenant,
+                    quota=quota,
+                    share=share,
+                    write_id=write_id,
                 )
+                written = self._write_until(end, write)
                 results[number] = await result_of(written)
 
         async with asyncio.TaskGroup() as group:
@@ -91,7 +101,7 @@ class BatchWriter:
         return BatchResponse(results=results)
 
     async def _write_until(
-        self, end: float, document: WriteRequest, *, tenant: str, share: str, write_id: str | None
+        self, end: float, write: Callable[[], Awaitable[WriteResult]]
     ) -> WriteResult:
         """Write a document before the time of its batch runs out.
 
@@ -100,11 +110,7 @@ class BatchWriter:
         """
         try:
             async with asyncio.timeout_at(end):
-                return await retry_when_overloaded(
-                    lambda: self._writer.write(
-                        document, tenant=tenant, share=share, write_id=write_id
-                    )
-                )
+                return await retry_when_overloaded(write)
         except TimeoutError as error:
             raise DeadlineError(
                 f"the batch was not done within {self._seconds:g} s; send this document again, and"

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from service.app_state import state_of
 from service.bodies import describe_body, describe_problems, json_body, respond
-from service.clients import client_of, needs, refuse_overload, tenant_of
+from service.clients import client_of, needs, quota_of, refuse_overload, tenant_of
 from service.idempotency import Claim
 from service.jobs.batch import note_problems
 from service.jobs.schemas import BatchRequest, BatchResponse
@@ -53,6 +53,11 @@ async def _write(request: Request, body: BatchRequest, claim: Claim | None) -> B
     if claim is not None and claim.result is not None:
         return await batches.find(body.documents, claim.result, tenant=tenant, claim=claim)
     write = partial(
-        batches.write, body.documents, tenant=tenant, share=client_of(request), claim=claim
+        batches.write,
+        body.documents,
+        tenant=tenant,
+        quota=quota_of(request),
+        share=client_of(request),
+        claim=claim,
     )
     return await (write() if claim is None else claim.run(write, note_problems))

@@ -16,17 +16,21 @@ from service.stores.heads import (
 )
 from service.stores.records import RecordStore
 from service.stores.sqlite import SqliteStore, parse_path
+from service.stores.usage import NO_QUOTA, Quota, Usage
 
 __all__ = [
     "MEMORY_ID",
+    "NO_QUOTA",
     "POSITION",
     "MemoryExistsError",
     "MemoryFilter",
     "MemoryHead",
     "MemoryList",
+    "Quota",
     "RecordStore",
     "Store",
     "StoredMemory",
+    "Usage",
     "create_store",
     "memory_key",
     "new_memory_id",

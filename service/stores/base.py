@@ -21,10 +21,16 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from gradmem_core.errors import BlobError, MemoryNotFoundError, StoreUnavailableError
+from gradmem_core.errors import (
+    BlobError,
+    MemoryNotFoundError,
+    QuotaError,
+    StoreUnavailableError,
+)
 from gradmem_core.tenants import DEFAULT_TENANT, OWN_PREFIX
 from service.stores.heads import MEMORY_ID, NEWEST, MemoryFilter, MemoryHead, MemoryList
 from service.stores.records import RecordStore
+from service.stores.usage import NO_QUOTA, Quota, Usage
 
 MAGIC = b"GMS1"
 PREFIX = struct.Struct(">4sI")
@@ -95,20 +101,25 @@ class Store(ABC):
             StoreUnavailableError: The store cannot be used now; `open` may be called again.
         """
 
-    async def put(self, memory: StoredMemory) -> None:
+    async def put(self, memory: StoredMemory, quota: Quota = NO_QUOTA) -> None:
         """Publish a new memory, whole or not at all.
 
         Nobody knows the id of a memory whose `put` failed or was cancelled, so nobody could ever
         delete it. Whatever such a `put` may have stored is deleted as soon as the store answers.
 
+        Args:
+            memory: The memory.
+            quota: Most that its tenant may have with it.
+
         Raises:
             MemoryExistsError: The id is taken; the stored memory stays as it was.
+            QuotaError: The tenant would have more than the quota.
             StoreFullError: There is no room for the memory.
             StoreUnavailableError: See the class.
         """
         try:
-            await self._publish(memory)
-        except MemoryExistsError:
+            await self._publish(memory, quota)
+        except (MemoryExistsError, QuotaError):
             raise
         except Exception:
             if not self.failed_puts_leave_nothing:
@@ -118,24 +129,26 @@ class Store(ABC):
             self._withdraw(memory)
             raise
 
-    async def put_once(self, memory: StoredMemory) -> bool:
+    async def put_once(self, memory: StoredMemory, quota: Quota = NO_QUOTA) -> bool:
         """Publish a memory whose id was noted down beforehand, so that this can be repeated.
 
         Whatever an earlier attempt may have stored stays: it is the memory.
 
         Args:
             memory: The memory.
+            quota: Most that its tenant may have with it.
 
         Returns:
             True if it is new; False if a memory has the id, which stays as it is.
 
         Raises:
+            QuotaError: The tenant would have more than the quota.
             StoreFullError: There is no room for the memory.
             StoreUnavailableError: See the class; it may have been published.
         """
         while True:
             try:
-                await self._publish(memory)
+                await self._publish(memory, quota)
             except MemoryExistsError:
                 with suppress(MemoryNotFoundError):  # an attempt that was not completed has expired
                     await self.complete_put(memory.tenant, memory.memory_id)
@@ -169,7 +182,7 @@ class Store(ABC):
         return await self.get(tenant, memory_id)
 
     @abstractmethod
-    async def _publish(self, memory: StoredMemory) -> None:
+    async def _publish(self, memory: StoredMemory, quota: Quota) -> None:
         """Publish a new memory; see `put`."""
 
     @abstractmethod
@@ -183,18 +196,20 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def replace(self, old: StoredMemory, new: StoredMemory) -> bool:
+    async def replace(self, old: StoredMemory, new: StoredMemory, quota: Quota = NO_QUOTA) -> bool:
         """Replace a memory unless it has changed.
 
         Args:
             old: The memory as `get` returned it.
             new: The new memory, with the same id, tenant and time of creation.
+            quota: Most that its tenant may have afterwards, where the memory grows.
 
         Returns:
             True if it was replaced; False if it had changed, and stays as it is.
 
         Raises:
             MemoryNotFoundError: No memory has that id, or it has expired.
+            QuotaError: The tenant would have more than the quota.
             StoreFullError: There is no room for the new memory.
             StoreUnavailableError: See the class.
         """
@@ -260,6 +275,46 @@ class Store(ABC):
         """Return the next positions under a tag, with their heads; None where one cannot be read.
 
         Fewer than `count` are returned only at the end.
+
+        Raises:
+            StoreUnavailableError: See the class.
+        """
+
+    @abstractmethod
+    async def usage(self, tenant: str) -> Usage:
+        """Return what a tenant has; what expired or was deleted within the last minute may count.
+
+        Raises:
+            StoreUnavailableError: See the class.
+        """
+
+    async def check_room(
+        self, tenant: str, quota: Quota, added: Usage, *, counted: bool = False
+    ) -> None:
+        """Refuse what would take a tenant beyond its quota, before any work is spent on it.
+
+        Args:
+            tenant: The tenant.
+            quota: Most that it may have.
+            added: What would be added at least.
+            counted: True where it is stored already, and may have to go again.
+
+        Raises:
+            QuotaError: The quota would be exceeded.
+            StoreUnavailableError: See the class.
+        """
+        if quota == NO_QUOTA:
+            return
+        stored = added if counted else Usage()
+        try:
+            quota.check(await self.usage(tenant) - stored, added)
+        except QuotaError:
+            await self.sweep()
+            quota.check(await self.usage(tenant) - stored, added)
+
+    @abstractmethod
+    async def sweep(self) -> None:
+        """Remove what is left of expired memories; the store does so every minute by itself.
 
         Raises:
             StoreUnavailableError: See the class.

@@ -3,10 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
@@ -16,7 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ResponseError, WatchError
 
-from gradmem_core.errors import StoreFullError, StoreUnavailableError
+from gradmem_core.errors import QuotaError, StoreFullError, StoreUnavailableError
 from service.stores.base import (
     MemoryExistsError,
     Store,
@@ -46,6 +54,8 @@ from service.stores.heads import (
 from service.stores.redis_client import Client, connect
 from service.stores.redis_errors import FOREIGN_ERRORS, explain
 from service.stores.redis_records import RedisRecords, exchange_value, to_milliseconds
+from service.stores.redis_usage import count, fetch_usage, settle
+from service.stores.usage import NO_QUOTA, Quota, Usage
 
 T = TypeVar("T")
 Entry: TypeAlias = tuple[str, str]
@@ -57,9 +67,11 @@ keeps both in one slot."""
 INDEX_PREFIX = "gradmem:index:"
 "Keys of the sorted sets of positions, by tag; see service/stores/heads.py."
 EXPIRING = "gradmem:expiring"
-"Sorted set of the entries of memories that expire, by the time at which they do."
+"""Sorted set of the entries of memories that expire, by the time at which they do; and of those
+that are being changed, by a time at which what an unfinished change left is put right."""
 INDEXED = "gradmem:indexed"
-"Key that is there once memories from before the index are in it."
+"Key of the version of the index and of the usage in which all memories are, older ones too."
+VERSION = 2
 API_KEYS = "gradmem:keys"
 "Hash of the records of API keys by their id."
 BUCKET_PREFIX = "gradmem:bucket:"
@@ -74,7 +86,8 @@ DEADLINE_SECONDS = 5.0
 RETRY_PAUSE_SECONDS = 0.05
 "Pause between the two attempts of a read."
 PROVISIONAL_SECONDS = 60
-"Time after which Redis drops a memory whose `put` was not completed."
+"""Time after which Redis drops a memory whose `put` was not completed, and after which what an
+unfinished change left is put right."""
 SWEEP_SECONDS = 60.0
 "Time between removals of the entries of expired memories."
 BATCH = 500
@@ -99,7 +112,8 @@ class RedisStore(Store):
     is missing.
 
     A memory is listed as soon as its `put` succeeds: its entries of the index come before its
-    confirmation, and go after it. Entries left behind are removed when a list meets them.
+    confirmation, and go after it. Entries left behind are removed when a list meets them, or by the
+    sweep. What tenants have is settled after each change, see service/stores/redis_usage.py.
 
     A new memory is stored with a short expiry first and gets its own expiry, or none, once Redis
     has confirmed it: one whose confirmation is lost does not stay.
@@ -126,6 +140,10 @@ class RedisStore(Store):
         self.records = RedisRecords(self._run, self._retry)
         self._spending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         "Locks of keys: a service's own requests would only upset each other's transactions."
+        self._settling = asyncio.Lock()
+        "Held while usage is settled, for the same reason; a settlement takes two connections."
+        self._unsettled: dict[str, set[str]] = {}
+        "Ids of memories whose sizes are to be settled, by their tenants."
 
     @property
     def is_open(self) -> bool:
@@ -140,6 +158,7 @@ class RedisStore(Store):
                 not permit one of the store's commands.
         """
         self._redis = connect(self._url, wait_seconds=DEADLINE_SECONDS)
+        self._settling = asyncio.Lock()
         try:
             await self._retry(lambda redis: redis.ping())
             await self._check_eviction()
@@ -150,34 +169,76 @@ class RedisStore(Store):
             raise
         self._sweeper = asyncio.create_task(self._keep_sweeping())
 
-    async def _publish(self, memory: StoredMemory) -> None:
+    async def _publish(self, memory: StoredMemory, quota: Quota) -> None:
         """See `Store.put`."""
-        (is_new,) = await self.put_many([memory])
-        if not is_new:
+        records = {KEY_PREFIX + memory.key: pack(memory)}
+        (created,) = await self._run(lambda redis: _create(redis, records))
+        if not created:
             raise MemoryExistsError("a memory of this id exists")
+        await self._confirm([memory], quota)
 
     async def put_many(self, memories: Sequence[StoredMemory]) -> list[bool]:
         """See `Store.put_many`."""
         records = {KEY_PREFIX + memory.key: pack(memory) for memory in memories}
         created = await self._run(lambda redis: _create(redis, records))
-        await self._confirm(*(memory for memory, new in zip(memories, created, strict=True) if new))
+        await self._confirm([each for each, new in zip(memories, created, strict=True) if new])
         return created
 
     async def complete_put(self, tenant: str, memory_id: str) -> StoredMemory:
         """See `Store.complete_put`."""
         memory = await self.get(tenant, memory_id)
-        await self._confirm(memory)
+        await self._confirm([memory], again=True)
         return memory
 
-    async def _confirm(self, *memories: MemoryHead) -> None:
-        """List memories that are stored, and give them their own expiry. May be repeated."""
-        entries = {entry: score for each in memories for entry, score in _entries(each).items()}
-        await self._retry(lambda redis: _change_index(redis, add=entries))
+    async def _confirm(
+        self, memories: Sequence[StoredMemory], quota: Quota = NO_QUOTA, *, again: bool = False
+    ) -> None:
+        """List and count memories that are stored, and give them their own expiry.
+
+        Args:
+            memories: The memories.
+            quota: Most that a tenant may have with them.
+            again: True where they may have been counted already.
+
+        Raises:
+            QuotaError: They were beyond the quota, and have been deleted again.
+        """
+        await self._begin_changes(*memories)
+        tenants: dict[str, list[StoredMemory]] = {}
+        for memory in memories:
+            tenants.setdefault(memory.tenant, []).append(memory)
+        for tenant, its_memories in tenants.items():
+            if again:
+                await self._settle(tenant, [memory.memory_id for memory in its_memories])
+            else:
+                await self._count(tenant, its_memories, quota)
         expiries = {KEY_PREFIX + memory.key: memory.expires_at for memory in memories}
         if not await self._retry(lambda redis: _set_expiries(redis, expiries)):
             raise StoreUnavailableError(
                 "the Redis store dropped the memory before it was complete; try again"
             )
+        await self._end_changes(*memories)
+
+    async def _count(self, tenant: str, memories: Sequence[StoredMemory], quota: Quota) -> None:
+        """Count new memories of a tenant; delete them again where they are beyond its quota.
+
+        Raises:
+            QuotaError: They were.
+        """
+        sizes = {memory.memory_id: len(pack(memory)) for memory in memories}
+        usage = await self._run(lambda redis: count(redis, tenant, sizes))
+        if usage is None:
+            await self._settle(tenant, list(sizes))
+            usage = await self.usage(tenant)
+        added = Usage(len(sizes), sum(sizes.values()))
+        try:
+            quota.check(usage - added, added)
+        except QuotaError:  # or not, without what has expired
+            try:
+                await self.check_room(tenant, quota, added, counted=True)
+            except QuotaError:
+                await self.delete_many(tenant, list(sizes))
+                raise
 
     async def get(self, tenant: str, memory_id: str) -> StoredMemory:
         """See `Store.get`."""
@@ -190,21 +251,33 @@ class RedisStore(Store):
         refuse_expired(memory)  # the clock of the server may be behind ours
         return memory
 
-    async def replace(self, old: StoredMemory, new: StoredMemory) -> bool:
-        """See `Store.replace`."""
+    async def replace(self, old: StoredMemory, new: StoredMemory, quota: Quota = NO_QUOTA) -> bool:
+        """See `Store.replace`; changes at the same moment may exceed the quota together."""
         refuse_expired(old)
-        key = KEY_PREFIX + old.key
-        entries = _entries(new)
-        await self._retry(lambda redis: _change_index(redis, add=entries))
+        key, before, after = KEY_PREFIX + old.key, pack(old), pack(new)
+        await self.check_room(old.tenant, quota, Usage(0, len(after) - len(before)))
+        await self._begin_changes(new)
         outcome = await self._run(
-            lambda redis: exchange_value(redis, key, pack(old), pack(new), new.expires_at)
+            lambda redis: exchange_value(redis, key, before, after, new.expires_at)
         )
         if outcome is None:
             raise not_found()
         if outcome:
-            stale = _entries(old).keys() - entries.keys()
-            await self._retry(lambda redis: _change_index(redis, remove=stale))
+            await self._settle(new.tenant, [new.memory_id])
+            await self._end_changes(new, stale=_entries(old).keys() - _entries(new).keys())
         return outcome
+
+    async def _begin_changes(self, *memories: MemoryHead) -> None:
+        """List memories, and note that they are being changed."""
+        entries = _merge(map(_entries, memories)) | _merge(map(_note, memories))
+        await self._retry(lambda redis: _change_index(redis, add=entries))
+
+    async def _end_changes(self, *memories: MemoryHead, stale: Collection[Entry] = ()) -> None:
+        """Take back the notes of changes, and entries that are stale."""
+        entries, notes = _merge(map(_entries, memories)), _merge(map(_note, memories))
+        lasting = {entry: entries[entry] for entry in notes if entry in entries}
+        remove = {*stale, *notes} - lasting.keys()
+        await self._retry(lambda redis: _change_index(redis, add=lasting, remove=remove))
 
     async def delete_many(self, tenant: str, memory_ids: Collection[str]) -> list[str]:
         """See `Store.delete_many`; the bytes stay in Redis' files until it rewrites them (`purge`).
@@ -212,11 +285,16 @@ class RedisStore(Store):
         Of memories on several nodes of a cluster, some may be deleted although the call fails.
         """
         ids = [memory_id for memory_id in memory_ids if MEMORY_ID.fullmatch(memory_id)]
-        heads = await self._read_heads(tenant, ids)
+        if not ids:
+            return []
+        heads = [head for head in await self._read_heads(tenant, ids) if head is not None]
+        notes = _merge(map(_note, heads))
+        with suppress(StoreFullError):  # a full store deletes without
+            await self._retry(lambda redis: _change_index(redis, add=notes))
         deleted = await self._run(
             lambda redis: _delete(redis, [KEY_PREFIX + memory_key(tenant, each) for each in ids])
         )
-        entries = {entry for head in heads if head is not None for entry in _entries(head)}
+        entries = {*_merge(map(_entries, heads)), *notes}
         with suppress(StoreUnavailableError):  # a list that meets the entries removes them
             await self._unlist(tenant, ids, entries)
         return [memory_id for memory_id, there in zip(ids, deleted, strict=True) if there]
@@ -265,19 +343,36 @@ class RedisStore(Store):
 
     async def _unlist(self, tenant: str, memory_ids: list[str], entries: Collection[Entry]) -> None:
         """Remove entries of memories that are gone; add those of one that came back meanwhile."""
+        await self._settle(tenant, memory_ids)  # first: the entries tell that it is to be done
         await self._retry(lambda redis: _change_index(redis, remove=entries))
         await self._list(tenant, memory_ids)
+
+    async def _settle(self, tenant: str, memory_ids: list[str]) -> None:
+        """Count what the records of some memories are now, with those that others wait for."""
+        self._unsettled.setdefault(tenant, set()).update(memory_ids)
+
+        async def settle_all(redis: Client) -> None:
+            async with self._settling:
+                waiting = self._unsettled.pop(tenant, set())
+                records = {each: KEY_PREFIX + memory_key(tenant, each) for each in waiting}
+                try:
+                    if records:
+                        await settle(redis, tenant, records)
+                except BaseException:
+                    self._unsettled.setdefault(tenant, set()).update(waiting)
+                    raise
+
+        await self._retry(settle_all)
 
     async def _list(self, tenant: str, memory_ids: list[str]) -> None:
         """Add the entries of those memories that are there."""
         heads = await self._read_heads(tenant, memory_ids)
-        entries = {
-            entry: score
-            for head in heads
-            if head is not None
-            for entry, score in _entries(head).items()
-        }
+        entries = _merge(_entries(head) for head in heads if head is not None)
         await self._retry(lambda redis: _change_index(redis, add=entries))
+
+    async def usage(self, tenant: str) -> Usage:
+        """See `Store.usage`."""
+        return await self._retry(lambda redis: fetch_usage(redis, tenant))
 
     async def scan(self) -> AsyncIterator[tuple[str, str]]:
         """See `Store.scan`; a memory may come twice."""
@@ -360,17 +455,22 @@ class RedisStore(Store):
             _check_keys_stay(policies)
 
     async def _list_all(self) -> None:
-        """Fill the index from the records, unless that has been done."""
-        if await self._retry(lambda redis: redis.exists(INDEXED)):
+        """Fill the index and the usage from the records, unless that has been done."""
+        version = await self._retry(lambda redis: redis.get(INDEXED))
+        if version is not None and int(version) >= VERSION:
             return
         found: dict[str, list[str]] = {}
         async for tenant, memory_id in self.scan():
             found.setdefault(tenant, []).append(memory_id)
             if len(found[tenant]) == BATCH:
-                await self._list(tenant, found.pop(tenant))
+                await self._enter(tenant, found.pop(tenant))
         for tenant, memory_ids in found.items():
-            await self._list(tenant, memory_ids)
-        await self._retry(lambda redis: redis.set(INDEXED, 1))
+            await self._enter(tenant, memory_ids)
+        await self._retry(lambda redis: redis.set(INDEXED, VERSION))
+
+    async def _enter(self, tenant: str, memory_ids: list[str]) -> None:
+        await self._list(tenant, memory_ids)
+        await self._settle(tenant, memory_ids)
 
     async def _keep_sweeping(self) -> None:
         while True:
@@ -381,11 +481,7 @@ class RedisStore(Store):
                 logger.warning("expired memories could not be removed from lists: %s", error)
 
     async def sweep(self) -> None:
-        """Remove the entries of expired memories, which Redis itself has removed.
-
-        Raises:
-            StoreUnavailableError: See the class.
-        """
+        """See `Store.sweep`: Redis itself has removed the memories, and their entries are left."""
         while True:
             expired = await self._retry(_fetch_expired)
             for member in map(_text, expired):
@@ -394,7 +490,10 @@ class RedisStore(Store):
                 return
 
     async def _drop_expired(self, member: str) -> None:
-        """Remove the entries that a member of EXPIRING names, unless the memory lives on."""
+        """Remove the entries that a member of EXPIRING names, unless the memory lives on.
+
+        Its size is settled in either case.
+        """
         position, *tags = member.split(" ")
         tenant, memory_id = tenant_of_tag(tags[0]), memory_id_at(position)
         (head,) = await self._read_heads(tenant, [memory_id])
@@ -468,9 +567,24 @@ def _entries(head: MemoryHead) -> dict[Entry, int]:
     """Return the entries of a memory in the index, with their scores."""
     entries = {(INDEX_PREFIX + tag, head.position): 0 for tag in head.tags}
     if head.expires_at is not None:
-        member = " ".join((head.position, *sorted(head.tags)))
-        entries[EXPIRING, member] = to_milliseconds(head.expires_at)
+        entries |= _expiring(head, head.expires_at)
     return entries
+
+
+def _merge(parts: Iterable[dict[Entry, int]]) -> dict[Entry, int]:
+    """Return the entries of all parts."""
+    return {entry: score for part in parts for entry, score in part.items()}
+
+
+def _note(head: MemoryHead) -> dict[Entry, int]:
+    """Return the entry that notes a change of a memory, until the change is over."""
+    return _expiring(head, datetime.now(UTC) + timedelta(seconds=PROVISIONAL_SECONDS))
+
+
+def _expiring(head: MemoryHead, moment: datetime) -> dict[Entry, int]:
+    """Return the entry that has the sweep look at a memory after a moment."""
+    member = " ".join((head.position, *sorted(head.tags)))
+    return {(EXPIRING, member): to_milliseconds(moment)}
 
 
 async def _change_index(

@@ -42,7 +42,7 @@ COMMANDS = " ".join(
     for name in (
         *("get", "set", "del", "exists", "persist", "pexpireat"),
         *("watch", "unwatch", "multi", "exec", "hget", "hset", "hvals", "ping"),
-        *("getrange", "scan", "zadd", "zrange", "zrem"),
+        *("getrange", "incrby", "scan", "strlen", "zadd", "zcard", "zmscore", "zrange", "zrem"),
     )
 )
 "Commands that the store's user needs, as an ACL names them."

@@ -36,6 +36,8 @@ from service.stores.sqlite_records import (
     now,
     remove_expired_records,
 )
+from service.stores.sqlite_usage import USAGE_TABLES, count_all, select_usage
+from service.stores.usage import NO_QUOTA, Quota, Usage
 
 T = TypeVar("T")
 
@@ -67,9 +69,11 @@ TABLES = (
         DELETE FROM entries WHERE key = OLD.key;
     END""",
     RECORDS_TABLE,
+    *USAGE_TABLES,
 )
-LISTED = 1
-"The file's `user_version` once all its memories are in the index of lists."
+LISTED, COUNTED = 1, 2
+"""The file's `user_version` once all its memories are in the index of lists, and once what each
+tenant has is counted, too."""
 ALIVE = "(expires_at IS NULL OR expires_at > ?)"
 CHECK_SECONDS = 5.0
 "Longest time of the integrity check at the start; a large file is checked in part."
@@ -143,11 +147,11 @@ class SqliteStore(Store):
             raise
         self._sweeper = asyncio.create_task(self._keep_sweeping())
 
-    async def _publish(self, memory: StoredMemory) -> None:
+    async def _publish(self, memory: StoredMemory, quota: Quota) -> None:
         """See `Store.put`; expired memories are removed on the way."""
 
         def insert(connection: sqlite3.Connection) -> None:
-            _insert(connection, memory)
+            _insert(connection, memory, quota)
             try:
                 self._files.check_linked()
             except StoreUnavailableError:  # the file may be put back
@@ -174,10 +178,10 @@ class SqliteStore(Store):
         refuse_expired(memory)  # the column may have been changed or damaged
         return memory
 
-    async def replace(self, old: StoredMemory, new: StoredMemory) -> bool:
+    async def replace(self, old: StoredMemory, new: StoredMemory, quota: Quota = NO_QUOTA) -> bool:
         """See `Store.replace`; no copy of the old bytes stays in the files."""
         refuse_expired(old)
-        return await self._write(lambda connection: _update(connection, old, new))
+        return await self._write(lambda connection: _update(connection, old, new, quota))
 
     async def delete_many(self, tenant: str, memory_ids: Collection[str]) -> list[str]:
         """See `Store.delete_many`; all or none are deleted.
@@ -196,6 +200,16 @@ class SqliteStore(Store):
         """See `Store.list_memories`."""
         return await self._reader.run(
             lambda connection: _select_heads(connection, tenant, tag, before, count)
+        )
+
+    async def usage(self, tenant: str) -> Usage:
+        """See `Store.usage`."""
+        return await self._reader.run(lambda connection: select_usage(connection, tenant))
+
+    async def sweep(self) -> None:
+        """See `Store.sweep`."""
+        await self._write(
+            lambda connection: self._with_reserve(lambda: _remove_expired(connection))
         )
 
     async def scan(self) -> AsyncIterator[tuple[str, str]]:
@@ -381,7 +395,9 @@ def _create_tables(connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version < LISTED:  # a new file, or one from before lists
             _list_all(connection)
-            connection.execute(f"PRAGMA user_version = {LISTED}")
+        if version < COUNTED:
+            count_all(connection)
+            connection.execute(f"PRAGMA user_version = {COUNTED}")
 
 
 def _list_all(connection: sqlite3.Connection) -> None:
@@ -407,11 +423,13 @@ def _transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Ite
         raise
 
 
-def _insert(connection: sqlite3.Connection, memory: StoredMemory) -> None:
+def _insert(connection: sqlite3.Connection, memory: StoredMemory, quota: Quota) -> None:
     _remove_expired(connection)
     with _transaction(connection):
+        usage = select_usage(connection, memory.tenant)
         if not _add(connection, memory):
             raise MemoryExistsError("a memory of this id exists")
+        quota.check(usage, select_usage(connection, memory.tenant) - usage)
 
 
 def _add(connection: sqlite3.Connection, memory: StoredMemory) -> bool:
@@ -471,16 +489,21 @@ def _select(connection: sqlite3.Connection, key: str) -> object:
     return row[0]
 
 
-def _update(connection: sqlite3.Connection, old: StoredMemory, new: StoredMemory) -> bool:
+def _update(
+    connection: sqlite3.Connection, old: StoredMemory, new: StoredMemory, quota: Quota
+) -> bool:
+    before, after = pack(old), pack(new)
     with _transaction(connection):
+        usage = select_usage(connection, old.tenant)
         updated = connection.execute(
             "UPDATE memories SET record = ?, expires_at = ?"  # noqa: S608
             f" WHERE key = ? AND record = ? AND {ALIVE}",
-            (pack(new), _expiry(new), old.key, pack(old), now()),
+            (after, _expiry(new), old.key, before, now()),
         )
         if updated.rowcount == 0:
             _select(connection, old.key)  # raises where it is gone
             return False
+        quota.check(usage, Usage(0, len(after) - len(before)))
         if new.tags != old.tags:
             connection.execute("DELETE FROM entries WHERE key = ?", (old.key,))
             _add_entries(connection, new)
