@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,6 +83,7 @@ class Fleet:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": str(int(START_SECONDS)),  # a busy machine is no failure
             "RAY_worker_niceness": "0",
         }
         self._options = {
@@ -108,12 +110,20 @@ class Fleet:
                 stderr=log,
                 start_new_session=True,
             )
-        self._wait(lambda: self._applications() is not None, "Ray")
+        try:
+            self._wait(lambda: self._applications() is not None, "Ray")
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         self._dashboard.close()
-        os.killpg(self._process.pid, signal.SIGKILL)  # with its children; asked, Ray takes long
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # with its children; asked, Ray takes long
         self._process.wait()
         shutil.rmtree(self._session, ignore_errors=True)
 
