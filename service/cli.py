@@ -17,6 +17,7 @@ from service.commands import (
     diagnosis,
     files,
     mcp,
+    measuring,
     memories,
     reading,
     serving,
@@ -69,3 +70,4 @@ app.command()(store.rekey)
 app.command()(store.purge)
 app.command("mcp")(mcp.serve_mcp)
 app.command()(diagnosis.doctor)
+app.command()(measuring.bench)

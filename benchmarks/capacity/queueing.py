@@ -19,8 +19,8 @@ from benchmarks.command import Measurement
 from benchmarks.options import CheckpointName, Seed, separated
 from benchmarks.results import subject_of
 from benchmarks.rows import OpenLoad
+from benchmarks.serving.arrivals import random_times
 from benchmarks.serving.documents import draw_documents
-from benchmarks.serving.load import measure_load, percentiles, random_times
 from benchmarks.serving.overload import Sent, send_at_random
 from benchmarks.serving.process import run_service
 from benchmarks.serving.targets import HttpTarget
@@ -30,6 +30,7 @@ from service.app import admission_limits, batch_limits
 from service.capacity.arithmetic import ModelShape
 from service.capacity.constants import Rate
 from service.capacity.queueing import Service, predict_latency
+from service.load import measure_load, percentiles
 from service.settings import Settings
 
 TIMED_BATCHES = (1, 8, 16)

@@ -7,10 +7,10 @@ from contextlib import aclosing, contextmanager
 
 from benchmarks.rows import Company, Waiting
 from benchmarks.serving.documents import draw_documents
-from benchmarks.serving.load import measure_load
 from benchmarks.serving.process import STOP_SECONDS, run_service
 from benchmarks.serving.targets import HttpTarget
 from benchmarks.serving.throughput import DIFFERENT, PAIRS, STEPS
+from service.load import measure_load
 from service.settings import Settings
 
 WAITS: dict[Waiting, dict[str, str]] = {

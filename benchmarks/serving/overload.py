@@ -9,12 +9,13 @@ from functools import partial
 from typing import Literal
 
 from benchmarks.rows import BesideOverload, Overload
+from benchmarks.serving.arrivals import random_times
 from benchmarks.serving.documents import draw_documents
-from benchmarks.serving.load import Request, Span, measure_load, percentiles, random_times
 from benchmarks.serving.targets import Target
 from benchmarks.serving.throughput import BATCH, DIFFERENT, PAIRS, STEPS
 from service.client import ClientError, ConnectionFailed, Overloaded
 from service.engine import Operation
+from service.load import Request, Span, measure_load, percentiles
 
 FACTOR = 4
 "Requests sent, in multiples of the capacity."

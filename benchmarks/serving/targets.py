@@ -12,13 +12,13 @@ from typing import ClassVar, ParamSpec, TypeVar
 import httpx
 
 from benchmarks.rows import Via
-from benchmarks.serving.load import LoadFigures, Request, measure_load
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.reading.sampling import Sampling
 from gradmem_core.writing.compression import WrittenPage
 from service.app import create_app
 from service.client import AsyncClient, ClientError
 from service.engine import Engine
+from service.load import LoadFigures, Request, measure_load
 from service.settings import Settings
 from training.tasks.base import Example
 

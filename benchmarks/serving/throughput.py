@@ -10,11 +10,11 @@ from functools import partial
 
 from benchmarks.rows import Load
 from benchmarks.serving.documents import draw_documents, tokenize
-from benchmarks.serving.load import LoadFigures, Request, Span, measure_load, summarize
 from benchmarks.serving.targets import Target, run_in
 from benchmarks.timing import Work, alternate
 from gradmem_core.checkpoints.checkpoint import load_checkpoint
 from gradmem_core.writing.descent import write
+from service.load import LoadFigures, Request, Span, measure_load, summarize
 from training.tasks.base import Example
 
 PAIRS = 16

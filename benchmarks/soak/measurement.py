@@ -8,10 +8,10 @@ from statistics import median
 from typing import TypeAlias
 
 from benchmarks.reliability_rows import Soak
-from benchmarks.serving.load import percentiles
 from benchmarks.serving.process import RunningService
 from benchmarks.soak.traffic import Timings, Traffic
 from gradmem_core.errors import InputError
+from service.load import percentiles
 
 SAMPLE_SECONDS = 2.0
 "Time between two looks at the process."

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from benchmarks.reliability_rows import StoreScale
-from benchmarks.serving.load import percentiles
 from gradmem_core.tenants import DEFAULT_TENANT
+from service.load import percentiles
 from service.stores import MemoryFilter, Store, StoredMemory
 
 BATCH = 500

@@ -37,10 +37,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the whole result as 
 @contextmanager
 def connect(url: str) -> Iterator[Client]:
     """Yield a client; turn its errors into exit statuses."""
+    with exit_on_client_errors(), Client(url) as client:
+        yield client
+
+
+@contextmanager
+def exit_on_client_errors() -> Iterator[None]:
+    """Turn the errors of clients into exit statuses, and those of the environment."""
     try:
         refuse_unknown_names(os.environ)
-        with Client(url) as client:
-            yield client
+        yield
     except REFUSALS as error:
         fail(error, EXIT_REFUSED)
     except ClientError as error:

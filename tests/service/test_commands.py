@@ -225,3 +225,21 @@ def test_the_shell_completes_commands() -> None:
         check=False,
     )
     assert result.stdout.split() == ["read", "replace", "rekey"]
+
+
+def test_a_service_is_measured_and_left_as_it_was(gradmem: Gradmem, tmp_path: Path) -> None:
+    (file,) = save(tmp_path, a=DOCUMENT)
+    before = gradmem.output("ls", "--ids", "--limit", "1000")
+    words = ("--seconds", "0.3", "--concurrency", "2", "--document", file, "--question", QUERIES[0])
+    figures = json.loads(gradmem.output("bench", *words, "--json"))
+    assert (figures["model"], figures["document_tokens"]) == ("tiny", len(DOCUMENT))
+    for measured in (figures["write"], figures["read"]):
+        assert measured["requests"] > 1
+        assert measured["failed"] == 0
+        assert 0 < measured["p50_ms"] <= measured["p99_ms"]
+    table = gradmem.output("bench", "--seconds", "0.1").splitlines()
+    assert [line.split()[0] for line in table[2:]] == ["WRITE", "READ"]
+    assert gradmem.output("ls", "--ids", "--limit", "1000") == before
+    assert_fails(gradmem("bench", "--model", "nobody's"), status=2, message="tiny")
+    assert_fails(gradmem("bench", "--question", "a" * 65), status=2, message="at most 16")
+    assert gradmem.output("ls", "--ids", "--limit", "1000") == before

@@ -6,12 +6,13 @@ from typing import cast
 import pytest
 
 from benchmarks.capacity.simulation import Simulation
-from benchmarks.serving.load import percentiles, random_times
+from benchmarks.serving.arrivals import random_times
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from service.capacity.arithmetic import ModelShape
 from service.capacity.constants import Rate
 from service.capacity.queueing import Service, predict_latency
 from service.engine import AdmissionLimits, BatchLimits
+from service.load import percentiles
 
 TOKENS, STEPS = 100, 5
 PASS = 0.1

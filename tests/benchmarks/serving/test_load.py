@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks.serving import overload
 from benchmarks.serving.documents import draw_documents
-from benchmarks.serving.load import Request, measure_load, percentiles, summarize
 from gradmem_core.errors import OverloadedError
 from service.client import ConnectionFailed, Overloaded, Unavailable
+from service.load import Request, measure_load, percentiles, summarize
 from service.schemas import Problem
 
 

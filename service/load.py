@@ -2,12 +2,10 @@
 
 import asyncio
 import itertools
+import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from gradmem_core.errors import GradMemError
 from service.client import ClientError
@@ -20,7 +18,7 @@ FAILURES = (GradMemError, ClientError)
 
 @dataclass(frozen=True)
 class LoadFigures:
-    """The figures of `benchmarks.rows.Load` that a load generator measures."""
+    """The figures of a window; times are in seconds, the throughput in requests per second."""
 
     seconds: float
     throughput: float
@@ -75,15 +73,17 @@ def summarize(
     Raises:
         Exception: No request was answered inside; the last one of the failures.
     """
-    started, ended = np.array(answered, dtype=float).reshape(-1, 2).T
-    inside = np.minimum(ended, end) - np.maximum(started, begin)
-    started, ended, inside = (times[inside > 0] for times in (started, ended, inside))
-    if not len(inside):
+    inside = [
+        (ended - started, min(ended, end) - max(started, begin))
+        for started, ended in answered
+        if started < end and ended > begin
+    ]
+    if not inside:
         raise failures[-1]
-    p50, p99 = percentiles(ended - started)
+    p50, p99 = percentiles([latency for latency, _ in inside])
     return LoadFigures(
         seconds=end - begin,
-        throughput=float(np.sum(inside / (ended - started))) / (end - begin),
+        throughput=sum(share / latency for latency, share in inside) / (end - begin),
         p50=p50,
         p99=p99,
         answered=len(answered),
@@ -91,22 +91,8 @@ def summarize(
     )
 
 
-def percentiles(latencies: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
+def percentiles(latencies: Sequence[float]) -> tuple[float, float]:
     """Return the latencies that 50 and 99 in 100 requests keep within (nearest rank)."""
-    p50, p99 = np.percentile(latencies, [50, 99], method="inverted_cdf")
-    return float(p50), float(p99)
-
-
-def random_times(rate: float, seconds: float, seed: int) -> Iterator[float]:
-    """Yield the moments of a Poisson process, from 0.
-
-    Args:
-        rate: Mean number of moments a second.
-        seconds: End of the last.
-        seed: Seed of the moments.
-    """
-    draws = np.random.default_rng(seed)
-    due = draws.exponential(1 / rate)
-    while due < seconds:
-        yield due
-        due += draws.exponential(1 / rate)
+    ordered = sorted(latencies)
+    p50, p99 = (ordered[math.ceil(share * len(ordered)) - 1] for share in (0.5, 0.99))
+    return p50, p99
