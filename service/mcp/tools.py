@@ -12,13 +12,15 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.client import AsyncClient, ClientError
+from service.client import AsyncClient, AsyncStream, ClientError
+from service.client.memories import WriteEvent
 from service.schemas import (
     MAX_LIST,
     MAX_QUERIES,
     AnswerInfo,
     MemorySummary,
     Reason,
+    StepEvent,
     WriteResult,
 )
 
@@ -172,11 +174,12 @@ class MemoryTools:
             )
         async with self._connect(context) as client:
             if append_to is not None:
-                return WrittenMemory.of(await client.memory(append_to).append(text))
-            memory = await client.write(
-                text, name=name, metadata=metadata, ttl_seconds=expires_in_seconds, model=model
-            )
-        return WrittenMemory.of(memory.info)
+                stream = client.memory(append_to).append_stream(text)
+            else:
+                stream = client.write_stream(
+                    text, name=name, metadata=metadata, ttl_seconds=expires_in_seconds, model=model
+                )
+            return WrittenMemory.of(await _report(stream, context))
 
     async def ask_memory(
         self,
@@ -250,6 +253,20 @@ class MemoryTools:
                 yield client
         except ClientError as error:
             raise ToolError(str(error)) from error
+
+
+async def _report(
+    stream: AsyncStream[WriteEvent, WriteResult], context: Context[Any, Any]
+) -> WriteResult:
+    """Return the result of a WRITE, having reported each gradient step as progress."""
+    steps = 0
+    async with stream:
+        async for event in stream:
+            if isinstance(event, StepEvent):
+                steps += 1
+                at = f"page {event.page + 1}, step {event.step}"
+                await context.report_progress(steps, message=at)
+        return await stream.result()
 
 
 def _key_of(context: Context[Any, Any]) -> str | None:

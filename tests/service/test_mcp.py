@@ -86,11 +86,11 @@ def stdio(url: str, key: str = "", *, command: list[str] | None = None) -> Stdio
 
 
 @asynccontextmanager
-async def over_http(endpoint: str, key: str | None) -> AsyncIterator[Client]:
+async def over_http(endpoint: str, key: str | None, *, mode: str = "auto") -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False) as http,
-        Client(streamable_http_client(endpoint, http_client=http)) as client,
+        Client(streamable_http_client(endpoint, http_client=http), mode=mode) as client,
     ):
         yield client
 
@@ -148,6 +148,25 @@ async def test_an_agent_uses_a_memory_over_standard_input(
 async def test_an_agent_uses_a_memory_over_http(endpoint: str, keys: list[str]) -> None:
     async with over_http(endpoint, keys[1]) as client:
         await use_memory(client)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_writing_reports_its_gradient_steps(
+    endpoint: str, keys: list[str], mode: str
+) -> None:
+    reported: list[tuple[float, str | None]] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        assert total is None
+        reported.append((progress, message))
+
+    async with over_http(endpoint, keys[0], mode=mode) as client:
+        arguments = {"text": DOCUMENT}
+        written = await client.call_tool("write_memory", arguments, progress_callback=note)
+        assert written.structured_content is not None
+        await call(client, "delete_memory", memory_id=written.structured_content["memory_id"])
+    assert reported == [(step, f"page 1, step {step}") for step in range(1, 6)]
 
 
 @pytest.mark.anyio
