@@ -110,6 +110,7 @@ FORMS: dict[str, Callable[..., str]] = {
     **dict.fromkeys(["throughput", "capacity", "offered", "goodput"], "{:.1f}".format),
     **dict.fromkeys(["ratio", "relative", "contexts_per_second"], "{:.2f}".format),
     **dict.fromkeys(["serving", "unrolled"], "{:.3f}".format),
+    "questions that cost what was saved": "{:.1f}".format,
     "pages": lambda pages: "" if pages == 1 else f"{pages:.1f}",
 }
 "Formats of the columns that are neither texts nor plain numbers."

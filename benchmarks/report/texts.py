@@ -148,8 +148,11 @@ def closed_phases(files: Files, checkpoint: str | None = None) -> str:
     rows = _of(frame(kinds.ClosedPhases, files), checkpoint=checkpoint)
     rows["tokens saved"] = (1 - rows.kept_tokens / rows.tokens).map(percent)
     rows["question_tokens"] = rows.question_tokens.where(rows.question_tokens > 0).round()
+    saved = (rows.tokens - rows.kept_tokens) / rows.phases
+    rows["questions that cost what was saved"] = saved / rows.question_tokens
     rows["absent"] = rows.absent.where(rows.absent > 0)
     shown = ["kept", "phases", "tokens", "kept_tokens", "tokens saved", "question_tokens"]
+    shown += ["questions that cost what was saved"]
     shown += ["stored_bytes", "questions", "stated", "exact_match", "f1", "false_rejection_rate"]
     return table(rows[["checkpoint", *shown, "absent", "rejection_recall"]])
 
