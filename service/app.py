@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from importlib.metadata import version
 
 from anyio import to_thread
@@ -34,7 +35,9 @@ from service.errors import response_of
 from service.front_page import add_front_page
 from service.idempotency import Idempotency
 from service.jobs.batch import BatchWriter
+from service.jobs.jobs import Jobs
 from service.jobs.routes import router as jobs_router
+from service.jobs.worker import JobWorker
 from service.log import log_loop_failure
 from service.memories import Memories
 from service.middleware import RequestGate, RequestObserver
@@ -134,7 +137,7 @@ def _list_middleware(settings: Settings, state: AppState) -> list[Middleware]:
         allow_origins=settings.allowed_origins,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=[REPLAYED, "Retry-After", "X-Request-Id"],
+        expose_headers=[REPLAYED, "Location", "Preference-Applied", "Retry-After", "X-Request-Id"],
     )
     return [
         Middleware(RequestObserver, telemetry=state.telemetry, waiting=state.waiting),
@@ -168,6 +171,9 @@ def _create_state(
     )
     readiness = Readiness(engine, store)
     writer = DocumentWriter(models, engine, memories, readiness)
+    jobs = Jobs(
+        store, keyring, most=settings.max_jobs, keep=timedelta(seconds=settings.job_seconds)
+    )
     return AppState(
         settings=settings,
         access=Access(store, open_without_keys=settings.may_be_open),
@@ -179,6 +185,8 @@ def _create_state(
         writer=writer,
         idempotency=Idempotency(store),
         batches=BatchWriter(writer, seconds=settings.max_timeout_seconds),
+        jobs=jobs,
+        job_worker=JobWorker(jobs, writer, telemetry, at_a_time=settings.job_documents),
         reader=Reader(engine, memories, telemetry),
         telemetry=telemetry,
         waiting=WaitingRequests(),
@@ -198,7 +206,7 @@ async def _run_parts(app: FastAPI) -> AsyncIterator[None]:
         await state.access.open()
         state.engine.start()
         try:
-            async with state.readiness:
+            async with state.readiness, state.job_worker:
                 yield
         finally:
             await to_thread.run_sync(state.engine.stop)

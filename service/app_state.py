@@ -8,6 +8,8 @@ from service.access import Access
 from service.engine import Engine
 from service.idempotency import Idempotency
 from service.jobs.batch import BatchWriter
+from service.jobs.jobs import Jobs
+from service.jobs.worker import JobWorker
 from service.memories import Memories
 from service.models import Models
 from service.readiness import Readiness
@@ -33,6 +35,8 @@ class AppState:
     writer: DocumentWriter
     idempotency: Idempotency
     batches: BatchWriter
+    jobs: Jobs
+    job_worker: JobWorker
     reader: Reader
     telemetry: Telemetry
     waiting: WaitingRequests

@@ -8,6 +8,8 @@ from service.correlation import current_request
 from service.log import AUDIT, FIELDS
 
 Act: TypeAlias = Literal[
+    "job.cancel",
+    "job.delete",
     "memory.append",
     "memory.delete",
     "memory.delete_page",

@@ -18,6 +18,8 @@ SITE_PREFIX = 64
 "Bits of an IPv6 address that one client has to itself: it may choose the others anew each time."
 
 
+RESPOND_ASYNC = "respond-async"
+
 BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="A key of the service.")
 
 
@@ -81,14 +83,28 @@ def client_of(request: Request) -> str:
     return str(address.ipv4_mapped or IPv6Network((int(address), SITE_PREFIX), strict=False))
 
 
-def refuse_overload(operation: Operation) -> Callable[[Request], Awaitable[None]]:
+def prefers_async(request: Request) -> bool:
+    """Return true where a client does not want to wait for the result (RFC 7240)."""
+    preferences = ",".join(request.headers.getlist("prefer")).lower().split(",")
+    return any(each.partition(";")[0].strip() == RESPOND_ASYNC for each in preferences)
+
+
+def refuse_overload(
+    operation: Operation, *, unless: Callable[[Request], bool] = lambda _: False
+) -> Callable[[Request], Awaitable[None]]:
     """Return the dependency that refuses a request where any like it would be refused.
 
     It is resolved before the body is read: under overload most requests are refused, and reading
     them would take the time of those that are not.
+
+    Args:
+        operation: The operation.
+        unless: Tells requests that do not need the engine at once.
     """
 
     async def refuse(request: Request) -> None:
+        if unless(request):
+            return
         state = state_of(request)
         length = request.headers.get("content-length", "")
         # A byte of a document is at most a token. A body without a length may be the largest.

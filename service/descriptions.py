@@ -120,6 +120,8 @@ def describe_limits(
         header_seconds=settings.header_timeout_seconds,
         timeout_seconds=settings.max_timeout_seconds,
         pages=settings.max_pages,
+        jobs=settings.max_jobs,
+        job_seconds=settings.job_seconds,
         tenant=identity.tenant,
         role=identity.role,
         requests_per_second=identity.limits.requests_per_second,

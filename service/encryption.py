@@ -61,14 +61,42 @@ class Keyring:
         """Ids of the keys, which are no secrets, the first key's first."""
         return [key_id.hex() for key_id in self._ciphers]
 
-    def seal(self, memory: StoredMemory) -> StoredMemory:
-        """Return a memory with its blob encrypted by the first key; without keys as it is."""
+    def encrypt(self, content: bytes, owner: str) -> bytes:
+        """Return bytes encrypted by the first key; without keys as they are.
+
+        Args:
+            content: The bytes.
+            owner: Whatever they belong to, which is authenticated with them.
+        """
         if not self._ciphers:
-            return memory
+            return content
         key_id, cipher = next(iter(self._ciphers.items()))
         nonce = os.urandom(NONCE_BYTES)
-        body = cipher.encrypt(nonce, memory.blob, _owner(memory))
-        return replace(memory, blob=HEAD.pack(MAGIC, key_id, nonce) + body)
+        return HEAD.pack(MAGIC, key_id, nonce) + cipher.encrypt(nonce, content, owner.encode())
+
+    def decrypt(self, content: bytes, owner: str) -> bytes:
+        """Return what was encrypted; what was stored plain as it is.
+
+        Raises:
+            EncryptionKeyError: The key is missing.
+            BlobError: The bytes were changed, or belong to another owner.
+        """
+        if not _is_sealed(content):
+            return content
+        key_id, nonce = _split_head(content)
+        if key_id not in self._ciphers:
+            raise _missing_keys([key_id.hex()])
+        try:
+            return self._ciphers[key_id].decrypt(nonce, content[HEAD.size :], owner.encode())
+        except InvalidTag as error:
+            raise BlobError(
+                "what is stored was changed, or belongs to another id or tenant; write the document"
+                " again"
+            ) from error
+
+    def seal(self, memory: StoredMemory) -> StoredMemory:
+        """Return a memory with its blob encrypted by the first key; without keys as it is."""
+        return replace(memory, blob=self.encrypt(memory.blob, _owner(memory)))
 
     def open(self, memory: StoredMemory) -> bytes:
         """Return the blob of a memory from a store; one that was stored plain as it is.
@@ -77,18 +105,7 @@ class Keyring:
             EncryptionKeyError: The key is missing.
             BlobError: The blob was changed, or is that of another memory.
         """
-        if not _is_sealed(memory.blob):
-            return memory.blob
-        key_id, nonce = _split_head(memory.blob)
-        if key_id not in self._ciphers:
-            raise _missing_keys([key_id.hex()])
-        try:
-            return self._ciphers[key_id].decrypt(nonce, memory.blob[HEAD.size :], _owner(memory))
-        except InvalidTag as error:
-            raise BlobError(
-                "the stored memory was changed, or belongs to another id or tenant; write the"
-                " document again"
-            ) from error
+        return self.decrypt(memory.blob, _owner(memory))
 
     def is_current(self, memory: StoredMemory) -> bool:
         """Return true if the blob of a memory is encrypted by the first key."""
@@ -237,8 +254,8 @@ def _split_head(blob: bytes) -> tuple[bytes, bytes]:
     return key_id, nonce
 
 
-def _owner(memory: StoredMemory) -> bytes:
-    return f"{memory.tenant}:{memory.memory_id}".encode()
+def _owner(memory: StoredMemory) -> str:
+    return f"{memory.tenant}:{memory.memory_id}"
 
 
 def _missing_keys(key_ids: Sequence[str]) -> EncryptionKeyError:

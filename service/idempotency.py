@@ -5,7 +5,6 @@ So whoever goes on with the request, after a failure or the end of a process, wr
 ids, where stores publish only once. RecordStore hold digests of key and body, never their text.
 """
 
-import asyncio
 import hashlib
 import logging
 import secrets
@@ -13,11 +12,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import AwareDatetime, BaseModel
 
 from gradmem_core.errors import GradMemError, StoreUnavailableError
+from service import leases
+from service.leases import LeaseLostError, run_leased
 from service.offload import call_by_size
 from service.refusals import (
     KeyReusedError,
@@ -30,10 +31,6 @@ T = TypeVar("T")
 
 KEPT = timedelta(hours=24)
 "Time for which a key is remembered."
-LEASE_SECONDS = 20.0
-"Time after which others may go on with a request whose process has not been heard of."
-RENEWALS = 4
-"Renewals of a lease within its time."
 
 logger = logging.getLogger(__name__)
 
@@ -160,19 +157,14 @@ class Claim:
         Raises:
             WriteInFlightError: The lease ran out, and another service has taken over.
         """
-        task = asyncio.ensure_future(work())
-        keeper = asyncio.create_task(self._keep())
         try:
-            await asyncio.wait({task, keeper}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise WriteInFlightError(LEASE_SECONDS)
-            result = task.result()
+            result = await run_leased(work(), self.renew)
+        except LeaseLostError as error:
+            raise WriteInFlightError(leases.LEASE_SECONDS) from error
         except BaseException as error:
-            await _cancel(keeper, task)
             with suppress(StoreUnavailableError):
                 await (self._forget() if _leaves_nothing(error) else self._release())
             raise
-        await _cancel(keeper)
         noted = note(result)
         try:
             await (self._release() if noted is None else self._exchange(result=noted))
@@ -183,14 +175,6 @@ class Claim:
     async def renew(self) -> bool:
         """Extend the lease; return False where another service has it."""
         return await self._exchange(leased_until=_lease_end(datetime.now(UTC)))
-
-    async def _keep(self) -> None:
-        """Renew the lease until it is lost."""
-        while datetime.now(UTC) < self._record.leased_until:
-            await asyncio.sleep(LEASE_SECONDS / RENEWALS)
-            with suppress(StoreUnavailableError):
-                if not await self.renew():
-                    return
 
     async def _release(self) -> None:
         """Let others go on at once."""
@@ -226,10 +210,4 @@ def _keyed(key: bytes, text: bytes) -> str:
 
 
 def _lease_end(now: datetime) -> datetime:
-    return now + timedelta(seconds=LEASE_SECONDS)
-
-
-async def _cancel(*tasks: "asyncio.Future[Any]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    return now + timedelta(seconds=leases.LEASE_SECONDS)

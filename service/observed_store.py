@@ -67,6 +67,7 @@ class _ObservedStore(_Observed):
         super().__init__(store, telemetry)
         self._store = store
         self.records = _Observed(store.records, telemetry, "records.")
+        self.jobs = _Observed(store.jobs, telemetry, "jobs.")
 
     async def __aenter__(self) -> Store:
         await self._store.open()

@@ -15,7 +15,9 @@
     ├── ContentEncodingError      its body is compressed
     ├── MemoryTakenError          it would overwrite a memory
     ├── KeyReusedError            its idempotency key came with another body before
-    └── WriteInFlightError        a request with its idempotency key is being worked on
+    ├── WriteInFlightError        a request with its idempotency key is being worked on
+    ├── JobNotFoundError          it names no job of its tenant
+    └── TooManyJobsError          its tenant has too many jobs
 
 `service.errors` holds their statuses.
 """
@@ -243,4 +245,27 @@ class WriteInFlightError(RefusalError):
             "a request with this Idempotency-Key is being worked on; send it again later for its"
             " result",
             headers={"Retry-After": str(max(1, math.ceil(seconds)))},
+        )
+
+
+class JobNotFoundError(RefusalError):
+    """No job of the tenant has an id."""
+
+    def __init__(self) -> None:
+        super().__init__("no job has this id, or it has expired")
+
+
+class TooManyJobsError(RefusalError):
+    """A tenant has as many jobs that have not ended as it may.
+
+    Args:
+        limit: Most of them.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} jobs of the tenant have not ended (GRADMEM_MAX_JOBS); wait for one of them,"
+            " or cancel it",
+            limit=limit,
+            headers={"Retry-After": "10"},
         )

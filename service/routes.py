@@ -12,9 +12,19 @@ from gradmem_core.errors import EngineStoppedError
 from gradmem_core.prompt_embeds import export_initial_memory
 from service.app_state import state_of
 from service.bodies import JSON, describe_body, describe_problems, json_body, respond
-from service.clients import client_of, identity_of, needs, quota_of, refuse_overload, tenant_of
+from service.clients import (
+    client_of,
+    identity_of,
+    needs,
+    prefers_async,
+    quota_of,
+    refuse_overload,
+    tenant_of,
+)
 from service.descriptions import describe_limits, describe_model
 from service.idempotency import Claim
+from service.jobs.schemas import JobInfo
+from service.jobs.submission import respond_with_job, wants_job
 from service.schemas import (
     EXAMPLE_ID,
     EXAMPLE_PAGE_ID,
@@ -72,11 +82,14 @@ router = APIRouter(responses=describe_problems(400, 401, 403, 421, 429, 431, 503
 
 @router.post(
     "/write",
-    dependencies=[needs("write"), Depends(refuse_overload("write"))],
+    dependencies=[needs("write"), Depends(refuse_overload("write", unless=prefers_async))],
     status_code=201,
     tags=["memories"],
     response_model=WriteResult,
-    responses=describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507),
+    responses={
+        202: {"model": JobInfo, "description": "The job"},
+        **describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507),
+    },
     openapi_extra=describe_body(WriteRequest),
 )
 async def write(body: WriteBody, request: Request, key: IdempotencyKey = None) -> Response:
@@ -88,10 +101,15 @@ async def write(body: WriteBody, request: Request, key: IdempotencyKey = None) -
 
     With an `Idempotency-Key` the request can be sent again: for 24 hours, the same key and body
     give the same memory (`Idempotency-Replayed: true`).
+
+    With `Prefer: respond-async` the response is a job (202), see `GET /jobs/{id}`.
     """
     claim = None if key is None else await _claim(request, key, body)
-    work = partial(_write, request, body, claim)
-    response = await _respond_written(request, work, size=len(body.document), status=201)
+    if wants_job(request, claim):
+        response = await respond_with_job(request, [body], claim)
+    else:
+        work = partial(_write, request, body, claim)
+        response = await _respond_written(request, work, size=len(body.document), status=201)
     if claim is not None and claim.result is not None:
         response.headers[REPLAYED] = "true"
     return response

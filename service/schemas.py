@@ -27,6 +27,8 @@ MAX_METADATA_NAME = 128
 "Longest name of an entry, in characters."
 MAX_METADATA_VALUE = 1024
 "Longest value of an entry, in characters."
+MAX_DOCUMENTS = 256
+"Most documents of a batch."
 MAX_LIST = 1000
 "Most memories in a part of a list, or in one deletion."
 MAX_NAMED_FIELDS = 20
@@ -615,6 +617,12 @@ class LimitsResponse(BaseModel):
     "Most pages of a memory."
     queries: int = MAX_QUERIES
     "Most queries of a READ."
+    batch_documents: int = MAX_DOCUMENTS
+    "Most documents of a batch."
+    jobs: int
+    "Most jobs of the tenant that have not ended."
+    job_seconds: int
+    "Time for which a job and its results are kept after its end."
     metadata_entries: int = MAX_METADATA
     "Most entries of a memory's metadata."
     metadata_name_characters: int = MAX_METADATA_NAME

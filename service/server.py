@@ -19,6 +19,7 @@ from service.app import create_app
 from service.connections import ConnectionLimits
 from service.encryption import Keyring, check_keys
 from service.engine.threads import leave_cores_to_the_engine
+from service.jobs.worker import JobWorker
 from service.log import configure_logging
 from service.reloading import Reloader
 from service.self_test import try_checkpoint
@@ -134,6 +135,7 @@ class Server(uvicorn.Server):
             idle_seconds=KEEP_ALIVE_SECONDS,
         )
         self._waiting: WaitingRequests = app.state.gradmem.waiting
+        self._job_worker: JobWorker = app.state.gradmem.job_worker
         self._shutdown_seconds = settings.shutdown_seconds
         self._reloader = Reloader(app.state.gradmem.models, settings)
         self._reloads = settings.checkpoints_file is not None
@@ -164,7 +166,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let requests finish for a while, then answer those that remain."""
+        """Let requests finish for a while, then answer those that remain; jobs wait for others."""
+        await self._job_worker.stop()
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._shutdown_seconds, self._waiting.end)
         await super().shutdown(sockets)

@@ -128,6 +128,13 @@ class Settings(BaseSettings):
     max_timeout_seconds: float = Field(default=600, gt=0, le=LONGEST_SECONDS)
     """Longest time that a request may take, and its time where it names none: a memory of 64 pages
     is minutes of work for two cores."""
+    job_documents: int = Field(default=2, ge=0, le=64)
+    """Documents of jobs that the service writes at a time; 0 leaves them to other services. All
+    jobs together have the share of one client."""
+    max_jobs: int = Field(default=100, ge=1)
+    "Most jobs of a tenant that have not ended."
+    job_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
+    "Time for which a job and its results are kept after its end."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     "Lowest severity that is logged."
     log_format: LogFormat = "text"

@@ -87,6 +87,10 @@ class Telemetry:
         self._untimed = 0
         self.rejected = self._counter("rejected_total", "Requests refused by a full engine.")
         self.cancelled = self._counter("cancelled_total", "Requests whose client left.")
+        self.jobs = Gauge("gradmem_jobs", "Jobs that have not ended.", registry=self.registry)
+        self.job_documents = self._counter(
+            "job_documents_total", "Documents of jobs by outcome: written or failed.", ["outcome"]
+        )
         self.expired = self._counter("expired_total", "Requests that timed out.")
 
     def observe_gradient_step(self, lengths: Sequence[int], seconds: float) -> None:

@@ -3,25 +3,50 @@
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from service.app_state import state_of
 from service.bodies import describe_body, describe_problems, json_body, respond
-from service.clients import client_of, needs, quota_of, refuse_overload, tenant_of
+from service.clients import (
+    client_of,
+    needs,
+    prefers_async,
+    quota_of,
+    refuse_overload,
+    tenant_of,
+)
 from service.idempotency import Claim
 from service.jobs.batch import note_problems
-from service.jobs.schemas import BatchRequest, BatchResponse
+from service.jobs.schemas import (
+    BatchRequest,
+    BatchResponse,
+    JobInfo,
+    JobResults,
+    JobsResponse,
+)
+from service.jobs.submission import respond_with_job, wants_job
 from service.routes import REPLAYED, IdempotencyKey
+from service.schemas import EXAMPLE_ID
 from service.streams import run_while_connected
 
-router = APIRouter(tags=["memories"], responses=describe_problems(400, 401, 403, 421, 431))
+JobPath = Annotated[str, Path(description="A job's id.", examples=[EXAMPLE_ID])]
+LARGEST_LIST = 100
+"Most jobs in a part of a list."
+RESULT_BYTES = 2**13
+"About the bytes of a result."
+
+router = APIRouter(tags=["jobs"], responses=describe_problems(400, 401, 403, 421, 431))
 
 
 @router.post(
     "/write/batch",
-    dependencies=[needs("write"), Depends(refuse_overload("write"))],
+    tags=["memories"],
+    dependencies=[needs("write"), Depends(refuse_overload("write", unless=prefers_async))],
     response_model=BatchResponse,
-    responses=describe_problems(408, 409, 413, 415, 422, 429, 503, 507),
+    responses={
+        202: {"model": JobInfo, "description": "The job"},
+        **describe_problems(408, 409, 413, 415, 422, 429, 503, 507),
+    },
     openapi_extra=describe_body(BatchRequest),
 )
 async def write_batch(
@@ -34,14 +59,18 @@ async def write_batch(
     The results are in the order of the documents: a memory, or the problem of a document that was
     not written. With an `Idempotency-Key` the request can be sent again, see `POST /write`; then
     documents are tried again whose problem was none of their own, such as 503.
+
+    With `Prefer: respond-async` the response is a job (202), see `GET /jobs/{id}`.
     """
     size = sum(len(each.document) for each in body.documents)
     claim = None
     if key is not None:
         claim = await state_of(request).idempotency.claim(tenant_of(request), key, body, size=size)
-    response = await respond(
-        await run_while_connected(request, _write(request, body, claim)), size=size, status=200
-    )
+    if wants_job(request, claim):
+        response = await respond_with_job(request, body.documents, claim)
+    else:
+        results = await run_while_connected(request, _write(request, body, claim))
+        response = await respond(results, size=size, status=200)
     if claim is not None and claim.result is not None:
         response.headers[REPLAYED] = "true"
     return response
@@ -61,3 +90,47 @@ async def _write(request: Request, body: BatchRequest, claim: Claim | None) -> B
         claim=claim,
     )
     return await (write() if claim is None else claim.run(write, note_problems))
+
+
+@router.get("/jobs", dependencies=[needs("read")], responses=describe_problems(422, 503))
+async def list_jobs(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=LARGEST_LIST, description="Most jobs to return.")] = 20,
+    cursor: Annotated[
+        str | None, Query(description="`next_cursor` of the part before; the newest by default.")
+    ] = None,
+) -> JobsResponse:
+    """List jobs, the newest first."""
+    return await state_of(request).jobs.list_jobs(tenant_of(request), limit=limit, cursor=cursor)
+
+
+@router.get("/jobs/{job_id}", dependencies=[needs("read")], responses=describe_problems(404, 503))
+async def show_job(job_id: JobPath, request: Request) -> JobInfo:
+    """Describe a job: documents that are written after the response."""
+    return await state_of(request).jobs.show(tenant_of(request), job_id)
+
+
+@router.get(
+    "/jobs/{job_id}/results",
+    dependencies=[needs("read")],
+    response_model=JobResults,
+    responses=describe_problems(404, 503),
+)
+async def job_results(job_id: JobPath, request: Request) -> Response:
+    """Return the results of a job so far, in the order of its documents, as those of a batch."""
+    found = await state_of(request).jobs.results(tenant_of(request), job_id)
+    return await respond(found, size=len(found.results) * RESULT_BYTES, status=200)
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    dependencies=[needs("write")],
+    status_code=204,
+    responses=describe_problems(404, 503, 507),
+)
+async def cancel_job(job_id: JobPath, request: Request) -> None:
+    """Cancel a job; delete the record of one that has ended.
+
+    Documents that are written already stay, and so does the one that is being written.
+    """
+    await state_of(request).jobs.cancel(tenant_of(request), job_id)

@@ -1,11 +1,19 @@
 """The bodies of routes for batches and jobs."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from datetime import datetime
+from typing import Literal
 
-from service.schemas import Problem, RequestBody, WriteRequest, WriteResult
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-MAX_DOCUMENTS = 256
-"Most documents of a batch."
+from service.schemas import (
+    EXAMPLE_ID,
+    MAX_DOCUMENTS,
+    MemoryId,
+    Problem,
+    RequestBody,
+    WriteRequest,
+    WriteResult,
+)
 
 
 class BatchRequest(RequestBody):
@@ -47,3 +55,53 @@ class BatchResponse(BaseModel):
     """The results of documents, in their order."""
 
     results: list[DocumentResult]
+
+
+JobStatus = Literal["queued", "running", "done", "cancelled"]
+
+EXAMPLE_JOB: dict[str, JsonValue] = {
+    "job_id": EXAMPLE_ID,
+    "status": "running",
+    "documents": 2,
+    "written": 1,
+    "failed": 0,
+    "created_at": "2026-11-23T12:00:00Z",
+    "ended_at": None,
+    "expires_at": None,
+}
+
+
+class JobInfo(BaseModel):
+    """A job: documents that are written after the response."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_JOB]})
+
+    job_id: MemoryId
+    status: JobStatus
+    "`queued`, no document has been begun; `done`, each has a result; `cancelled`, some may have."
+    documents: int
+    "Number of documents."
+    written: int
+    "Documents that were written."
+    failed: int
+    "Documents that have a problem."
+    created_at: datetime
+    ended_at: datetime | None
+    "Time at which it was done or cancelled."
+    expires_at: datetime | None
+    "Time at which the job and its results are forgotten; null before it has ended."
+
+
+class JobsResponse(BaseModel):
+    """A part of the list of jobs, the newest first."""
+
+    jobs: list[JobInfo]
+    next_cursor: str | None
+    "Cursor of the next part; null at the end."
+
+
+class JobResults(BaseModel):
+    """The results of the documents of a job, in their order."""
+
+    results: list[DocumentResult | None]
+    "Null for a document that is not done yet, or was not when the job was cancelled."

@@ -8,20 +8,25 @@ from service.stores.base import (
 )
 from service.stores.heads import (
     MEMORY_ID,
+    NEWEST,
     POSITION,
     MemoryFilter,
     MemoryHead,
     MemoryList,
     memory_key,
 )
+from service.stores.jobs import JobStore, JobTask, StoredJob
 from service.stores.records import RecordStore
 from service.stores.sqlite import SqliteStore, parse_path
 from service.stores.usage import NO_QUOTA, Quota, Usage
 
 __all__ = [
     "MEMORY_ID",
+    "NEWEST",
     "NO_QUOTA",
     "POSITION",
+    "JobStore",
+    "JobTask",
     "MemoryExistsError",
     "MemoryFilter",
     "MemoryHead",
@@ -29,6 +34,7 @@ __all__ = [
     "Quota",
     "RecordStore",
     "Store",
+    "StoredJob",
     "StoredMemory",
     "Usage",
     "create_store",

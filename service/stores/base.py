@@ -29,6 +29,7 @@ from gradmem_core.errors import (
 )
 from gradmem_core.tenants import DEFAULT_TENANT, OWN_PREFIX
 from service.stores.heads import MEMORY_ID, NEWEST, MemoryFilter, MemoryHead, MemoryList
+from service.stores.jobs import JobStore
 from service.stores.records import RecordStore
 from service.stores.usage import NO_QUOTA, Quota, Usage
 
@@ -80,6 +81,8 @@ class Store(ABC):
     "True where an error of the store means that it stored nothing; over a network that is unknown."
     records: RecordStore
     "Small records of the service itself."
+    jobs: JobStore
+    "Documents that are written after the response."
 
     def __init__(self) -> None:
         self._unfinished: set[tuple[str, str]] = set()

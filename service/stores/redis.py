@@ -53,6 +53,7 @@ from service.stores.heads import (
 )
 from service.stores.redis_client import Client, connect
 from service.stores.redis_errors import FOREIGN_ERRORS, explain
+from service.stores.redis_jobs import RedisJobs
 from service.stores.redis_records import RedisRecords, exchange_value, to_milliseconds
 from service.stores.redis_usage import count, fetch_usage, settle
 from service.stores.usage import NO_QUOTA, Quota, Usage
@@ -138,6 +139,7 @@ class RedisStore(Store):
         self._redis: Client | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self.records = RedisRecords(self._run, self._retry)
+        self.jobs: RedisJobs = RedisJobs(self._run, self._retry)
         self._spending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         "Locks of keys: a service's own requests would only upset each other's transactions."
         self._settling = asyncio.Lock()
@@ -519,6 +521,7 @@ class RedisStore(Store):
             await self._retry(lambda redis: _rehearse_hset(redis, key))
             await self.find_key("")
             await self.list_keys()
+            await self.jobs.rehearse()
         except StoreFullError as error:  # memories can still be read and deleted
             logger.warning("%s", error)
 

@@ -43,6 +43,8 @@ COMMANDS = " ".join(
         *("get", "set", "del", "exists", "persist", "pexpireat"),
         *("watch", "unwatch", "multi", "exec", "hget", "hset", "hvals", "ping"),
         *("getrange", "incrby", "scan", "strlen", "zadd", "zcard", "zmscore", "zrange", "zrem"),
+        *("hdel", "hincrby", "hmget", "sadd", "scard", "srem", "zscore", "xack", "xadd"),
+        *("xautoclaim", "xclaim", "xdel", "xgroup", "xpending", "xreadgroup"),
     )
 )
 "Commands that the store's user needs, as an ACL names them."

@@ -29,6 +29,7 @@ from service.stores.base import (
 from service.stores.heads import MemoryHead, memory_id_at, memory_key, split_key, to_microseconds
 from service.stores.sqlite_errors import FOREIGN_ERRORS, explain
 from service.stores.sqlite_files import SqliteFiles
+from service.stores.sqlite_jobs import JOB_TABLES, SqliteJobs, remove_expired_jobs
 from service.stores.sqlite_records import (
     RECORDS_TABLE,
     Operation,
@@ -70,6 +71,7 @@ TABLES = (
     END""",
     RECORDS_TABLE,
     *USAGE_TABLES,
+    *JOB_TABLES,
 )
 LISTED, COUNTED = 1, 2
 """The file's `user_version` once all its memories are in the index of lists, and once what each
@@ -123,6 +125,7 @@ class SqliteStore(Store):
         self._writer = _Connection("sqlite-writer")
         self._reader = _Connection("sqlite-reader")
         self.records = SqliteRecords(self._reader.run, self._write)
+        self.jobs = SqliteJobs(self._reader.run, self._write, _transaction)
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -289,6 +292,7 @@ class SqliteStore(Store):
         """Remove expired memories, and the bytes of deleted ones; return False if some stay."""
         self._with_reserve(lambda: _remove_expired(connection))
         self._with_reserve(lambda: remove_expired_records(connection))
+        self._with_reserve(lambda: remove_expired_jobs(connection))
         emptied = _truncate_log(connection)
         self._files.take_reserve()
         return emptied

@@ -10,8 +10,8 @@ import pytest
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from service.app import create_app
 from service.engine import AdmissionLimits, BatchLimits, DeviceExecutor, Engine, TorchDevice
-from service.jobs.schemas import MAX_DOCUMENTS
 from service.models import Models
+from service.schemas import MAX_DOCUMENTS
 from service.settings import Settings
 from service.telemetry import Telemetry
 from tests.service.conftest import Serving

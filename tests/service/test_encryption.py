@@ -63,7 +63,7 @@ def test_a_sealed_blob_shows_nothing_and_differs_each_time() -> None:
 
 def test_without_keys_and_for_plain_blobs_nothing_changes() -> None:
     memory = a_memory(SECRET)
-    assert Keyring().seal(memory) is memory
+    assert Keyring().seal(memory) == memory
     assert Keyring().open(memory) == Keyring([OLD]).open(memory) == SECRET
 
 

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import StoreUnavailableError
-from service import idempotency
+from service import idempotency, leases
 from service.app import create_app
 from service.models import Models
 from service.schemas import WriteRequest
@@ -140,7 +140,7 @@ def test_tenants_have_their_own_keys(settings: Settings) -> None:
 def test_a_request_in_flight_is_not_begun_again(
     settings: Settings, tiny: Checkpoint, serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idempotency, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 3.0)
     with (
         slow_service(settings, tiny, serving) as (device, client, _),
         ThreadPoolExecutor() as pool,
@@ -164,7 +164,7 @@ def problem_headers(response: httpx.Response) -> httpx.Headers:
 def test_a_request_whose_process_died_goes_on(
     http: httpx.Client, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idempotency, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
     before_writing, before_noting = new_key(), new_key()
     ids = [begin_and_die(store_url, key) for key in (before_writing, before_noting)]
     memory = http.post("/write", json={"document": DOCUMENT}).json()["memory_id"]

@@ -1,0 +1,522 @@
+"""Jobs in Redis: a stream with a consumer group holds the documents that wait or are leased.
+
+All keys have one hash tag, so that transactions hold on a Redis Cluster. A job has few documents in
+the stream at a time; a finished one puts the next at the end. So jobs take turns. All services
+read as one consumer: a lease is told by the entry and the number of its deliveries.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from redis.exceptions import ResponseError, WatchError
+
+from service.stores.base import PROBE_TENANT
+from service.stores.heads import EPOCH, memory_id_at, to_microseconds
+from service.stores.jobs import JobStore, JobTask, StoredJob
+from service.stores.redis_client import Client
+from service.stores.redis_records import RunCommands, to_milliseconds
+
+T = TypeVar("T")
+
+PREFIX = "gradmem:{jobs}:"
+GROUP = CONSUMER = "workers"
+QUEUED = 4
+"Most documents of a job in the stream."
+ATTEMPTS = 50
+"Attempts of a transaction while others change the same job."
+CLEANED = 10
+"Oldest entries of a list of jobs that each new job checks."
+FIELDS = (
+    *("seed", "documents", "written", "failed", "created_at", "begun", "cancelled"),
+    *("ended_at", "expires_at", "webhook", "deliveries"),
+)
+"Fields of a job's hash, besides its documents, its results and `queued`."
+
+
+class _Keys:
+    """The keys of jobs."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.queue = f"{prefix}queue"
+        "Stream of documents: `tenant`, `job_id` and `number`."
+        self.unended = f"{prefix}unended"
+        "Set of the jobs that have not ended."
+        self.deliveries = f"{prefix}deliveries"
+        "Sorted set of the jobs whose end is to be told, by the time at which it is due."
+
+    def job(self, tenant: str, job_id: str) -> str:
+        """Return the key of the hash of a job."""
+        return f"{self._prefix}job:{tenant}:{job_id}"
+
+    def listed(self, tenant: str) -> str:
+        """Return the key of the sorted set of the positions of a tenant's jobs."""
+        return f"{self._prefix}list:{tenant}"
+
+    def waiting(self, tenant: str) -> str:
+        """Return the key of the set of a tenant's jobs that have not ended."""
+        return f"{self._prefix}unended:{tenant}"
+
+
+class RedisJobs(JobStore):
+    """Jobs of a Redis store.
+
+    Args:
+        run: Sends commands once.
+        retry: Sends commands that may be repeated, and repeats them.
+        prefix: Beginning of the keys.
+    """
+
+    def __init__(self, run: RunCommands, retry: RunCommands, prefix: str = PREFIX) -> None:
+        self._run = run
+        self._retry = retry
+        self._keys = _Keys(prefix)
+        self._claimed = "0-0"  # the entry from which the next search for lost leases goes on
+
+    async def rehearse(self) -> None:
+        """Send every command once, on keys of its own, so that a missing permission shows."""
+        prefix = f"{PREFIX}probe:{secrets.token_hex(8)}:"
+        probe, lease, keep = RedisJobs(self._run, self._retry, prefix), timedelta(1), timedelta(1)
+        job = StoredJob(
+            tenant=PROBE_TENANT,
+            job_id=secrets.token_hex(16),
+            seed="",
+            documents=2,
+            created_at=datetime.now(UTC),
+            webhook=b"",
+        )
+        try:
+            await probe.add(job, [b"", b""], most=1)
+            for _ in range(2):
+                task = await probe.take(lease)
+                assert task is not None
+                await probe.renew(task, lease)
+                await probe.give_back(task)
+            while (task := await probe.take(lease)) is not None:
+                await probe.finish(task, b"", written=True, keep=keep)
+            await probe.find_results(job)
+            delivered = await probe.take_delivery(lease)
+            assert delivered is not None
+            await probe.settle_delivery(delivered, again_at=None)
+            await probe.cancel(job.tenant, job.job_id, keep=keep)
+            await probe.count()
+        finally:
+            keys = probe._keys
+            names = [keys.queue, keys.unended, keys.deliveries, keys.job(job.tenant, job.job_id)]
+            names += [keys.listed(job.tenant), keys.waiting(job.tenant)]
+            await self._retry(lambda redis: redis.delete(*names))
+
+    async def add(self, job: StoredJob, documents: Sequence[bytes], *, most: int) -> bool:
+        """See `JobStore.add`."""
+        keys, key = self._keys, self._keys.job(job.tenant, job.job_id)
+
+        async def add(redis: Client) -> bool:
+            async with _transaction(redis) as pipeline:
+                await pipeline.watch(key, keys.waiting(job.tenant))
+                if (await pipeline.hmget(key, ["seed"]))[0] is not None:
+                    return True
+                if await pipeline.scard(keys.waiting(job.tenant)) >= most:
+                    return False
+                first = range(min(QUEUED, len(documents)))
+                pipeline.multi()
+                bodies = {_document(number): body for number, body in enumerate(documents)}
+                pipeline.hset(key, mapping={**_hash(job), **bodies, "queued": len(first)})
+                pipeline.zadd(keys.listed(job.tenant), {job.position: 0})
+                pipeline.sadd(keys.waiting(job.tenant), job.job_id)
+                pipeline.sadd(keys.unended, _member(job.tenant, job.job_id))
+                for number in first:
+                    pipeline.xadd(self._keys.queue, _entry(job.tenant, job.job_id, number))
+                await pipeline.execute()
+                return True
+
+        await self._retry(self._create_group)
+        added = await self._transact(add)
+        await self._clean_list(job.tenant)
+        return added
+
+    async def find(self, tenant: str, job_id: str) -> StoredJob | None:
+        """See `JobStore.find`."""
+        key = self._keys.job(tenant, job_id)
+        values = await self._retry(lambda redis: _await(redis.hmget(key, FIELDS)))
+        return _job(tenant, job_id, values)
+
+    async def list_jobs(self, tenant: str, *, before: str, limit: int) -> list[StoredJob]:
+        """See `JobStore.list_jobs`; entries of jobs that are gone are removed on the way."""
+        found: list[StoredJob] = []
+        key = self._keys.listed(tenant)
+        while len(found) < limit:
+            start, wanted = f"({before}" if before[0].isdigit() else "+", limit - len(found)
+            positions = await self._retry(
+                lambda redis, start=start, wanted=wanted: redis.zrange(  # type: ignore[misc]
+                    key,
+                    start,
+                    "-",
+                    desc=True,
+                    bylex=True,
+                    offset=0,
+                    num=wanted,
+                )
+            )
+            found += await self._fetch(tenant, positions)
+            if len(positions) < wanted:
+                break
+            before = _text(positions[-1])
+        return found
+
+    async def _create_group(self, redis: Client) -> None:
+        """Create the consumer group where it is missing: a Redis that lost its data has none."""
+        try:
+            await redis.xgroup_create(self._keys.queue, GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):  # it is there
+                raise
+
+    async def _clean_list(self, tenant: str) -> None:
+        """Remove the oldest entries of a list, where their jobs are gone."""
+        key = self._keys.listed(tenant)
+        oldest = await self._retry(lambda redis: redis.zrange(key, 0, CLEANED - 1))
+        await self._fetch(tenant, oldest)
+
+    async def _fetch(self, tenant: str, positions: Sequence[Any]) -> list[StoredJob]:
+        """Return the jobs at positions; remove the positions of those that are gone."""
+        ids = [memory_id_at(_text(position)) for position in positions]
+
+        async def fetch(redis: Client) -> Any:  # noqa: ANN401
+            async with redis.pipeline(transaction=False) as pipeline:
+                for job_id in ids:
+                    pipeline.hmget(self._keys.job(tenant, job_id), FIELDS)
+                return await pipeline.execute()
+
+        rows = await self._retry(fetch) if ids else []
+        jobs = [_job(tenant, job_id, row) for job_id, row in zip(ids, rows, strict=True)]
+        gone = [place for place, job in zip(positions, jobs, strict=True) if job is None]
+        if gone:
+            await self._retry(lambda redis: redis.zrem(self._keys.listed(tenant), *gone))
+        return [job for job in jobs if job is not None]
+
+    async def find_results(self, job: StoredJob) -> list[bytes | None]:
+        """See `JobStore.find_results`."""
+        names = [_result(number) for number in range(job.documents)]
+        results: list[bytes | None] = await self._retry(
+            lambda redis: _await(redis.hmget(self._keys.job(job.tenant, job.job_id), names))
+        )
+        return results
+
+    async def take(self, lease: timedelta) -> JobTask | None:
+        """See `JobStore.take`."""
+        while (entry := await self._take_entry(lease)) is not None:
+            task = await self._transact(lambda redis, entry=entry: self._open(redis, *entry))  # type: ignore[misc]
+            if task is not None:
+                return task
+        return None
+
+    async def _take_entry(self, lease: timedelta) -> tuple[str, Mapping[Any, Any], int] | None:
+        """Return an entry with the number of its deliveries: a lost one, or a new one."""
+        idle = int(lease / timedelta(milliseconds=1))
+        claimed = await self._run(lambda redis: self._claim_lost(redis, idle))
+        if claimed:
+            entry, fields = _text(claimed[0][0]), claimed[0][1]
+            return entry, fields, await self._count_deliveries(entry)
+        new = await self._run(self._read_new)
+        return (_text(new[0][0]), new[0][1], 1) if new else None
+
+    async def _claim_lost(self, redis: Client, idle: int) -> list[Any]:
+        """Take over an entry whose lease has run out."""
+        try:
+            reply = await redis.xautoclaim(
+                self._keys.queue, GROUP, CONSUMER, idle, start_id=self._claimed, count=1
+            )
+        except ResponseError as error:
+            return _nothing_without_group(error)
+        self._claimed = _text(reply[0])
+        return [entry for entry in reply[1] if entry[1]]
+
+    async def _read_new(self, redis: Client) -> list[Any]:
+        """Take an entry that nobody has had."""
+        try:
+            streams: Any = await redis.xreadgroup(GROUP, CONSUMER, {self._keys.queue: ">"}, 1)
+        except ResponseError as error:
+            return _nothing_without_group(error)
+        return [entry for _, entries in streams for entry in entries]
+
+    async def _open(
+        self, redis: Client, receipt: str, fields: Mapping[Any, Any], attempts: int
+    ) -> JobTask | None:
+        """Return the document of an entry; remove the entry where the document is done."""
+        named = {_text(name): _text(value) for name, value in fields.items()}
+        tenant, job_id, number = named["tenant"], named["job_id"], int(named["number"])
+        key = self._keys.job(tenant, job_id)
+        async with _transaction(redis) as pipeline:
+            await pipeline.watch(key)
+            seed, document, begun = await pipeline.hmget(key, ["seed", _document(number), "begun"])
+            pipeline.multi()
+            if document is None:
+                self._drop(pipeline, receipt)
+            elif begun != b"1":
+                pipeline.hset(key, "begun", 1)
+            await pipeline.execute()
+        if document is None:
+            return None
+        return JobTask(
+            tenant=tenant,
+            job_id=job_id,
+            number=number,
+            seed=_text(seed),
+            document=document,
+            attempts=attempts,
+            receipt=receipt,
+        )
+
+    async def _count_deliveries(self, entry: str) -> int:
+        """Return how often an entry has been delivered; 0 where it is not leased any more."""
+        pending = await self._retry(
+            lambda redis: redis.xpending_range(
+                self._keys.queue, GROUP, min=entry, max=entry, count=1
+            )
+        )
+        return int(pending[0]["times_delivered"]) if pending else 0
+
+    async def renew(self, task: JobTask, lease: timedelta) -> bool:
+        """See `JobStore.renew`; the lease of a Redis store is the same for all."""
+        del lease
+        if await self._count_deliveries(task.receipt) != task.attempts:
+            return False
+        await self._run(
+            lambda redis: redis.xclaim(
+                self._keys.queue, GROUP, CONSUMER, 0, [task.receipt], justid=True
+            )
+        )
+        return True
+
+    async def give_back(self, task: JobTask) -> None:
+        """See `JobStore.give_back`: the document goes to the end of the stream."""
+
+        async def give_back(redis: Client) -> None:
+            async with _transaction(redis) as pipeline:
+                pipeline.xadd(self._keys.queue, _entry(task.tenant, task.job_id, task.number))
+                self._drop(pipeline, task.receipt)
+                await pipeline.execute()
+
+        if await self._count_deliveries(task.receipt) == task.attempts:
+            await self._run(give_back)
+
+    async def finish(
+        self, task: JobTask, result: bytes, *, written: bool, keep: timedelta
+    ) -> StoredJob | None:
+        """See `JobStore.finish`."""
+        key = self._keys.job(task.tenant, task.job_id)
+
+        async def finish(redis: Client) -> StoredJob | None:
+            async with _transaction(redis) as pipeline:
+                await pipeline.watch(key)
+                *values, done, queued = await pipeline.hmget(
+                    key, [*FIELDS, _result(task.number), "queued"]
+                )
+                job = _job(task.tenant, task.job_id, values)
+                pipeline.multi()
+                self._drop(pipeline, task.receipt)
+                counted = None
+                if job is not None and done is None:
+                    counted = job.count(written=written, keep=keep)
+                    pipeline.hdel(key, _document(task.number))
+                    pipeline.hset(key, _result(task.number), result)
+                    if job.ended_at is None and int(queued) < job.documents:
+                        pipeline.xadd(
+                            self._keys.queue, _entry(task.tenant, task.job_id, int(queued))
+                        )
+                        pipeline.hincrby(key, "queued", 1)
+                    self._store_progress(pipeline, job, counted)
+                await pipeline.execute()
+                return counted
+
+        return await self._transact(finish)
+
+    async def cancel(self, tenant: str, job_id: str, *, keep: timedelta) -> bool:
+        """See `JobStore.cancel`; a service that meets an entry of the job removes it."""
+        key = self._keys.job(tenant, job_id)
+
+        async def cancel(redis: Client) -> bool:
+            async with _transaction(redis) as pipeline:
+                await pipeline.watch(key)
+                job = _job(tenant, job_id, await pipeline.hmget(key, FIELDS))
+                if job is None or job.ended_at is not None:
+                    return False
+                pipeline.multi()
+                pipeline.hdel(key, *map(_document, range(job.documents)))
+                self._store_progress(pipeline, job, job.end(keep, cancelled=True))
+                await pipeline.execute()
+                return True
+
+        return await self._transact(cancel)
+
+    async def remove(self, tenant: str, job_id: str) -> bool:
+        """See `JobStore.remove`."""
+        key = self._keys.job(tenant, job_id)
+
+        async def remove(redis: Client) -> bool:
+            async with _transaction(redis) as pipeline:
+                await pipeline.watch(key)
+                job = _job(tenant, job_id, await pipeline.hmget(key, FIELDS))
+                if job is None or job.ended_at is None:
+                    return False
+                pipeline.multi()
+                pipeline.delete(key)
+                pipeline.zrem(self._keys.listed(tenant), job.position)
+                pipeline.zrem(self._keys.deliveries, _member(tenant, job_id))
+                await pipeline.execute()
+                return True
+
+        return await self._transact(remove)
+
+    async def count(self) -> int:
+        """See `JobStore.count`."""
+        return int(await self._retry(lambda redis: _await(redis.scard(self._keys.unended))))
+
+    async def take_delivery(self, lease: timedelta) -> StoredJob | None:
+        """See `JobStore.take_delivery`."""
+        now = to_milliseconds(datetime.now(UTC))
+        due: Any = await self._retry(
+            lambda redis: redis.zrange(
+                self._keys.deliveries, "-inf", now, byscore=True, offset=0, num=1
+            )
+        )
+        if not due:
+            return None
+        member = _text(due[0])
+        tenant, job_id = member.rsplit(":", 1)
+        key = self._keys.job(tenant, job_id)
+
+        async def take(redis: Client) -> StoredJob | None:
+            async with _transaction(redis) as pipeline:
+                await pipeline.watch(key, self._keys.deliveries)
+                score = await pipeline.zscore(self._keys.deliveries, member)
+                job = _job(tenant, job_id, await pipeline.hmget(key, FIELDS))
+                if score is None or score > now:  # another service took it
+                    return None
+                pipeline.multi()
+                if job is None:
+                    pipeline.zrem(self._keys.deliveries, member)
+                else:
+                    pipeline.hincrby(key, "deliveries", 1)
+                    again_at = to_milliseconds(datetime.now(UTC) + lease)
+                    pipeline.zadd(self._keys.deliveries, {member: again_at})
+                await pipeline.execute()
+            return await self.find(tenant, job_id)
+
+        return await self._transact(take)
+
+    async def settle_delivery(self, job: StoredJob, *, again_at: datetime | None) -> None:
+        """See `JobStore.settle_delivery`."""
+        member = _member(job.tenant, job.job_id)
+        if again_at is None:
+            await self._retry(lambda redis: redis.zrem(self._keys.deliveries, member))
+        else:
+            due = to_milliseconds(again_at)
+            await self._retry(
+                lambda redis: redis.zadd(self._keys.deliveries, {member: due}, xx=True)
+            )
+
+    def _store_progress(self, pipeline: Any, old: StoredJob, new: StoredJob) -> None:  # noqa: ANN401
+        """Store the progress of a job; one that has just ended expires, and is to be told."""
+        key = self._keys.job(new.tenant, new.job_id)
+        pipeline.hset(key, mapping=_hash(new))
+        if old.ended_at is None and new.expires_at is not None:
+            pipeline.pexpireat(key, to_milliseconds(new.expires_at))
+            pipeline.srem(self._keys.waiting(new.tenant), new.job_id)
+            pipeline.srem(self._keys.unended, _member(new.tenant, new.job_id))
+            if new.webhook is not None:
+                due = to_milliseconds(datetime.now(UTC))
+                pipeline.zadd(self._keys.deliveries, {_member(new.tenant, new.job_id): due})
+
+    def _drop(self, pipeline: Any, receipt: str) -> None:  # noqa: ANN401
+        """Remove an entry from the stream."""
+        pipeline.xack(self._keys.queue, GROUP, receipt)
+        pipeline.xdel(self._keys.queue, receipt)
+
+    async def _transact(self, attempt: Callable[[Client], Awaitable[T]]) -> T:
+        """Make attempts at a transaction until no other service interferes."""
+
+        async def transact(redis: Client) -> T:
+            for _ in range(ATTEMPTS):
+                with suppress(WatchError):
+                    return await attempt(redis)
+                await asyncio.sleep(0)
+            return await attempt(redis)
+
+        return await self._run(transact)
+
+
+def _entry(tenant: str, job_id: str, number: int) -> Any:  # noqa: ANN401
+    return {"tenant": tenant, "job_id": job_id, "number": number}
+
+
+def _member(tenant: str, job_id: str) -> str:
+    return f"{tenant}:{job_id}"
+
+
+def _document(number: int) -> str:
+    return f"document:{number}"
+
+
+def _result(number: int) -> str:
+    return f"result:{number}"
+
+
+def _hash(job: StoredJob) -> dict[str, Any]:
+    """Return the fields of a job as its hash holds them, without those that are None."""
+    fields = {name: getattr(job, name) for name in FIELDS}
+    for name in ("created_at", "ended_at", "expires_at"):
+        fields[name] = fields[name] and to_microseconds(fields[name])
+    for name in ("begun", "cancelled"):
+        fields[name] = int(fields[name])
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _job(tenant: str, job_id: str, values: Sequence[bytes | None]) -> StoredJob | None:
+    """Return the job in the values of FIELDS; None where there is none."""
+    fields = dict(zip(FIELDS, values, strict=True))
+    created_at = _moment(fields["created_at"])
+    if fields["seed"] is None or created_at is None:
+        return None
+    return StoredJob(
+        tenant=tenant,
+        job_id=job_id,
+        seed=fields["seed"].decode(),
+        **{name: int(fields[name] or 0) for name in ("documents", "written", "failed")},
+        created_at=created_at,
+        begun=fields["begun"] == b"1",
+        cancelled=fields["cancelled"] == b"1",
+        ended_at=_moment(fields["ended_at"]),
+        expires_at=_moment(fields["expires_at"]),
+        webhook=fields["webhook"],
+        deliveries=int(fields["deliveries"] or 0),
+    )
+
+
+def _moment(value: bytes | None) -> datetime | None:
+    return None if value is None else EPOCH + timedelta(microseconds=int(value))
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _nothing_without_group(error: ResponseError) -> list[Any]:
+    """Return no entries where the group is missing, which the next job creates."""
+    if "NOGROUP" not in str(error):
+        raise error
+    return []
+
+
+def _transaction(redis: Client) -> Any:  # noqa: ANN401
+    """Return a transaction; redis-py types its commands as those of its synchronous client, too."""
+    return redis.pipeline(transaction=True)
+
+
+async def _await(reply: Any) -> Any:  # noqa: ANN401
+    """Await a reply that redis-py types as one of its synchronous client, too."""
+    return await reply

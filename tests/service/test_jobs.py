@@ -1,0 +1,244 @@
+"""Jobs over HTTP."""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from service.app import create_app
+from service.leases import LEASE_SECONDS
+from service.models import Models
+from service.settings import Settings
+from tests.service.conftest import Serving
+from tests.service.test_http import DOCUMENT, UNKNOWN_ID, problem
+from tests.service.test_idempotency import REPLAYED
+from tests.service.test_keys import store_keys
+from tests.service.test_shutdown import Ending
+from tests.service.test_streams import slow_service
+
+ITEM = {"document": DOCUMENT, "steps": 1}
+ASYNC = {"Prefer": "respond-async"}
+FORMS = ["sqlite", "redis"]
+
+
+@pytest.fixture(params=FORMS)
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    url = f"sqlite:///{tmp_path}/memories.db"
+    if request.param == "redis":
+        url = request.getfixturevalue("own_redis").url
+    return Settings(store_url=url, threads=1)
+
+
+@pytest.fixture
+def http(settings: Settings, tiny: Checkpoint, serving: Serving) -> Iterator[httpx.Client]:
+    with (
+        serving(create_app(settings, models=Models([tiny]))) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        yield client
+
+
+def submit(http: httpx.Client, *documents: object, **headers: str) -> dict[str, Any]:
+    response = http.post("/write/batch", json={"documents": documents}, headers=ASYNC | headers)
+    assert response.status_code == 202, response.text
+    assert response.headers["preference-applied"] == "respond-async"
+    job: dict[str, Any] = response.json()
+    assert response.headers["location"] == f"/jobs/{job['job_id']}"
+    return job
+
+
+def await_end(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while (shown := http.get(f"/jobs/{job['job_id']}").json())["ended_at"] is None:
+        assert time.monotonic() < deadline, shown
+        time.sleep(0.05)
+    found: dict[str, Any] = shown
+    return found
+
+
+def results_of(http: httpx.Client, job: dict[str, Any]) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = http.get(f"/jobs/{job['job_id']}/results").json()["results"]
+    return results
+
+
+def test_documents_are_written_after_the_response(http: httpx.Client) -> None:
+    documents = [ITEM | {"name": str(number)} for number in range(7)]
+    documents[3] = {"document": "€"}
+    job = submit(http, *documents)
+    assert (job["documents"], job["written"], job["failed"]) == (7, 0, 0)
+    ended = await_end(http, job)
+    assert (ended["status"], ended["written"], ended["failed"]) == ("done", 6, 1)
+    assert ended["expires_at"] > ended["ended_at"] >= ended["created_at"]
+    results = results_of(http, job)
+    assert results[3]["problem"]["type"] == "urn:gradmem:problem:unknown-characters"
+    for number in (0, 6):
+        memory = results[number]["memory"]
+        assert memory["name"] == str(number)
+        shown = http.get(f"/memories/{memory['memory_id']}").json()
+        assert shown == {key: memory[key] for key in shown}
+    metrics = http.get("/metrics").text
+    assert 'gradmem_job_documents_total{outcome="written"} 6.0' in metrics
+    assert 'gradmem_job_documents_total{outcome="failed"} 1.0' in metrics
+
+
+def test_a_single_document_may_be_a_job(http: httpx.Client) -> None:
+    response = http.post("/write", json=ITEM, headers={"Prefer": "wait=1, respond-async"})
+    assert response.status_code == 202
+    ended = await_end(http, response.json())
+    assert (ended["documents"], ended["written"]) == (1, 1)
+
+
+def test_a_repeated_request_has_the_same_job(http: httpx.Client) -> None:
+    key = {"Idempotency-Key": os.urandom(8).hex()}
+    job = submit(http, ITEM, ITEM, **key)
+    response = http.post("/write/batch", json={"documents": [ITEM, ITEM]}, headers=ASYNC | key)
+    assert response.status_code == 202
+    assert response.headers[REPLAYED] == "true"
+    assert response.json()["job_id"] == job["job_id"]
+    waiting = http.post("/write/batch", json={"documents": [ITEM, ITEM]}, headers=key)
+    assert waiting.status_code == 202
+    await_end(http, job)
+    assert len(http.get("/memories").json()["memories"]) == 2
+
+
+def test_jobs_are_listed(http: httpx.Client) -> None:
+    jobs = [submit(http, ITEM)["job_id"] for _ in range(3)]
+    first = http.get("/jobs", params={"limit": 2}).json()
+    assert [job["job_id"] for job in first["jobs"]] == jobs[:0:-1]
+    rest = http.get("/jobs", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    assert [job["job_id"] for job in rest["jobs"]] == jobs[:1]
+    assert rest["next_cursor"] is None
+    problem(http.get("/jobs", params={"cursor": "x"}), 422, "invalid-input")
+
+
+def test_an_ended_job_is_deleted(http: httpx.Client) -> None:
+    job = submit(http, ITEM)
+    await_end(http, job)
+    path = f"/jobs/{job['job_id']}"
+    assert http.delete(path).status_code == 204
+    for response in (http.get(path), http.get(f"{path}/results"), http.delete(path)):
+        problem(response, 404, "job-not-found")
+
+
+@pytest.mark.parametrize("job_id", [UNKNOWN_ID, "x", "a:b"])
+def test_a_missing_job_is_not_found(http: httpx.Client, job_id: str) -> None:
+    problem(http.get(f"/jobs/{job_id}"), 404, "job-not-found")
+    problem(http.delete(f"/jobs/{job_id}"), 404, "job-not-found")
+
+
+def test_a_job_of_another_tenant_is_not_found(
+    settings: Settings, tiny: Checkpoint, serving: Serving
+) -> None:
+    keys = asyncio.run(store_keys(settings.store_url))
+    one, two = (
+        {"Authorization": f"Bearer {keys[tenant, 'admin']}"} for tenant in ("acme", "rival")
+    )
+    with (
+        serving(create_app(settings, models=Models([tiny]))) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        job_id = client.post("/write", json=ITEM, headers=ASYNC | one).json()["job_id"]
+        for path in (f"/jobs/{job_id}", f"/jobs/{job_id}/results"):
+            foreign, missing = (
+                client.get(each, headers=two | {"X-Request-Id": "same"})
+                for each in (path, path.replace(job_id, UNKNOWN_ID))
+            )
+            assert foreign.status_code == missing.status_code == 404
+            assert foreign.content == missing.content
+        assert client.delete(f"/jobs/{job_id}", headers=two).status_code == 404
+        assert client.get("/jobs", headers=two).json()["jobs"] == []
+        assert client.get(f"/jobs/{job_id}", headers=one).status_code == 200
+
+
+def test_a_job_is_cancelled_between_documents(
+    settings: Settings, tiny: Checkpoint, serving: Serving
+) -> None:
+    settings = settings.model_copy(update={"job_documents": 1})
+    with slow_service(settings, tiny, serving) as (device, client, _):
+        job = submit(client, *[ITEM] * 5)
+        path = f"/jobs/{job['job_id']}"
+        while client.get(path).json()["status"] != "running":
+            time.sleep(0.02)
+        assert client.delete(path).status_code == 204
+        cancelled = client.get(path).json()
+        assert cancelled["status"] == "cancelled"
+        device.permits.release(100)
+        deadline = time.monotonic() + 20
+        while client.get(path).json()["written"] == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        results = results_of(client, job)
+    assert "memory" in results[0]
+    assert results[1:] == [None] * 4
+
+
+def test_a_tenant_has_a_limit_of_jobs(
+    settings: Settings, tiny: Checkpoint, serving: Serving
+) -> None:
+    settings = settings.model_copy(update={"job_documents": 0, "max_jobs": 2})
+    with (
+        serving(create_app(settings, models=Models([tiny]))) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        for _ in range(2):
+            submit(client, ITEM)
+        refused = client.post("/write", json=ITEM, headers=ASYNC)
+        assert problem(refused, 429, "too-many-jobs")["limit"] == 2
+        assert "retry-after" in refused.headers
+
+
+def test_a_stopped_service_leaves_its_documents_to_the_next(
+    settings: Settings, tiny: Checkpoint, serving: Serving
+) -> None:
+    ending = Ending(settings.model_copy(update={"port": 0, "shutdown_seconds": 0.0}))
+    with slow_service(ending.settings, tiny, ending) as (_, client, _):
+        job = submit(client, *[ITEM] * 3)
+        while client.get(f"/jobs/{job['job_id']}").json()["status"] != "running":
+            time.sleep(0.02)
+        ending.end()
+        time.sleep(0.5)  # until the worker has stopped: then the device may go on
+    began = time.monotonic()
+    with (
+        serving(create_app(settings, models=Models([tiny]))) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        assert await_end(client, job)["written"] == 3
+        assert len(client.get("/memories").json()["memories"]) == 3
+    assert time.monotonic() - began < LEASE_SECONDS  # no lease had to run out
+
+
+def test_documents_are_encrypted_and_then_forgotten(
+    tmp_path: Path, tiny: Checkpoint, serving: Serving
+) -> None:
+    settings = Settings(
+        store_url=f"sqlite:///{tmp_path}/memories.db",
+        encryption_keys=["ab" * 32],
+        job_documents=0,
+        threads=1,
+    )
+    with (
+        serving(create_app(settings, models=Models([tiny]))) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        submit(client, ITEM | {"name": "a name"})
+        everything = b"".join(path.read_bytes() for path in tmp_path.glob("memories.db*"))
+        assert DOCUMENT.encode() not in everything
+        assert b"a name" not in everything
+    settings = settings.model_copy(update={"job_documents": 1})
+    with (
+        serving(create_app(settings, models=Models([tiny]))) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        (job,) = client.get("/jobs").json()["jobs"]
+        await_end(client, job)
+        assert results_of(client, job)[0]["memory"]["name"] == "a name"
+    with sqlite3.connect(tmp_path / "memories.db") as connection:
+        assert connection.execute("SELECT document FROM job_documents").fetchall() == [(None,)]
+    connection.close()
