@@ -1,6 +1,6 @@
 """The checkpoints that a service has loaded, and the cards of the bundled ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -105,7 +105,7 @@ class Models:
 
 
 def load_checkpoints(
-    references: Sequence[str],
+    references: Iterable[str],
     *,
     device: str,
     precision: Precision,

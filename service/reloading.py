@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 
 from gradmem_core.errors import GradMemError
 from service.log import log_failure
@@ -10,6 +11,10 @@ from service.self_test import try_checkpoint
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+class ReloaderClosedError(Exception):
+    """The service stops while checkpoints are being loaded."""
 
 
 class Reloader:
@@ -27,13 +32,25 @@ class Reloader:
         self._models = models
         self._settings = settings
         self._wanted = False
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
 
     def request(self) -> None:
         """Reload in the background; once more at its end if that is running."""
+        if self._closed:
+            return
         self._wanted = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._reload_while_wanted())
+
+    async def close(self) -> None:
+        """End a reload that is under way, once the checkpoint that is being loaded is done.
+
+        What is served stays as it is; later requests to reload do nothing.
+        """
+        self._closed, self._wanted = True, False
+        if self._task is not None:
+            await self._task
 
     async def _reload_while_wanted(self) -> None:
         while self._wanted:
@@ -43,6 +60,8 @@ class Reloader:
     async def _reload(self) -> None:
         try:
             await asyncio.to_thread(self._load)
+        except ReloaderClosedError:
+            logger.info("the service stops; the checkpoints were not reloaded")
         except (GradMemError, ValueError) as error:
             logger.error("the checkpoints stay as they are: %s", error)
         except Exception as error:
@@ -54,7 +73,7 @@ class Reloader:
     def _load(self) -> None:
         served = self._models.all()
         checkpoints = load_checkpoints(
-            self._settings.read_checkpoints(),
+            self._list_references(),
             device=self._settings.device,
             precision=self._settings.precision,
             served=served,
@@ -62,6 +81,17 @@ class Reloader:
         if self._settings.self_test:
             known = set(map(id, served))
             for checkpoint in checkpoints:
+                self._check_open()
                 if id(checkpoint) not in known:
                     try_checkpoint(checkpoint, dtype=self._settings.blob_dtype)
+        self._check_open()
         self._models.replace(checkpoints)
+
+    def _list_references(self) -> Iterator[str]:
+        for reference in self._settings.read_checkpoints():
+            self._check_open()
+            yield reference
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ReloaderClosedError

@@ -166,12 +166,20 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let requests finish for a while, then answer those that remain; jobs wait for others."""
-        await self._job_worker.stop()
+        """Let requests finish for a while, then answer those that remain.
+
+        Jobs wait for others; a reload ends.
+        """
         loop = asyncio.get_running_loop()
+        if self._reloads:
+            loop.remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it would end the process
+        closing = asyncio.create_task(self._reloader.close())
+        await self._job_worker.stop()
         timer = loop.call_later(self._shutdown_seconds, self._waiting.end)
         await super().shutdown(sockets)
         timer.cancel()
+        await closing
 
 
 def count_connections(wanted: int) -> int:

@@ -1,11 +1,13 @@
 """Checkpoints are tried before they serve, and change without a restart."""
 
+import asyncio
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from torch import nn
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gradmem_core.errors import CheckpointError
+from service import models
 from service.models import Models
 from service.reloading import Reloader
 from service.self_test import try_checkpoint
@@ -161,6 +164,34 @@ async def test_what_cannot_be_served_changes_nothing(
     assert message in caplog.text
 
 
+async def test_a_service_that_stops_ends_its_reload(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    loading, may_go_on, loaded = threading.Event(), threading.Event(), list[str]()
+
+    def load_slowly(reference: str, *, device: str) -> Checkpoint:
+        loaded.append(Path(reference).name)
+        loading.set()
+        assert may_go_on.wait(60)
+        return load_checkpoint(reference, device=device)
+
+    monkeypatch.setattr(models, "load_checkpoint", load_slowly)
+    served.name("two", "three")
+    reloader = Reloader(served.models, served.settings)
+    reloader.request()
+    await asyncio.to_thread(loading.wait, 60)
+    closing = asyncio.create_task(reloader.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    reloader.request()
+    may_go_on.set()
+    await closing
+    reloader.request()
+    assert (loaded, served.names) == (["two"], ["one"])
+    assert [record.levelname for record in caplog.records if "reload" in record.message] == ["INFO"]
+
+
 # A process
 
 
@@ -234,3 +265,5 @@ def test_sighup_reloads_and_memories_keep_their_checkpoint(tmp_path: Path) -> No
         assert refused.json()["type"] == "urn:gradmem:problem:fingerprint-mismatch"
         assert "the model one, which wrote the memory, is not served" in refused.json()["detail"]
         assert read(new).is_success
+        served.name("three", "four")
+        process.send_signal(signal.SIGHUP)  # and SIGTERM right after it
