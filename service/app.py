@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 
 from anyio import to_thread
@@ -130,6 +131,14 @@ def create_app(
     return app
 
 
+def _limit_body(state: AppState, method: str, path: str) -> int:
+    """Return the largest body of a request: of the import of a memory, the largest memory."""
+    limit = state.settings.max_body_bytes
+    if method == "PUT" and path.endswith("/blob"):
+        return max(limit, state.memories.largest_blob())
+    return limit
+
+
 def _list_middleware(settings: Settings, state: AppState) -> list[Middleware]:
     """Return the middleware around every route, the outermost first."""
     cross_origin = Middleware(
@@ -143,7 +152,9 @@ def _list_middleware(settings: Settings, state: AppState) -> list[Middleware]:
         Middleware(RequestObserver, telemetry=state.telemetry, waiting=state.waiting),
         *([cross_origin] if settings.allowed_origins else []),
         Middleware(
-            RequestGate, body_limit=settings.max_body_bytes, hosts=settings.hosts_to_answer_for
+            RequestGate,
+            body_limit=partial(_limit_body, state),
+            hosts=settings.hosts_to_answer_for,
         ),
     ]
 

@@ -61,6 +61,10 @@ MAX_CHANGE_ATTEMPTS = 10
 "Attempts to store a change while other services change the same memory."
 ELEMENT_BYTES: dict[BlobDtype, int] = {"float32": 4, "float16": 2, "int8": 1}
 "Bytes of an element of a memory in its blob."
+LOSS_CHARACTERS = 32
+"Longest loss in the description of a page."
+PAGE_INFO_BYTES = 2**14
+"Most bytes of the rest of the description of a page, and of its share of the header."
 MAX_LIST_CHARACTERS = 2**20
 "Most characters of metadata in a part of a list."
 
@@ -369,6 +373,7 @@ class Memories:
 
         Raises:
             InputError: The bytes are not a blob of a memory of the tenant, or the id is not one.
+            TooManyPagesError: The memory has more pages than allowed.
             FingerprintMismatchError: The checkpoint that wrote it is not served.
             MemoryTakenError: Another memory of the tenant has that id.
             QuotaError: The tenant has as much as it may have.
@@ -470,6 +475,7 @@ class Memories:
         if blob.info.tenant != tenant:
             raise InputError("the blob belongs to another tenant; write the document again")
         pages = blob.info.pages
+        self._check_page_count(len(pages))
         if len({page.page_id for page in pages}) < len(pages):
             raise InputError("two pages of the blob have the same id")
         stored = StoredMemory(
@@ -503,6 +509,22 @@ class Memories:
         new = Blob(vectors, self.dtype, old.info.model_copy(update={"pages": infos}))
         changed = replace(stored, blob=pack(vectors, new.info, dtype=self.dtype))
         return self._keyring.seal(changed), new
+
+    def largest_blob(self) -> int:
+        """Return the bytes of the largest blob that the service writes, rounded up."""
+        configs = [
+            (checkpoint.model.config, checkpoint.model.backbone.width)
+            for checkpoint in self._models.all()
+        ]
+        return max(
+            self.max_pages
+            * (
+                config.memory_tokens * width * ELEMENT_BYTES["float32"]
+                + config.max_write_steps * LOSS_CHARACTERS
+                + PAGE_INFO_BYTES
+            )
+            for config, width in configs
+        )
 
     def _check_page_count(self, pages: int) -> None:
         if pages > self.max_pages:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -102,11 +102,13 @@ class RequestGate:
 
     Args:
         app: The app inside; it turns RefusalError into a response.
-        body_limit: Largest body, in bytes.
+        body_limit: Returns the largest body of a request of a method and a path, in bytes.
         hosts: Names of hosts to answer for, `*.NAME` for all below one; empty for any.
     """
 
-    def __init__(self, app: ASGIApp, body_limit: int, hosts: Sequence[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, body_limit: Callable[[str, str], int], hosts: Sequence[str]
+    ) -> None:
         self.app = app
         self.body_limit = body_limit
         self.hosts = hosts
@@ -116,7 +118,8 @@ class RequestGate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if refusal := self._refusal(scope):
+        limit = self.body_limit(scope["method"], scope["path"])
+        if refusal := self._refusal(scope, limit):
             await response_of(refusal, scope["path"])(scope, receive, send)
             return
         received = 0
@@ -125,8 +128,8 @@ class RequestGate:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.body_limit:
-                raise BodyTooLargeError(received, self.body_limit)
+            if received > limit:
+                raise BodyTooLargeError(received, limit)
             return message
 
         if scope["method"] != "HEAD":
@@ -138,13 +141,13 @@ class RequestGate:
         finally:
             scope["route"] = inner.get("route")
 
-    def _refusal(self, scope: Scope) -> RefusalError | None:
+    def _refusal(self, scope: Scope, limit: int) -> RefusalError | None:
         refusal: RefusalError | None = scope.get(REFUSAL)
         if refusal is None and self.hosts and not self._is_allowed(_header(scope, b"host")):
             refusal = HostRefusedError()
         declared = _header(scope, b"content-length")
-        if refusal is None and declared.isdigit() and int(declared) > self.body_limit:
-            refusal = BodyTooLargeError(int(declared), self.body_limit)
+        if refusal is None and declared.isdigit() and int(declared) > limit:
+            refusal = BodyTooLargeError(int(declared), limit)
         return refusal
 
     def _is_allowed(self, header: bytes) -> bool:

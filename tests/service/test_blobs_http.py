@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from gradmem_core.blob import pack, unpack
+from gradmem_core.checkpoints.checkpoint import Checkpoint
+from service.app import create_app
 from service.client import Client, Conflict, InvalidRequest, NotFound
+from service.models import Models
+from service.settings import Settings
 from service.stores import new_memory_id
+from tests.service.conftest import Serving
+from tests.service.test_records_http import records
 
 DOCUMENT = "!aB:7x!!kk:Q3!|"
 
@@ -86,6 +92,30 @@ def test_a_bad_blob_is_refused(client: Client) -> None:
         client.import_memory("mine", blob)
     with pytest.raises(NotFound):
         client.memory(memory_id).export()
+
+
+def test_an_import_is_limited_by_its_pages(
+    lists: Checkpoint, settings: Settings, serving: Serving
+) -> None:
+    small = settings.model_copy(update={"max_body_bytes": 1024, "max_pages": 2})
+    app = create_app(small, models=Models([lists]))
+    with serving(app) as url, Client(url) as client:
+        written = httpx.post(f"{url}/write", json={"document": records(8)}, timeout=60).json()
+        blob = httpx.get(f"{url}/memories/{written['memory_id']}/blob").content
+        assert len(unpack(blob).info.pages) == 2
+        large = pack(unpack(blob).memory, unpack(blob).info, dtype="float32")
+        assert len(large) > 1024
+        assert put(client, new_memory_id(), large).status_code == 201
+        decoded = unpack(blob)
+        page = decoded.info.pages[0].model_copy(update={"page_id": "0" * 16})
+        info = decoded.info.model_copy(update={"pages": (*decoded.info.pages, page)})
+        three = pack(torch.cat([decoded.memory, decoded.memory[:1]]), info)
+        refused = put(client, new_memory_id(), three)
+        assert refused.status_code == 413
+        assert refused.json()["type"] == "urn:gradmem:problem:too-many-pages"
+        assert put(client, new_memory_id(), bytes(2**20)).status_code == 413
+        other = httpx.post(f"{url}/write", json={"document": "a: 1" * 1000})
+        assert other.json()["limit"] == 1024
 
 
 def test_a_wrong_digest_is_refused(client: Client) -> None:
