@@ -16,6 +16,7 @@ from service.commands import (
     checkpoints,
     diagnosis,
     files,
+    jobs,
     mcp,
     measuring,
     memories,
@@ -64,6 +65,7 @@ app.command("rm")(memories.remove)
 app.command("export")(files.export_memory)
 app.command("import")(files.import_memory)
 app.command()(checkpoints.models)
+app.add_typer(jobs.jobs, name="jobs")
 app.add_typer(store.keys, name="keys")
 app.command()(store.copy)
 app.command()(store.rekey)

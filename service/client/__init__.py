@@ -18,6 +18,7 @@ from service.client.errors import (
     Unavailable,
     UnexpectedResponse,
 )
+from service.client.jobs import AsyncSubmittedJob, SubmittedJob
 from service.client.memories import AsyncMemory, Memory
 from service.client.options import (
     AppendOptions,
@@ -39,6 +40,7 @@ __all__ = [
     "AsyncClient",
     "AsyncMemory",
     "AsyncStream",
+    "AsyncSubmittedJob",
     "Client",
     "ClientError",
     "Conflict",
@@ -55,6 +57,7 @@ __all__ = [
     "ProblemError",
     "SamplingOptions",
     "Stream",
+    "SubmittedJob",
     "Unavailable",
     "UnexpectedResponse",
     "WriteOptions",

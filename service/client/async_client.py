@@ -8,13 +8,14 @@ import httpx
 
 from service.client import calls
 from service.client.client import LIST_PART, TIMEOUT_SECONDS
-from service.client.errors import ClientError, ProblemError, error_of_problem
-from service.client.memories import WRITING, AsyncMemory, WriteEvent
+from service.client.errors import ClientError, ProblemError
+from service.client.jobs import AsyncSubmittedJob
+from service.client.memories import WRITING, AsyncMemory, WriteEvent, open_async_result
 from service.client.options import Document, FilterOptions, WriteOptions
 from service.client.retries import MAX_RETRIES
 from service.client.sessions import AsyncSession
 from service.client.streams import AsyncStream
-from service.jobs.schemas import WrittenDocument
+from service.jobs.schemas import JobInfo
 from service.schemas import (
     LimitsResponse,
     MemoryInfo,
@@ -58,12 +59,29 @@ class AsyncClient:
     ) -> list[AsyncMemory[WriteResult] | ProblemError]:
         """See `Client.write_many`."""
         results = await self._session.send(calls.write_many(documents, options))
-        return [
-            AsyncMemory(self._session, result.memory.memory_id, result.memory)
-            if isinstance(result, WrittenDocument)
-            else error_of_problem(result.problem, result.problem.status)
-            for result in results
-        ]
+        return [open_async_result(self._session, result) for result in results]
+
+    async def submit(
+        self, documents: Sequence[str | Document], **options: Unpack[WriteOptions]
+    ) -> AsyncSubmittedJob[JobInfo]:
+        """See `Client.submit`."""
+        info = await self._session.send(calls.submit(documents, options))
+        return AsyncSubmittedJob(self._session, info.job_id, info)
+
+    def job(self, job_id: str) -> AsyncSubmittedJob[None]:
+        """See `Client.job`."""
+        return AsyncSubmittedJob(self._session, job_id, None)
+
+    async def jobs(self) -> AsyncIterator[AsyncSubmittedJob[JobInfo]]:
+        """See `Client.jobs`."""
+        cursor = None
+        while True:
+            part = await self._session.send(calls.list_jobs(limit=LIST_PART, cursor=cursor))
+            for info in part.jobs:
+                yield AsyncSubmittedJob(self._session, info.job_id, info)
+            cursor = part.next_cursor
+            if cursor is None:
+                return
 
     def write_stream(
         self, document: str, *, recall: bool = False, **options: Unpack[WriteOptions]

@@ -21,7 +21,13 @@ from service.client.options import (
     SamplingOptions,
     WriteOptions,
 )
-from service.jobs.schemas import BatchResponse, DocumentResult
+from service.jobs.schemas import (
+    BatchResponse,
+    DocumentResult,
+    JobInfo,
+    JobResults,
+    JobsResponse,
+)
 from service.schemas import (
     AnswerInfo,
     DeleteResponse,
@@ -99,6 +105,14 @@ def write(
     headers = {"Idempotency-Key": _check_key(body.pop("idempotency_key", None))}
     parse = WriteResult.model_validate_json
     return Call("POST", "/write", parse, body, headers=headers, repeatable=True)
+
+
+def submit(documents: Sequence[str | Document], options: WriteOptions) -> Call[JobInfo]:
+    """Return the call of `POST /write/batch` that is answered with a job."""
+    call = write_many(documents, options)
+    headers = {**call.headers, "Prefer": "respond-async"}
+    parse = JobInfo.model_validate_json
+    return Call("POST", call.path, parse, call.body, headers=headers, repeatable=True)
 
 
 def write_many(
@@ -250,6 +264,28 @@ def replace_page(
     )
 
 
+def show_job(job_id: str) -> Call[JobInfo]:
+    """Return the call of `GET /jobs/{id}`."""
+    return _get(_job_path(job_id), JobInfo.model_validate_json)
+
+
+def list_jobs(*, limit: int, cursor: str | None) -> Call[JobsResponse]:
+    """Return the call of `GET /jobs`."""
+    query = urlencode(_drop_none({"limit": limit, "cursor": cursor}))
+    return _get(f"/jobs?{query}", JobsResponse.model_validate_json)
+
+
+def job_results(job_id: str) -> Call[list[DocumentResult | None]]:
+    """Return the call of `GET /jobs/{id}/results`."""
+    path = f"{_job_path(job_id)}/results"
+    return _get(path, lambda body: JobResults.model_validate_json(body).results)
+
+
+def cancel_job(job_id: str) -> Call[None]:
+    """Return the call of `DELETE /jobs/{id}`."""
+    return _delete(_job_path(job_id))
+
+
 def delete_page(memory_id: str, page_id: str) -> Call[None]:
     """Return the call of `DELETE /memories/{id}/pages/{page}`."""
     return _delete(_page_path(memory_id, page_id))
@@ -304,6 +340,10 @@ def _check_key(key: object) -> str:
     if not isinstance(key, str) or not re.fullmatch(r"[!-~]{1,255}", key):
         raise ValueError("an idempotency key is 1 to 255 visible ASCII characters")
     return key
+
+
+def _job_path(job_id: str) -> str:
+    return "/jobs/" + _quote(job_id)
 
 
 def _memory_path(memory_id: str) -> str:

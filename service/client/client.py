@@ -7,13 +7,14 @@ from typing import Self, Unpack
 import httpx
 
 from service.client import calls
-from service.client.errors import ClientError, ProblemError, error_of_problem
-from service.client.memories import WRITING, Memory, WriteEvent
+from service.client.errors import ClientError, ProblemError
+from service.client.jobs import SubmittedJob
+from service.client.memories import WRITING, Memory, WriteEvent, open_result
 from service.client.options import Document, FilterOptions, WriteOptions
 from service.client.retries import MAX_RETRIES
 from service.client.sessions import Session
 from service.client.streams import Stream
-from service.jobs.schemas import WrittenDocument
+from service.jobs.schemas import JobInfo
 from service.schemas import (
     LimitsResponse,
     MemoryInfo,
@@ -99,12 +100,33 @@ class Client:
             ValueError: The idempotency key is not visible ASCII.
         """
         results = self._session.send(calls.write_many(documents, options))
-        return [
-            Memory(self._session, result.memory.memory_id, result.memory)
-            if isinstance(result, WrittenDocument)
-            else error_of_problem(result.problem, result.problem.status)
-            for result in results
-        ]
+        return [open_result(self._session, result) for result in results]
+
+    def submit(
+        self, documents: Sequence[str | Document], **options: Unpack[WriteOptions]
+    ) -> SubmittedJob[JobInfo]:
+        """Have documents written after the response, each into a memory of its own.
+
+        The job is stored: it survives the service. See `write_many` for the arguments and the
+        errors.
+        """
+        info = self._session.send(calls.submit(documents, options))
+        return SubmittedJob(self._session, info.job_id, info)
+
+    def job(self, job_id: str) -> SubmittedJob[None]:
+        """Return the job of a handle; nothing is sent, and it need not exist."""
+        return SubmittedJob(self._session, job_id, None)
+
+    def jobs(self) -> Iterator[SubmittedJob[JobInfo]]:
+        """Iterate over the jobs, the newest first, and fetch them part by part."""
+        cursor = None
+        while True:
+            part = self._session.send(calls.list_jobs(limit=LIST_PART, cursor=cursor))
+            for info in part.jobs:
+                yield SubmittedJob(self._session, info.job_id, info)
+            cursor = part.next_cursor
+            if cursor is None:
+                return
 
     def write_stream(
         self, document: str, *, recall: bool = False, **options: Unpack[WriteOptions]

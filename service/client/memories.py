@@ -5,9 +5,11 @@ from typing import Generic, TypeAlias, TypeVar, Unpack
 
 from gradmem_core.config import EmbedsForm
 from service.client import calls
+from service.client.errors import ProblemError, error_of_problem
 from service.client.options import AppendOptions, PageOptions, PatchOptions, SamplingOptions
 from service.client.sessions import AsyncSession, Session
 from service.client.streams import AsyncStream, Stream
+from service.jobs.schemas import DocumentResult, WrittenDocument
 from service.schemas import (
     AnswerInfo,
     MemoryInfo,
@@ -155,6 +157,13 @@ class Memory(Generic[InfoT]):
         return self._session.send(calls.delete(self.memory_id))
 
 
+def open_result(session: Session, result: DocumentResult) -> Memory[WriteResult] | ProblemError:
+    """Return the memory of a document of many, or the error that it ended with."""
+    if isinstance(result, WrittenDocument):
+        return Memory(session, result.memory.memory_id, result.memory)
+    return error_of_problem(result.problem, result.problem.status)
+
+
 class AsyncMemory(Generic[InfoT]):
     """`Memory` for asyncio: the same arguments, results and errors."""
 
@@ -231,3 +240,12 @@ class AsyncMemory(Generic[InfoT]):
     async def delete(self) -> None:
         """See `Memory.delete`."""
         return await self._session.send(calls.delete(self.memory_id))
+
+
+def open_async_result(
+    session: AsyncSession, result: DocumentResult
+) -> AsyncMemory[WriteResult] | ProblemError:
+    """See `open_result`."""
+    if isinstance(result, WrittenDocument):
+        return AsyncMemory(session, result.memory.memory_id, result.memory)
+    return error_of_problem(result.problem, result.problem.status)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.client import DEFAULT_URL, Client, Stream
+from service.client import DEFAULT_URL, Client, Stream, WriteOptions
 from service.client.memories import WriteEvent
 from service.commands.options import AsJson, MemoryId, Metadata, Name, Url, connect
 from service.commands.progress import show_progress
@@ -65,6 +65,10 @@ def write(
         typer.Option(metavar="ID", help="Add the documents to this memory."),
     ] = None,
     verify: Verify = True,
+    job: Annotated[
+        bool,
+        typer.Option("--job", help="Have the documents written later; print the id of the job."),
+    ] = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -82,21 +86,23 @@ def write(
             "--append-to excludes --model, --ttl, --name and --metadata: the memory keeps its own",
             EXIT_REFUSED,
         )
+    if job and (append or append_to):
+        fail("--job excludes --append and --append-to", EXIT_REFUSED)
+    options = WriteOptions(
+        model=model, steps=number, ttl_seconds=ttl, name=name, metadata=entries, verify=verify
+    )
 
     def stream(client: Client, document: str) -> Stream[WriteEvent, WriteResult]:
         if append_to is not None:
             return client.memory(append_to).append_stream(document, steps=number, verify=verify)
-        return client.write_stream(
-            document,
-            model=model,
-            steps=number,
-            ttl_seconds=ttl,
-            name=name,
-            metadata=entries,
-            verify=verify,
-        )
+        return client.write_stream(document, **options)
 
     documents = [(file, read_document(file)) for file in files]
+    if job:
+        with connect(url) as client:
+            info = client.submit([document for _, document in documents], **options).info
+        typer.echo(info.model_dump_json() if as_json else info.job_id)
+        return
     with connect(url) as client, show_progress(len(documents)) as report:
         for done, (file, document) in enumerate(documents):
             memory = _follow(stream(client, document), partial(report, done), file)

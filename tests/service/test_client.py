@@ -15,6 +15,7 @@ from service.client import (
     AsyncClient,
     AsyncMemory,
     AsyncStream,
+    AsyncSubmittedJob,
     Client,
     Conflict,
     ConnectionFailed,
@@ -60,7 +61,9 @@ class Blocking:
         self._portal.call(self._wrapped.aclose)
 
     def _wrap(self, result: object) -> object:
-        wrapped = isinstance(result, AsyncMemory | AsyncStream | AsyncIterable)
+        wrapped = isinstance(
+            result, AsyncMemory | AsyncStream | AsyncSubmittedJob | AsyncIterable
+        )
         return Blocking(result, self._portal) if wrapped else result
 
     def _wrap_method(self, method: Callable[..., object]) -> Callable[..., object]:
@@ -333,6 +336,31 @@ def test_many_documents_are_written_in_one_request(client: Client) -> None:
     assert (refused.status, refused.problem.limit) == (413, 64)
     with pytest.raises(InvalidRequest):
         client.write_many([])
+
+
+def test_a_job_is_awaited_and_its_memories_are_asked(client: Client) -> None:
+    job = client.submit([DOCUMENT, {"document": "a" * 65}], steps=1, name="job")
+    assert job.info.documents == 2
+    info = client.job(job.job_id).wait(timeout_seconds=60)
+    assert (info.status, info.written, info.failed) == ("done", 1, 1)
+    written, refused = job.results()
+    assert written is not None
+    assert not isinstance(written, ProblemError)
+    assert (written.info.name, written.ask(QUERIES[0]).query) == ("job", QUERIES[0])
+    assert isinstance(refused, InvalidRequest)
+    assert job.job_id in {each.job_id for each in client.jobs()}
+    job.cancel()
+    for call in (job.describe, job.results, job.cancel):
+        with pytest.raises(NotFound):
+            call()
+
+
+def test_a_wait_for_a_job_may_end_before_the_job(client: Client) -> None:
+    job = client.submit([DOCUMENT] * 64)
+    with pytest.raises(TimeoutError, match="of 64 documents"):
+        job.wait(timeout_seconds=0)
+    job.cancel()
+    assert job.wait(timeout_seconds=60).status == "cancelled"
 
 
 def test_the_steps_of_a_write_are_streamed(client: Client) -> None:

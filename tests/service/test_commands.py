@@ -243,3 +243,21 @@ def test_a_service_is_measured_and_left_as_it_was(gradmem: Gradmem, tmp_path: Pa
     assert_fails(gradmem("bench", "--model", "nobody's"), status=2, message="tiny")
     assert_fails(gradmem("bench", "--question", "a" * 65), status=2, message="at most 16")
     assert gradmem.output("ls", "--ids", "--limit", "1000") == before
+
+
+def test_a_job_is_submitted_awaited_listed_and_forgotten(gradmem: Gradmem, tmp_path: Path) -> None:
+    files = save(tmp_path, good=DOCUMENT, bad="a" * 65)
+    job_id = gradmem.output("write", *files, "--job", "--steps", "1").strip()
+    waited = gradmem("jobs", "wait", job_id)
+    assert waited.exit_code == 2
+    good, bad = waited.stdout.splitlines()[1:]
+    assert gradmem.output("show", good.split()[1]).startswith("memory_id: ")
+    assert bad.split()[:2] == ["2", "-"]
+    assert "at most 64" in bad
+    results = json.loads(gradmem.output("jobs", "results", job_id, "--json"))["results"]
+    assert [list(result) for result in results] == [["memory"], ["problem"]]
+    assert json.loads(gradmem.output("jobs", "show", job_id, "--json"))["failed"] == 1
+    assert job_id in gradmem.output("jobs", "ls")
+    assert gradmem.output("jobs", "cancel", job_id) == ""
+    assert_fails(gradmem("jobs", "show", job_id), status=2, message="job")
+    assert_fails(gradmem("write", files[0], "--job", "--append"), status=2, message="excludes")
