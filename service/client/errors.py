@@ -7,7 +7,7 @@
     │   ├── InvalidRequest    4xx  the request is refused
     │   ├── AccessDenied      401, 403  there is no valid key, or it may not do that
     │   ├── NotFound          404  no memory of that id, or no model of that name
-    │   ├── Conflict          409  the memory was written by another checkpoint
+    │   ├── Conflict          409  another checkpoint wrote the memory, or others are changing it
     │   ├── Overloaded        429  too many requests; try again later
     │   └── Unavailable       5xx  the service, its device or its store failed
     └── UnexpectedResponse    a response that a GradMem service does not give
@@ -70,7 +70,7 @@ class NotFound(ProblemError):
 
 
 class Conflict(ProblemError):
-    """The memory was written by another checkpoint than the one now served."""
+    """Another checkpoint wrote the memory, others keep changing it, or its WRITE is under way."""
 
 
 class Overloaded(ProblemError):
