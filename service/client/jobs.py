@@ -60,7 +60,9 @@ class SubmittedJob(Generic[JobInfoT]):
     def results(self) -> list[Memory[WriteResult] | ProblemError | None]:
         """Return, in the order of the documents, the memory or the error; None if not done yet."""
         results = self._session.send(calls.job_results(self.job_id))
-        return [result and open_result(self._session, result) for result in results]
+        return [
+            None if result is None else open_result(self._session, result) for result in results
+        ]
 
     def cancel(self) -> None:
         """Cancel the job; forget one that has ended. What is written stays."""
@@ -92,7 +94,10 @@ class AsyncSubmittedJob(Generic[JobInfoT]):
     async def results(self) -> list[AsyncMemory[WriteResult] | ProblemError | None]:
         """See `SubmittedJob.results`."""
         results = await self._session.send(calls.job_results(self.job_id))
-        return [result and open_async_result(self._session, result) for result in results]
+        return [
+            None if result is None else open_async_result(self._session, result)
+            for result in results
+        ]
 
     async def cancel(self) -> None:
         """See `SubmittedJob.cancel`."""

@@ -61,9 +61,7 @@ class Blocking:
         self._portal.call(self._wrapped.aclose)
 
     def _wrap(self, result: object) -> object:
-        wrapped = isinstance(
-            result, AsyncMemory | AsyncStream | AsyncSubmittedJob | AsyncIterable
-        )
+        wrapped = isinstance(result, AsyncMemory | AsyncStream | AsyncSubmittedJob | AsyncIterable)
         return Blocking(result, self._portal) if wrapped else result
 
     def _wrap_method(self, method: Callable[..., object]) -> Callable[..., object]:
