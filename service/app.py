@@ -38,6 +38,7 @@ from service.idempotency import Idempotency
 from service.jobs.batch import BatchWriter
 from service.jobs.jobs import Jobs
 from service.jobs.routes import router as jobs_router
+from service.jobs.webhooks import Webhooks
 from service.jobs.worker import JobWorker
 from service.log import log_loop_failure
 from service.memories import Memories
@@ -197,6 +198,9 @@ def _create_state(
         idempotency=Idempotency(store),
         batches=BatchWriter(writer, seconds=settings.max_timeout_seconds),
         jobs=jobs,
+        webhooks=Webhooks(
+            jobs, telemetry, hosts=settings.webhook_hosts, secret=settings.webhook_secret
+        ),
         job_worker=JobWorker(jobs, writer, telemetry, at_a_time=settings.job_documents),
         reader=Reader(engine, memories, telemetry),
         telemetry=telemetry,
@@ -217,7 +221,7 @@ async def _run_parts(app: FastAPI) -> AsyncIterator[None]:
         await state.access.open()
         state.engine.start()
         try:
-            async with state.readiness, state.job_worker:
+            async with state.readiness, state.job_worker, state.webhooks:
                 yield
         finally:
             await to_thread.run_sync(state.engine.stop)

@@ -9,6 +9,7 @@ from service.engine import Engine
 from service.idempotency import Idempotency
 from service.jobs.batch import BatchWriter
 from service.jobs.jobs import Jobs
+from service.jobs.webhooks import Webhooks
 from service.jobs.worker import JobWorker
 from service.memories import Memories
 from service.models import Models
@@ -37,6 +38,7 @@ class AppState:
     batches: BatchWriter
     jobs: Jobs
     job_worker: JobWorker
+    webhooks: Webhooks
     reader: Reader
     telemetry: Telemetry
     waiting: WaitingRequests

@@ -74,6 +74,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     refusals.WriteInFlightError: ProblemType(409, "write-in-flight", "Being written already"),
     refusals.JobNotFoundError: ProblemType(404, "job-not-found", "Job not found"),
     refusals.TooManyJobsError: ProblemType(429, "too-many-jobs", "Too many jobs"),
+    refusals.WebhookRefusedError: ProblemType(422, "webhook", "Webhook not allowed"),
     refusals.UnauthorizedError: ProblemType(401, "unauthorized", "No valid key"),
     refusals.RoleError: ProblemType(403, "role", "Role not sufficient"),
     refusals.RateLimitError: ProblemType(429, "rate-limit", "Too many requests of this key"),

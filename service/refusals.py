@@ -17,7 +17,8 @@
     ├── KeyReusedError            its idempotency key came with another body before
     ├── WriteInFlightError        a request with its idempotency key is being worked on
     ├── JobNotFoundError          it names no job of its tenant
-    └── TooManyJobsError          its tenant has too many jobs
+    ├── TooManyJobsError          its tenant has too many jobs
+    └── WebhookRefusedError       its webhook is not for a host that is allowed
 
 `service.errors` holds their statuses.
 """
@@ -268,4 +269,14 @@ class TooManyJobsError(RefusalError):
             " or cancel it",
             limit=limit,
             headers={"Retry-After": "10"},
+        )
+
+
+class WebhookRefusedError(RefusalError):
+    """A webhook may not be sent to an address."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "webhook_url has to be http:// or https:// with a host of GRADMEM_WEBHOOK_HOSTS,"
+            " without user and password; ask the operator to allow the host"
         )

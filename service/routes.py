@@ -23,8 +23,8 @@ from service.clients import (
 )
 from service.descriptions import describe_limits, describe_model
 from service.idempotency import Claim
-from service.jobs.schemas import JobInfo
-from service.jobs.submission import respond_with_job, wants_job
+from service.jobs.schemas import JobInfo, SingleRequest
+from service.jobs.submission import check_webhook, respond_with_job, wants_job
 from service.schemas import (
     EXAMPLE_ID,
     EXAMPLE_PAGE_ID,
@@ -47,7 +47,7 @@ MemoryPath = Annotated[str, Path(description="A memory's handle.", examples=[EXA
 
 SAFETENSORS = "application/vnd.safetensors"
 
-WriteBody = Annotated[WriteRequest, json_body(WriteRequest)]
+WriteBody = Annotated[SingleRequest, json_body(SingleRequest)]
 
 PageBody = Annotated[PageRequest, json_body(PageRequest)]
 
@@ -90,7 +90,7 @@ router = APIRouter(responses=describe_problems(400, 401, 403, 421, 429, 431, 503
         202: {"model": JobInfo, "description": "The job"},
         **describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507),
     },
-    openapi_extra=describe_body(WriteRequest),
+    openapi_extra=describe_body(SingleRequest),
 )
 async def write(body: WriteBody, request: Request, key: IdempotencyKey = None) -> Response:
     """Compress a document into a memory and forget the text.
@@ -104,9 +104,10 @@ async def write(body: WriteBody, request: Request, key: IdempotencyKey = None) -
 
     With `Prefer: respond-async` the response is a job (202), see `GET /jobs/{id}`.
     """
+    check_webhook(request, body.webhook_url)
     claim = None if key is None else await _claim(request, key, body)
     if wants_job(request, claim):
-        response = await respond_with_job(request, [body], claim)
+        response = await respond_with_job(request, [body], claim, body.webhook_url)
     else:
         work = partial(_write, request, body, claim)
         response = await _respond_written(request, work, size=len(body.document), status=201)

@@ -1,13 +1,14 @@
 """Settings of the operator, from environment variables `GRADMEM_*`."""
 
+import base64
 import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gradmem_core.config import BlobDtype
@@ -135,6 +136,11 @@ class Settings(BaseSettings):
     "Most jobs of a tenant that have not ended."
     job_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
     "Time for which a job and its results are kept after its end."
+    webhook_hosts: Annotated[list[str], NoDecode] = []
+    """Hosts to which webhooks may be sent, separated by commas, `HOST` or `HOST:PORT`; without a
+    port that of the scheme. None by default: requests could reach what only the service can."""
+    webhook_secret: str | None = Field(default=None, repr=False)
+    "Key that signs webhooks: `whsec_` and 24 to 64 bytes in base64 (Standard Webhooks)."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     "Lowest severity that is logged."
     log_format: LogFormat = "text"
@@ -174,8 +180,21 @@ class Settings(BaseSettings):
             return self.encryption_keys
         return _read_lines(self.encryption_key_file, "keys", "GRADMEM_ENCRYPTION_KEY_FILE")
 
+    @model_validator(mode="after")
+    def _check_webhooks(self) -> Self:
+        if self.webhook_secret is not None:
+            decode_secret(self.webhook_secret)
+        elif self.webhook_hosts:
+            raise ValueError("GRADMEM_WEBHOOK_HOSTS needs GRADMEM_WEBHOOK_SECRET, which signs")
+        return self
+
     @field_validator(
-        "checkpoints", "encryption_keys", "allowed_hosts", "allowed_origins", mode="before"
+        "checkpoints",
+        "encryption_keys",
+        "allowed_hosts",
+        "allowed_origins",
+        "webhook_hosts",
+        mode="before",
     )
     @classmethod
     def _split_names(cls, value: object) -> object:
@@ -220,6 +239,25 @@ def _read_lines(file: Path, content: str, setting: str) -> list[str]:
     if not lines:
         raise ValueError(f"the file of {content} is empty; write one on each line")
     return lines
+
+
+def decode_secret(secret: str) -> bytes:
+    """Return the key in a secret of webhooks.
+
+    Raises:
+        ValueError: It has another form. The message does not repeat it.
+    """
+    encoded = secret.removeprefix("whsec_")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        key = b""
+    if encoded == secret or not 24 <= len(key) <= 64:
+        raise ValueError(
+            "GRADMEM_WEBHOOK_SECRET is not whsec_ with 24 to 64 bytes in base64; make one with"
+            ' `echo "whsec_$(openssl rand -base64 32)"`'
+        )
+    return key
 
 
 def is_loopback(host: str) -> bool:

@@ -91,6 +91,11 @@ class Telemetry:
         self.job_documents = self._counter(
             "job_documents_total", "Documents of jobs by outcome: written or failed.", ["outcome"]
         )
+        self.webhooks = self._counter(
+            "webhooks_total",
+            "Attempts to send webhooks by outcome: delivered, failed or abandoned.",
+            ["outcome"],
+        )
         self.expired = self._counter("expired_total", "Requests that timed out.")
 
     def observe_gradient_step(self, lengths: Sequence[int], seconds: float) -> None:

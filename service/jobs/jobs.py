@@ -64,7 +64,9 @@ class Jobs:
         tenant: str,
         documents: Sequence[WriteRequest],
         quota: Quota,
+        *,
         claim: Claim | None = None,
+        webhook_url: str | None = None,
     ) -> JobInfo:
         """Accept documents; those of a claim are accepted only once.
 
@@ -73,14 +75,20 @@ class Jobs:
             documents: The documents with their options; at least one.
             quota: Most that the tenant may have in the store.
             claim: Claim to the request, where it may be sent again.
+            webhook_url: Address to tell of the end.
 
         Raises:
             TooManyJobsError: The tenant has too many jobs that have not ended.
             StoreUnavailableError: The store cannot be reached.
         """
+        job_id = secrets.token_hex(16) if claim is None else job_id_of(claim)
+        webhook = None
+        if webhook_url is not None:
+            webhook = self._keyring.encrypt(webhook_url.encode(), _owner(tenant, job_id, "webhook"))
         job = StoredJob(
             tenant=tenant,
-            job_id=secrets.token_hex(16) if claim is None else job_id_of(claim),
+            job_id=job_id,
+            webhook=webhook,
             seed=secrets.token_hex(16) if claim is None else claim.derive_id("seed"),
             documents=len(documents),
             created_at=datetime.now(UTC),
@@ -175,6 +183,21 @@ class Jobs:
         sealed = await asyncio.to_thread(self._seal_result, result, owner)
         await self._store.finish(task, sealed, written=written, keep=self._keep)
 
+    async def take_delivery(self, lease: timedelta) -> tuple[StoredJob, str] | None:
+        """Return a job whose end is to be told now, and where; None where there is none.
+
+        Unless it is settled, it is due again after the lease.
+        """
+        job = await self._store.take_delivery(lease)
+        if job is None or job.webhook is None:
+            return None
+        url = self._keyring.decrypt(job.webhook, _owner(job.tenant, job.job_id, "webhook"))
+        return job, url.decode()
+
+    async def settle_delivery(self, job: StoredJob, *, again_at: datetime | None) -> None:
+        """Note when the end of a job is to be told again; None for never."""
+        await self._store.settle_delivery(job, again_at=again_at)
+
     async def _find(self, tenant: str, job_id: str) -> StoredJob:
         job = await self._store.find(tenant, job_id) if MEMORY_ID.fullmatch(job_id) else None
         if job is None:
@@ -243,8 +266,8 @@ def _status(job: StoredJob) -> JobStatus:
     return "running" if job.begun else "queued"
 
 
-def _owner(tenant: str, job_id: str, kind: str, number: int) -> str:
-    """Return what a document or a result belongs to."""
+def _owner(tenant: str, job_id: str, kind: str, number: int = 0) -> str:
+    """Return what a document, a result or an address belongs to."""
     return f"{tenant}:job:{job_id}:{kind}:{number}"
 
 

@@ -24,7 +24,7 @@ from service.jobs.schemas import (
     JobResults,
     JobsResponse,
 )
-from service.jobs.submission import respond_with_job, wants_job
+from service.jobs.submission import check_webhook, respond_with_job, wants_job
 from service.routes import REPLAYED, IdempotencyKey
 from service.schemas import EXAMPLE_ID
 from service.streams import run_while_connected
@@ -62,12 +62,13 @@ async def write_batch(
 
     With `Prefer: respond-async` the response is a job (202), see `GET /jobs/{id}`.
     """
+    check_webhook(request, body.webhook_url)
     size = sum(len(each.document) for each in body.documents)
     claim = None
     if key is not None:
         claim = await state_of(request).idempotency.claim(tenant_of(request), key, body, size=size)
     if wants_job(request, claim):
-        response = await respond_with_job(request, body.documents, claim)
+        response = await respond_with_job(request, body.documents, claim, body.webhook_url)
     else:
         results = await run_while_connected(request, _write(request, body, claim))
         response = await respond(results, size=size, status=200)

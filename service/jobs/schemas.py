@@ -1,7 +1,7 @@
 """The bodies of routes for batches and jobs."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -16,7 +16,19 @@ from service.schemas import (
 )
 
 
-class BatchRequest(RequestBody):
+class WebhookRequest(RequestBody):
+    """A part of the bodies of requests that may become jobs."""
+
+    webhook_url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    """Address to which the end of the job is sent, with `Prefer: respond-async`; its host has to be
+    one that the operator allows."""
+
+
+class SingleRequest(WriteRequest, WebhookRequest):
+    """The body of `POST /write`."""
+
+
+class BatchRequest(WebhookRequest):
     """The body of `POST /write/batch`."""
 
     model_config = ConfigDict(
@@ -105,3 +117,12 @@ class JobResults(BaseModel):
 
     results: list[DocumentResult | None]
     "Null for a document that is not done yet, or was not when the job was cancelled."
+
+
+class WebhookEvent(BaseModel):
+    """The body of a webhook."""
+
+    type: Literal["job.done", "job.cancelled"]
+    timestamp: datetime
+    "Time at which the job ended."
+    data: JobInfo

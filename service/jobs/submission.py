@@ -5,6 +5,7 @@ from functools import partial
 
 from fastapi import Request, Response
 
+from gradmem_core.errors import InputError
 from service.app_state import state_of
 from service.bodies import JSON
 from service.clients import RESPOND_ASYNC, prefers_async, quota_of, tenant_of
@@ -24,8 +25,25 @@ def wants_job(request: Request, claim: Claim | None) -> bool:
     return prefers_async(request)
 
 
+def check_webhook(request: Request, url: str | None) -> None:
+    """Refuse an address that may not be told of the end of a job.
+
+    Raises:
+        InputError: The request does not ask for a job.
+        WebhookRefusedError: The operator does not allow its host.
+    """
+    if url is None:
+        return
+    if not prefers_async(request):
+        raise InputError(f"webhook_url is for jobs: send it with Prefer: {RESPOND_ASYNC}")
+    state_of(request).webhooks.check(url)
+
+
 async def respond_with_job(
-    request: Request, documents: Sequence[WriteRequest], claim: Claim | None
+    request: Request,
+    documents: Sequence[WriteRequest],
+    claim: Claim | None,
+    webhook_url: str | None,
 ) -> Response:
     """Accept documents, and respond with their job.
 
@@ -34,16 +52,26 @@ async def respond_with_job(
         JobNotFoundError: The request was accepted before, and its job is gone.
         StoreUnavailableError: The store cannot be reached.
     """
-    job = await _submit(request, documents, claim)
+    job = await _submit(request, documents, claim, webhook_url)
     headers = {"Location": f"/jobs/{job.job_id}", "Preference-Applied": RESPOND_ASYNC}
     return Response(job.model_dump_json(), 202, headers=headers, media_type=JSON)
 
 
 async def _submit(
-    request: Request, documents: Sequence[WriteRequest], claim: Claim | None
+    request: Request,
+    documents: Sequence[WriteRequest],
+    claim: Claim | None,
+    webhook_url: str | None,
 ) -> JobInfo:
     jobs, tenant = state_of(request).jobs, tenant_of(request)
     if claim is not None and claim.result is not None:
         return await jobs.show(tenant, job_id_of(claim))
-    submit = partial(jobs.submit, tenant, documents, quota_of(request), claim)
+    submit = partial(
+        jobs.submit,
+        tenant,
+        documents,
+        quota_of(request),
+        claim=claim,
+        webhook_url=webhook_url,
+    )
     return await (submit() if claim is None else claim.run(submit, lambda _: JOB_NOTE))
