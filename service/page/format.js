@@ -20,7 +20,7 @@ export const number = (value) => NUMBERS.format(value);
 export function percent(share) {
   const percents = 100 * share;
   const nearEnd = Math.min(percents, 100 - percents);
-  return `${percents.toFixed(nearEnd > 0.05 && nearEnd < 0.95 ? 1 : 0)} %`;
+  return `${percents.toFixed(nearEnd > 0.05 && nearEnd < 0.95 ? 1 : 0)}\u00a0%`;
 }
 
 /** @param {number} count @param {string} noun */

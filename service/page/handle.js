@@ -5,10 +5,13 @@ import { copyable } from "./copying.js";
 import { create, find } from "./dom.js";
 import { clock, fromNow, plural } from "./format.js";
 
-/** Show a memory's handle. @param {any} memory */
-export function showHandle(memory) {
+/**
+ * Show a memory's handle.
+ * @param {any} memory
+ * @param {string} question A question to ask it.
+ */
+export function showHandle(memory, question) {
   const { memory_id: id, pages, expires_at: expires } = memory;
-  const question = "Who …?";
   const base = new URL(".", document.baseURI).href.replace(/\/$/, "");
   find("handle-body").replaceChildren(
     create(
@@ -33,7 +36,7 @@ export function showHandle(memory) {
 /** @param {string} base @param {string} id @param {string} question */
 function curl(base, id, question) {
   const header = key.get() ? ' -H "Authorization: Bearer $GRADMEM_KEY"' : "";
-  const body = JSON.stringify({ memory_id: id, query: question });
+  const body = JSON.stringify({ memory_id: id, query: question }).replaceAll("'", "'\\''");
   return `curl -s ${base}/read${header} --json '${body}'`;
 }
 
@@ -43,7 +46,7 @@ function python(base, id, question) {
     "from service.client import Client",
     "",
     `with Client("${base}") as client:`,
-    `    answer = client.read("${id}", "${question}")`,
-    "    print(answer.answer if answer.found else answer.reason, answer.confidence)",
+    `    answer = client.memory("${id}").ask(${JSON.stringify(question)})`,
+    "print(answer.answer if answer.found else answer.reason, answer.confidence)",
   ].join("\n");
 }

@@ -106,6 +106,7 @@ function paint(canvas, { rows, columns }, values, scale) {
     }
     image.data[4 * index + 3] = 255;
   });
+  canvas.style.imageRendering = columns < canvas.clientWidth ? "pixelated" : "auto";
   canvas.width = columns;
   canvas.height = rows;
   /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")).putImageData(image, 0, 0);

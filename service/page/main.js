@@ -18,7 +18,7 @@ import { WriteForm } from "./write.js";
 const PARTS = ["ask", "handle", "vectors"]; // of a memory, hidden without one
 
 const chart = new LossChart();
-const list = new MemoryList(open, (id) => id === shown && startOver());
+const list = new MemoryList(openMemory, (id) => id === shown && startOver());
 /** @type {string | null} Id of the memory that is shown. */
 let shown = null;
 
@@ -48,7 +48,6 @@ start();
 
 /** Show what the service has for whoever asks. */
 async function start() {
-  forget();
   startOver();
   clearProblem(find("page-problem"));
   try {
@@ -64,7 +63,7 @@ async function start() {
 }
 
 /** Show a memory of the list, whose text is gone. @param {string} id */
-async function open(id) {
+async function openMemory(id) {
   try {
     const memory = await sendJson(`memories/${id}`);
     find("write-status").textContent = "";
@@ -81,13 +80,14 @@ function show(memory, text) {
   shown = memory.memory_id;
   const model = modelOf(memory.model);
   const example = model && exampleFor(model);
+  const questions = text !== null && text === example?.document ? example.questions : [];
   find("write-form").hidden = true;
   find("document-tools").hidden = true;
   find("again").hidden = false;
   chart.finish(memory);
-  showHandle(memory);
+  showHandle(memory, questions[0] ?? "Who …?");
   showSizes(memory, model, text);
-  askMemory(memory, text !== null && text === example?.document ? example.questions : []);
+  askMemory(memory, questions);
   showVectors(memory);
   for (const part of PARTS) find(part).hidden = false;
   find("document-title").textContent = memory.name ?? "Document";

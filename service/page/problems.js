@@ -1,7 +1,7 @@
 /** Problems, shown in their own words. */
 
 import { ProblemError } from "./api.js";
-import { create } from "./dom.js";
+import { create, find } from "./dom.js";
 
 /**
  * Show an error where it belongs; one that is no problem is a fault of this page.
@@ -11,6 +11,7 @@ import { create } from "./dom.js";
 export function showProblem(place, error) {
   if (!(error instanceof ProblemError)) throw error;
   const { title, detail, request_id: id } = error.problem;
+  if (error.needsKey) find("key-open").hidden = false;
   const wait = error.retryAfter && ` Try again in ${error.retryAfter} s.`;
   place.replaceChildren(
     create(

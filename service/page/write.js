@@ -70,7 +70,6 @@ export class WriteForm {
     this.show("Writing …", true);
     const slow = setTimeout(() => this.show("Waiting for the service …", true), PATIENCE_MS);
     this.listeners.onBegin(steps === "auto" ? null : Number(steps || usual));
-    const began = performance.now();
     try {
       const memory = await stream(
         "write",
@@ -85,7 +84,7 @@ export class WriteForm {
         },
         this.abort.signal,
       );
-      this.show(report(memory, performance.now() - began), false);
+      this.show(report(memory), false);
       this.listeners.onWritten(memory, pages, text);
     } catch (error) {
       this.listeners.onFailure();
@@ -122,12 +121,11 @@ export class WriteForm {
   }
 }
 
-/** @param {any} memory @param {number} milliseconds */
-function report(memory, milliseconds) {
+/** @param {any} memory */
+function report(memory) {
   const weak = memory.pages.flatMap((/** @type {any} */ page) => page.read_back?.weak_lines ?? []);
   return [
-    `Written in ${(milliseconds / 1000).toFixed(1)} s: ${plural(memory.tokens, "token")} on ` +
-      `${plural(memory.pages.length, "page")}.`,
+    `Written: ${plural(memory.tokens, "token")} on ${plural(memory.pages.length, "page")}.`,
     weak.length ? `Little came back of ${list("line", weak)}.` : "",
     memory.skipped_lines.length
       ? `No records, and skipped: ${list("line", memory.skipped_lines)}.`

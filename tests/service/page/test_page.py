@@ -1,7 +1,11 @@
 """The page at `/`, used as people use it, in a real Chromium."""
 
 import asyncio
+import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,7 +42,7 @@ def write(page: Page, document: str) -> None:
     """Write a document and wait until its memory is shown."""
     page.get_by_label("Text to write into memory").fill(document)
     button(page, "Write").click()
-    expect(page.locator("#write-status")).to_contain_text("Written in")
+    expect(page.locator("#write-status")).to_contain_text("Written: ")
 
 
 def ask(page: Page, question: str) -> Locator:
@@ -49,6 +53,11 @@ def ask(page: Page, question: str) -> Locator:
     expect(answer.get_by_role("heading")).to_have_text(question)
     expect(answer).not_to_have_attribute("aria-busy", "true")
     return answer
+
+
+def run(*command: str) -> str:
+    """Return what a command prints."""
+    return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
 
 
 def tints(page: Page) -> list[str]:
@@ -93,6 +102,15 @@ def test_a_document_is_written_seen_asked_and_deleted(open_page: OpenPage, url: 
     answer = page.locator("article").first
     expect(answer).to_contain_text("confidence")
     expect(answer.locator(".reply .token")).to_have_text(["Q", "3"])
+
+    page.get_by_text("Ask it from elsewhere").click()
+    curl, python = (
+        page.get_by_role("region", name=name).inner_text()
+        for name in ("curl command", "Python code")
+    )
+    if shutil.which("curl"):
+        assert json.loads(run("bash", "-c", curl))["answers"][0]["answer"] == "Q3"
+    assert run(sys.executable, "-c", python).startswith("Q3 0.")
 
     button(page, f"Delete {memory_id[:8]}").click()
     button(page, "Delete for good").click()
