@@ -42,8 +42,9 @@ def measure_isolation(
 ) -> Measurement:
     """Let tenants carry out random operations, and hold the answers against who owns what.
 
-    They write, show, read, export and delete memories of their own, of each other, and deleted
-    ones. A foreign id has to be answered to the byte as one that nobody has.
+    They write, list, show, read, ask by chat, export, change and delete memories of their own, of
+    each other, and deleted ones. A foreign id has to be answered to the byte as one that nobody
+    has.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     subject = subject_of(load_checkpoint(checkpoint))

@@ -16,6 +16,12 @@ NOBODYS = "0" * 32
 "An id that no memory has."
 NO_PAGE = "0" * 16
 "An id that no page has."
+AIMS = (25, 35, 30, 5, 5)
+"Shares of the operations: new memories, own, foreign and deleted ones, and lists."
+MAX_LIST = 1000
+"Most memories of a list."
+DELETED = b'{"deleted":1,"next_cursor":null}'
+"Answer to the deletion of a memory among many."
 MARK = "owner"
 "Name of the metadata that says whose memory it is."
 SAME_REQUEST = {
@@ -89,6 +95,7 @@ class Walk:
             )
             for name, key in keys.items()
         ]
+        self._model = self._tenants[0].http.get("/models").json()["models"][0]["name"]
         self._missing = {kind: self._ask(self._tenants[0], kind, NOBODYS) for kind in KINDS}
 
     def close(self) -> None:
@@ -100,7 +107,10 @@ class Walk:
         """Carry out an operation, and compare its answer with the model."""
         self.findings.operations += 1
         tenant = self._random.choice(self._tenants)
-        aim = self._random.choices(("new", "own", "foreign", "deleted"), (20, 40, 35, 5))[0]
+        aim = self._random.choices(("new", "own", "foreign", "deleted", "list"), AIMS)[0]
+        if aim == "list":
+            self._list(tenant)
+            return
         targets = self._targets(tenant, aim)
         if aim == "new" or not targets:
             self._write(tenant)
@@ -150,13 +160,32 @@ class Walk:
         else:
             self.findings.lost += 1
 
+    def _list(self, tenant: Tenant) -> None:
+        """List the memories of a tenant, all or those marked as a tenant's."""
+        owner = self._random.choice([None, *self._tenants])
+        query: dict[str, str | int] = {"limit": MAX_LIST}
+        if owner is not None:
+            query["metadata"] = f"{MARK}={owner.name}"
+        expected = tenant.owned if owner in (None, tenant) else set()
+        response = tenant.http.get("/memories", params=query)
+        if response.status_code != 200:
+            self.findings.lost += 1
+            return
+        listed = {memory["memory_id"] for memory in response.json()["memories"]}
+        self.findings.foreign += 1
+        self.findings.leaked += bool(listed - tenant.owned - tenant.deleted)
+        self.findings.revived += bool(listed & tenant.deleted)
+        self.findings.lost += len(listed) < MAX_LIST and bool(expected - listed)
+
     def _check_own(self, tenant: Tenant, kind: str, memory_id: str, answer: Answer) -> None:
         status, content, _ = answer
         right = status == KINDS_OF_OWN[kind]
         if kind == "show":
             right = right and f'"{MARK}":"{tenant.name}"'.encode() in content
+        if kind == "delete many":
+            right = right and content == DELETED
         self.findings.lost += not right
-        if kind == "delete" and right:
+        if kind in ("delete", "delete many") and right:
             tenant.owned.remove(memory_id)
             tenant.deleted.add(memory_id)
 
@@ -165,9 +194,23 @@ class Walk:
         requests: dict[str, tuple[str, str, object]] = {
             "show": ("GET", path, None),
             "export": ("GET", f"{path}/prompt-embeds", None),
+            "export with query": ("POST", f"{path}/prompt-embeds", {"query": texts.query}),
+            "blob": ("GET", f"{path}/blob", None),
+            "patch": ("PATCH", path, {"name": "a name"}),
+            "append": ("POST", "/write", {"document": texts.document, "append_to": memory_id}),
+            "replace page": ("PUT", f"{path}/pages/{NO_PAGE}", {"document": texts.document}),
             "delete page": ("DELETE", f"{path}/pages/{NO_PAGE}", None),
             "delete": ("DELETE", path, None),
+            "delete many": ("POST", "/memories/delete", {"memory_ids": [memory_id]}),
             "read": ("POST", "/read", {"memory_id": memory_id, "query": texts.query}),
+            "chat": (
+                "POST",
+                "/v1/chat/completions",
+                {
+                    "model": f"{self._model}:{memory_id}",
+                    "messages": [{"role": "user", "content": texts.query}],
+                },
+            ),
         }
         method, target, body = requests[kind]
         response = tenant.http.request(method, target, json=body)
@@ -175,8 +218,22 @@ class Walk:
         return response.status_code, response.content, tuple(headers)
 
 
-KINDS_OF_OWN = {"show": 200, "export": 200, "delete page": 404, "delete": 204, "read": 200}
-"Operations on a memory, with the status of their answer to its owner."
+KINDS_OF_OWN = {
+    "show": 200,
+    "export": 200,
+    "export with query": 200,
+    "blob": 200,
+    "patch": 200,
+    "append": 422,  # of the default checkpoint, whose memories have one page
+    "replace page": 404,
+    "delete page": 404,
+    "delete": 204,
+    "delete many": 200,
+    "read": 200,
+    "chat": 200,
+}
+"""Operations on a memory, with the status of their answer to its owner. Of pages those are named
+that it does not have."""
 KINDS = tuple(KINDS_OF_OWN)
 
 

@@ -16,7 +16,7 @@ from service.stores.sqlite import SqliteStore
 from tests.service.conftest import Serving
 
 TEXTS = Texts("!aB:7x!!kk:Q3!|", "?!kk:")
-OPERATIONS = 200
+OPERATIONS = 300
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
