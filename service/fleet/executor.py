@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from gradmem_core.errors import DeviceLostError, EngineStoppedError, GradMemError
@@ -18,8 +18,8 @@ from service.fleet.order import Order
 
 ATTEMPTS = 3
 "Replicas that work is sent to, one after the other, before its request fails."
-LOST = (RayActorError, EngineStoppedError, DeviceLostError)
-"Errors of a replica that has ended before its work was done."
+LOST = (RayError, EngineStoppedError, DeviceLostError)
+"Errors of a replica, or its machine, that has ended before its work was done."
 
 
 class FleetExecutor:
@@ -85,10 +85,12 @@ class FleetExecutor:
                 )
                 try:
                     return await self._run_on_replica(work.operation, order, notify)
+                except RayTaskError:  # the replica goes on: its code failed in an unforeseen way
+                    raise
                 except LOST:
                     if seen:
                         break
-        raise DeviceLostError("a replica ended before it was done; send the request again")
+            raise DeviceLostError("a replica ended before it was done; send the request again")
 
     async def _run_on_replica(self, operation: Operation, order: Order, notify: Listener) -> Result:
         messages = self._deployments[operation].options(stream=True).run.remote(order)
