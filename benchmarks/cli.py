@@ -22,6 +22,7 @@ from benchmarks.capacity.step_times import measure_step_times
 from benchmarks.command import Measurement, make_command, reported_errors
 from benchmarks.curves import measure_curve
 from benchmarks.faults.command import measure_faults
+from benchmarks.fuzz.command import measure_fuzz
 from benchmarks.isolation.command import measure_isolation
 from benchmarks.phases.command import measure_phases
 from benchmarks.report.command import report
@@ -51,6 +52,7 @@ MEASUREMENTS: dict[str, Callable[..., Measurement]] = {
     "isolation": measure_isolation,
     "soak": measure_soak,
     "stores": measure_stores,
+    "fuzz": measure_fuzz,
     "curve": measure_curve,
 }
 "Commands that make a result, by name."

@@ -91,3 +91,18 @@ class StoreScale(Row):
     calls: Count
     p50: Seconds
     p99: Seconds
+
+
+class FuzzedRoute(Row):
+    """Answers of a route to random requests."""
+
+    measurement: Literal["fuzzed-route"] = "fuzzed-route"
+    route: str
+    requests: Count
+    succeeded: Amount
+    refused: Amount
+    "Answered with 4xx."
+    failed: Amount
+    "Answered with 5xx."
+    violations: Amount
+    "Answers that the OpenAPI document does not describe."

@@ -60,4 +60,15 @@ def store_scale(files: Files) -> str:
     return table(DataFrame(columns).reset_index())
 
 
-TABLES = (faults, isolation, soak, store_scale)
+def fuzz(files: Files) -> str:
+    """Show the answers to random requests by route, and their sums."""
+    rows = frame(kinds.FuzzedRoute, files)
+    if rows.empty:
+        return ""
+    counts = ["requests", "succeeded", "refused", "failed", "violations"]
+    found = rows.groupby("route", sort=False)[counts].sum()
+    found.loc["all"] = found.sum()
+    return table(found.reset_index())
+
+
+TABLES = (faults, isolation, soak, store_scale, fuzz)

@@ -15,7 +15,7 @@ import anyio
 import httpx
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gradmem_core.blob import BlobInfo, PageInfo, ReadBack, check_shape, pack, unpack
@@ -26,12 +26,13 @@ from service.app import create_app
 from service.descriptions import describe_memory
 from service.models import Models
 from service.settings import Settings
-from service.stores import create_store
+from service.stores import create_store, new_memory_id
 from tests.mutations import replace_value
 from tests.service.conftest import Serving
 from tests.service.stored import a_memory
 
 DTYPES: tuple[BlobDtype, ...] = ("float32", "float16", "int8")
+DOCUMENT, QUERY = "!aB:7x!!kk:Q3!|", "?!kk:"
 PAGE = PageInfo(
     page_id="0123456789abcdef",
     write_steps=5,
@@ -67,29 +68,39 @@ def refused_or_described(content: bytes) -> None:
     assert blob.memory.isfinite().all()
 
 
-@given(st.sampled_from(DTYPES), st.data())
-def test_changed_bytes(dtype: BlobDtype, data: st.DataObject) -> None:
-    info = BlobInfo(fingerprint="f" * 64, pages=(PAGE, SECOND))
-    content = bytearray(pack(torch.linspace(-2, 3, 24).view(2, 3, 4), info, dtype=dtype))
+def change_bytes(whole: bytes, data: st.DataObject) -> bytes:
+    """Change bytes of a blob, and cut it or add to it."""
+    content = bytearray(whole)
     position = st.integers(0, len(content) - 1)
     for at, value in data.draw(st.dictionaries(position, st.integers(0, 255), max_size=4)).items():
         content[at] = value
     end = data.draw(st.none() | position)
-    refused_or_described(bytes(content[:end]) + data.draw(st.binary(max_size=3)))
+    return bytes(content[:end]) + data.draw(st.binary(max_size=3))
 
 
-@given(st.sampled_from(["header", "info"]), st.data())
-def test_changed_descriptions(part: str, data: st.DataObject) -> None:
-    content = a_blob()
-    size = int.from_bytes(content[:8], "little")
-    header: Any = json.loads(content[8 : 8 + size])
+def change_json(whole: bytes, part: str, data: st.DataObject) -> bytes:
+    """Change the header of a blob, or the description of the memory in it."""
+    size = int.from_bytes(whole[:8], "little")
+    header: Any = json.loads(whole[8 : 8 + size])
     if part == "header":
         header = replace_value(data, header)
     else:
         info = replace_value(data, json.loads(header["__metadata__"]["info"]))
         header["__metadata__"]["info"] = json.dumps(info)
     encoded = json.dumps(header).encode()
-    refused_or_described(struct.pack("<Q", len(encoded)) + encoded + content[8 + size :])
+    return struct.pack("<Q", len(encoded)) + encoded + whole[8 + size :]
+
+
+@given(st.sampled_from(DTYPES), st.data())
+def test_changed_bytes(dtype: BlobDtype, data: st.DataObject) -> None:
+    info = BlobInfo(fingerprint="f" * 64, pages=(PAGE, SECOND))
+    whole = pack(torch.linspace(-2, 3, 24).view(2, 3, 4), info, dtype=dtype)
+    refused_or_described(change_bytes(whole, data))
+
+
+@given(st.sampled_from(["header", "info"]), st.data())
+def test_changed_descriptions(part: str, data: st.DataObject) -> None:
+    refused_or_described(change_json(a_blob(), part, data))
 
 
 @given(st.sampled_from(sorted(PageInfo.model_fields)), st.integers() | st.floats())
@@ -133,3 +144,31 @@ def test_a_memory_of_another_shape_is_refused(foreign: tuple[str, str], route: s
     problem = response.json()
     assert problem["type"] == "urn:gradmem:problem:blob"
     assert problem["detail"].startswith("the memory's pages are 3 x 4 and those of its checkpoint")
+
+
+@pytest.fixture(scope="module")
+def imports(base_url: str) -> Iterator[tuple[httpx.Client, bytes]]:
+    """A client of a service, and a blob that it takes."""
+    with httpx.Client(base_url=base_url) as http:
+        written = http.post("/write", json={"document": DOCUMENT, "steps": 1}).json()
+        yield http, http.get(f"/memories/{written['memory_id']}/blob").content
+
+
+@settings(max_examples=settings().max_examples // 2)  # each is some requests
+@given(st.sampled_from(["bytes", "header", "info"]), st.data())
+def test_a_changed_blob_is_refused_or_can_be_used(
+    imports: tuple[httpx.Client, bytes], part: str, data: st.DataObject
+) -> None:
+    http, whole = imports
+    content = change_bytes(whole, data) if part == "bytes" else change_json(whole, part, data)
+    path = f"/memories/{new_memory_id()}"
+    headers = {"content-type": "application/vnd.safetensors"}
+    response = http.put(f"{path}/blob", content=content, headers=headers)
+    assert response.status_code in {201, 409, 422}, response.text
+    if response.status_code != 201:
+        assert response.headers["content-type"] == "application/problem+json"
+        return
+    assert http.get(path).status_code == 200
+    read = http.post("/read", json={"memory_id": path.removeprefix("/memories/"), "query": QUERY})
+    assert read.status_code == 200, read.text
+    assert http.delete(path).status_code == 204

@@ -1,0 +1,1 @@
+"""Requests that the OpenAPI document allows and forbids, and answers held against it."""
