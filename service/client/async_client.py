@@ -62,10 +62,14 @@ class AsyncClient:
         return [open_async_result(self._session, result) for result in results]
 
     async def submit(
-        self, documents: Sequence[str | Document], **options: Unpack[WriteOptions]
+        self,
+        documents: Sequence[str | Document],
+        *,
+        webhook_url: str | None = None,
+        **options: Unpack[WriteOptions],
     ) -> AsyncSubmittedJob[JobInfo]:
         """See `Client.submit`."""
-        info = await self._session.send(calls.submit(documents, options))
+        info = await self._session.send(calls.submit(documents, options, webhook_url=webhook_url))
         return AsyncSubmittedJob(self._session, info.job_id, info)
 
     def job(self, job_id: str) -> AsyncSubmittedJob[None]:

@@ -107,12 +107,15 @@ def write(
     return Call("POST", "/write", parse, body, headers=headers, repeatable=True)
 
 
-def submit(documents: Sequence[str | Document], options: WriteOptions) -> Call[JobInfo]:
+def submit(
+    documents: Sequence[str | Document], options: WriteOptions, *, webhook_url: str | None
+) -> Call[JobInfo]:
     """Return the call of `POST /write/batch` that is answered with a job."""
     call = write_many(documents, options)
+    body = {**(call.body or {}), "webhook_url": webhook_url}
     headers = {**call.headers, "Prefer": "respond-async"}
     parse = JobInfo.model_validate_json
-    return Call("POST", call.path, parse, call.body, headers=headers, repeatable=True)
+    return Call("POST", call.path, parse, body, headers=headers, repeatable=True)
 
 
 def write_many(

@@ -103,14 +103,23 @@ class Client:
         return [open_result(self._session, result) for result in results]
 
     def submit(
-        self, documents: Sequence[str | Document], **options: Unpack[WriteOptions]
+        self,
+        documents: Sequence[str | Document],
+        *,
+        webhook_url: str | None = None,
+        **options: Unpack[WriteOptions],
     ) -> SubmittedJob[JobInfo]:
         """Have documents written after the response, each into a memory of its own.
 
-        The job is stored: it survives the service. See `write_many` for the arguments and the
-        errors.
+        The job is stored: it survives the service. See `write_many` for the errors.
+
+        Args:
+            documents: See `write_many`.
+            webhook_url: Address to which the service sends the end of the job; its host has to be
+                one that the operator allows.
+            options: See `write_many`.
         """
-        info = self._session.send(calls.submit(documents, options))
+        info = self._session.send(calls.submit(documents, options, webhook_url=webhook_url))
         return SubmittedJob(self._session, info.job_id, info)
 
     def job(self, job_id: str) -> SubmittedJob[None]:

@@ -347,6 +347,8 @@ def test_a_job_is_awaited_and_its_memories_are_asked(client: Client) -> None:
     assert (written.info.name, written.ask(QUERIES[0]).query) == ("job", QUERIES[0])
     assert isinstance(refused, InvalidRequest)
     assert job.job_id in {each.job_id for each in client.jobs()}
+    with pytest.raises(InvalidRequest, match="webhook"):
+        client.submit([DOCUMENT], webhook_url="https://not-allowed.example")
     job.cancel()
     for call in (job.describe, job.results, job.cancel):
         with pytest.raises(NotFound):

@@ -1,7 +1,11 @@
 """Calls that the client sends again, and those that it does not."""
 
 import json
-from collections.abc import Callable
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -207,3 +211,47 @@ def test_events_arrive_whole_however_their_bytes_are_cut() -> None:
         client = Client("http://gradmem", transport=transport)
         events = list(client.memory(MEMORY_ID).ask_stream("?"))
         assert [event.text for event in events] == ["a\u2028ü\x85b"] * 2
+
+
+def forward(source: socket.socket, target: socket.socket) -> None:
+    """Send on what arrives until one side closes."""
+    with suppress(OSError):
+        while content := source.recv(2**16):
+            target.sendall(content)
+    for each in (source, target):
+        with suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def losing_url(base_url: str) -> Iterator[str]:
+    """Base URL of the service behind a proxy that swallows its first response."""
+    target = httpx.URL(base_url)
+
+    def relay() -> None:
+        for swallow in (True, False):
+            ours, _ = listener.accept()
+            theirs = socket.create_connection((target.host, target.port or 80))
+            with ours, theirs:
+                requests = threading.Thread(target=forward, args=(ours, theirs))
+                requests.start()
+                if swallow:
+                    theirs.recv(2**16)  # by now the service has written the memory
+                    ours.shutdown(socket.SHUT_RDWR)
+                else:
+                    forward(theirs, ours)
+                requests.join()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=relay)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(timeout=30)
+
+
+def test_a_write_whose_response_was_lost_is_written_once(losing_url: str, base_url: str) -> None:
+    name = uuid.uuid4().hex
+    with Client(losing_url) as client:
+        memory = client.write("!aB:7x!|", name=name)
+    with Client(base_url) as client:
+        assert [each.memory_id for each in client.memories(name=name)] == [memory.memory_id]
