@@ -13,6 +13,7 @@ import typer
 
 from benchmarks.command import Measurement
 from benchmarks.faults.faults import FAULTS
+from benchmarks.faults.jobs import measure_job_kills
 from benchmarks.faults.measurement import measure_kills, measure_redis_fault
 from benchmarks.faults.redis_server import APPEND_ONLY, RedisServer
 from benchmarks.options import Seed, one_of, separated
@@ -23,7 +24,7 @@ from benchmarks.serving.process import run_service
 from gradmem_core.checkpoints.checkpoint import load_checkpoint
 from service.settings import Settings
 
-SECTIONS = ("sqlite", "redis", "redis-kills")
+SECTIONS = ("sqlite", "redis", "redis-kills", "sqlite-jobs", "redis-jobs")
 DIFFERENT = 64
 "Different documents that are written in turn."
 
@@ -41,14 +42,16 @@ class FaultRun:
 
     def measure(self, section: str, folder: Path) -> Iterator[Fault]:
         """Measure a section, with its files in a folder."""
-        if section == "sqlite":
-            yield self._kill_service(f"sqlite:///{folder}/service.db", "SQLite")
+        kind, _, load = section.partition("-")
+        kill = self._kill_worker if load == "jobs" else self._kill_service
+        if kind == "sqlite":
+            yield kill(f"sqlite:///{folder}/service.db", "SQLite")
             return
         with RedisServer(folder, APPEND_ONLY) as server:
             if section == "redis":
                 yield from self._break_redis(server)
             else:
-                yield self._kill_service(server.url, "Redis")
+                yield kill(server.url, "Redis")
 
     def _kill_service(self, store_url: str, store: str) -> Fault:
         return measure_kills(
@@ -57,6 +60,15 @@ class FaultRun:
             store=store,
             times=self.kills,
             workers=self.workers,
+            seed=self.seed,
+        )
+
+    def _kill_worker(self, store_url: str, store: str) -> Fault:
+        return measure_job_kills(
+            Settings(checkpoints=[self.checkpoint], store_url=store_url),
+            self.documents,
+            store=store,
+            times=self.kills,
             seed=self.seed,
         )
 
@@ -95,9 +107,10 @@ def measure_faults(
 ) -> Measurement:
     """Break the store or the service under load, and count what acknowledged WRITEs are lost.
 
-    `sqlite` and `redis-kills` kill the service at random moments (`kill -9`); `redis` kills, pauses
-    and fills Redis, cuts its connections and changes its password. Redis writes every change to
-    its append-only file before it answers (`appendfsync always`).
+    `sqlite` and `redis-kills` kill the service at random moments (`kill -9`), `sqlite-jobs` and
+    `redis-jobs` while it writes the documents of jobs; `redis` kills, pauses and fills Redis, cuts
+    its connections and changes its password. Redis writes every change to its append-only file
+    before it answers (`appendfsync always`).
     """
     # What is running then stops by itself: services and servers, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -1,7 +1,11 @@
 """Jobs in both stores."""
 
 import asyncio
+import random
 import secrets
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,13 +13,44 @@ from pathlib import Path
 
 import pytest
 
-from service.stores import NEWEST, JobTask, Store, StoredJob, create_store
+from service.idempotency import derive_id
+from service.stores import NEWEST, JobTask, MemoryFilter, Store, StoredJob, create_store
 
 pytestmark = pytest.mark.anyio
 
 LEASE = timedelta(seconds=30)
 SHORT = timedelta(seconds=0.2)
 KEEP = timedelta(hours=1)
+WORKER = """
+import asyncio, sys
+from datetime import UTC, datetime, timedelta
+from service.idempotency import derive_id
+from service.stores import StoredMemory, create_store
+
+async def work(store):
+    while True:
+        task = await store.jobs.take(timedelta(seconds=1))
+        if task is None:
+            await asyncio.sleep(0.05)
+            continue
+        print(task.number, flush=True)
+        memory = StoredMemory(
+            memory_id=derive_id(task.seed, str(task.number)),
+            model="tiny",
+            blob=task.document,
+            metadata={},
+            created_at=datetime.now(UTC),
+        )
+        await store.put_once(memory)
+        await store.jobs.finish(task, b"done", written=True, keep=timedelta(hours=1))
+
+async def main():
+    async with create_store(sys.argv[1]) as store:
+        await asyncio.gather(*(work(store) for _ in range(3)))
+
+asyncio.run(main())
+"""
+"Writes the documents of jobs for ever; prints the number of each that it takes."
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -216,3 +251,42 @@ async def test_services_never_have_the_same_document(store_url: str) -> None:
             await work(one)
     assert len(set(taken)) == len(taken) == 24
     assert {job_id for job_id, _ in taken} == {job.job_id for job in jobs}
+
+
+@pytest.mark.slow
+async def test_killed_workers_write_each_document_once(store_url: str) -> None:
+    moments, jobs = random.Random(1), [a_job(40) for _ in range(3)]
+    async with create_store(store_url) as store:
+        for job in jobs:
+            await add(store, job)
+    for _ in range(4):
+        await asyncio.to_thread(kill_worker, store_url, moments.randrange(1, 20), moments.random())
+    async with create_store(store_url) as store:
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", WORKER, store_url), stdout=subprocess.DEVNULL
+        )
+        async with asyncio.timeout(60):
+            while await store.jobs.count():
+                await asyncio.sleep(0.1)
+        worker.kill()
+        await worker.wait()
+        listed = await store.list_memories("default", MemoryFilter(), limit=200)
+        assert {memory.memory_id for memory in listed.memories} == {
+            derive_id(job.seed, str(number)) for job in jobs for number in range(40)
+        }
+        for job in jobs:
+            ended = await store.jobs.find(job.tenant, job.job_id)
+            assert ended is not None
+            assert (ended.written, ended.failed) == (40, 0)
+            assert await store.jobs.find_results(ended) == [b"done"] * 40
+
+
+def kill_worker(store_url: str, documents: int, moment: float) -> None:
+    """Kill a worker (`kill -9`) some hundredths of a second after it has taken some documents."""
+    command = [sys.executable, "-c", WORKER, store_url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        for _ in range(documents):
+            assert worker.stdout.readline(), "the worker ended by itself"
+        time.sleep(moment / 50)
+        worker.kill()
