@@ -6,14 +6,20 @@ import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from gradmem_core.extras import requires_extra
 from gradmem_core.tenants import DEFAULT_TENANT, OWN_PREFIX, TENANT_PATTERN
-from service.commands.terminal import EXIT_FAILED, EXIT_REFUSED, exit_on_service_errors, fail
+from service.commands.terminal import (
+    EXIT_FAILED,
+    EXIT_REFUSED,
+    exit_on_service_errors,
+    fail,
+    format_time,
+    print_table,
+)
 from service.keys import ApiKey, KeyLimits, Role, make_key
 from service.settings import Settings, refuse_unknown_names
 from service.stores import Store
@@ -110,8 +116,8 @@ def list_(
             shown = [record.model_dump(mode="json", exclude=secret) for record in records]
             typer.echo(json.dumps({"keys": shown}))
             return
-        for record in records:
-            typer.echo("  ".join(_describe(record)))
+        heads = ("ID", "TENANT", "ROLE", "CREATED", "REVOKED", "LIMITS")
+        print_table(heads, list(map(_describe, records)))
 
 
 @keys.command()
@@ -291,11 +297,7 @@ def _describe(record: ApiKey) -> list[str]:
         record.key_id,
         record.tenant,
         record.role,
-        f"made {_date(record.created_at)}",
-        *([f"revoked {_date(record.revoked_at)}"] if record.revoked_at else []),
-        *(f"{name.replace('_', '-')} {value}" for name, value in limits.items()),
+        format_time(record.created_at),
+        format_time(record.revoked_at),
+        " ".join(f"{name.replace('_', '-')}={value}" for name, value in limits.items()),
     ]
-
-
-def _date(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d")

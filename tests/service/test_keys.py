@@ -344,16 +344,16 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
 
     key = run("create", "--tenant", "acme", "--role", "admin", "--requests-per-second", "5")
     key_id = key.split("_")[1]
-    line = run("list")
-    assert line.startswith(f"{key_id}  acme  admin  made 2")
-    assert "requests-per-second 5" in line
+    line = run("list").splitlines()[1].split()
+    assert line[:3] == [key_id, "acme", "admin"]
+    assert line[4:] == ["-", "requests-per-second=5"]
     assert run("revoke", key_id) == ""
-    assert "revoked 2" in run("list")
+    assert "-" not in run("list").splitlines()[1].split()
     [listed] = json.loads(run("list", "--json"))["keys"]
     assert listed["revoked_at"] is not None
     assert {"salt", "digest"}.isdisjoint(listed)
     run("create")
-    assert " default  write " in run("list").splitlines()[1]
+    assert " default  write " in run("list").splitlines()[2]
 
 
 @pytest.mark.parametrize(
