@@ -2,7 +2,7 @@
 
 The ids of what a request writes are derived from a seed, which is stored before the work begins.
 So whoever goes on with the request, after a failure or the end of a process, writes under the same
-ids, where stores publish only once. RecordStore hold digests of key and body, never their text.
+ids, where stores publish only once. The records hold digests of key and body, never their text.
 """
 
 import hashlib

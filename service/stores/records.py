@@ -5,7 +5,7 @@ from datetime import datetime
 
 
 class RecordStore(ABC):
-    """RecordStore under keys, each there until it expires.
+    """Records under keys, each there until it expires.
 
     Any operation may raise StoreUnavailableError. Where its reply is lost it may have had its
     effect.
