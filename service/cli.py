@@ -20,6 +20,7 @@ from service.commands import (
     mcp,
     measuring,
     memories,
+    planning,
     reading,
     serving,
     store,
@@ -73,3 +74,4 @@ app.command()(store.purge)
 app.command("mcp")(mcp.serve_mcp)
 app.command()(diagnosis.doctor)
 app.command()(measuring.bench)
+app.command()(planning.plan)

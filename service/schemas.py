@@ -53,7 +53,13 @@ EXAMPLE_PAGE: dict[str, JsonValue] = {
 }
 
 
-class RequestBody(BaseModel):
+class Described(BaseModel):
+    """A body whose fields are described in the OpenAPI document by their docstrings."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class RequestBody(Described):
     """A request body: unknown fields are refused, types are not coerced."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -166,7 +172,7 @@ class WriteRequest(DocumentRequest):
         return self
 
 
-class ReadBackInfo(BaseModel):
+class ReadBackInfo(Described):
     """The words of a page that READ gave back right after WRITE."""
 
     words: int
@@ -177,7 +183,7 @@ class ReadBackInfo(BaseModel):
     "Lines of the document, from 1, of which less than half came back."
 
 
-class PageDescription(BaseModel):
+class PageDescription(Described):
     """A page of a memory: the vectors of one part of a document."""
 
     page_id: PageId
@@ -201,7 +207,7 @@ class PageDescription(BaseModel):
     created_at: datetime
 
 
-class MemoryInfo(BaseModel):
+class MemoryInfo(Described):
     """A memory without its vectors: the response to `GET /memories/{id}`."""
 
     model_config = ConfigDict(
@@ -269,7 +275,7 @@ class MemoryInfo(BaseModel):
         )
 
 
-class MemorySummary(BaseModel):
+class MemorySummary(Described):
     """A memory in a list; `GET /memories/{id}` tells the rest."""
 
     memory_id: MemoryId
@@ -282,7 +288,7 @@ class MemorySummary(BaseModel):
     metadata: dict[str, str]
 
 
-class MemoriesResponse(BaseModel):
+class MemoriesResponse(Described):
     """A part of the list of memories, the newest first."""
 
     memories: list[MemorySummary]
@@ -360,7 +366,7 @@ class DeleteRequest(RequestBody):
         return self
 
 
-class DeleteResponse(BaseModel):
+class DeleteResponse(Described):
     """The response to `POST /memories/delete`."""
 
     deleted: int
@@ -443,7 +449,7 @@ class PromptEmbedsRequest(RequestBody):
 Reason = Literal["not stated", "below threshold"]
 
 
-class AnswerInfo(BaseModel):
+class AnswerInfo(Described):
     """The answer to one query."""
 
     query: str
@@ -471,7 +477,7 @@ class AnswerInfo(BaseModel):
         return self.found
 
 
-class ReadResponse(BaseModel):
+class ReadResponse(Described):
     """The answers in the order of the queries."""
 
     model_config = ConfigDict(
@@ -502,7 +508,7 @@ class ReadResponse(BaseModel):
     "Tokens of all answers."
 
 
-class StreamEvent(BaseModel):
+class StreamEvent(Described):
     """An event of a stream before its result."""
 
     event_name: ClassVar[str]
@@ -521,7 +527,7 @@ class StepEvent(StreamEvent):
     "Reconstruction loss before it, nats per token."
 
 
-class TokenRecall(BaseModel):
+class TokenRecall(Described):
     """A token of a page, and how well it can be told from the memory and the tokens before it."""
 
     text: str
@@ -559,7 +565,7 @@ class TokenEvent(StreamEvent):
     "Probability of the token, given the memory, the query and the tokens before it."
 
 
-class ModelCard(BaseModel):
+class ModelCard(Described):
     """The purpose of a checkpoint, with an example."""
 
     name: str
@@ -596,13 +602,13 @@ class ModelInfo(ModelCard):
     "Bytes of a document token in the backbone's float32 KV cache, for comparison."
 
 
-class ModelsResponse(BaseModel):
+class ModelsResponse(Described):
     """The served checkpoints; the first is the default."""
 
     models: list[ModelInfo]
 
 
-class LimitsResponse(BaseModel):
+class LimitsResponse(Described):
     """The limits of requests; those of checkpoints are in `ModelInfo`."""
 
     body_bytes: int
@@ -645,7 +651,7 @@ class LimitsResponse(BaseModel):
     "Their bytes, names and metadata included."
 
 
-class Status(BaseModel):
+class Status(Described):
     """The response of the health routes."""
 
     status: Literal["ok"] = "ok"
@@ -655,7 +661,7 @@ OMITTED: Any = Field(default=None, exclude_if=lambda value: value is None)
 "A field that is left out where there is nothing to say."
 
 
-class Problem(BaseModel):
+class Problem(Described):
     """A problem as defined by RFC 9457 (`application/problem+json`)."""
 
     type: str

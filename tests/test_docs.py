@@ -1,4 +1,4 @@
-"""The command-line reference is what the programs print, and links lead somewhere."""
+"""Generated references are what the programs say, examples are run, and links lead somewhere."""
 
 import os
 import re
@@ -9,6 +9,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+FENCED = re.compile(r"^```(?:bash|sh|python|console)$", re.MULTILINE)
+RUN_BY = {
+    "README.md": "tests/test_readme.py",
+    "docs/API.md": "tests/service/test_api_docs.py, tests/service/test_openai.py",
+    "docs/CLIENT.md": "tests/service/test_client_docs.py",
+    "docs/MCP.md": "tests/service/test_mcp.py",
+    "docs/QUICKSTART.md": "tests/service/test_quickstart.py",
+    "docs/SCALING.md": "tests/service/capacity/test_command.py",
+}
+"Tests that run the examples of a page."
+TOO_LONG = {
+    "docs/PRETRAINED.md": "training takes hours, from weights and data sets of other people",
+    "docs/RECORDS.md": "training takes hours",
+    "docs/TRAINING.md": "training takes hours; the README's runs with a small budget",
+}
+"Pages whose examples are not run, and why."
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 PAGES = [
     path.relative_to(ROOT)
@@ -42,3 +58,32 @@ def test_links_lead_to_files(page: Path) -> None:
     paths = [target.partition("#")[0] for target in targets if "://" not in target]
     folder = (ROOT / page).parent
     assert [path for path in paths if path and not (folder / path).exists()] == []
+
+
+@pytest.mark.slow
+def test_the_http_reference_is_the_openapi_document() -> None:
+    page = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "api_reference.py"],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert (ROOT / "docs" / "REFERENCE.md").read_text(encoding="utf-8") == page.stdout
+
+
+def test_every_page_with_examples_names_the_test_that_runs_them() -> None:
+    with_examples = {
+        page.as_posix()
+        for page in PAGES
+        if FENCED.search((ROOT / page).read_text(encoding="utf-8"))
+        and page.parts[0] not in ("gradmem_core", "benchmarks")
+    }
+    assert with_examples == RUN_BY.keys() | TOO_LONG.keys()
+    tests = {test for named in RUN_BY.values() for test in named.split(", ")}
+    assert [test for test in sorted(tests) if not (ROOT / test).is_file()] == []
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning() -> None:
+    subprocess.run([sys.executable, ROOT / "scripts" / "site.py"], check=True)
+    assert (ROOT / "build" / "site" / "docs" / "CONCEPTS" / "index.html").is_file()

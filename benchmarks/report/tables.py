@@ -16,6 +16,7 @@ OTHERS: tuple[Callable[..., str], ...] = (
     *(pairs.ladder, pairs.baselines, pairs.seeds, pairs.write_steps, pairs.ablations, pairs.bits),
     *(pairs.milestones, texts.summary, texts.page_costs, texts.stories),
     *(texts.records_summary, texts.records_training),
+    *(capacity.capacity_constants, capacity.capacity_plans),
 )
 "Tables that only pages have."
 TABLES = {function.__name__.replace("_", "-"): function for function in (*PRINTED, *OTHERS)}

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.capacity import queueing
-from benchmarks.capacity.constants import fit_redis, fit_speed
-from benchmarks.results import ResultFile
+from benchmarks.capacity.constants import fit_redis, fit_speed, make_constants
+from benchmarks.results import ResultFile, load_results
 from benchmarks.rows import OpenLoad, RedisCost, StepTime
 from service.capacity.arithmetic import ModelShape
+from service.capacity.constants import FILE
 from tests.benchmarks.commands import measure, measure_rows
 from tests.benchmarks.report.made_up import result_file
 
@@ -90,3 +91,7 @@ def test_bytes_in_redis_are_fitted_to_the_size_of_records() -> None:
     assert costs.memory_bytes == pytest.approx(300)
     assert costs.value_share == pytest.approx(1.1)
     assert costs.source == "serving/redis-costs: redis-cost"
+
+
+def test_the_packaged_constants_are_those_of_the_results() -> None:
+    assert FILE.read_text() == make_constants(load_results()) + "\n"

@@ -94,4 +94,4 @@ def test_the_formula_agrees_with_the_simulation(utilisation: float) -> None:
     mean = sum(found) / len(found)
     _, p99 = percentiles(found)
     assert predicted.mean == pytest.approx(mean, rel=0.1)
-    assert predicted.p99 == pytest.approx(p99, rel=0.25)
+    assert predicted.p99 == pytest.approx(p99, rel=0.2)
