@@ -63,7 +63,8 @@ class _Digests:
     @classmethod
     def of(cls, key: str, body: BaseModel) -> "_Digests":
         secret = hashlib.sha256(key.encode()).digest()
-        text = body.model_dump_json().encode()
+        # Without defaults: a field that a later version adds changes no digest.
+        text = body.model_dump_json(exclude_defaults=True).encode()
         return cls(_keyed(secret, b"name"), _keyed(secret, text))
 
 
