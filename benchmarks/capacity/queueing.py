@@ -1,6 +1,7 @@
 """`gradmem-bench queueing`: the queue of a service beside its simulation and the formula."""
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
@@ -100,6 +101,7 @@ def measure_queueing(
     the queue alone.
     """
     torch.set_num_threads(1)
+    busy = f"load average of the machine before: {os.getloadavg()[0]:.1f}"
     loaded, shape = load_checkpoint(checkpoint), ModelShape.load(checkpoint)
     documents = draw_documents(DIFFERENT, pairs=PAIRS, seed=seed)
     tokens = len(loaded.tokenizer.encode(documents[0].context))
@@ -122,7 +124,7 @@ def measure_queueing(
         )
         scene = Scene(loaded, shape, settings, tokens, rate, seed)
         rows = asyncio.run(_measure_loads(scene, factors, seconds=seconds))
-    return Measurement("serving", [*steps, *rows], subject_of(loaded))
+    return Measurement("serving", [*steps, *rows], subject_of(loaded), notes=(busy,), seed=seed)
 
 
 async def _measure_loads(
