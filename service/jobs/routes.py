@@ -71,7 +71,8 @@ async def write_batch(
         response = await respond_with_job(request, body.documents, claim, body.webhook_url)
     else:
         results = await run_while_connected(request, _write(request, body, claim))
-        response = await respond(results, size=size, status=200)
+        results_size = max(size, len(results.results) * RESULT_BYTES)
+        response = await respond(results, size=results_size, status=200)
     if claim is not None and claim.result is not None:
         response.headers[REPLAYED] = "true"
     return response

@@ -31,7 +31,7 @@ from service.stores.sqlite_errors import FOREIGN_ERRORS, explain
 from service.stores.sqlite_files import SqliteFiles
 from service.stores.sqlite_jobs import JOB_TABLES, SqliteJobs, remove_expired_jobs
 from service.stores.sqlite_records import (
-    RECORDS_TABLE,
+    RECORD_TABLES,
     Operation,
     SqliteRecords,
     now,
@@ -69,7 +69,7 @@ TABLES = (
     """CREATE TRIGGER IF NOT EXISTS memories_deleted AFTER DELETE ON memories BEGIN
         DELETE FROM entries WHERE key = OLD.key;
     END""",
-    RECORDS_TABLE,
+    *RECORD_TABLES,
     *USAGE_TABLES,
     *JOB_TABLES,
 )

@@ -32,6 +32,7 @@ JOB_TABLES = (
     )""",
     "CREATE INDEX IF NOT EXISTS jobs_position ON jobs (tenant, position)",
     "CREATE INDEX IF NOT EXISTS jobs_unended ON jobs (taken_at) WHERE ended_at IS NULL",
+    "CREATE INDEX IF NOT EXISTS jobs_expires_at ON jobs (expires_at)",
     "CREATE INDEX IF NOT EXISTS jobs_due ON jobs (due_at) WHERE due_at IS NOT NULL",
     """CREATE TABLE IF NOT EXISTS job_documents (
         tenant TEXT NOT NULL,

@@ -11,11 +11,14 @@ from service.stores.records import RecordStore
 T = TypeVar("T")
 Operation: TypeAlias = Callable[[sqlite3.Connection], T]
 
-RECORDS_TABLE = """CREATE TABLE IF NOT EXISTS records (
-    key TEXT PRIMARY KEY NOT NULL,
-    expires_at INTEGER NOT NULL,  -- microseconds since 1970
-    value BLOB NOT NULL
-)"""
+RECORD_TABLES = (
+    """CREATE TABLE IF NOT EXISTS records (
+        key TEXT PRIMARY KEY NOT NULL,
+        expires_at INTEGER NOT NULL,  -- microseconds since 1970
+        value BLOB NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS records_expires_at ON records (expires_at)",
+)
 
 
 class RunOperation(Protocol):

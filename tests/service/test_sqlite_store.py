@@ -40,6 +40,15 @@ async def test_only_the_owner_can_read_the_files(path: Path) -> None:
         assert suffixes == {"", "-wal", "-shm", "-reserve"}
 
 
+async def test_sweeps_find_what_has_expired_by_an_index(path: Path) -> None:
+    async with SqliteStore(path):
+        with sqlite3.connect(path) as connection:
+            for table in ("memories", "records", "jobs"):
+                query = f"EXPLAIN QUERY PLAN DELETE FROM {table} WHERE expires_at <= 1"
+                assert connection.execute(query).fetchone()[3].startswith("SEARCH")
+        connection.close()
+
+
 async def test_a_deleted_memory_leaves_no_trace_in_the_files(path: Path) -> None:
     async with SqliteStore(path) as store:
         memory = a_memory(SECRET)
