@@ -22,7 +22,7 @@ from service.client.jobs import AsyncSubmittedJob, SubmittedJob
 from service.client.memories import AsyncMemory, Memory
 from service.client.options import (
     AppendOptions,
-    Document,
+    BatchDocument,
     FilterOptions,
     PageOptions,
     PatchOptions,
@@ -41,11 +41,11 @@ __all__ = [
     "AsyncMemory",
     "AsyncStream",
     "AsyncSubmittedJob",
+    "BatchDocument",
     "Client",
     "ClientError",
     "Conflict",
     "ConnectionFailed",
-    "Document",
     "FilterOptions",
     "InvalidKey",
     "InvalidRequest",

@@ -11,7 +11,7 @@ from service.client.client import LIST_PART, TIMEOUT_SECONDS
 from service.client.errors import ClientError, ProblemError
 from service.client.jobs import AsyncSubmittedJob
 from service.client.memories import WRITING, AsyncMemory, WriteEvent, open_async_result
-from service.client.options import Document, FilterOptions, WriteOptions
+from service.client.options import BatchDocument, FilterOptions, WriteOptions
 from service.client.retries import MAX_RETRIES
 from service.client.sessions import AsyncSession
 from service.client.streams import AsyncStream
@@ -55,7 +55,7 @@ class AsyncClient:
         return AsyncMemory(self._session, result.memory_id, result)
 
     async def write_many(
-        self, documents: Sequence[str | Document], **options: Unpack[WriteOptions]
+        self, documents: Sequence[str | BatchDocument], **options: Unpack[WriteOptions]
     ) -> list[AsyncMemory[WriteResult] | ProblemError]:
         """See `Client.write_many`."""
         results = await self._session.send(calls.write_many(documents, options))
@@ -63,7 +63,7 @@ class AsyncClient:
 
     async def submit(
         self,
-        documents: Sequence[str | Document],
+        documents: Sequence[str | BatchDocument],
         *,
         webhook_url: str | None = None,
         **options: Unpack[WriteOptions],

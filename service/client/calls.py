@@ -14,7 +14,7 @@ from gradmem_core.config import EmbedsForm
 from service.client.errors import unexpected_response
 from service.client.options import (
     AppendOptions,
-    Document,
+    BatchDocument,
     FilterOptions,
     PageOptions,
     PatchOptions,
@@ -108,7 +108,7 @@ def write(
 
 
 def submit(
-    documents: Sequence[str | Document], options: WriteOptions, *, webhook_url: str | None
+    documents: Sequence[str | BatchDocument], options: WriteOptions, *, webhook_url: str | None
 ) -> Call[JobInfo]:
     """Return the call of `POST /write/batch` that is answered with a job."""
     call = write_many(documents, options)
@@ -119,7 +119,7 @@ def submit(
 
 
 def write_many(
-    documents: Sequence[str | Document], options: WriteOptions
+    documents: Sequence[str | BatchDocument], options: WriteOptions
 ) -> Call[list[DocumentResult]]:
     """Return the call of `POST /write/batch`, which its idempotency key makes repeatable.
 

@@ -10,7 +10,7 @@ from service.client import calls
 from service.client.errors import ClientError, ProblemError
 from service.client.jobs import SubmittedJob
 from service.client.memories import WRITING, Memory, WriteEvent, open_result
-from service.client.options import Document, FilterOptions, WriteOptions
+from service.client.options import BatchDocument, FilterOptions, WriteOptions
 from service.client.retries import MAX_RETRIES
 from service.client.sessions import Session
 from service.client.streams import Stream
@@ -82,7 +82,7 @@ class Client:
         return Memory(self._session, result.memory_id, result)
 
     def write_many(
-        self, documents: Sequence[str | Document], **options: Unpack[WriteOptions]
+        self, documents: Sequence[str | BatchDocument], **options: Unpack[WriteOptions]
     ) -> list[Memory[WriteResult] | ProblemError]:
         """Write many documents, each into a memory of its own, in one request.
 
@@ -104,7 +104,7 @@ class Client:
 
     def submit(
         self,
-        documents: Sequence[str | Document],
+        documents: Sequence[str | BatchDocument],
         *,
         webhook_url: str | None = None,
         **options: Unpack[WriteOptions],

@@ -38,8 +38,8 @@ class WriteOptions(AppendOptions, total=False):
     "Names and values of your own, returned with the memory."
 
 
-class Document(WriteOptions, total=False):
-    """A document of many, with options of its own."""
+class BatchDocument(WriteOptions, total=False):
+    """A document of a batch, with options of its own."""
 
     document: Required[str]
     "The text."

@@ -16,10 +16,10 @@ from service.client import (
     AsyncMemory,
     AsyncStream,
     AsyncSubmittedJob,
+    BatchDocument,
     Client,
     Conflict,
     ConnectionFailed,
-    Document,
     InvalidRequest,
     Memory,
     NotFound,
@@ -324,7 +324,11 @@ def test_a_handle_alone_makes_a_memory(client: Client, memory: Memory[WriteResul
 
 
 def test_many_documents_are_written_in_one_request(client: Client) -> None:
-    documents: list[str | Document] = [DOCUMENT, "a" * 65, {"document": DOCUMENT, "name": "own"}]
+    documents: list[str | BatchDocument] = [
+        DOCUMENT,
+        "a" * 65,
+        {"document": DOCUMENT, "name": "own"},
+    ]
     written, refused, own = client.write_many(documents, name="all", steps=1, ttl_seconds=None)
     assert not isinstance(written, ProblemError)
     assert not isinstance(own, ProblemError)
