@@ -31,6 +31,8 @@ CPU = "cpu"
 H200 = "h200"
 TRAINED_ON_H200 = "kv-96"
 "Checkpoint whose curve has the speed of one H200."
+STEP_TIMES = "serving/step-times-"
+"Files of `step-times`; those of `queueing` have step times of a busy machine, too."
 READ_BACK = re.compile(r"read it back, (\d+) probes")
 
 
@@ -63,7 +65,8 @@ def make_constants(files: Sequence[ResultFile], own: Sequence[ResultFile] = ()) 
     Raises:
         InputError: Results are missing or malformed.
     """
-    cpu = fit_device([file for file in files if file.result.machine.device == "cpu"])
+    timed = [file for file in files if file.name.startswith(STEP_TIMES)]
+    cpu = fit_device([file for file in timed if file.result.machine.device == "cpu"])
     devices = {CPU: cpu, H200: infer_h200(files, cpu)}
     if own:
         devices["own"] = fit_device(own)
