@@ -402,7 +402,11 @@ def test_openapi_describes_every_route_with_examples(http: httpx.Client) -> None
     document = http.get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/write",
+        "/write/batch",
         "/read",
+        "/jobs",
+        "/jobs/{job_id}",
+        "/jobs/{job_id}/results",
         "/memories",
         "/memories/delete",
         "/memories/{memory_id}",

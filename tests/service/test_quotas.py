@@ -141,4 +141,4 @@ def test_the_command_sets_the_limits(settings: Settings) -> None:
     store = ["--store-url", settings.store_url]
     assert CliRunner().invoke(command, [*words, *store]).exit_code == 0
     line = CliRunner().invoke(command, ["keys", "list", *store]).stdout
-    assert "max-memories 5  max-bytes 1000" in line
+    assert "max-memories=5 max-bytes=1000" in line
