@@ -106,7 +106,7 @@ class Idempotency:
                 leased_until=_lease_end(now),
             )
             if await self._records.create(name, fresh.pack(), fresh.expires_at):
-                return Claim(self._records, name, fresh)
+                return Claim(self._records, name, fresh, is_new=True)
             stored = await self._records.find(name)
             if stored is None:  # expired or given up meanwhile
                 continue
@@ -129,12 +129,18 @@ class Claim:
         records: The records of the store.
         name: The name of the key's record.
         record: The record as it is stored.
+        is_new: True where no request came with the key before.
     """
 
-    def __init__(self, records: RecordStore, name: str, record: ClaimRecord) -> None:
+    def __init__(
+        self, records: RecordStore, name: str, record: ClaimRecord, *, is_new: bool = False
+    ) -> None:
         self._records = records
         self._name = name
         self._record = record
+        self._is_new = is_new
+        self._own = {record.pack()}
+        "The forms of the record that may be stored while it has the lease: replies may be lost."
         self.result = record.result
         "The note on the result of a request that was done before; None where it is to be run."
 
@@ -147,8 +153,8 @@ class Claim:
     ) -> T:
         """Do the work of the request, and remember that it is done.
 
-        A failure before anything can have been stored frees the key. After another, a request with
-        the key goes on under the same ids.
+        A failure before anything can have been stored, by an earlier request with the key either,
+        frees the key. After another, a request with the key goes on under the same ids.
 
         Args:
             work: Does the work, at most once for each of the ids that it derives.
@@ -164,12 +170,14 @@ class Claim:
             raise WriteInFlightError(leases.LEASE_SECONDS) from error
         except BaseException as error:
             with suppress(StoreUnavailableError):
-                await (self._forget() if _leaves_nothing(error) else self._release())
+                frees = self._is_new and _leaves_nothing(error)
+                await (self._forget() if frees else self._release())
             raise
         noted = note(result)
-        try:
-            await (self._release() if noted is None else self._exchange(result=noted))
-        except StoreUnavailableError:  # a repetition finds by its ids what there is
+        is_noted = False
+        with suppress(StoreUnavailableError):
+            is_noted = await (self._release() if noted is None else self._exchange(result=noted))
+        if not is_noted:  # a repetition finds by its ids what there is
             logger.warning("the result of an idempotent request could not be noted")
         return result
 
@@ -177,21 +185,28 @@ class Claim:
         """Extend the lease; return False where another service has it."""
         return await self._exchange(leased_until=_lease_end(datetime.now(UTC)))
 
-    async def _release(self) -> None:
-        """Let others go on at once."""
-        await self._exchange(leased_until=datetime.now(UTC))
+    async def _release(self) -> bool:
+        """Let others go on at once; return False where another service has the lease."""
+        return await self._exchange(leased_until=datetime.now(UTC))
 
     async def _forget(self) -> None:
         """Free the key."""
-        await self._records.remove(self._name, self._record.pack())
+        for stored in self._own:
+            await self._records.remove(self._name, stored)
 
     async def _exchange(self, **changes: object) -> bool:
-        changed = self._record.model_copy(update=changes)
-        old, new = self._record.pack(), changed.pack()
-        done = await self._records.exchange(self._name, old, new, changed.expires_at)
-        if done:
-            self._record = changed
-        return done
+        """Change the record; return False where another service has the lease."""
+        while True:
+            changed = self._record.model_copy(update=changes)
+            old, new = self._record.pack(), changed.pack()
+            self._own.add(new)  # before it is sent, for its reply may be lost
+            if await self._records.exchange(self._name, old, new, changed.expires_at):
+                self._record, self._own = changed, {new}
+                return True
+            stored = await self._records.find(self._name)
+            if stored is None or stored not in self._own:
+                return False
+            self._record = ClaimRecord.model_validate_json(stored)
 
 
 def derive_id(seed: str, label: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
-from gradmem_core.errors import StoreUnavailableError
+from gradmem_core.errors import InputError, StoreUnavailableError
 from service import idempotency, leases
 from service.app import create_app
 from service.models import Models
@@ -177,14 +177,76 @@ def test_a_request_whose_process_died_goes_on(
     assert http.get(f"/memories/{ids[1]}/blob").content == blob
 
 
+@pytest.mark.anyio
+async def test_a_lost_reply_loses_no_lease(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with create_store(store_url) as store:
+        key = new_key()
+        claim = await claim_again(store, key)
+        exchange = store.records.exchange
+
+        async def lose_the_reply(*arguments: Any) -> bool:
+            await exchange(*arguments)
+            raise StoreUnavailableError("the reply is lost")
+
+        monkeypatch.setattr(store.records, "exchange", lose_the_reply)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError):
+                await claim.renew()
+        monkeypatch.undo()
+        assert await claim.renew()
+        await claim.run(do_nothing, lambda _: "done")
+        assert (await claim_again(store, key)).result == "done"
+
+
+@pytest.mark.anyio
+async def test_a_lease_is_lost_to_another_service(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.1)
+    async with create_store(store_url) as store:
+        key = new_key()
+        first = await claim_again(store, key)
+        await asyncio.sleep(0.1)
+        second = await claim_again(store, key)
+        assert not await first.renew()
+        assert await second.renew()
+
+
+@pytest.mark.anyio
+async def test_a_refusal_after_another_attempt_keeps_the_ids(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.1)
+
+    async def refuse() -> None:
+        raise InputError("refused")
+
+    async with create_store(store_url) as store:
+        key = new_key()
+        first = await claim_again(store, key)  # whose process may have stored a memory
+        await asyncio.sleep(0.1)
+        second = await claim_again(store, key)
+        with pytest.raises(InputError):
+            await second.run(refuse)
+        third = await claim_again(store, key)
+        assert first.derive_id("0") == third.derive_id("0")
+
+
+async def claim_again(store: Store, key: str) -> idempotency.Claim:
+    body = WriteRequest(document=DOCUMENT)
+    return await idempotency.Idempotency(store).claim("default", key, body, size=1)
+
+
+async def do_nothing() -> None:
+    pass
+
+
 def begin_and_die(store_url: str, key: str) -> str:
     """Claim a request as a service does that ends then; return the id that it chose."""
 
     async def begin() -> str:
         async with create_store(store_url) as store:
-            body = WriteRequest(document=DOCUMENT)
-            claim = await idempotency.Idempotency(store).claim("default", key, body, size=1)
-            return claim.derive_id("0")
+            return (await claim_again(store, key)).derive_id("0")
 
     return asyncio.run(begin())
 
