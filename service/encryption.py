@@ -12,7 +12,6 @@ import os
 import re
 import struct
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -21,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gradmem_core.errors import BlobError, EncryptionKeyError, MemoryNotFoundError
 from gradmem_core.tenants import OWN_PREFIX
-from service.stores import MemoryExistsError, Store, StoredMemory
+from service.stores import Store, StoredMemory
 
 MAGIC = b"GMX1"
 """Start of an encrypted blob. A plain one begins with the size of its description, which would be
@@ -228,9 +227,7 @@ async def _change_register(store: Store, *, add: str, remove: Collection[str] = 
             old = await store.get(REGISTER_TENANT, REGISTER_ID)
             done = await store.replace(old, _register({*old.metadata, add} - {*remove}))
         except MemoryNotFoundError:
-            with suppress(MemoryExistsError):
-                await store.put(_register({add}))
-                done = True
+            done = await store.put_once(_register({add}))
 
 
 def _register(key_ids: Collection[str]) -> StoredMemory:

@@ -45,7 +45,6 @@ from service.stores import (
     MEMORY_ID,
     NO_QUOTA,
     POSITION,
-    MemoryExistsError,
     MemoryFilter,
     MemoryHead,
     MemoryList,
@@ -380,12 +379,10 @@ class Memories:
             StoreUnavailableError: The store cannot be reached.
         """
         stored, blob = await call_by_size(len(content), self._adopt, tenant, memory_id, content)
-        try:
-            sealed = await call_by_size(len(content), self._keyring.seal, stored)
-            await self._store.put(sealed, quota)
-        except MemoryExistsError as error:
+        sealed = await call_by_size(len(content), self._keyring.seal, stored)
+        if not await self._store.put_once(sealed, quota):
             if await self.blob(tenant, memory_id) != content:
-                raise MemoryTakenError from error
+                raise MemoryTakenError
             return await self.show(tenant, memory_id), False
         audit("memory.import", memory_id=memory_id)
         return describe_memory(stored, blob), True

@@ -1,5 +1,6 @@
 """Export and import of memories over HTTP."""
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ import torch
 
 from gradmem_core.blob import pack, unpack
 from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.errors import StoreUnavailableError
+from gradmem_core.tenants import DEFAULT_TENANT
 from service.app import create_app
 from service.client import Client, Conflict, InvalidRequest, NotFound
 from service.models import Models
 from service.settings import Settings
-from service.stores import new_memory_id
+from service.stores import create_store, new_memory_id
+from service.stores.redis import RedisStore
 from tests.service.conftest import Serving
 from tests.service.test_records_http import records
 
@@ -67,6 +71,33 @@ def test_an_import_is_repeated_but_overwrites_nothing(client: Client) -> None:
     with pytest.raises(Conflict, match="overwrites nothing"):
         client.import_memory(memory_id, other)
     assert client.memory(memory_id).export() == blob
+
+
+def test_a_failed_import_deletes_nothing(
+    redis_server: str,
+    settings: Settings,
+    tiny: Checkpoint,
+    serving: Serving,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = create_app(settings.model_copy(update={"store_url": redis_server}), models=Models([tiny]))
+
+    async def fail(*_: object) -> None:
+        raise StoreUnavailableError("the reply is lost")
+
+    memory_id = new_memory_id()
+    with serving(app) as url, Client(url) as client:
+        blob = client.write(DOCUMENT).export()
+        assert put(client, memory_id, blob).status_code == 201
+        monkeypatch.setattr(RedisStore, "_publish", fail)
+        assert put(client, memory_id, blob).status_code == 503
+        monkeypatch.undo()
+    assert asyncio.run(stored_blob(redis_server, memory_id)) == blob
+
+
+async def stored_blob(store_url: str, memory_id: str) -> bytes:
+    async with create_store(store_url) as store:
+        return (await store.get(DEFAULT_TENANT, memory_id)).blob
 
 
 def test_a_bad_blob_is_refused(client: Client) -> None:

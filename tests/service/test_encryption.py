@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ import redis.asyncio
 from typer.testing import CliRunner, Result
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
-from gradmem_core.errors import BlobError, EncryptionKeyError
+from gradmem_core.errors import BlobError, EncryptionKeyError, StoreUnavailableError
 from service.app import create_app
 from service.cli import app
 from service.encryption import MAGIC, Keyring, check_keys, rekey
@@ -121,6 +122,27 @@ async def test_a_store_is_checked_for_the_keys_it_needs(store: Store) -> None:
         with pytest.raises(EncryptionKeyError, match="does not have"):
             await check_keys(store, Keyring(keys))
     await check_keys(store, Keyring([OLD, NEW, OTHER]))
+
+
+async def test_a_register_whose_confirmation_is_lost_stays(
+    redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with redis.asyncio.from_url(redis_server) as client:
+        await client.flushall()
+    async with create_store(redis_server) as store:
+        publish = store._publish
+
+        async def lose_the_reply(*arguments: Any) -> None:
+            await publish(*arguments)
+            raise StoreUnavailableError("the reply is lost")
+
+        monkeypatch.setattr(store, "_publish", lose_the_reply)
+        with pytest.raises(StoreUnavailableError):
+            await check_keys(store, Keyring([OLD]))
+        monkeypatch.undo()
+    async with create_store(redis_server) as store:
+        with pytest.raises(EncryptionKeyError, match="does not have"):
+            await check_keys(store, Keyring([]))
 
 
 async def test_a_key_that_is_added_last_everywhere_first_leaves_no_memory_unread(
