@@ -168,18 +168,18 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests finish for a while, then answer those that remain.
 
-        Jobs wait for others; a reload ends.
+        Documents of jobs are given back meanwhile; a reload ends.
         """
         loop = asyncio.get_running_loop()
         if self._reloads:
             loop.remove_signal_handler(signal.SIGHUP)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it would end the process
         closing = asyncio.create_task(self._reloader.close())
-        await self._job_worker.stop()
         timer = loop.call_later(self._shutdown_seconds, self._waiting.end)
+        stopping = asyncio.create_task(self._job_worker.stop())  # a store that hangs holds it up
         await super().shutdown(sockets)
         timer.cancel()
-        await closing
+        await asyncio.gather(closing, stopping)
 
 
 def count_connections(wanted: int) -> int:

@@ -1,7 +1,9 @@
 """The end of a service: everything that waits is answered first."""
 
+import asyncio
 import logging
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +90,34 @@ def test_what_can_finish_in_time_does(ending: Ending, tiny: Checkpoint) -> None:
         ending.end()
         device.permits.release(2)
         assert plain.result(30).status_code == 201
+
+
+def test_a_store_that_hangs_holds_up_no_answers(
+    ending: Ending, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, begun = threading.Event(), threading.Event()
+
+    async def hang(_: object) -> None:
+        begun.set()
+        await asyncio.to_thread(answered.wait, 20)
+
+    with (
+        slow_service(ending.settings, tiny, ending) as (device, client, _),
+        ThreadPoolExecutor() as pool,
+    ):
+        monkeypatch.setattr(ending.servers[-1]._job_worker._jobs, "give_back", hang)
+        job = client.post("/write", json=BODY, headers={"Prefer": "respond-async"}).json()
+        while client.get(f"/jobs/{job['job_id']}").json()["status"] != "running":
+            time.sleep(0.02)
+        plain = pool.submit(client.post, "/write", json=BODY)
+        wait_for_requests(ending, 1)
+        ending.end()
+        try:
+            assert plain.result(10).status_code == 503
+            assert begun.is_set()
+        finally:
+            answered.set()
+            device.permits.release(100)
 
 
 def wait_for_requests(ending: Ending, number: int) -> None:
