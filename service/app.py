@@ -221,7 +221,11 @@ async def _run_parts(app: FastAPI) -> AsyncIterator[None]:
         await state.access.open()
         state.engine.start()
         try:
-            async with state.readiness, state.job_worker, state.webhooks:
+            async with (
+                state.readiness,
+                state.job_worker.running(),
+                state.webhooks.running(),
+            ):
                 yield
         finally:
             await to_thread.run_sync(state.engine.stop)

@@ -144,6 +144,11 @@ class Claim:
         self.result = record.result
         "The note on the result of a request that was done before; None where it is to be run."
 
+    @property
+    def seed(self) -> str:
+        """The seed of the ids."""
+        return self._record.seed
+
     def derive_id(self, label: str) -> str:
         """Return an id that is the same whenever the request is sent."""
         return derive_id(self._record.seed, label)

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -118,12 +120,28 @@ class BatchWriter:
             ) from error
 
 
-async def retry_when_overloaded(work: Callable[[], Awaitable[T]]) -> T:
-    """Do work, as often as it takes until the engine admits it."""
+async def retry_when_overloaded(
+    work: Callable[[], Awaitable[T]], *, seconds: float = math.inf
+) -> T:
+    """Do work, as often as it takes until the engine admits it.
+
+    Args:
+        work: The work.
+        seconds: Time from the first attempt after which it is given up.
+
+    Raises:
+        DeadlineError: It was not admitted in that time.
+    """
+    began = time.monotonic()
     while True:
         try:
             return await work()
         except OverloadedError as error:
+            if time.monotonic() - began >= seconds:
+                raise DeadlineError(
+                    f"the service had no room for the document within {seconds:g} s; send it again"
+                    " later, or with a longer timeout"
+                ) from error
             # At random: documents that were refused together would come back together.
             pause = min(error.retry_after, LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1)  # noqa: S311
             await asyncio.sleep(pause)

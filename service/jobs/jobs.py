@@ -89,7 +89,7 @@ class Jobs:
             tenant=tenant,
             job_id=job_id,
             webhook=webhook,
-            seed=secrets.token_hex(16) if claim is None else claim.derive_id("seed"),
+            seed=secrets.token_hex(16) if claim is None else claim.seed,
             documents=len(documents),
             created_at=datetime.now(UTC),
         )
@@ -97,6 +97,8 @@ class Jobs:
         if not await self._store.add(job, bodies, most=self._most):
             raise TooManyJobsError(self._most)
         self.on_added()
+        if claim is not None:  # it may have been there
+            job = await self._store.find(tenant, job_id) or job
         return describe_job(job)
 
     async def show(self, tenant: str, job_id: str) -> JobInfo:
@@ -183,16 +185,24 @@ class Jobs:
         sealed = await asyncio.to_thread(self._seal_result, result, owner)
         await self._store.finish(task, sealed, written=written, keep=self._keep)
 
-    async def take_delivery(self, lease: timedelta) -> tuple[StoredJob, str] | None:
-        """Return a job whose end is to be told now, and where; None where there is none.
+    async def take_delivery(self, lease: timedelta) -> StoredJob | None:
+        """Return a job whose end is to be told now; None where there is none.
 
         Unless it is settled, it is due again after the lease.
         """
-        job = await self._store.take_delivery(lease)
-        if job is None or job.webhook is None:
-            return None
-        url = self._keyring.decrypt(job.webhook, _owner(job.tenant, job.job_id, "webhook"))
-        return job, url.decode()
+        return await self._store.take_delivery(lease)
+
+    def open_webhook(self, job: StoredJob) -> str:
+        """Return the address to tell of the end of a job that has one.
+
+        Raises:
+            BlobError: It was changed.
+            EncryptionKeyError: The key that encrypted it is missing.
+        """
+        assert job.webhook is not None
+        return self._keyring.decrypt(
+            job.webhook, _owner(job.tenant, job.job_id, "webhook")
+        ).decode()
 
     async def settle_delivery(self, job: StoredJob, *, again_at: datetime | None) -> None:
         """Note when the end of a job is to be told again; None for never."""

@@ -5,16 +5,15 @@ import base64
 import hashlib
 import hmac
 import logging
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from gradmem_core.errors import StoreUnavailableError
+from gradmem_core.errors import BlobError, EncryptionKeyError, StoreUnavailableError
 from service.jobs.jobs import Jobs, describe_job
 from service.jobs.schemas import WebhookEvent
 from service.log import log_failure
@@ -44,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 class Webhooks:
     """Sends webhooks, until each is received or too many attempts have failed.
-
-    Use it as `async with webhooks:`, within which the store is open.
 
     Args:
         jobs: The jobs.
@@ -83,22 +80,19 @@ class Webhooks:
         if parts.scheme not in PORTS or "@" in parts.netloc or not allowed & self._hosts:
             raise WebhookRefusedError
 
-    async def __aenter__(self) -> Self:
-        if self._key is not None:
-            self._start(self._keep_sending(self._key))
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.aclose()
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Send while the context lasts, in which the store is open."""
+        async with self._client:
+            if self._key is not None:
+                self._start(self._keep_sending(self._key))
+            try:
+                yield
+            finally:
+                tasks = list(self._tasks)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -115,15 +109,15 @@ class Webhooks:
                     log_failure(logger, "a webhook", error)
                 taken = None
             if taken is not None:
-                self._start(self._tell(key, *taken))
+                self._start(self._tell(key, taken))
                 continue
             self._room.release()
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _tell(self, key: bytes, job: StoredJob, url: str) -> None:
+    async def _tell(self, key: bytes, job: StoredJob) -> None:
         """Make an attempt to tell of the end of a job, and settle what is next."""
         try:
-            received = await self._send(key, job, url)
+            received = await self._send(key, job)
             failures = job.deliveries
             again_at = None
             if received:
@@ -138,9 +132,10 @@ class Webhooks:
         finally:
             self._room.release()
 
-    async def _send(self, key: bytes, job: StoredJob, url: str) -> bool | None:
+    async def _send(self, key: bytes, job: StoredJob) -> bool | None:
         """Send a webhook; return True if it was received, None if it is never to be sent again."""
         try:
+            url = self._jobs.open_webhook(job)
             self.check(url)
             body = _describe_end(job)
             headers = sign(key, f"job_{job.job_id}", datetime.now(UTC), body)
@@ -150,6 +145,9 @@ class Webhooks:
             ):
                 return None if response.status_code == GONE else response.is_success
         except WebhookRefusedError:  # it was allowed once
+            return None
+        except (BlobError, EncryptionKeyError) as error:  # nobody will know where to
+            logger.warning("a webhook is not sent: %s", error.message)
             return None
         except (httpx.HTTPError, OSError):  # TimeoutError, too
             return False

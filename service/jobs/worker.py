@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from gradmem_core.errors import (
     DeviceError,
     DeviceLostError,
+    EncryptionKeyError,
     EngineStoppedError,
+    StoreFullError,
     StoreUnavailableError,
 )
 from service.correlation import correlated
@@ -30,20 +31,28 @@ POLL_SECONDS = 1.0
 "Time between two looks into the store, which other services fill, too."
 RETRY_SECONDS = 1.0
 "Pause before a document is tried again that the store did not take."
+LONGEST_RETRY_SECONDS = 60.0
+"Longest such pause: while the store is full it doubles, as each attempt may be a whole WRITE."
+WAIT_SECONDS = 3600.0
+"Longest time that a document without a timeout of its own waits until the engine admits it."
 MAX_ATTEMPTS = 20
-"""Times that a document is taken without an end; the services of all of them died, perhaps by it,
-and the next would, too."""
+"""Times that a document is taken without an end: the services died or lost their device, perhaps by
+it, or have not its key, and the next would do no better."""
 COUNT_SECONDS = 5.0
 "Time between two updates of the number of jobs in the metrics."
+NOT_OF_THE_DOCUMENT = (
+    StoreUnavailableError,
+    EngineStoppedError,
+    DeviceLostError,
+    EncryptionKeyError,
+)
+"Errors after which another attempt, or another service, may write a document."
 
 logger = logging.getLogger(__name__)
 
 
 class JobWorker:
     """Writes documents of jobs until it is stopped.
-
-    Use it as `async with worker:`, within which the store is open and the engine started. What it
-    had not written at its end is given back, for another service to write.
 
     Args:
         jobs: The jobs.
@@ -63,25 +72,25 @@ class JobWorker:
         self._added = asyncio.Event()
         jobs.on_added = self._added.set
 
-    async def __aenter__(self) -> Self:
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Write while the context lasts, in which the store is open and the engine started.
+
+        What is not written at its end is given back, for another service to write.
+        """
         self._tasks = [asyncio.create_task(self._keep_writing()) for _ in range(self._at_a_time)]
         self._tasks.append(asyncio.create_task(self._keep_counting()))
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.stop()
+        try:
+            yield
+        finally:
+            await self.stop()
 
     async def stop(self) -> None:
         """Give back what is not done; may be called again."""
         for task in self._tasks:
-            task.cancel()
+            if not task.cancelling():  # or what it gives back would be lost
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
 
     async def _keep_writing(self) -> None:
         while True:
@@ -91,8 +100,12 @@ class JobWorker:
                 if task is not None:
                     await self._work_on(task)
                     continue
-            except (StoreUnavailableError, EngineStoppedError, DeviceLostError):
+            except StoreUnavailableError:
                 await asyncio.sleep(RETRY_SECONDS)
+            except (EngineStoppedError, DeviceLostError):
+                return  # for good; the lease of the document runs out, and its attempt counts
+            except EncryptionKeyError as error:  # another service may have the key
+                logger.warning("a document of a job is left to others: %s", error.message)
             except Exception as error:  # the others have to be written
                 log_failure(logger, "a document of a job", error)
             await self._await_more()
@@ -110,18 +123,21 @@ class JobWorker:
                 await run_leased(self._write_and_finish(task), partial(self._jobs.renew, task))
             except LeaseLostError:
                 logger.warning("the lease of a document was lost; another service goes on with it")
-            except (asyncio.CancelledError, EngineStoppedError, DeviceLostError):
+            except asyncio.CancelledError:
                 with suppress(StoreUnavailableError):  # its lease will run out
                     await self._jobs.give_back(task)
                 raise
 
     async def _write_and_finish(self, task: JobTask) -> None:
+        pause = RETRY_SECONDS
         while True:
             try:
                 result = await self._write(task)
                 await self._jobs.finish(task, result)
-            except StoreUnavailableError:  # what is stored of it will be found by its id
-                await asyncio.sleep(RETRY_SECONDS)
+            except StoreUnavailableError as error:  # what is stored of it will be found by its id
+                await asyncio.sleep(pause)
+                full = isinstance(error, StoreFullError)
+                pause = min(2 * pause, LONGEST_RETRY_SECONDS) if full else RETRY_SECONDS
             else:
                 outcome = "written" if isinstance(result, WrittenDocument) else "failed"
                 self._telemetry.job_documents.labels(outcome).inc()
@@ -132,8 +148,8 @@ class JobWorker:
         try:
             if task.attempts > MAX_ATTEMPTS:
                 raise DeviceError(
-                    f"the service ended {MAX_ATTEMPTS} times while it wrote the document; send it"
-                    " again in parts"
+                    f"the document was begun {MAX_ATTEMPTS} times, by services that ended or had"
+                    " not its encryption key; send it again in parts"
                 )
             accepted = await self._jobs.open(task)
             write = partial(
@@ -144,8 +160,9 @@ class JobWorker:
                 share=SHARE,
                 write_id=write_id_of(task),
             )
-            return WrittenDocument(memory=await retry_when_overloaded(write))
-        except (StoreUnavailableError, EngineStoppedError, DeviceLostError):
+            seconds = accepted.request.timeout or WAIT_SECONDS
+            return WrittenDocument(memory=await retry_when_overloaded(write, seconds=seconds))
+        except NOT_OF_THE_DOCUMENT:
             raise
         except Exception as error:  # the others have to be written
             return FailedDocument(problem=problem_of(error))

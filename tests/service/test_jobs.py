@@ -4,7 +4,8 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ import httpx
 import pytest
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.errors import DeviceLostError, StoreFullError
 from service.app import create_app
+from service.encryption import Keyring
+from service.idempotency import Idempotency
+from service.jobs import worker
+from service.jobs.jobs import Jobs, describe_job
+from service.jobs.schemas import BatchRequest
 from service.leases import LEASE_SECONDS
 from service.models import Models
 from service.settings import Settings
+from service.stores import NO_QUOTA, create_store
+from service.stores.sqlite import SqliteStore
 from tests.service.conftest import Serving
 from tests.service.test_http import DOCUMENT, UNKNOWN_ID, problem
 from tests.service.test_idempotency import REPLAYED
@@ -106,6 +115,34 @@ def test_a_repeated_request_has_the_same_job(http: httpx.Client) -> None:
     assert waiting.status_code == 202
     await_end(http, job)
     assert len(http.get("/memories").json()["memories"]) == 2
+
+
+def test_a_batch_sent_again_as_a_job_writes_no_memory_twice(http: httpx.Client) -> None:
+    key, documents = {"Idempotency-Key": os.urandom(8).hex()}, [ITEM, ITEM | {"timeout": 1e-9}]
+    batch = http.post("/write/batch", json={"documents": documents}, headers=key)
+    written, failed = batch.json()["results"]
+    assert failed["problem"]["status"] == 504
+    job = submit(http, *documents, **key)
+    await_end(http, job)
+    assert results_of(http, job)[0] == written
+    assert len(http.get("/memories").json()["memories"]) == 1
+
+
+def test_a_repeated_job_is_described_as_it_is(settings: Settings) -> None:
+    async def submit_twice() -> None:
+        body = BatchRequest.model_validate({"documents": [ITEM]})
+        async with create_store(settings.store_url) as store:
+            claim = await Idempotency(store).claim("default", "key", body, size=1)
+            jobs = Jobs(store, Keyring([]), most=1, keep=timedelta(hours=1))
+            first = await jobs.submit("default", body.documents, NO_QUOTA, claim=claim)
+            await jobs.take()
+            again = await jobs.submit("default", body.documents, NO_QUOTA, claim=claim)
+            stored = await store.jobs.find("default", first.job_id)
+        assert stored is not None
+        assert again == describe_job(stored)
+        assert (again.created_at, again.status) == (first.created_at, "running")
+
+    asyncio.run(submit_twice())
 
 
 def test_jobs_are_listed(http: httpx.Client) -> None:
@@ -242,3 +279,81 @@ def test_documents_are_encrypted_and_then_forgotten(
     with sqlite3.connect(tmp_path / "memories.db") as connection:
         assert connection.execute("SELECT document FROM job_documents").fetchall() == [(None,)]
     connection.close()
+
+
+def await_true(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def in_file(settings: Settings, query: str) -> tuple[Any, ...]:
+    """Return a row of the SQLite file of a service."""
+    with sqlite3.connect(settings.store_url.removeprefix("sqlite:///")) as connection:
+        row: tuple[Any, ...] = connection.execute(query).fetchone()
+    connection.close()
+    return row
+
+
+ATTEMPTS = "SELECT attempts, document IS NOT NULL, leased_until > 0 FROM job_documents"
+
+
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+def test_a_document_with_which_the_device_is_lost_has_had_an_attempt(
+    settings: Settings, tiny: Checkpoint, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(settings, models=Models([tiny]))
+
+    async def lose(*_: object, **__: object) -> None:
+        raise DeviceLostError("the device was lost")
+
+    monkeypatch.setattr(app.state.gradmem.writer, "write", lose)
+    with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+        submit(client, ITEM)
+        await_true(lambda: in_file(settings, ATTEMPTS)[0] == 1)
+        time.sleep(0.2)
+    assert in_file(settings, ATTEMPTS) == (1, True, True)
+
+
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+def test_a_document_whose_key_is_missing_is_left_to_others(
+    settings: Settings, tiny: Checkpoint, serving: Serving
+) -> None:
+    for changes in (
+        {"encryption_keys": ["ab" * 32], "job_documents": 0},
+        {"encryption_keys": ["cd" * 32]},
+    ):
+        app = create_app(settings.model_copy(update=changes), models=Models([tiny]))
+        with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+            if "job_documents" in changes:
+                submit(client, ITEM)
+                continue
+            await_true(lambda: in_file(settings, ATTEMPTS)[0] == 1)
+            time.sleep(0.2)
+    assert in_file(settings, ATTEMPTS) == (1, True, True)
+
+
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+def test_a_full_store_is_tried_less_and_less(
+    settings: Settings, tiny: Checkpoint, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = 0
+
+    async def refuse(*_: object) -> bool:
+        nonlocal attempts
+        attempts += 1
+        raise StoreFullError("the disk is full")
+
+    monkeypatch.setattr(worker, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(SqliteStore, "put_once", refuse)
+    with (
+        serving(create_app(settings, models=Models([tiny]))) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        job = submit(client, ITEM)
+        await_true(lambda: attempts > 0)
+        time.sleep(1.5)
+        assert attempts <= 8
+        monkeypatch.undo()
+        assert await_end(client, job)["written"] == 1

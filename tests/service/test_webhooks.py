@@ -150,6 +150,27 @@ def test_a_webhook_outlives_its_service(
                 assert verified(receiver)[1]["data"]["job_id"] == job
 
 
+def test_a_webhook_whose_key_is_missing_is_abandoned(
+    hooked: Settings, tiny: Checkpoint, serving: Serving, receiver: Receiver
+) -> None:
+    sealed = {"job_documents": 0, "webhook_secret": None, "encryption_keys": ["ab" * 32]}
+    for changes in (sealed, {"encryption_keys": ["cd" * 32]}):
+        settings = hooked.model_copy(update=changes)
+        with (
+            serving(create_app(settings, models=Models([tiny]))) as url,
+            httpx.Client(base_url=url, timeout=60) as client,
+        ):
+            if changes is sealed:
+                job = submit(client, receiver.url).json()
+                client.delete(f"/jobs/{job['job_id']}")
+                continue
+            deadline = time.monotonic() + 20
+            while 'outcome="abandoned"} 1.0' not in client.get("/metrics").text:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+    assert receiver.requests.empty()
+
+
 def test_the_end_of_a_cancelled_job_is_told(
     hooked: Settings, tiny: Checkpoint, serving: Serving, receiver: Receiver
 ) -> None:
