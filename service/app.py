@@ -54,6 +54,7 @@ from service.routes_memories import router as memories_router
 from service.settings import Settings
 from service.stores import Store, create_store
 from service.telemetry import Telemetry
+from service.transfer import Transfer
 from service.waiting import WaitingRequests
 from service.writing import DocumentWriter
 
@@ -136,7 +137,7 @@ def _limit_body(state: AppState, method: str, path: str) -> int:
     """Return the largest body of a request: of the import of a memory, the largest memory."""
     limit = state.settings.max_body_bytes
     if method == "PUT" and path.endswith("/blob"):
-        return max(limit, state.memories.largest_blob())
+        return max(limit, state.transfer.largest_blob())
     return limit
 
 
@@ -193,6 +194,7 @@ def _create_state(
         engine=engine,
         store=store,
         memories=memories,
+        transfer=Transfer(memories, models, store, keyring),
         readiness=readiness,
         writer=writer,
         idempotency=Idempotency(store),

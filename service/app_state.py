@@ -18,6 +18,7 @@ from service.reading import Reader
 from service.settings import Settings
 from service.stores import Store
 from service.telemetry import Telemetry
+from service.transfer import Transfer
 from service.waiting import WaitingRequests
 from service.writing import DocumentWriter
 
@@ -32,6 +33,7 @@ class AppState:
     engine: Engine
     store: Store
     memories: Memories
+    transfer: Transfer
     readiness: Readiness
     writer: DocumentWriter
     idempotency: Idempotency

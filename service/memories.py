@@ -1,4 +1,4 @@
-"""Stored memories: add, open, change, show, export and delete them."""
+"""Stored memories: add, open, change, list, show and delete them."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,8 +9,6 @@ from itertools import accumulate
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
-from torch import Tensor
-
 from gradmem_core.blob import (
     Blob,
     BlobInfo,
@@ -20,10 +18,8 @@ from gradmem_core.blob import (
     unpack,
 )
 from gradmem_core.checkpoints.checkpoint import Checkpoint
-from gradmem_core.config import BlobDtype, EmbedsForm
+from gradmem_core.config import BlobDtype
 from gradmem_core.errors import BlobError, InputError, MemoryChangedError, TooManyPagesError
-from gradmem_core.prompt_embeds import export_prompt_embeds
-from gradmem_core.texts.documents import prepare_query
 from service.audit_log import audit
 from service.descriptions import describe_memory, summarize_memory
 from service.encryption import Keyring
@@ -31,7 +27,6 @@ from service.engine import Engine
 from service.models import Models
 from service.offload import call_by_size
 from service.pages import Pages, page_index, with_page, with_pages, without_page
-from service.refusals import MemoryTakenError
 from service.schemas import (
     MAX_LIST,
     MAX_METADATA,
@@ -42,7 +37,6 @@ from service.schemas import (
     MemoryPatch,
 )
 from service.stores import (
-    MEMORY_ID,
     NO_QUOTA,
     POSITION,
     MemoryFilter,
@@ -60,10 +54,6 @@ MAX_CHANGE_ATTEMPTS = 10
 "Attempts to store a change while other services change the same memory."
 ELEMENT_BYTES: dict[BlobDtype, int] = {"float32": 4, "float16": 2, "int8": 1}
 "Bytes of an element of a memory in its blob."
-LOSS_CHARACTERS = 32
-"Longest loss in the description of a page."
-PAGE_INFO_BYTES = 2**14
-"Most bytes of the rest of the description of a page, and of its share of the header."
 MAX_LIST_CHARACTERS = 2**20
 "Most characters of metadata in a part of a list."
 
@@ -159,6 +149,19 @@ class Memories:
         elif not await self._store.put_once(stored, quota):
             return await self.show(tenant, memory_id)
         return describe_memory(stored, blob)
+
+    def check_page_count(self, pages: int) -> None:
+        """Refuse more pages than a memory may have.
+
+        Raises:
+            TooManyPagesError: There are more.
+        """
+        if pages > self.max_pages:
+            raise TooManyPagesError(
+                f"the memory would have {pages} pages and at most {self.max_pages} are allowed"
+                " (GRADMEM_MAX_PAGES); use several memories",
+                limit=self.max_pages,
+            )
 
     async def check_room(
         self, tenant: str, quota: Quota, checkpoint: Checkpoint, *, memories: int, pages: int
@@ -345,76 +348,6 @@ class Memories:
         blob = await call_by_size(len(stored.blob), self._unpack, stored)
         return describe_memory(stored, blob)
 
-    async def blob(self, tenant: str, memory_id: str) -> bytes:
-        """Return the decrypted blob of a memory.
-
-        Raises:
-            MemoryNotFoundError: No memory of the tenant has that id.
-            BlobError: The memory is damaged.
-            StoreUnavailableError: The store cannot be reached.
-        """
-        stored = await self._store.get(tenant, memory_id)
-        return await call_by_size(len(stored.blob), self._keyring.open, stored)
-
-    async def import_blob(
-        self, tenant: str, memory_id: str, content: bytes, quota: Quota
-    ) -> tuple[MemoryInfo, bool]:
-        """Store a blob as a memory; one that is there already stays.
-
-        Args:
-            tenant: The tenant to whom it belongs.
-            memory_id: The memory's handle.
-            content: The blob.
-            quota: Most that the tenant may have with it.
-
-        Returns:
-            The memory, and True where it is new.
-
-        Raises:
-            InputError: The bytes are not a blob of a memory of the tenant, or the id is not one.
-            TooManyPagesError: The memory has more pages than allowed.
-            FingerprintMismatchError: The checkpoint that wrote it is not served.
-            MemoryTakenError: Another memory of the tenant has that id.
-            QuotaError: The tenant has as much as it may have.
-            StoreUnavailableError: The store cannot be reached.
-        """
-        stored, blob = await call_by_size(len(content), self._adopt, tenant, memory_id, content)
-        sealed = await call_by_size(len(content), self._keyring.seal, stored)
-        if not await self._store.put_once(sealed, quota):
-            if await self.blob(tenant, memory_id) != content:
-                raise MemoryTakenError
-            return await self.show(tenant, memory_id), False
-        audit("memory.import", memory_id=memory_id)
-        return describe_memory(stored, blob), True
-
-    async def prompt_embeds(
-        self,
-        tenant: str,
-        memory_id: str,
-        page_id: str | None,
-        *,
-        query: str | None = None,
-        form: EmbedsForm,
-    ) -> bytes:
-        """Export a page as vectors that other engines take in place of token embeddings.
-
-        Args:
-            tenant: The tenant whose memory it is.
-            memory_id: The memory's handle.
-            page_id: The page; None where the memory has only one.
-            query: A query, whose token embeddings come after the memory; None for the memory alone.
-            form: The form of the export.
-
-        Raises:
-            NotFoundError: No memory of the tenant has that id, or no page of it.
-            InputError: The memory has several pages and none is named, or the query is refused.
-            FingerprintMismatchError: The memory was written by another checkpoint.
-            StoreUnavailableError: The store cannot be reached.
-        """
-        memory = await self.open(tenant, memory_id)
-        vectors = memory.blob.memory[page_index(memory.blob, page_id)]  # (m, d)
-        return await asyncio.to_thread(_export, memory.checkpoint, vectors, query, form)
-
     async def delete(self, tenant: str, memory_id: str) -> None:
         """Delete a memory for good.
 
@@ -458,33 +391,6 @@ class Memories:
         self._engine.forget(memory_key(tenant, memory_id))
         audit("memory.delete_page", memory_id=memory_id, page_id=page_id)
 
-    def _adopt(self, tenant: str, memory_id: str, content: bytes) -> tuple[StoredMemory, Blob]:
-        """Check a blob from outside; return the memory that it becomes."""
-        if not MEMORY_ID.fullmatch(memory_id):
-            raise InputError("a memory id is 32 lower-case hexadecimal digits")
-        try:
-            blob = unpack(content)
-            checkpoint = self._models.find_writer(blob.info.fingerprint, "")
-            config, backbone = checkpoint.model.config, checkpoint.model.backbone
-            check_shape(blob, vectors=config.memory_tokens, width=backbone.width)
-        except BlobError as error:
-            raise InputError(error.message) from error
-        if blob.info.tenant != tenant:
-            raise InputError("the blob belongs to another tenant; write the document again")
-        pages = blob.info.pages
-        self._check_page_count(len(pages))
-        if len({page.page_id for page in pages}) < len(pages):
-            raise InputError("two pages of the blob have the same id")
-        stored = StoredMemory(
-            memory_id=memory_id,
-            model=checkpoint.name,
-            blob=content,
-            metadata={},
-            created_at=pages[0].created_at.astimezone(UTC),
-            tenant=tenant,
-        )
-        return stored, blob
-
     def _decode(self, stored: StoredMemory, model: str | None) -> OpenMemory:
         blob = self._unpack(stored)
         if model is None:
@@ -502,34 +408,10 @@ class Memories:
         old = self._unpack(stored)
         vectors, infos = change(old)
         if len(infos) > len(old.info.pages):
-            self._check_page_count(len(infos))
+            self.check_page_count(len(infos))
         new = Blob(vectors, self.dtype, old.info.model_copy(update={"pages": infos}))
         changed = replace(stored, blob=pack(vectors, new.info, dtype=self.dtype))
         return self._keyring.seal(changed), new
-
-    def largest_blob(self) -> int:
-        """Return the bytes of the largest blob that the service writes, rounded up."""
-        configs = [
-            (checkpoint.model.config, checkpoint.model.backbone.width)
-            for checkpoint in self._models.all()
-        ]
-        return max(
-            self.max_pages
-            * (
-                config.memory_tokens * width * ELEMENT_BYTES["float32"]
-                + config.max_write_steps * LOSS_CHARACTERS
-                + PAGE_INFO_BYTES
-            )
-            for config, width in configs
-        )
-
-    def _check_page_count(self, pages: int) -> None:
-        if pages > self.max_pages:
-            raise TooManyPagesError(
-                f"the memory would have {pages} pages and at most {self.max_pages} are allowed"
-                " (GRADMEM_MAX_PAGES); use several memories",
-                limit=self.max_pages,
-            )
 
     def _unpack(self, stored: StoredMemory) -> Blob:
         """Decrypt and decode the blob of a memory.
@@ -575,8 +457,3 @@ def _patch(changes: MemoryPatch, stored: StoredMemory) -> StoredMemory:
         seconds = changes.ttl_seconds
         fields["expires_at"] = seconds and datetime.now(UTC) + timedelta(seconds=seconds)
     return replace(stored, **fields)
-
-
-def _export(checkpoint: Checkpoint, vectors: Tensor, query: str | None, form: EmbedsForm) -> bytes:
-    ids = [] if query is None else prepare_query(checkpoint, query)
-    return export_prompt_embeds(checkpoint.model, vectors, ids, form=form)

@@ -237,7 +237,7 @@ async def prompt_embeds_with_query(
 async def _export(
     request: Request, memory_id: str, page: str | None, *, query: str | None, form: EmbedsForm
 ) -> Response:
-    content = await state_of(request).memories.prompt_embeds(
+    content = await state_of(request).transfer.export_embeds(
         tenant_of(request), memory_id, page, query=query, form=form
     )
     return Response(content, media_type=SAFETENSORS if form == "safetensors" else JSON)

@@ -121,7 +121,7 @@ async def blob(memory_id: MemoryPath, request: Request) -> Response:
 
     It is as secret as the document. `ETag` and `Content-Digest` (RFC 9530) are its SHA-256.
     """
-    content = await state_of(request).memories.blob(tenant_of(request), memory_id)
+    content = await state_of(request).transfer.export_blob(tenant_of(request), memory_id)
     digest = await call_by_size(len(content), _digest, content)
     headers = {"ETag": f'"{digest.hex()}"', "Content-Digest": _content_digest(digest)}
     wanted = request.headers.get("if-none-match", "")
@@ -159,7 +159,7 @@ async def import_blob(memory_id: MemoryPath, request: Request) -> Response:
         digest = await call_by_size(len(content), _digest, content)
         if _content_digest(digest) not in map(str.strip, expected.split(",")):
             raise InputError("the body does not have its Content-Digest; send it again")
-    memory, created = await state_of(request).memories.import_blob(
+    memory, created = await state_of(request).transfer.import_blob(
         tenant_of(request), memory_id, content, quota_of(request)
     )
     return await respond(memory, size=len(content), status=201 if created else 200)
