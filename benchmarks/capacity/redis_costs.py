@@ -17,8 +17,10 @@ from benchmarks.faults.redis_server import RedisServer
 from benchmarks.options import positive, separated
 from benchmarks.rows import RedisCost
 from gradmem_core.tenants import DEFAULT_TENANT
-from service.stores.base import StoredMemory, new_memory_id, pack
-from service.stores.redis import INDEX_PREFIX, KEY_PREFIX, RedisStore
+from service.stores.base import new_memory_id
+from service.stores.record_format import StoredMemory, pack
+from service.stores.redis import RedisStore
+from service.stores.redis_index import INDEX_PREFIX, KEY_PREFIX
 
 AT_ONCE = 4
 "Operations under way."

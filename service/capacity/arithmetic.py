@@ -19,8 +19,8 @@ from gradmem_core.config import BlobDtype, MemoryConfig
 from gradmem_core.errors import CheckpointError
 from gradmem_core.model_files import read_json
 from gradmem_core.reading.answers import CANDIDATES
-from service.stores.base import StoredMemory
-from service.stores.base import pack as pack_record
+from service.stores.record_format import StoredMemory
+from service.stores.record_format import pack as pack_record
 
 SECOND_ORDER = 3
 """Operations of a WRITE step that meta-training differentiates, in multiples of a served one: a

@@ -1,11 +1,7 @@
 """Stores of memories: one interface, implemented with SQLite and with Redis."""
 
-from service.stores.base import (
-    MemoryExistsError,
-    Store,
-    StoredMemory,
-    new_memory_id,
-)
+from service.stores.base import Store, new_memory_id
+from service.stores.errors import MemoryExistsError
 from service.stores.heads import (
     MEMORY_ID,
     NEWEST,
@@ -16,6 +12,7 @@ from service.stores.heads import (
     memory_key,
 )
 from service.stores.jobs import JobStore, JobTask, StoredJob
+from service.stores.record_format import StoredMemory
 from service.stores.records import RecordStore
 from service.stores.sqlite import SqliteStore, parse_path
 from service.stores.usage import NO_QUOTA, Quota, Usage

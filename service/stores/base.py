@@ -1,43 +1,23 @@
-"""The interface of every store of memories, and the record that it keeps of a memory.
-
-A record is one byte string, so that any store can publish it in one operation:
-
-    magic (4) | CRC-32 of the rest (4) | size of the JSON (4) | JSON | blob
-
-with big-endian numbers. The JSON holds every field of the memory except the blob.
-"""
+"""The interface of every store of memories."""
 
 import asyncio
-import json
 import secrets
-import struct
 import time
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-from gradmem_core.errors import (
-    BlobError,
-    MemoryNotFoundError,
-    QuotaError,
-    StoreUnavailableError,
-)
-from gradmem_core.tenants import DEFAULT_TENANT, OWN_PREFIX
-from service.stores.heads import MEMORY_ID, NEWEST, MemoryFilter, MemoryHead, MemoryList
+from gradmem_core.errors import MemoryNotFoundError, QuotaError, StoreUnavailableError
+from gradmem_core.tenants import OWN_PREFIX
+from service.stores.errors import MemoryExistsError, check_memory_id, not_found
+from service.stores.heads import NEWEST, MemoryFilter, MemoryHead, MemoryList
 from service.stores.jobs import JobStore
+from service.stores.record_format import StoredMemory
 from service.stores.records import RecordStore
 from service.stores.usage import NO_QUOTA, Quota, Usage
-
-MAGIC = b"GMS1"
-PREFIX = struct.Struct(">4sI")
-SIZE = struct.Struct(">I")
-START_BYTES = PREFIX.size + SIZE.size
-"Bytes of a record before its JSON."
 
 PROBE_TENANT = f"{OWN_PREFIX}probe"
 "Tenant of probes: nobody's lists have them."
@@ -57,17 +37,6 @@ def new_memory_id() -> str:
     Whoever knows an id can read the memory, so ids come from the system's secure source.
     """
     return secrets.token_hex(16)
-
-
-class MemoryExistsError(ValueError):
-    """The id of a new memory is taken, which is a bug of the caller: ids are random."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredMemory(MemoryHead):
-    """A memory as a store keeps it. The blob is a secret of users, too: repr omits it."""
-
-    blob: bytes = field(repr=False)
 
 
 class Store(ABC):
@@ -480,145 +449,3 @@ def probe_memory() -> StoredMemory:
         expires_at=now + PROBE_LIFETIME,
         tenant=PROBE_TENANT,
     )
-
-
-@contextmanager
-def translate_errors(
-    foreign: tuple[type[Exception], ...], explain: Callable[[Exception], StoreUnavailableError]
-) -> Iterator[None]:
-    """Turn a library's errors into errors that say what is wrong with the store.
-
-    The library's own words stay out: they may hold paths, addresses or user names. The log gets the
-    class of the cause.
-
-    Args:
-        foreign: Errors of the library.
-        explain: Returns the error that explains one of them.
-    """
-    try:
-        yield
-    except foreign as exc:
-        raise explain(exc) from exc
-
-
-def not_open(store: str) -> StoreUnavailableError:
-    """Return the error for an operation on a store that is not open."""
-    return StoreUnavailableError(f"the {store} store is not open")
-
-
-def not_found() -> MemoryNotFoundError:
-    """Return the error for an id without a memory; it does not repeat the id, which is a secret."""
-    return MemoryNotFoundError("no memory has this id, or it has expired")
-
-
-def refuse_expired(memory: StoredMemory) -> None:
-    """Refuse a memory that has expired by its own record, whatever the store made of it.
-
-    Raises:
-        MemoryNotFoundError: It has expired.
-    """
-    if not memory.lives_at(datetime.now(UTC)):
-        raise not_found()
-
-
-def check_memory_id(memory_id: str) -> None:
-    """Refuse an id that no memory can have, before it reaches a store.
-
-    Raises:
-        MemoryNotFoundError: The text is not a valid id.
-    """
-    if not MEMORY_ID.fullmatch(memory_id):
-        raise not_found()
-
-
-def pack(memory: StoredMemory) -> bytes:
-    """Return the record of a memory."""
-    head = {
-        "memory_id": memory.memory_id,
-        "model": memory.model,
-        "metadata": memory.metadata,
-        "created_at": memory.created_at.isoformat(),
-        "expires_at": memory.expires_at and memory.expires_at.isoformat(),
-    }
-    # Left out as before tenants and names: records are compared as bytes.
-    if memory.tenant != DEFAULT_TENANT:
-        head["tenant"] = memory.tenant
-    if memory.name is not None:
-        head["name"] = memory.name
-    text = json.dumps(head).encode()
-    body = SIZE.pack(len(text)) + text + memory.blob
-    return PREFIX.pack(MAGIC, zlib.crc32(body)) + body
-
-
-def unpack(tenant: str, memory_id: str, record: object) -> StoredMemory:
-    """Return the memory in the record stored under the key of a tenant and an id.
-
-    Args:
-        tenant: The tenant.
-        memory_id: The id of the memory.
-        record: The value in the store: bytes, unless something else wrote there.
-
-    Raises:
-        BlobError: The record is cut, damaged, or belongs to another memory.
-    """
-    try:
-        memory = _parse(record)
-    except (struct.error, ValueError, KeyError, TypeError) as exc:
-        raise BlobError("the stored memory is damaged; write the document again") from exc
-    if (memory.tenant, memory.memory_id) != (tenant, memory_id):
-        raise BlobError(
-            "the stored memory belongs to another id or tenant; write the document again"
-        )
-    return memory
-
-
-def _parse(record: object) -> StoredMemory:
-    if not isinstance(record, bytes):
-        raise TypeError("a record is bytes")
-    magic, checksum = PREFIX.unpack_from(record)
-    body = record[PREFIX.size :]
-    if magic != MAGIC or checksum != zlib.crc32(body):
-        raise ValueError("wrong magic or checksum")
-    end = SIZE.size + SIZE.unpack_from(body)[0]
-    return StoredMemory(**_parse_fields(body[SIZE.size : end]), blob=body[end:])
-
-
-def head_size(start: bytes) -> int:
-    """Return how many bytes of a record its head takes, by the first START_BYTES of it."""
-    try:
-        return START_BYTES + int(SIZE.unpack_from(start, PREFIX.size)[0])
-    except struct.error:
-        return START_BYTES
-
-
-def unpack_head(tenant: str, memory_id: str, start: bytes) -> MemoryHead | None:
-    """Return the head in the first bytes of a record, whose checksum is not checked.
-
-    Args:
-        tenant: The tenant.
-        memory_id: The id of the memory.
-        start: At least `head_size` bytes.
-
-    Returns:
-        The head; None if it is damaged.
-    """
-    try:
-        head = MemoryHead(**_parse_fields(start[START_BYTES : head_size(start)]))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return head if (head.tenant, head.memory_id) == (tenant, memory_id) else None
-
-
-def _parse_fields(text: bytes) -> dict[str, Any]:
-    """Return the fields of a memory from the JSON of its record."""
-    head = json.loads(text)
-    expires_at = head["expires_at"]
-    return {
-        "memory_id": head["memory_id"],
-        "model": head["model"],
-        "metadata": head["metadata"],
-        "created_at": datetime.fromisoformat(head["created_at"]),
-        "expires_at": expires_at and datetime.fromisoformat(expires_at),
-        "tenant": head.get("tenant", DEFAULT_TENANT),
-        "name": head.get("name"),
-    }

@@ -8,15 +8,13 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
-    Iterable,
     Mapping,
     Sequence,
 )
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
-from typing import Any, TypeAlias, TypeVar
+from datetime import datetime
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from redis.asyncio import RedisCluster
@@ -25,54 +23,34 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import ResponseError, WatchError
 
 from gradmem_core.errors import QuotaError, StoreFullError, StoreUnavailableError
-from service.stores.base import (
+from service.stores.base import Store, probe_memory, spend_token
+from service.stores.errors import (
     MemoryExistsError,
-    Store,
-    StoredMemory,
     check_memory_id,
-    head_size,
     not_found,
     not_open,
-    pack,
-    probe_memory,
     refuse_expired,
-    spend_token,
     translate_errors,
-    unpack,
-    unpack_head,
 )
 from service.stores.heads import (
     MEMORY_ID,
-    NEWEST,
     MemoryFilter,
     MemoryHead,
-    memory_id_at,
     memory_key,
     split_key,
-    tenant_of_tag,
 )
-from service.stores.redis_client import Client, connect
+from service.stores.record_format import StoredMemory, pack, unpack
+from service.stores.redis_client import Client, connect, to_text
 from service.stores.redis_errors import FOREIGN_ERRORS, explain
+from service.stores.redis_index import KEY_PREFIX, RedisIndex
 from service.stores.redis_jobs import RedisJobs
 from service.stores.redis_records import RedisRecords, exchange_value, to_milliseconds
-from service.stores.redis_usage import count, fetch_usage, settle
+from service.stores.redis_usage import count, fetch_usage
 from service.stores.usage import NO_QUOTA, Quota, Usage
 
 T = TypeVar("T")
-Entry: TypeAlias = tuple[str, str]
-"A key of the index, and a member of the sorted set under it."
 
-KEY_PREFIX = "gradmem:memory:"
-"""Keys of memories. Another key of a memory would have to be named `{KEY}:NAME`, so that a cluster
-keeps both in one slot."""
-INDEX_PREFIX = "gradmem:index:"
-"Keys of the sorted sets of positions, by tag; see service/stores/heads.py."
-EXPIRING = "gradmem:expiring"
-"""Sorted set of the entries of memories that expire, by the time at which they do; and of those
-that are being changed, by a time at which what an unfinished change left is put right."""
-INDEXED = "gradmem:indexed"
-"Key of the version of the index and of the usage in which all memories are, older ones too."
-VERSION = 2
+
 API_KEYS = "gradmem:keys"
 "Hash of the records of API keys by their id."
 BUCKET_PREFIX = "gradmem:bucket:"
@@ -91,10 +69,6 @@ PROVISIONAL_SECONDS = 60
 unfinished change left is put right."""
 SWEEP_SECONDS = 60.0
 "Time between removals of the entries of expired memories."
-BATCH = 500
-"Memories that one step of a sweep, or of filling the index, goes through."
-HEAD_BYTES = 1024
-"Bytes of a record that are fetched for its head; more where that is larger."
 SCANNED = 1000
 "Keys that Redis looks at in a step of `scan`."
 NO_EVICTION = "noeviction"
@@ -138,14 +112,11 @@ class RedisStore(Store):
         self._allow_eviction = allow_eviction
         self._redis: Client | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._index = RedisIndex(self._retry)
         self.records = RedisRecords(self._run, self._retry)
         self.jobs: RedisJobs = RedisJobs(self._run, self._retry)
         self._spending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         "Locks of keys: a service's own requests would only upset each other's transactions."
-        self._settling = asyncio.Lock()
-        "Held while usage is settled, for the same reason; a settlement takes two connections."
-        self._unsettled: dict[str, set[str]] = {}
-        "Ids of memories whose sizes are to be settled, by their tenants."
 
     @property
     def is_open(self) -> bool:
@@ -160,12 +131,12 @@ class RedisStore(Store):
                 not permit one of the store's commands.
         """
         self._redis = connect(self._url, wait_seconds=DEADLINE_SECONDS)
-        self._settling = asyncio.Lock()
+        self._index.open()
         try:
             await self._retry(lambda redis: redis.ping())
             await self._check_eviction()
             await self._rehearse()
-            await self._list_all()
+            await self._index.fill(self.scan())
         except BaseException:
             await self.close()
             raise
@@ -205,13 +176,13 @@ class RedisStore(Store):
         Raises:
             QuotaError: They were beyond the quota, and have been deleted again.
         """
-        await self._begin_changes(*memories)
+        await self._index.begin_changes(memories, PROVISIONAL_SECONDS)
         tenants: dict[str, list[StoredMemory]] = {}
         for memory in memories:
             tenants.setdefault(memory.tenant, []).append(memory)
         for tenant, its_memories in tenants.items():
             if again:
-                await self._settle(tenant, [memory.memory_id for memory in its_memories])
+                await self._index.settle(tenant, [memory.memory_id for memory in its_memories])
             else:
                 await self._count(tenant, its_memories, quota)
         expiries = {KEY_PREFIX + memory.key: memory.expires_at for memory in memories}
@@ -219,7 +190,7 @@ class RedisStore(Store):
             raise StoreUnavailableError(
                 "the Redis store dropped the memory before it was complete; try again"
             )
-        await self._end_changes(*memories)
+        await self._index.end_changes(memories)
 
     async def _count(self, tenant: str, memories: Sequence[StoredMemory], quota: Quota) -> None:
         """Count new memories of a tenant; delete them again where they are beyond its quota.
@@ -230,7 +201,7 @@ class RedisStore(Store):
         sizes = {memory.memory_id: len(pack(memory)) for memory in memories}
         usage = await self._run(lambda redis: count(redis, tenant, sizes))
         if usage is None:
-            await self._settle(tenant, list(sizes))
+            await self._index.settle(tenant, list(sizes))
             usage = await self.usage(tenant)
         added = Usage(len(sizes), sum(sizes.values()))
         try:
@@ -258,28 +229,16 @@ class RedisStore(Store):
         refuse_expired(old)
         key, before, after = KEY_PREFIX + old.key, pack(old), pack(new)
         await self.check_room(old.tenant, quota, Usage(0, len(after) - len(before)))
-        await self._begin_changes(new)
+        await self._index.begin_changes([new], PROVISIONAL_SECONDS)
         outcome = await self._run(
             lambda redis: exchange_value(redis, key, before, after, new.expires_at)
         )
         if outcome is None:
             raise not_found()
         if outcome:
-            await self._settle(new.tenant, [new.memory_id])
-            await self._end_changes(new, stale=_entries(old).keys() - _entries(new).keys())
+            await self._index.settle(new.tenant, [new.memory_id])
+            await self._index.end_changes([new], replaced=[old])
         return outcome
-
-    async def _begin_changes(self, *memories: MemoryHead) -> None:
-        """List memories, and note that they are being changed."""
-        entries = _merge(map(_entries, memories)) | _merge(map(_note, memories))
-        await self._retry(lambda redis: _change_index(redis, add=entries))
-
-    async def _end_changes(self, *memories: MemoryHead, stale: Collection[Entry] = ()) -> None:
-        """Take back the notes of changes, and entries that are stale."""
-        entries, notes = _merge(map(_entries, memories)), _merge(map(_note, memories))
-        lasting = {entry: entries[entry] for entry in notes if entry in entries}
-        remove = {*stale, *notes} - lasting.keys()
-        await self._retry(lambda redis: _change_index(redis, add=lasting, remove=remove))
 
     async def delete_many(self, tenant: str, memory_ids: Collection[str]) -> list[str]:
         """See `Store.delete_many`; the bytes stay in Redis' files until it rewrites them (`purge`).
@@ -289,88 +248,21 @@ class RedisStore(Store):
         ids = [memory_id for memory_id in memory_ids if MEMORY_ID.fullmatch(memory_id)]
         if not ids:
             return []
-        heads = [head for head in await self._read_heads(tenant, ids) if head is not None]
-        notes = _merge(map(_note, heads))
+        heads = [head for head in await self._index.read_heads(tenant, ids) if head is not None]
         with suppress(StoreFullError):  # a full store deletes without
-            await self._retry(lambda redis: _change_index(redis, add=notes))
+            await self._index.note_changes(heads, PROVISIONAL_SECONDS)
         deleted = await self._run(
             lambda redis: _delete(redis, [KEY_PREFIX + memory_key(tenant, each) for each in ids])
         )
-        entries = {*_merge(map(_entries, heads)), *notes}
         with suppress(StoreUnavailableError):  # a list that meets the entries removes them
-            await self._unlist(tenant, ids, entries)
+            await self._index.remove(tenant, ids, heads)
         return [memory_id for memory_id, there in zip(ids, deleted, strict=True) if there]
 
     async def _walk(
         self, tenant: str, tag: str, before: str, count: int
     ) -> list[tuple[str, MemoryHead | None]]:
-        """See `Store.list_memories`; entries without a memory are removed on the way."""
-        start = f"({before}" if before != NEWEST else "+"
-        members: list[Any] = await self._retry(
-            lambda redis: redis.zrange(
-                INDEX_PREFIX + tag, start, "-", desc=True, bylex=True, offset=0, num=count
-            )
-        )
-        positions = list(map(_text, members))
-        starts = await self._fetch_starts(tenant, list(map(memory_id_at, positions)))
-        ghosts = [place for place, start in zip(positions, starts, strict=True) if not start]
-        if ghosts:
-            entries = {(INDEX_PREFIX + tag, place) for place in ghosts}
-            await self._unlist(tenant, list(map(memory_id_at, ghosts)), entries)
-        return [
-            (place, unpack_head(tenant, memory_id_at(place), start))
-            for place, start in zip(positions, starts, strict=True)
-        ]
-
-    async def _read_heads(self, tenant: str, memory_ids: list[str]) -> list[MemoryHead | None]:
-        starts = await self._fetch_starts(tenant, memory_ids)
-        return [
-            unpack_head(tenant, memory_id, start)
-            for memory_id, start in zip(memory_ids, starts, strict=True)
-        ]
-
-    async def _fetch_starts(self, tenant: str, memory_ids: list[str]) -> list[bytes]:
-        """Return as much of each record as holds its head; nothing where there is no record."""
-        keys = [KEY_PREFIX + memory_key(tenant, memory_id) for memory_id in memory_ids]
-        starts = await self._retry(
-            lambda redis: _fetch_ranges(redis, dict.fromkeys(keys, HEAD_BYTES))
-        )
-        longer = {
-            key: size
-            for key, start in starts.items()
-            if start and (size := head_size(start)) > len(start)
-        }
-        starts |= await self._retry(lambda redis: _fetch_ranges(redis, longer))
-        return [starts[key] for key in keys]
-
-    async def _unlist(self, tenant: str, memory_ids: list[str], entries: Collection[Entry]) -> None:
-        """Remove entries of memories that are gone; add those of one that came back meanwhile."""
-        await self._settle(tenant, memory_ids)  # first: the entries tell that it is to be done
-        await self._retry(lambda redis: _change_index(redis, remove=entries))
-        await self._list(tenant, memory_ids)
-
-    async def _settle(self, tenant: str, memory_ids: list[str]) -> None:
-        """Count what the records of some memories are now, with those that others wait for."""
-        self._unsettled.setdefault(tenant, set()).update(memory_ids)
-
-        async def settle_all(redis: Client) -> None:
-            async with self._settling:
-                waiting = self._unsettled.pop(tenant, set())
-                records = {each: KEY_PREFIX + memory_key(tenant, each) for each in waiting}
-                try:
-                    if records:
-                        await settle(redis, tenant, records)
-                except BaseException:
-                    self._unsettled.setdefault(tenant, set()).update(waiting)
-                    raise
-
-        await self._retry(settle_all)
-
-    async def _list(self, tenant: str, memory_ids: list[str]) -> None:
-        """Add the entries of those memories that are there."""
-        heads = await self._read_heads(tenant, memory_ids)
-        entries = _merge(_entries(head) for head in heads if head is not None)
-        await self._retry(lambda redis: _change_index(redis, add=entries))
+        """See `Store.list_memories`."""
+        return await self._index.walk(tenant, tag, before, count)
 
     async def usage(self, tenant: str) -> Usage:
         """See `Store.usage`."""
@@ -382,7 +274,7 @@ class RedisStore(Store):
             raise not_open("Redis")
         with translate_errors(FOREIGN_ERRORS, explain):
             async for key in self._redis.scan_iter(match=f"{KEY_PREFIX}*", count=SCANNED):
-                yield split_key(_text(key).removeprefix(KEY_PREFIX))
+                yield split_key(to_text(key).removeprefix(KEY_PREFIX))
 
     async def save_key(self, key_id: str, record: str) -> None:
         """See `Store.save_key`.
@@ -396,11 +288,11 @@ class RedisStore(Store):
     async def find_key(self, key_id: str) -> str | None:
         """See `Store.find_key`."""
         record = await self._retry(lambda redis: redis.hget(API_KEYS, key_id))
-        return None if record is None else _text(record)
+        return None if record is None else to_text(record)
 
     async def list_keys(self) -> list[str]:
         """See `Store.list_keys`."""
-        return list(map(_text, await self._retry(lambda redis: redis.hvals(API_KEYS))))
+        return list(map(to_text, await self._retry(lambda redis: redis.hvals(API_KEYS))))
 
     async def has_keys(self) -> bool:
         """See `Store.has_keys`."""
@@ -456,24 +348,6 @@ class RedisStore(Store):
         if await self.has_keys():
             _check_keys_stay(policies)
 
-    async def _list_all(self) -> None:
-        """Fill the index and the usage from the records, unless that has been done."""
-        version = await self._retry(lambda redis: redis.get(INDEXED))
-        if version is not None and int(version) >= VERSION:
-            return
-        found: dict[str, list[str]] = {}
-        async for tenant, memory_id in self.scan():
-            found.setdefault(tenant, []).append(memory_id)
-            if len(found[tenant]) == BATCH:
-                await self._enter(tenant, found.pop(tenant))
-        for tenant, memory_ids in found.items():
-            await self._enter(tenant, memory_ids)
-        await self._retry(lambda redis: redis.set(INDEXED, VERSION))
-
-    async def _enter(self, tenant: str, memory_ids: list[str]) -> None:
-        await self._list(tenant, memory_ids)
-        await self._settle(tenant, memory_ids)
-
     async def _keep_sweeping(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
@@ -483,26 +357,8 @@ class RedisStore(Store):
                 logger.warning("expired memories could not be removed from lists: %s", error)
 
     async def sweep(self) -> None:
-        """See `Store.sweep`: Redis itself has removed the memories, and their entries are left."""
-        while True:
-            expired = await self._retry(_fetch_expired)
-            for member in map(_text, expired):
-                await self._drop_expired(member)
-            if len(expired) < BATCH:
-                return
-
-    async def _drop_expired(self, member: str) -> None:
-        """Remove the entries that a member of EXPIRING names, unless the memory lives on.
-
-        Its size is settled in either case.
-        """
-        position, *tags = member.split(" ")
-        tenant, memory_id = tenant_of_tag(tags[0]), memory_id_at(position)
-        (head,) = await self._read_heads(tenant, [memory_id])
-        entries = {(EXPIRING, member)}
-        if head is None or not head.lives_at(datetime.now(UTC)):
-            entries |= {(INDEX_PREFIX + tag, position) for tag in tags}
-        await self._unlist(tenant, [memory_id], entries)
+        """See `Store.sweep`."""
+        await self._index.sweep()
 
     async def _rehearse(self) -> None:
         """Send every command once, so that a missing permission shows at the start."""
@@ -566,63 +422,6 @@ async def _set_expiries(redis: Client, expiries: Mapping[str, datetime | None]) 
     return all(changed or there for changed, there in zip(replies[::2], replies[1::2], strict=True))
 
 
-def _entries(head: MemoryHead) -> dict[Entry, int]:
-    """Return the entries of a memory in the index, with their scores."""
-    entries = {(INDEX_PREFIX + tag, head.position): 0 for tag in head.tags}
-    if head.expires_at is not None:
-        entries |= _expiring(head, head.expires_at)
-    return entries
-
-
-def _merge(parts: Iterable[dict[Entry, int]]) -> dict[Entry, int]:
-    """Return the entries of all parts."""
-    return {entry: score for part in parts for entry, score in part.items()}
-
-
-def _note(head: MemoryHead) -> dict[Entry, int]:
-    """Return the entry that notes a change of a memory, until the change is over."""
-    return _expiring(head, datetime.now(UTC) + timedelta(seconds=PROVISIONAL_SECONDS))
-
-
-def _expiring(head: MemoryHead, moment: datetime) -> dict[Entry, int]:
-    """Return the entry that has the sweep look at a memory after a moment."""
-    member = " ".join((head.position, *sorted(head.tags)))
-    return {(EXPIRING, member): to_milliseconds(moment)}
-
-
-async def _change_index(
-    redis: Client,
-    *,
-    add: Mapping[Entry, int] = MappingProxyType({}),
-    remove: Collection[Entry] = (),
-) -> None:
-    """Add entries and remove others. May be repeated."""
-    if not add and not remove:
-        return
-    async with redis.pipeline(transaction=False) as pipeline:
-        for (key, member), score in add.items():
-            pipeline.zadd(key, {member: score})
-        for key, member in remove:
-            pipeline.zrem(key, member)
-        await pipeline.execute()
-
-
-async def _fetch_expired(redis: Client) -> list[Any]:
-    """Return members of EXPIRING whose time has come."""
-    now = to_milliseconds(datetime.now(UTC))
-    return await redis.zrange(EXPIRING, "-inf", now, byscore=True, offset=0, num=BATCH)
-
-
-async def _fetch_ranges(redis: Client, sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """Return the first bytes of values, as many as `sizes` says for each key."""
-    if not sizes:
-        return {}
-    async with redis.pipeline(transaction=False) as pipeline:
-        for key, size in sizes.items():
-            pipeline.getrange(key, 0, size - 1)
-        return dict(zip(sizes, await pipeline.execute(), strict=True))
-
-
 async def _delete(redis: Client, keys: Collection[str]) -> list[int]:
     """Delete keys; return 1 for each that was there, 0 for the others."""
     async with redis.pipeline(transaction=False) as pipeline:
@@ -676,11 +475,6 @@ def _check_keys_stay(policies: Collection[str]) -> None:
 def _on_every_primary(redis: Client) -> dict[str, Any]:
     """Return the argument with which a cluster runs a command on all of its primaries."""
     return {"target_nodes": RedisCluster.PRIMARIES} if isinstance(redis, RedisCluster) else {}
-
-
-def _text(value: bytes | str) -> str:
-    """Return a value of Redis as text."""
-    return value.decode() if isinstance(value, bytes) else value
 
 
 async def _ignore(_error: Exception) -> None:

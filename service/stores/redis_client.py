@@ -81,6 +81,11 @@ def connect(url: str, *, wait_seconds: float) -> Client:
     return Redis.from_pool(pool)
 
 
+def to_text(value: bytes | str) -> str:
+    """Return a reply of Redis as text."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def _find_primary(url: str, options: dict[str, Any]) -> PrimaryPool:
     """Return the pool for a URL with the addresses of sentinels and the name of a service.
 

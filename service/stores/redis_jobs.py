@@ -15,9 +15,18 @@ from typing import Any, TypeVar
 from redis.exceptions import ResponseError, WatchError
 
 from service.stores.base import PROBE_TENANT
-from service.stores.heads import EPOCH, memory_id_at, to_microseconds
+from service.stores.heads import memory_id_at
 from service.stores.jobs import JobStore, JobTask, StoredJob
-from service.stores.redis_client import Client
+from service.stores.redis_client import Client, to_text
+from service.stores.redis_job_hashes import (
+    FIELDS,
+    JobKeys,
+    document_field,
+    job_member,
+    pack_job,
+    result_field,
+    unpack_job,
+)
 from service.stores.redis_records import RunCommands, to_milliseconds
 
 T = TypeVar("T")
@@ -30,36 +39,6 @@ ATTEMPTS = 50
 "Attempts of a transaction while others change the same job."
 CLEANED = 10
 "Oldest entries of a list of jobs that each new job checks."
-FIELDS = (
-    *("seed", "documents", "written", "failed", "created_at", "begun", "cancelled"),
-    *("ended_at", "expires_at", "webhook", "deliveries"),
-)
-"Fields of a job's hash, besides its documents, its results and `queued`."
-
-
-class _Keys:
-    """The keys of jobs."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self.queue = f"{prefix}queue"
-        "Stream of documents: `tenant`, `job_id` and `number`."
-        self.unended = f"{prefix}unended"
-        "Set of the jobs that have not ended."
-        self.deliveries = f"{prefix}deliveries"
-        "Sorted set of the jobs whose end is to be told, by the time at which it is due."
-
-    def job(self, tenant: str, job_id: str) -> str:
-        """Return the key of the hash of a job."""
-        return f"{self._prefix}job:{tenant}:{job_id}"
-
-    def listed(self, tenant: str) -> str:
-        """Return the key of the sorted set of the positions of a tenant's jobs."""
-        return f"{self._prefix}list:{tenant}"
-
-    def waiting(self, tenant: str) -> str:
-        """Return the key of the set of a tenant's jobs that have not ended."""
-        return f"{self._prefix}unended:{tenant}"
 
 
 class RedisJobs(JobStore):
@@ -74,7 +53,7 @@ class RedisJobs(JobStore):
     def __init__(self, run: RunCommands, retry: RunCommands, prefix: str = PREFIX) -> None:
         self._run = run
         self._retry = retry
-        self._keys = _Keys(prefix)
+        self._keys = JobKeys(prefix)
         self._claimed = "0-0"  # the entry from which the next search for lost leases goes on
 
     async def rehearse(self) -> None:
@@ -123,11 +102,11 @@ class RedisJobs(JobStore):
                     return False
                 first = range(min(QUEUED, len(documents)))
                 pipeline.multi()
-                bodies = {_document(number): body for number, body in enumerate(documents)}
-                pipeline.hset(key, mapping={**_hash(job), **bodies, "queued": len(first)})
+                bodies = {document_field(number): body for number, body in enumerate(documents)}
+                pipeline.hset(key, mapping={**pack_job(job), **bodies, "queued": len(first)})
                 pipeline.zadd(keys.listed(job.tenant), {job.position: 0})
                 pipeline.sadd(keys.waiting(job.tenant), job.job_id)
-                pipeline.sadd(keys.unended, _member(job.tenant, job.job_id))
+                pipeline.sadd(keys.unended, job_member(job.tenant, job.job_id))
                 for number in first:
                     pipeline.xadd(self._keys.queue, _entry(job.tenant, job.job_id, number))
                 await pipeline.execute()
@@ -142,7 +121,7 @@ class RedisJobs(JobStore):
         """See `JobStore.find`."""
         key = self._keys.job(tenant, job_id)
         values = await self._retry(lambda redis: _await(redis.hmget(key, FIELDS)))
-        return _job(tenant, job_id, values)
+        return unpack_job(tenant, job_id, values)
 
     async def list_jobs(self, tenant: str, *, before: str, limit: int) -> list[StoredJob]:
         """See `JobStore.list_jobs`; entries of jobs that are gone are removed on the way."""
@@ -164,7 +143,7 @@ class RedisJobs(JobStore):
             found += await self._fetch(tenant, positions)
             if len(positions) < wanted:
                 break
-            before = _text(positions[-1])
+            before = to_text(positions[-1])
         return found
 
     async def _create_group(self, redis: Client) -> None:
@@ -183,7 +162,7 @@ class RedisJobs(JobStore):
 
     async def _fetch(self, tenant: str, positions: Sequence[Any]) -> list[StoredJob]:
         """Return the jobs at positions; remove the positions of those that are gone."""
-        ids = [memory_id_at(_text(position)) for position in positions]
+        ids = [memory_id_at(to_text(position)) for position in positions]
 
         async def fetch(redis: Client) -> Any:  # noqa: ANN401
             async with redis.pipeline(transaction=False) as pipeline:
@@ -192,7 +171,7 @@ class RedisJobs(JobStore):
                 return await pipeline.execute()
 
         rows = await self._retry(fetch) if ids else []
-        jobs = [_job(tenant, job_id, row) for job_id, row in zip(ids, rows, strict=True)]
+        jobs = [unpack_job(tenant, job_id, row) for job_id, row in zip(ids, rows, strict=True)]
         gone = [place for place, job in zip(positions, jobs, strict=True) if job is None]
         if gone:
             await self._retry(lambda redis: redis.zrem(self._keys.listed(tenant), *gone))
@@ -200,7 +179,7 @@ class RedisJobs(JobStore):
 
     async def find_results(self, job: StoredJob) -> list[bytes | None]:
         """See `JobStore.find_results`."""
-        names = [_result(number) for number in range(job.documents)]
+        names = [result_field(number) for number in range(job.documents)]
         results: list[bytes | None] = await self._retry(
             lambda redis: _await(redis.hmget(self._keys.job(job.tenant, job.job_id), names))
         )
@@ -219,10 +198,10 @@ class RedisJobs(JobStore):
         idle = int(lease / timedelta(milliseconds=1))
         claimed = await self._run(lambda redis: self._claim_lost(redis, idle))
         if claimed:
-            entry, fields = _text(claimed[0][0]), claimed[0][1]
+            entry, fields = to_text(claimed[0][0]), claimed[0][1]
             return entry, fields, await self._count_deliveries(entry)
         new = await self._run(self._read_new)
-        return (_text(new[0][0]), new[0][1], 1) if new else None
+        return (to_text(new[0][0]), new[0][1], 1) if new else None
 
     async def _claim_lost(self, redis: Client, idle: int) -> list[Any]:
         """Take over an entry whose lease has run out."""
@@ -232,7 +211,7 @@ class RedisJobs(JobStore):
             )
         except ResponseError as error:
             return _nothing_without_group(error)
-        self._claimed = _text(reply[0])
+        self._claimed = to_text(reply[0])
         return [entry for entry in reply[1] if entry[1]]
 
     async def _read_new(self, redis: Client) -> list[Any]:
@@ -247,12 +226,14 @@ class RedisJobs(JobStore):
         self, redis: Client, receipt: str, fields: Mapping[Any, Any], attempts: int
     ) -> JobTask | None:
         """Return the document of an entry; remove the entry where the document is done."""
-        named = {_text(name): _text(value) for name, value in fields.items()}
+        named = {to_text(name): to_text(value) for name, value in fields.items()}
         tenant, job_id, number = named["tenant"], named["job_id"], int(named["number"])
         key = self._keys.job(tenant, job_id)
         async with _transaction(redis) as pipeline:
             await pipeline.watch(key)
-            seed, document, begun = await pipeline.hmget(key, ["seed", _document(number), "begun"])
+            seed, document, begun = await pipeline.hmget(
+                key, ["seed", document_field(number), "begun"]
+            )
             pipeline.multi()
             if document is None:
                 self._drop(pipeline, receipt)
@@ -265,7 +246,7 @@ class RedisJobs(JobStore):
             tenant=tenant,
             job_id=job_id,
             number=number,
-            seed=_text(seed),
+            seed=to_text(seed),
             document=document,
             attempts=attempts,
             receipt=receipt,
@@ -314,16 +295,16 @@ class RedisJobs(JobStore):
             async with _transaction(redis) as pipeline:
                 await pipeline.watch(key)
                 *values, done, queued = await pipeline.hmget(
-                    key, [*FIELDS, _result(task.number), "queued"]
+                    key, [*FIELDS, result_field(task.number), "queued"]
                 )
-                job = _job(task.tenant, task.job_id, values)
+                job = unpack_job(task.tenant, task.job_id, values)
                 pipeline.multi()
                 self._drop(pipeline, task.receipt)
                 counted = None
                 if job is not None and done is None:
                     counted = job.count(written=written, keep=keep)
-                    pipeline.hdel(key, _document(task.number))
-                    pipeline.hset(key, _result(task.number), result)
+                    pipeline.hdel(key, document_field(task.number))
+                    pipeline.hset(key, result_field(task.number), result)
                     if job.ended_at is None and int(queued) < job.documents:
                         pipeline.xadd(
                             self._keys.queue, _entry(task.tenant, task.job_id, int(queued))
@@ -342,11 +323,11 @@ class RedisJobs(JobStore):
         async def cancel(redis: Client) -> bool:
             async with _transaction(redis) as pipeline:
                 await pipeline.watch(key)
-                job = _job(tenant, job_id, await pipeline.hmget(key, FIELDS))
+                job = unpack_job(tenant, job_id, await pipeline.hmget(key, FIELDS))
                 if job is None or job.ended_at is not None:
                     return False
                 pipeline.multi()
-                pipeline.hdel(key, *map(_document, range(job.documents)))
+                pipeline.hdel(key, *map(document_field, range(job.documents)))
                 self._store_progress(pipeline, job, job.end(keep, cancelled=True))
                 await pipeline.execute()
                 return True
@@ -360,13 +341,13 @@ class RedisJobs(JobStore):
         async def remove(redis: Client) -> bool:
             async with _transaction(redis) as pipeline:
                 await pipeline.watch(key)
-                job = _job(tenant, job_id, await pipeline.hmget(key, FIELDS))
+                job = unpack_job(tenant, job_id, await pipeline.hmget(key, FIELDS))
                 if job is None or job.ended_at is None:
                     return False
                 pipeline.multi()
                 pipeline.delete(key)
                 pipeline.zrem(self._keys.listed(tenant), job.position)
-                pipeline.zrem(self._keys.deliveries, _member(tenant, job_id))
+                pipeline.zrem(self._keys.deliveries, job_member(tenant, job_id))
                 await pipeline.execute()
                 return True
 
@@ -386,7 +367,7 @@ class RedisJobs(JobStore):
         )
         if not due:
             return None
-        member = _text(due[0])
+        member = to_text(due[0])
         tenant, job_id = member.rsplit(":", 1)
         key = self._keys.job(tenant, job_id)
 
@@ -394,7 +375,7 @@ class RedisJobs(JobStore):
             async with _transaction(redis) as pipeline:
                 await pipeline.watch(key, self._keys.deliveries)
                 score = await pipeline.zscore(self._keys.deliveries, member)
-                job = _job(tenant, job_id, await pipeline.hmget(key, FIELDS))
+                job = unpack_job(tenant, job_id, await pipeline.hmget(key, FIELDS))
                 if score is None or score > now:  # another service took it
                     return None
                 pipeline.multi()
@@ -411,7 +392,7 @@ class RedisJobs(JobStore):
 
     async def settle_delivery(self, job: StoredJob, *, again_at: datetime | None) -> None:
         """See `JobStore.settle_delivery`."""
-        member = _member(job.tenant, job.job_id)
+        member = job_member(job.tenant, job.job_id)
         if again_at is None:
             await self._retry(lambda redis: redis.zrem(self._keys.deliveries, member))
         else:
@@ -423,14 +404,14 @@ class RedisJobs(JobStore):
     def _store_progress(self, pipeline: Any, old: StoredJob, new: StoredJob) -> None:  # noqa: ANN401
         """Store the progress of a job; one that has just ended expires, and is to be told."""
         key = self._keys.job(new.tenant, new.job_id)
-        pipeline.hset(key, mapping=_hash(new))
+        pipeline.hset(key, mapping=pack_job(new))
         if old.ended_at is None and new.expires_at is not None:
             pipeline.pexpireat(key, to_milliseconds(new.expires_at))
             pipeline.srem(self._keys.waiting(new.tenant), new.job_id)
-            pipeline.srem(self._keys.unended, _member(new.tenant, new.job_id))
+            pipeline.srem(self._keys.unended, job_member(new.tenant, new.job_id))
             if new.webhook is not None:
                 due = to_milliseconds(datetime.now(UTC))
-                pipeline.zadd(self._keys.deliveries, {_member(new.tenant, new.job_id): due})
+                pipeline.zadd(self._keys.deliveries, {job_member(new.tenant, new.job_id): due})
 
     def _drop(self, pipeline: Any, receipt: str) -> None:  # noqa: ANN401
         """Remove an entry from the stream."""
@@ -452,57 +433,6 @@ class RedisJobs(JobStore):
 
 def _entry(tenant: str, job_id: str, number: int) -> Any:  # noqa: ANN401
     return {"tenant": tenant, "job_id": job_id, "number": number}
-
-
-def _member(tenant: str, job_id: str) -> str:
-    return f"{tenant}:{job_id}"
-
-
-def _document(number: int) -> str:
-    return f"document:{number}"
-
-
-def _result(number: int) -> str:
-    return f"result:{number}"
-
-
-def _hash(job: StoredJob) -> dict[str, Any]:
-    """Return the fields of a job as its hash holds them, without those that are None."""
-    fields = {name: getattr(job, name) for name in FIELDS}
-    for name in ("created_at", "ended_at", "expires_at"):
-        fields[name] = fields[name] and to_microseconds(fields[name])
-    for name in ("begun", "cancelled"):
-        fields[name] = int(fields[name])
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _job(tenant: str, job_id: str, values: Sequence[bytes | None]) -> StoredJob | None:
-    """Return the job in the values of FIELDS; None where there is none."""
-    fields = dict(zip(FIELDS, values, strict=True))
-    created_at = _moment(fields["created_at"])
-    if fields["seed"] is None or created_at is None:
-        return None
-    return StoredJob(
-        tenant=tenant,
-        job_id=job_id,
-        seed=fields["seed"].decode(),
-        **{name: int(fields[name] or 0) for name in ("documents", "written", "failed")},
-        created_at=created_at,
-        begun=fields["begun"] == b"1",
-        cancelled=fields["cancelled"] == b"1",
-        ended_at=_moment(fields["ended_at"]),
-        expires_at=_moment(fields["expires_at"]),
-        webhook=fields["webhook"],
-        deliveries=int(fields["deliveries"] or 0),
-    )
-
-
-def _moment(value: bytes | None) -> datetime | None:
-    return None if value is None else EPOCH + timedelta(microseconds=int(value))
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _nothing_without_group(error: ResponseError) -> list[Any]:

@@ -1,14 +1,13 @@
 """Jobs in a SQLite file."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.stores.heads import EPOCH, to_microseconds
 from service.stores.jobs import JobStore, JobTask, StoredJob
-from service.stores.sqlite_records import RunOperation, now
+from service.stores.sqlite_connection import RunStatements, now, transaction
 
 JOB_TABLES = (
     """CREATE TABLE IF NOT EXISTS jobs (
@@ -61,26 +60,19 @@ class SqliteJobs(JobStore):
     """Jobs of a SQLite store.
 
     Args:
-        read: Runs operations that change nothing.
+        read: Runs statements that change nothing.
         write: Runs the others.
-        transaction: Runs statements as one transaction.
     """
 
-    def __init__(
-        self,
-        read: RunOperation,
-        write: RunOperation,
-        transaction: Callable[[sqlite3.Connection], AbstractContextManager[None]],
-    ) -> None:
+    def __init__(self, read: RunStatements, write: RunStatements) -> None:
         self._read = read
         self._write = write
-        self._transaction = transaction
 
     async def add(self, job: StoredJob, documents: Sequence[bytes], *, most: int) -> bool:
         """See `JobStore.add`."""
 
         def insert(connection: sqlite3.Connection) -> bool:
-            with self._transaction(connection):
+            with transaction(connection):
                 if _select(connection, job.tenant, job.job_id):
                     return True
                 (unended,) = connection.execute(
@@ -129,7 +121,7 @@ class SqliteJobs(JobStore):
             return None
 
         def take(connection: sqlite3.Connection) -> JobTask | None:
-            with self._transaction(connection):
+            with transaction(connection):
                 found = _find_waiting(connection)
                 return None if found is None else _take(connection, *found, _after(lease))
 
@@ -159,7 +151,7 @@ class SqliteJobs(JobStore):
         """See `JobStore.finish`."""
 
         def finish(connection: sqlite3.Connection) -> StoredJob | None:
-            with self._transaction(connection):
+            with transaction(connection):
                 noted = connection.execute(
                     "UPDATE job_documents SET document = NULL, result = ?"  # noqa: S608
                     f" WHERE {OF_TASK} AND result IS NULL",
@@ -178,7 +170,7 @@ class SqliteJobs(JobStore):
         """See `JobStore.cancel`."""
 
         def cancel(connection: sqlite3.Connection) -> bool:
-            with self._transaction(connection):
+            with transaction(connection):
                 job = _select(connection, tenant, job_id)
                 if job is None or job.ended_at is not None:
                     return False
@@ -210,7 +202,7 @@ class SqliteJobs(JobStore):
             return None
 
         def take(connection: sqlite3.Connection) -> StoredJob | None:
-            with self._transaction(connection):
+            with transaction(connection):
                 found = _find_due(connection)
                 if found is None:
                     return None

@@ -1,15 +1,11 @@
 """Records in a SQLite file, from which a sweep removes those that have expired."""
 
 import sqlite3
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import Protocol, TypeAlias, TypeVar
+from datetime import datetime
 
 from service.stores.heads import to_microseconds
 from service.stores.records import RecordStore
-
-T = TypeVar("T")
-Operation: TypeAlias = Callable[[sqlite3.Connection], T]
+from service.stores.sqlite_connection import RunStatements, now
 
 RECORD_TABLES = (
     """CREATE TABLE IF NOT EXISTS records (
@@ -21,22 +17,15 @@ RECORD_TABLES = (
 )
 
 
-class RunOperation(Protocol):
-    """Runs an operation on a connection; raises StoreUnavailableError where that fails."""
-
-    def __call__(self, operation: Operation[T], /) -> Awaitable[T]:
-        """Return what the operation returns."""
-
-
 class SqliteRecords(RecordStore):
     """Records of a SQLite store.
 
     Args:
-        read: Runs operations that change nothing.
+        read: Runs statements that change nothing.
         write: Runs the others.
     """
 
-    def __init__(self, read: RunOperation, write: RunOperation) -> None:
+    def __init__(self, read: RunStatements, write: RunStatements) -> None:
         self._read = read
         self._write = write
 
@@ -71,7 +60,7 @@ class SqliteRecords(RecordStore):
         return await self._change("DELETE FROM records WHERE key = ? AND value = ?", (key, old))
 
     async def _change(self, statement: str, values: tuple[object, ...]) -> bool:
-        """RunOperation a statement; return True if it changed a record."""
+        """Run a statement; return True if it changed a record."""
         return await self._write(
             lambda connection: connection.execute(statement, values).rowcount > 0
         )
@@ -80,8 +69,3 @@ class SqliteRecords(RecordStore):
 def remove_expired_records(connection: sqlite3.Connection) -> None:
     """Remove the records whose time has come."""
     connection.execute("DELETE FROM records WHERE expires_at <= ?", (now(),))
-
-
-def now() -> int:
-    """Return the time as the tables hold it, in microseconds since 1970."""
-    return to_microseconds(datetime.now(UTC))

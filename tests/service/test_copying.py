@@ -17,8 +17,9 @@ from service.copying import copy_memories
 from service.encryption import Keyring, check_keys
 from service.keys import KeyLimits, make_key
 from service.stores import MemoryFilter, Store, StoredMemory, create_store
-from service.stores.base import pack
-from service.stores.redis import KEY_PREFIX, PROVISIONAL_SECONDS
+from service.stores.record_format import pack
+from service.stores.redis import PROVISIONAL_SECONDS
+from service.stores.redis_index import KEY_PREFIX
 from tests.service.stored import SECRET, a_memory, soon
 
 pytestmark = pytest.mark.anyio

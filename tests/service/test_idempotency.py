@@ -21,7 +21,7 @@ from service.models import Models
 from service.schemas import WriteRequest
 from service.settings import Settings
 from service.stores import MemoryFilter, Store, StoredMemory, create_store
-from service.stores import redis as redis_store
+from service.stores.redis_index import KEY_PREFIX
 from tests.service.conftest import MAX_PAGES, Serving
 from tests.service.stored import a_memory, soon
 from tests.service.test_http import DOCUMENT, problem
@@ -302,7 +302,7 @@ async def test_what_an_interrupted_put_once_left_is_completed(
         assert await store.complete_put(memory.tenant, memory.memory_id) == memory
         assert await is_listed(store, memory)
         async with Redis.from_url(redis_server) as client:
-            assert await client.ttl(redis_store.KEY_PREFIX + memory.key) == -1
+            assert await client.ttl(KEY_PREFIX + memory.key) == -1
 
 
 async def is_listed(store: Store, memory: StoredMemory) -> bool:

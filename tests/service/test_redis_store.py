@@ -23,9 +23,9 @@ from service.stores import (
     redis_client,
 )
 from service.stores import redis as redis_store
-from service.stores.base import pack
-from service.stores.redis import KEY_PREFIX
+from service.stores.record_format import pack
 from service.stores.redis_errors import COMMANDS
+from service.stores.redis_index import KEY_PREFIX
 from tests.service.stored import SECRET, a_memory, fill, soon
 
 pytestmark = pytest.mark.anyio

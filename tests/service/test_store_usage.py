@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,10 @@ from service.stores import (
     create_store,
 )
 from service.stores import redis as redis_store
-from service.stores.base import pack
-from service.stores.redis import KEY_PREFIX, RedisStore
+from service.stores.record_format import pack
+from service.stores.redis import RedisStore
+from service.stores.redis_index import KEY_PREFIX, RedisIndex
+from service.stores.redis_records import RunCommands
 from service.stores.redis_usage import USAGE_PREFIX
 from service.stores.sqlite import SqliteStore
 from tests.service.stored import a_memory, soon
@@ -171,10 +173,31 @@ async def test_an_older_store_is_counted_when_it_is_opened(store_url: str, tmp_p
 # Redis, where records and their sizes are changed one after the other
 
 
+class EndingIndex(RedisIndex):
+    """An index whose process ends before it settles, so to say.
+
+    Args:
+        retry: See `RedisIndex`.
+        end_at: Ends at a step, where that is the last one.
+    """
+
+    def __init__(self, retry: RunCommands, end_at: Callable[[str], None]) -> None:
+        super().__init__(retry)
+        self._end_at = end_at
+
+    async def settle(self, tenant: str, memory_ids: list[str]) -> None:
+        self._end_at("not counted")
+        await super().settle(tenant, memory_ids)
+
+
 class Ending(RedisStore):
     """A store whose process ends at one of its steps, so to say."""
 
     last = ""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._index = EndingIndex(self._retry, self._end_at)
 
     def _end_at(self, step: str) -> None:
         if step == self.last:
@@ -183,10 +206,6 @@ class Ending(RedisStore):
     async def _count(self, *arguments: Any) -> None:
         await super()._count(*arguments)
         self._end_at("counted")
-
-    async def _settle(self, *arguments: Any) -> None:
-        self._end_at("not counted")
-        await super()._settle(*arguments)
 
     def _withdraw(self, memory: StoredMemory) -> None:
         if not self.last:

@@ -29,8 +29,9 @@ from service.stores import (
 )
 from service.stores import base as store_base
 from service.stores import sqlite as sqlite_store
-from service.stores.base import pack, translate_errors, unpack
-from service.stores.redis import KEY_PREFIX
+from service.stores.errors import translate_errors
+from service.stores.record_format import pack, unpack
+from service.stores.redis_index import KEY_PREFIX
 from tests.service.stored import NOW, SECRET, a_memory, soon
 
 pytestmark = pytest.mark.anyio
