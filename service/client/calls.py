@@ -285,8 +285,8 @@ def job_results(job_id: str) -> Call[list[DocumentResult | None]]:
 
 
 def cancel_job(job_id: str) -> Call[None]:
-    """Return the call of `DELETE /jobs/{id}`."""
-    return _delete(_job_path(job_id))
+    """Return the call of `DELETE /jobs/{id}`, whose repetition would delete what it cancelled."""
+    return Call("DELETE", _job_path(job_id), _parse_nothing)
 
 
 def delete_page(memory_id: str, page_id: str) -> Call[None]:

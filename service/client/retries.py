@@ -2,6 +2,7 @@
 
 - A call that the service refused before it did anything (429) is always safe to repeat, as is one
   that never left this machine because no connection could be made.
+- So is a WRITE after a 409 with `Retry-After`: another request with its key is still at work.
 - After a lost connection, 502 or 503, only calls are repeated that do the same when they are sent
   twice: reading, deleting, and WRITE, whose idempotency key makes it so.
 - A response that did not come in time is not awaited a second time.
@@ -70,7 +71,7 @@ class Attempts:
         if self._left < 1 or not self._is_repeatable(error) or (asked or 0) > LONGEST_PAUSE_SECONDS:
             raise error
         self._left -= 1
-        self._lost |= isinstance(error, ConnectionFailed | UnexpectedResponse)
+        self._lost |= _may_have_been_done(error)
         pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
         return (pause if asked is None else asked) * (1 + JITTER * _random.random())
 
@@ -88,3 +89,9 @@ class Attempts:
                 return self._call.repeatable
             case _:
                 return False
+
+
+def _may_have_been_done(error: ClientError) -> bool:
+    """Return True where the service may have done what it was asked, its response being lost."""
+    sent = not isinstance(error.__cause__, UNSENT)
+    return sent and isinstance(error, ConnectionFailed | UnexpectedResponse)
