@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from service.client import calls
@@ -18,6 +18,10 @@ ENDED = ("done", "cancelled")
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 "Longest time between two looks at a job that is awaited."
+
+
+def _ignore(_info: JobInfo) -> None:
+    """Do nothing."""
 
 
 class SubmittedJob(Generic[JobInfoT]):
@@ -43,17 +47,24 @@ class SubmittedJob(Generic[JobInfoT]):
         """Return the present description."""
         return self._session.send(calls.show_job(self.job_id))
 
-    def wait(self, timeout_seconds: float | None = None) -> JobInfo:
+    def wait(
+        self,
+        timeout_seconds: float | None = None,
+        *,
+        on_look: Callable[[JobInfo], object] = _ignore,
+    ) -> JobInfo:
         """Wait until the job is done or cancelled; return its description.
 
         Args:
             timeout_seconds: Longest wait; for ever by default.
+            on_look: Called with each description before the last.
 
         Raises:
             TimeoutError: It has not ended in this time. It goes on.
         """
         pauses = _pauses(timeout_seconds)
         while (info := self.describe()).status not in ENDED:
+            on_look(info)
             time.sleep(_next_pause(pauses, info))
         return info
 
@@ -84,10 +95,16 @@ class AsyncSubmittedJob(Generic[JobInfoT]):
         """See `SubmittedJob.describe`."""
         return await self._session.send(calls.show_job(self.job_id))
 
-    async def wait(self, timeout_seconds: float | None = None) -> JobInfo:
+    async def wait(
+        self,
+        timeout_seconds: float | None = None,
+        *,
+        on_look: Callable[[JobInfo], object] = _ignore,
+    ) -> JobInfo:
         """See `SubmittedJob.wait`."""
         pauses = _pauses(timeout_seconds)
         while (info := await self.describe()).status not in ENDED:
+            on_look(info)
             await asyncio.sleep(_next_pause(pauses, info))
         return info
 

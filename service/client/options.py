@@ -16,17 +16,8 @@ class PageOptions(TypedDict, total=False):
     "Read the memory back, and write pages that come back poorly again, in halves; on by default."
 
 
-class AppendOptions(PageOptions, total=False):
-    """Options of adding a document to a memory."""
-
-    idempotency_key: str | None
-    """Text of 1 to 255 visible ASCII characters. Within a day, the same document with the same key
-    is written once, and answered with the same memory. The client makes a key for each call;
-    give your own to repeat a call from another process."""
-
-
-class WriteOptions(AppendOptions, total=False):
-    """Options of a WRITE."""
+class DocumentOptions(PageOptions, total=False):
+    """Options of writing a document into a memory of its own."""
 
     model: str | None
     "Name of the checkpoint that writes; the service's first by default."
@@ -38,7 +29,24 @@ class WriteOptions(AppendOptions, total=False):
     "Names and values of your own, returned with the memory."
 
 
-class BatchDocument(WriteOptions, total=False):
+class RepeatOptions(TypedDict, total=False):
+    """Options of calls that may be repeated from another process."""
+
+    idempotency_key: str | None
+    """Text of 1 to 255 visible ASCII characters. Within a day, the same call with the same key is
+    done once, and answered with the same memories. The client makes a key for each call; give your
+    own to repeat a call from another process."""
+
+
+class AppendOptions(PageOptions, RepeatOptions, total=False):
+    """Options of adding a document to a memory."""
+
+
+class WriteOptions(DocumentOptions, RepeatOptions, total=False):
+    """Options of a WRITE."""
+
+
+class BatchDocument(DocumentOptions, total=False):
     """A document of a batch, with options of its own."""
 
     document: Required[str]

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from service.client import DEFAULT_URL, Memory, ProblemError
+from service.client import DEFAULT_URL, Memory, ProblemError, Unavailable
 from service.commands.options import AsJson, Url, connect
 from service.commands.progress import show_progress
 from service.commands.terminal import (
+    EXIT_FAILED,
     EXIT_REFUSED,
     format_fields,
     format_time,
@@ -17,9 +18,6 @@ from service.commands.terminal import (
     print_table,
 )
 from service.schemas import WriteResult
-
-PAUSE_SECONDS = 1.0
-"Time between two looks at a job whose progress is shown."
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 
@@ -73,20 +71,17 @@ def show_job(job_id: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> 
 def wait_for_job(job_id: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Wait until a job has ended, then print its results.
 
-    The exit status is 2 if a document was refused, or the job was cancelled.
+    The exit status is 1 if the service failed to write a document, otherwise 2 if one was refused
+    or the job was cancelled.
     """
     with connect(url) as client:
         job = client.job(job_id)
-        info = job.describe()
-        with show_progress(info.documents) as report:
-            while info.status not in ("done", "cancelled"):
-                report(info.written + info.failed, info.status)
-                try:
-                    info = job.wait(PAUSE_SECONDS)
-                except TimeoutError:
-                    info = job.describe()
+        with show_progress(job.describe().documents) as report:
+            info = job.wait(on_look=lambda seen: report(seen.written + seen.failed, seen.status))
         results = job.results()
     _print_results(results, as_json=as_json)
+    if any(isinstance(result, Unavailable) for result in results):
+        raise typer.Exit(EXIT_FAILED)
     if info.failed or info.status == "cancelled":
         raise typer.Exit(EXIT_REFUSED)
 

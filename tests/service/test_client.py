@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import anyio
 import pytest
@@ -25,8 +25,16 @@ from service.client import (
     NotFound,
     ProblemError,
 )
+from service.jobs.schemas import JobInfo
 from service.models import Models
-from service.schemas import MAX_QUERIES, RecallEvent, StepEvent, TokenEvent, WriteResult
+from service.schemas import (
+    MAX_QUERIES,
+    RecallEvent,
+    StepEvent,
+    TokenEvent,
+    WriteRequest,
+    WriteResult,
+)
 from service.settings import Settings
 from tests.service.conftest import Serving, save_tiny
 
@@ -340,6 +348,11 @@ def test_many_documents_are_written_in_one_request(client: Client) -> None:
         client.write_many([])
 
 
+def test_a_document_of_a_batch_has_the_options_that_the_service_takes() -> None:
+    of_calls = {"append_to", "recall"}
+    assert set(get_type_hints(BatchDocument)) == WriteRequest.model_fields.keys() - of_calls
+
+
 def test_a_job_is_awaited_and_its_memories_are_asked(client: Client) -> None:
     job = client.submit([DOCUMENT, {"document": "a" * 65}], steps=1, name="job")
     assert job.info.documents == 2
@@ -361,8 +374,10 @@ def test_a_job_is_awaited_and_its_memories_are_asked(client: Client) -> None:
 
 def test_a_wait_for_a_job_may_end_before_the_job(client: Client) -> None:
     job = client.submit([DOCUMENT] * 64)
+    seen: list[JobInfo] = []
     with pytest.raises(TimeoutError, match="of 64 documents"):
-        job.wait(timeout_seconds=0)
+        job.wait(timeout_seconds=0, on_look=seen.append)
+    assert [info.job_id for info in seen] == [job.job_id]
     job.cancel()
     assert job.wait(timeout_seconds=60).status == "cancelled"
 
