@@ -137,10 +137,10 @@ def translate_errors(base_url: str) -> Iterator[None]:
         ours, message = next(
             TRANSLATIONS[base] for base in type(error).__mro__ if base in TRANSLATIONS
         )
-        raise ours(message.format(url=_hide_password(base_url))) from error
+        raise ours(message.format(url=hide_password(base_url))) from error
 
 
-def _hide_password(url: str) -> str:
+def hide_password(url: str) -> str:
     """Return a URL without user name and password."""
     return re.sub(r"//[^/]*@", "//", url)
 
@@ -168,7 +168,7 @@ def error_of_problem(
 
 def unexpected_response(response: httpx.Response) -> UnexpectedResponse:
     """Return the error for a response that a GradMem service does not give."""
-    url = _hide_password(str(response.request.url.copy_with(raw_path=b"/")))
+    url = hide_password(str(response.request.url.copy_with(raw_path=b"/")))
     return UnexpectedResponse(
         f"status {response.status_code} from {url} with a body that GradMem does not send;"
         " check that the base URL is that of a GradMem service",

@@ -15,10 +15,12 @@ from pydantic import BaseModel, ValidationError
 
 from gradmem_core.errors import GradMemError
 from service.client import Client, ClientError
+from service.client.errors import hide_password
 from service.commands.options import AsJson
 from service.commands.terminal import (
     EXIT_FAILED,
     describe_invalid_setting,
+    format_count,
     print_json,
     print_table,
 )
@@ -86,10 +88,11 @@ def doctor(
 
 def _examine_all(url: str | None) -> Iterator[Finding]:
     yield _examine("python", _check_python)
-    yield _examine("libraries", _check_libraries)
+    libraries = _examine("libraries", _check_libraries)
+    yield libraries
     settings = _examine("settings", _check_settings)
     yield settings
-    if settings.status == "ok" and find_spec("torch"):
+    if libraries.status == settings.status == "ok":
         yield from _examine_service(Settings())
     if url is not None:
         yield _examine("service", lambda: _check_running(url))
@@ -188,7 +191,9 @@ def _check_device(settings: Settings) -> str:
         raise _NotOkError(
             "warning", f"{settings.device}, although there is a GPU: set GRADMEM_DEVICE=cuda"
         )
-    return f"{settings.device}: {settings.threads or 'as many threads as cores are free'}"
+    if not settings.threads:
+        return f"{settings.device}: as many threads as cores are free"
+    return f"{settings.device}: {format_count(settings.threads, 'thread')}"
 
 
 def _check_checkpoint(reference: str, settings: Settings) -> str:
@@ -256,4 +261,5 @@ def _check_running(url: str) -> str:
         client.check_ready()
         limits = client.limits()
         names = ", ".join(model.name for model in client.models())
-    return f"{url} is ready and serves {names}; you are {limits.role} of {limits.tenant}"
+    you = f"{limits.role} of {limits.tenant}"
+    return f"{hide_password(url)} is ready and serves {names}; you are {you}"

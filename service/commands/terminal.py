@@ -24,6 +24,7 @@ from service.schemas import (
 )
 from service.settings import StartError
 
+EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 EXIT_UNANSWERED = 3
@@ -138,13 +139,19 @@ def print_json(model: BaseModel) -> None:
     typer.echo(model.model_dump_json())
 
 
+def format_count(number: int, noun: str) -> str:
+    """Return a number and its noun, which is given in the singular."""
+    plural = re.sub(r"(?<![aeiou])y$", "ie", noun) + "s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
 def format_time(moment: datetime | None) -> str:
     """Return a time as RFC 3339 has it, in UTC to the second."""
     return "-" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _on_a_line(text: str) -> str:
-    """Escape what would break a table, or do something to a terminal."""
+    """Escape what would break a line, or do something to a terminal."""
     return "".join(
         character if character.isprintable() else repr(character)[1:-1] for character in text
     )
@@ -180,7 +187,7 @@ def format_fields(model: BaseModel) -> str:
     """Return the fields of a model as text, a line each."""
     fields = model.model_dump(mode="json")
     return "\n".join(
-        f"{name}: {value if isinstance(value, str) else json.dumps(value)}"
+        f"{name}: {_on_a_line(value) if isinstance(value, str) else json.dumps(value)}"
         for name, value in fields.items()
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ def examine(**environment: str) -> tuple[int, dict[str, tuple[str, str]]]:
 
 
 def test_all_is_in_order(settings: dict[str, str], base_url: str, tmp_path: Path) -> None:
-    status, findings = examine(**settings, GRADMEM_URL=base_url)
+    url = base_url.replace("//", "//user:secret@")
+    status, findings = examine(**settings, GRADMEM_URL=url)
     assert {state for state, _ in findings.values()} == {"ok"}
     assert status == 0
     assert list(findings) == [
@@ -43,8 +45,23 @@ def test_all_is_in_order(settings: dict[str, str], base_url: str, tmp_path: Path
     ]
     assert "tiny" in findings["checkpoint"][1]
     assert f"make it in {tmp_path}" in findings["store"][1]
+    assert findings["service"][1].startswith(f"{base_url} is ready")
     assert "admin of default" in findings["service"][1]
     assert list(tmp_path.glob("*.db")) == []
+
+
+def test_without_its_libraries_the_service_is_not_examined(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_version(name: str) -> str:
+        if name == "cryptography":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("service.commands.diagnosis.version", find_version)
+    status, findings = examine(**settings)
+    assert (status, list(findings)) == (1, ["python", "libraries", "settings"])
+    assert "cryptography>=46.0 is missing" in findings["libraries"][1]
 
 
 def test_people_get_a_table(settings: dict[str, str]) -> None:
