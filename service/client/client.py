@@ -203,7 +203,8 @@ class Client:
             wanted: See `FilterOptions`; used without ids, with at least one condition.
 
         Returns:
-            The number of memories that were deleted.
+            The number of memories that were deleted; too low if a response was lost, since what
+            its attempt deleted is not counted.
 
         Raises:
             InvalidRequest: There are too many ids, or no conditions.

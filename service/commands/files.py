@@ -2,14 +2,13 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
 
 import typer
 
 from gradmem_core.config import EmbedsForm
-from service.client import DEFAULT_URL, PatchOptions
+from service.client import DEFAULT_URL, ClientError, PatchOptions
 from service.commands.options import MemoryId, Metadata, Name, Url, connect
 from service.commands.terminal import EXIT_REFUSED, fail, parse_entry, read_bytes
 
@@ -89,8 +88,13 @@ def import_memory(
     content = read_bytes(file)
     with connect(url) as client:
         memory = client.import_memory(memory_id or uuid4().hex, content)
-        if changes:
-            memory.patch(**changes)
+        try:
+            if changes:
+                memory.patch(**changes)
+        except ClientError:
+            if memory_id is None:  # nobody would know the id
+                memory.delete()
+            raise
     typer.echo(memory.memory_id)
 
 
@@ -102,7 +106,7 @@ def _save(file: str, content: bytes) -> None:
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as opened:
+            os.fchmod(descriptor, 0o600)  # an existing file has the mode that it had
             opened.write(content)
-        Path(file).chmod(0o600)
     except OSError as error:
         fail(f"cannot write {file}: {error.strerror}", EXIT_REFUSED)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from service.client import DEFAULT_URL, Client, FilterOptions, PatchOptions
+from service.client import DEFAULT_URL, Client, FilterOptions, NotFound, PatchOptions
 from service.commands.options import AsJson, MemoryId, Metadata, Name, Url, connect
 from service.commands.terminal import (
     EXIT_REFUSED,
     fail,
+    format_count,
     format_fields,
     parse_entry,
     print_json,
@@ -155,23 +156,28 @@ def _make_filter(
 
 
 def _delete(client: Client, memory_ids: list[str]) -> None:
-    """Delete memories by their ids; exit at the end if one is not there."""
-    missing = len(set(memory_ids))
-    if missing == 1:
-        client.memory(memory_ids[0]).delete()
-        return
-    missing -= client.delete_many(memory_ids)
+    """Delete memories by their ids; exit at the end if one is not there.
+
+    One request for each: the number that `delete_many` returns is too low after a lost response.
+    """
+    missing = []
+    for memory_id in dict.fromkeys(memory_ids):
+        try:
+            client.memory(memory_id).delete()
+        except NotFound:
+            missing.append(memory_id)
     if missing:
-        fail(f"{missing} of the memories do not exist, or have expired", EXIT_REFUSED)
+        fail(f"no such memory, or it has expired: {', '.join(missing)}", EXIT_REFUSED)
 
 
 def _delete_filtered(client: Client, wanted: FilterOptions, *, sure: bool) -> None:
     """Delete the memories that pass a filter, once a person has agreed."""
     if not sure:
         count = sum(1 for _ in client.memories(**wanted))
+        found = format_count(count, "memory")
         if not sys.stdin.isatty():
-            fail(f"this would delete {count} memories for good; add --yes", EXIT_REFUSED)
-        if not count or not typer.confirm(f"Delete {count} memories for good?", err=True):
+            fail(f"this would delete {found} for good; add --yes", EXIT_REFUSED)
+        if not count or not typer.confirm(f"Delete {found} for good?", err=True):
             typer.echo("deleted 0 memories")
             return
-    typer.echo(f"deleted {client.delete_many(**wanted)} memories")
+    typer.echo(f"deleted {format_count(client.delete_many(**wanted), 'memory')}")

@@ -9,6 +9,8 @@ import typer
 from service.client import DEFAULT_URL, InvalidRequest, Memory
 from service.commands.options import AsJson, MemoryId, Url, connect
 from service.commands.terminal import (
+    EXIT_OK,
+    EXIT_REFUSED,
     EXIT_UNANSWERED,
     exit_if_unanswered,
     print_answers,
@@ -90,17 +92,19 @@ def ask(
 ) -> None:
     """Ask a memory a question, or one after the other.
 
-    Without a question, each line of standard input is one, until its end (Ctrl-D) or an empty line;
-    in a terminal, answers come with their confidence. The exit status is 3 if an answer was not
-    found.
+    Without a question, each line of standard input is one, until its end; blank ones are skipped.
+    In a terminal, an empty line or Ctrl-D ends it, and answers come with their confidence. The exit
+    status is 2 if a question was refused, otherwise 3 if an answer was not found.
     """
-    answered = True
+    statuses = set()
     with connect(url) as client:
         memory = client.memory(memory_id)
         for line in _questions() if question is None else [question]:
-            answered &= _answer(memory, line, min_confidence, as_json=as_json, only=bool(question))
-    if not answered:
-        raise typer.Exit(EXIT_UNANSWERED)
+            only = question is not None
+            statuses.add(_answer(memory, line, min_confidence, as_json=as_json, only=only))
+    for status in (EXIT_REFUSED, EXIT_UNANSWERED):
+        if status in statuses:
+            raise typer.Exit(status)
 
 
 def _questions() -> Iterator[str]:
@@ -121,8 +125,8 @@ def _questions() -> Iterator[str]:
 
 def _answer(
     memory: Memory[Any], question: str, min_confidence: float | None, *, as_json: bool, only: bool
-) -> bool:
-    """Print the answer to a question; return True if it was found.
+) -> int:
+    """Print the answer to a question; return the exit status that it calls for.
 
     Raises:
         InvalidRequest: The question is refused, and is the only one.
@@ -133,13 +137,14 @@ def _answer(
         if only:
             raise
         print_error(error)  # the next question may be better
-        return False
+        return EXIT_REFUSED
     if as_json:
         print_json(answer)
     elif answer and sys.stdin.isatty() and not only:
         typer.echo(f"{answer.answer}  ({answer.confidence:.0%})")
     else:
         typer.echo(answer.answer or "")
-    if not answer:
-        print_refusal(answer)
-    return bool(answer)
+    if answer:
+        return EXIT_OK
+    print_refusal(answer)
+    return EXIT_UNANSWERED

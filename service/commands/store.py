@@ -17,6 +17,7 @@ from service.commands.terminal import (
     EXIT_REFUSED,
     exit_on_service_errors,
     fail,
+    format_count,
     format_time,
     print_table,
 )
@@ -206,11 +207,12 @@ def rekey(store_url: StoreUrl = None) -> None:
         settings = _settings(store_url)
         keyring = Keyring(settings.read_encryption_keys())
         result = _run(store_url, lambda store: rekey_store(store, keyring))
-        typer.echo(f"encrypted {result.encrypted} memories; {result.current} had the key already")
+        encrypted = format_count(result.encrypted, "memory")
+        typer.echo(f"encrypted {encrypted}; {result.current} had the key already")
         if result.unreadable:
             fail(
-                f"{result.unreadable} memories could not be read: they are damaged, or their key is"
-                " missing; keep the older keys",
+                f"{format_count(result.unreadable, 'memory')} could not be read, for damage or a"
+                " missing key; keep the older keys",
                 EXIT_FAILED,
             )
 
@@ -271,11 +273,12 @@ def _print_copied(memories: "Copied", api_keys: "CopiedKeys | None", *, as_json:
         typer.echo(json.dumps(result if api_keys is None else result | {"keys": vars(api_keys)}))
         return
     typer.echo(
-        f"copied {memories.copied} memories; {memories.present} were there already, and"
-        f" {len(damaged)} are damaged"
+        f"copied {format_count(memories.copied, 'memory')};"
+        f" {memories.present} there already, {len(damaged)} damaged"
     )
     if api_keys is not None:
-        typer.echo(f"copied {api_keys.copied} keys; {api_keys.present} were there already")
+        copied = format_count(api_keys.copied, "key")
+        typer.echo(f"copied {copied}; {api_keys.present} there already")
 
 
 async def _list_records(store: Store) -> Sequence[ApiKey]:

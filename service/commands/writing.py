@@ -103,14 +103,21 @@ def write(
             info = client.submit([document for _, document in documents], **options).info
         typer.echo(info.model_dump_json() if as_json else info.job_id)
         return
+    appended: WriteResult | None = None
     with connect(url) as client, show_progress(len(documents)) as report:
-        for done, (file, document) in enumerate(documents):
-            memory = _follow(stream(client, document), partial(report, done), file)
-            print_notes(memory)
-            if append:
-                append_to = memory.memory_id
-            if append_to is None or done == len(documents) - 1:
-                _print_memory(memory, as_json=as_json)
+        try:
+            for done, (file, document) in enumerate(documents):
+                memory = _follow(stream(client, document), partial(report, done), file)
+                print_notes(memory)
+                if append:
+                    append_to = memory.memory_id
+                if append_to is None:
+                    _print_memory(memory, as_json=as_json)
+                else:
+                    appended = memory
+        finally:  # also where a document is refused: those before it are in the memory
+            if appended is not None:
+                _print_memory(appended, as_json=as_json)
 
 
 def replace(

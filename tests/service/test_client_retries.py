@@ -20,6 +20,7 @@ from service.client import (
     Unavailable,
 )
 from service.client.retries import JITTER, LONGEST_PAUSE_SECONDS
+from tests.service.test_cli import Gradmem
 
 MEMORY_ID = "0" * 32
 PROBLEM = {"content-type": "application/problem+json"}
@@ -249,6 +250,14 @@ def losing_url(base_url: str) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread.join(timeout=30)
+
+
+def test_memories_deleted_by_an_attempt_without_a_response_are_deleted(
+    losing_url: str, base_url: str
+) -> None:
+    with Client(base_url) as client:
+        ids = [client.write("!aB:7x!|").memory_id for _ in range(2)]
+    assert Gradmem(losing_url).output("rm", *ids) == ""
 
 
 def test_a_write_whose_response_was_lost_is_written_once(losing_url: str, base_url: str) -> None:

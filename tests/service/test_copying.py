@@ -157,7 +157,7 @@ def test_keys_are_copied_where_asked_and_revoked_with_the_source(urls: Urls) -> 
     assert run(*urls).exit_code == 0
     assert asyncio.run(keys_of_target()) == []
     first = run(*urls, "--keys")
-    assert "copied 2 keys; 0 were there already" in first.stdout
+    assert "copied 2 keys; 0 there already" in first.stdout
     asyncio.run(revoke())
     again = json.loads(run(*urls, "--keys", "--json").stdout)
     assert again["keys"] == {"copied": 0, "present": 2}
@@ -173,7 +173,7 @@ def test_a_copy_is_recorded_and_named_by_the_environment(
     in_store(urls[0], a_memory())
     monkeypatch.setenv("GRADMEM_STORE_URL", urls[0])
     result = run("-", urls[1])
-    assert result.stdout == "copied 1 memories; 0 were there already, and 0 are damaged\n"
+    assert result.stdout == "copied 1 memory; 0 there already, 0 damaged\n"
     record = json.loads(result.stderr)
     assert (record["act"], record["memories"]) == ("store.copy", 1)
 
