@@ -161,8 +161,9 @@ def copy(
 
     Memories keep their id, tenant and expiry, and encrypted ones stay encrypted. What is there
     already is left as it is, so that a run that was interrupted is continued by the next. Services
-    may run meanwhile; what they write during the run may be missing until the next. Exit status 1
-    means that some memories are damaged: they are named and not copied.
+    may run meanwhile; what they write during the run may be missing until the next. Jobs are not
+    copied: a warning tells how many have not ended. Exit status 1 means that some memories are
+    damaged: they are named and not copied.
     """
     with requires_extra("service"):
         from service.audit_log import audit
@@ -170,25 +171,32 @@ def copy(
         from service.log import configure_audit
         from service.stores import create_store
 
-    async def run(source_url: str, target_url: str) -> "tuple[Copied, CopiedKeys | None]":
+    async def run(source_url: str, target_url: str) -> "tuple[Copied, CopiedKeys | None, int]":
         async with (
             create_store(source_url, allow_eviction=True) as source,
             create_store(target_url) as target,
         ):
             copied_keys = await copy_keys(source, target) if with_keys else None
-            return await copy_memories(source, target, _show_progress), copied_keys
+            copied = await copy_memories(source, target, _show_progress)
+            return copied, copied_keys, await source.jobs.count()
 
     with exit_on_service_errors():
         urls = [_settings(None if url == "-" else url).store_url for url in (from_url, to_url)]
         _refuse_copy(*urls)
         configure_audit()
-        memories, api_keys = asyncio.run(run(*urls))
+        memories, api_keys, jobs = asyncio.run(run(*urls))
         audit(
             "store.copy",
             memories=memories.copied,
             keys=None if api_keys is None else api_keys.copied,
         )
     _print_copied(memories, api_keys, as_json=as_json)
+    if jobs:
+        typer.echo(
+            f"warning: {jobs} jobs of FROM_URL have not ended, and jobs are not copied; let the"
+            " services write their documents, and copy again",
+            err=True,
+        )
     if memories.damaged:
         raise typer.Exit(EXIT_FAILED)
 

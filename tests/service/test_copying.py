@@ -4,6 +4,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,14 @@ from gradmem_core.errors import EncryptionKeyError
 from service.cli import app
 from service.copying import copy_memories
 from service.encryption import Keyring, check_keys
+from service.jobs.jobs import Jobs
 from service.keys import KeyLimits, make_key
+from service.schemas import WriteRequest
 from service.stores import MemoryFilter, Store, StoredMemory, create_store
 from service.stores.record_format import pack
 from service.stores.redis import PROVISIONAL_SECONDS
 from service.stores.redis_index import KEY_PREFIX
+from service.stores.usage import NO_QUOTA
 from tests.service.stored import SECRET, a_memory, soon
 
 pytestmark = pytest.mark.anyio
@@ -176,6 +180,18 @@ def test_a_copy_is_recorded_and_named_by_the_environment(
     assert result.stdout == "copied 1 memory; 0 there already, 0 damaged\n"
     record = json.loads(result.stderr)
     assert (record["act"], record["memories"]) == ("store.copy", 1)
+
+
+def test_jobs_that_have_not_ended_are_not_passed_over_in_silence(urls: Urls) -> None:
+    async def submit() -> None:
+        async with create_store(urls[0]) as store:
+            jobs = Jobs(store, Keyring(), most=1, keep=timedelta(hours=1))
+            await jobs.submit("default", [WriteRequest(document="!a|")], NO_QUOTA)
+
+    asyncio.run(submit())
+    result = run(*urls)
+    assert result.exit_code == 0
+    assert "warning: 1 jobs of FROM_URL have not ended" in result.stderr
 
 
 def test_a_store_is_not_copied_into_itself_nor_out_of_nothing(tmp_path: Path) -> None:
