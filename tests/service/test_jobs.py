@@ -30,7 +30,7 @@ from tests.service.test_http import DOCUMENT, UNKNOWN_ID, problem
 from tests.service.test_idempotency import REPLAYED
 from tests.service.test_keys import store_keys
 from tests.service.test_shutdown import Ending
-from tests.service.test_streams import slow_service
+from tests.service.test_streams import EVENTS, slow_service
 
 ITEM = {"document": DOCUMENT, "steps": 1}
 ASYNC = {"Prefer": "respond-async"}
@@ -279,6 +279,23 @@ def test_documents_are_encrypted_and_then_forgotten(
     with sqlite3.connect(tmp_path / "memories.db") as connection:
         assert connection.execute("SELECT document FROM job_documents").fetchall() == [(None,)]
     connection.close()
+
+
+def test_a_document_that_is_not_admitted_in_its_time_is_given_up(
+    settings: Settings, tiny: Checkpoint, serving: Serving
+) -> None:
+    body = ITEM | {"steps": 2}
+    with slow_service(settings, tiny, serving) as (device, client, _):
+        device.permits.release(5)
+        client.post("/write", json=ITEM | {"steps": 4})  # now the service knows its pace
+        with client.stream("POST", "/write", json=body, headers=EVENTS) as response:
+            lines = response.iter_lines()
+            assert next(lines) == "event: step"
+            job = submit(client, ITEM | {"timeout": 1e-6})
+            assert await_end(client, job)["failed"] == 1
+            (result,) = results_of(client, job)
+            assert result["problem"]["status"] == 504
+            assert "no room" in result["problem"]["detail"]
 
 
 def await_true(condition: Callable[[], bool]) -> None:
