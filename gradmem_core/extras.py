@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+INSTALL = "run in the checkout: pip install '.[{extra}]'"
+"What to do about an extra that is not installed."
 ROOMS = ("gradmem_core", "service", "training", "benchmarks")
 
 
@@ -23,5 +25,5 @@ def requires_extra(extra: str) -> Iterator[None]:
         if library in ROOMS:  # a mistake of ours
             raise
         raise SystemExit(
-            f"error: {library} is not installed; run: pip install 'gradmem[{extra}]'"
+            f"error: {library} is not installed; {INSTALL.format(extra=extra)}"
         ) from error

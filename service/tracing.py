@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 from opentelemetry.trace import Tracer
 
+from gradmem_core.extras import INSTALL
 from service.settings import StartError
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -25,7 +26,7 @@ def create_tracer() -> Tracer | None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        raise StartError("traces need the extra: pip install 'gradmem[otel]'") from error
+        raise StartError(f"traces need an extra; {INSTALL.format(extra='otel')}") from error
     name = os.environ.get("OTEL_SERVICE_NAME", "gradmem")
     provider = TracerProvider(
         resource=Resource.create({"service.name": name, "service.version": version("gradmem")})

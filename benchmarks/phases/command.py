@@ -36,11 +36,12 @@ from service.client import handle_message
 from service.mcp.server import create_server
 from service.mcp.tools import MemoryAnswer, MemoryAnswers
 from service.schemas import MemorySummary
+from service.settings import Settings
 from training.writers.files import load_training
 
-SERVED: BlobDtype = "int8"
+SERVED: BlobDtype = Settings.model_fields["blob_dtype"].default
 "The dtype that the service stores memories in."
-MAX_PAGES = 64
+MAX_PAGES: int = Settings.model_fields["max_pages"].default
 "Most pages of a memory, as served by default."
 COUNTED_BY = "prose"
 "The checkpoint whose tokenizer counts tokens, whichever is measured."

@@ -6,8 +6,8 @@
     ├── ProblemError          the service answered with a problem (RFC 9457)
     │   ├── InvalidRequest    4xx  the request is refused
     │   ├── AccessDenied      401, 403  there is no valid key, or it may not do that
-    │   ├── NotFound          404  no memory of that id, or no model of that name
-    │   ├── Conflict          409  another checkpoint wrote the memory, or others are changing it
+    │   ├── NotFound          404  no memory, page or job of that id, or no model of that name
+    │   ├── Conflict          409  another checkpoint wrote the memory, or others are at work on it
     │   ├── Overloaded        429  too many requests; try again later
     │   └── Unavailable       5xx  the service, its device or its store failed
     └── UnexpectedResponse    a response that a GradMem service does not give
@@ -66,7 +66,7 @@ class AccessDenied(ProblemError):
 
 
 class NotFound(ProblemError):
-    """No memory has that id, or it has expired, or no model has that name."""
+    """No memory, page or job has that id, or it is gone, or no model has that name."""
 
 
 class Conflict(ProblemError):

@@ -30,7 +30,7 @@ TOKENS = {"token": TokenEvent}
 class Memory(Generic[InfoT]):
     """A memory of the service. `Client.write`, `Client.memories` and `Client.memory` make them.
 
-    Every method may raise NotFound: no memory has that id, or it has expired.
+    Every method may raise NotFound: no memory has that id, it has expired, or it has no such page.
 
     Attributes:
         memory_id: Its handle, by which `Client.memory` finds it again.

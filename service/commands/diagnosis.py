@@ -14,6 +14,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from gradmem_core.errors import GradMemError
+from gradmem_core.extras import INSTALL
 from service.client import Client, ClientError
 from service.client.errors import hide_password
 from service.commands.options import AsJson
@@ -128,10 +129,10 @@ def _check_python() -> str:
 
 def _check_libraries() -> str:
     """Compare what is installed with what the extra `service` requires."""
+    install = INSTALL.format(extra="service")
     if find_spec("torch") is None:
         raise _NotOkError(
-            "skipped",
-            "those of the service are not installed; to serve here: pip install 'gradmem[service]'",
+            "skipped", f"those of the service are not installed; to serve here, {install}"
         )
     wrong = []
     for requirement in _list_requirements("service"):
@@ -143,9 +144,7 @@ def _check_libraries() -> str:
         if not requirement.specifier.contains(installed, prereleases=True):
             wrong.append(f"{requirement} is {installed}")
     if wrong:
-        raise _NotOkError(
-            "failed", f"{', '.join(sorted(set(wrong)))}; run: pip install 'gradmem[service]'"
-        )
+        raise _NotOkError("failed", f"{', '.join(sorted(set(wrong)))}; {install}")
     names = ("torch", "transformers", "fastapi")
     return ", ".join(f"{name} {version(name)}" for name in ("gradmem", *names))
 

@@ -120,4 +120,6 @@ def test_a_missing_extra_is_named(
     result = run(hide, requirements, *words)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(f"error: {library}")
-    assert result.stderr.endswith(f"is not installed; run: pip install 'gradmem[{extra}]'\n")
+    assert result.stderr.endswith(
+        f"is not installed; run in the checkout: pip install '.[{extra}]'\n"
+    )
