@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "deploy" / "slurm" / "fit.sbatch"
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 SRUN = """#!/bin/sh
+test "$1 $2" = "--cpus-per-task 3" || exit 2
+shift 2
 "$@" & first=$!
 "$@" & second=$!
 wait $first && wait $second
@@ -38,6 +40,7 @@ def test_two_machines_train_one_model(tiny_file: Path, tmp_path: Path) -> None:
             "BIN": str(SCRIPTS),
             "SLURM_JOB_NODELIST": "machine[1-2]",
             "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_CPUS_PER_TASK": "3",
             "SLURM_NNODES": "2",
             "SLURM_GPUS_ON_NODE": "1",
         },
