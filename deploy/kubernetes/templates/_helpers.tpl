@@ -36,7 +36,7 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* A probe of a route; the service answers for localhost, whatever hosts it allows. */}}
+{{/* A probe of a route, for a host that the service has to allow. */}}
 {{- define "gradmem.probe" -}}
 httpGet:
   path: {{ . }}
