@@ -1,6 +1,7 @@
 /** The loss of WRITE by step, drawn while it falls: a thin line for each page, a thick one for all. */
 
 import { create, createSvg, find } from "./dom.js";
+import { percent } from "./format.js";
 
 const WIDTH = 480;
 const HEIGHT = 230;
@@ -51,7 +52,7 @@ export class LossChart {
     const first = mean.at(0);
     const last = mean.at(-1);
     show("loss-now", last, (loss) => loss.toFixed(2), first);
-    show("chance-now", last, chance, first);
+    show("chance-now", last, (loss) => percent(Math.exp(-loss)), first);
     const text = mean.map((loss) => loss.toFixed(2)).join(", ");
     find("loss-chart").replaceChildren(
       createSvg(
@@ -122,12 +123,6 @@ function show(id, value, format, first) {
   }
   const from = value === first ? null : create("span", { class: "from" }, `from ${format(first)}`);
   find(id).replaceChildren(format(value), from ? " " : "", from ?? "");
-}
-
-/** @param {number} loss @returns {string} */
-function chance(loss) {
-  const share = 100 * Math.exp(-loss);
-  return `${share < 10 ? share.toFixed(1) : share.toFixed(0)} %`;
 }
 
 /** Average over the pages that have come as far. @param {number[][]} pages */

@@ -138,5 +138,6 @@ function report(memory) {
 
 /** @param {string} noun @param {(string | number)[]} items */
 function list(noun, items) {
-  return `${noun}${items.length > 1 ? "s" : ""} ${[...new Set(items)].join(", ")}`;
+  const different = [...new Set(items)];
+  return `${noun}${different.length > 1 ? "s" : ""} ${different.join(", ")}`;
 }
