@@ -12,6 +12,7 @@ import { readMatrix } from "./safetensors.js";
 const starts = new Map();
 /** @type {{start: Matrix, memory: Matrix} | null} */
 let shown = null;
+let loads = 0; // begun so far: an answer that comes after another load began is left out
 
 /**
  * Show the vectors of a memory.
@@ -38,17 +39,21 @@ export function watchViews() {
 
 /** @param {string} id @param {string} model @param {string} fingerprint @param {string} page */
 async function load(id, model, fingerprint, page) {
+  const turn = ++loads;
+  shown = null;
   clearProblem(find("vectors-problem"));
   if (!starts.has(fingerprint)) {
     starts.set(fingerprint, fetchMatrix(`models/${encodeURIComponent(model)}/initial-memory`));
   }
   try {
     const start = await /** @type {Promise<Matrix>} */ (starts.get(fingerprint));
-    shown = { start, memory: await fetchMatrix(`memories/${id}/prompt-embeds?page=${page}`) };
+    const memory = await fetchMatrix(`memories/${id}/prompt-embeds?page=${page}`);
+    if (turn !== loads) return;
+    shown = { start, memory };
     draw();
   } catch (error) {
     starts.delete(fingerprint);
-    shown = null;
+    if (turn !== loads) return;
     if (error instanceof ProblemError) showProblem(find("vectors-problem"), error);
     else throw error;
   }

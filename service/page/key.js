@@ -33,6 +33,5 @@ export function askForKey(detail) {
 
 /** Show whose key it is. @param {{tenant: string, role: string}} limits */
 export function showKey({ tenant, role }) {
-  find("key-open").hidden = !key.get();
   find("key-open").textContent = `Key: ${tenant}, ${role}`;
 }

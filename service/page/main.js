@@ -1,6 +1,6 @@
 /** The page: a document is written, its memory shown and asked, and other memories opened. */
 
-import { ProblemError, sendJson } from "./api.js";
+import { key, ProblemError, sendJson } from "./api.js";
 import { askMemory, askNone, watchQuestions } from "./ask.js";
 import { find } from "./dom.js";
 import { exampleFor } from "./examples.js";
@@ -21,8 +21,10 @@ const chart = new LossChart();
 const list = new MemoryList(openMemory, (id) => id === shown && startOver());
 /** @type {string | null} Id of the memory that is shown. */
 let shown = null;
+/** @type {string | null} Id of the memory that was opened last. */
+let opened = null;
 
-new WriteForm({
+const form = new WriteForm({
   onBegin: (steps) => {
     forget();
     chart.begin(steps);
@@ -50,6 +52,7 @@ start();
 async function start() {
   startOver();
   clearProblem(find("page-problem"));
+  find("key-open").hidden = !key.get();
   try {
     const [{ models }, limits] = await Promise.all([sendJson("models"), sendJson("limits")]);
     offerModels(models);
@@ -64,8 +67,14 @@ async function start() {
 
 /** Show a memory of the list, whose text is gone. @param {string} id */
 async function openMemory(id) {
+  opened = id;
   try {
     const memory = await sendJson(`memories/${id}`);
+    if (opened !== id) return;
+    if (form.abort) {
+      find("memories-status").textContent = "Stop writing, or wait for its end, to open a memory.";
+      return;
+    }
     find("write-status").textContent = "";
     show(memory, null);
     find("gone").hidden = false;

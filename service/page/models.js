@@ -21,6 +21,7 @@ export function offerModels(served) {
   };
   select.onchange = choose;
   choose();
+  for (const id of ["example", "write"]) find(id).disabled = false; // they need a model
 }
 
 /** @returns {any} */

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from service.app import create_app
@@ -171,6 +171,61 @@ def test_problems_are_shown_in_their_own_words(
     expect(button(page, "Write")).to_be_enabled()
 
 
+def test_without_models_nothing_can_be_written_and_the_key_can_be_changed(
+    open_page: OpenPage, url: str
+) -> None:
+    page = open_page(url)
+    page.evaluate("sessionStorage.setItem('gradmem.key', 'gradmem_other')")
+    page.route("**/models", lambda route: route.abort())
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("is it still running?")
+    expect(button(page, "Try an example")).to_be_disabled()
+    expect(button(page, "Write")).to_be_disabled()
+    expect(button(page, "Key")).to_be_visible()
+
+
+def test_no_memory_is_opened_while_another_is_written(open_page: OpenPage, url: str) -> None:
+    written = httpx.post(f"{url}/write", json={"document": DOCUMENT, "name": "before"}).json()
+    page = open_page(url)
+    held: list[Route] = []
+    page.route("**/write", lambda route: held.append(route))
+    page.get_by_label("Text to write into memory").fill(DOCUMENT)
+    button(page, "Write").click()
+    expect(button(page, "Stop")).to_be_visible()
+    button(page, "Open before").click()
+    expect(page.locator("#memories-status")).to_contain_text("Stop writing")
+    expect(button(page, "Stop")).to_be_visible()
+    held[0].continue_()
+    expect(page.locator("#write-status")).to_contain_text("Written: ")
+    assert page.get_by_role("region", name="handle").inner_text() != written["memory_id"]
+
+
+@pytest.mark.parametrize("path", ["", "/prompt-embeds*"])
+def test_an_answer_that_comes_late_replaces_nothing(
+    open_page: OpenPage, url: str, path: str
+) -> None:
+    memories = {
+        name: httpx.post(f"{url}/write", json={"document": document, "name": name}).json()
+        for name, document in {"first": DOCUMENT, "second": "!xy:1a!|"}.items()
+    }
+    page = open_page(url)
+    late = f"**/memories/{memories['first']['memory_id']}{path}"
+    held: list[Route] = []
+    page.route(late, lambda route: held.append(route))
+    with page.expect_request(late):
+        button(page, "Open first").first.click()
+    button(page, "Open second").first.click()
+    heading = page.get_by_role("heading", name="second")
+    expect(heading).to_be_visible()
+    expect(page.locator("#vectors-caption")).to_contain_text("WRITE moved them")
+    picture = page.locator("#heatmap").evaluate("canvas => canvas.toDataURL()")
+    with page.expect_event("requestfinished"):
+        held[0].continue_()
+    page.evaluate("new Promise(requestAnimationFrame)")
+    expect(heading).to_be_visible()
+    assert page.locator("#heatmap").evaluate("canvas => canvas.toDataURL()") == picture
+
+
 def test_a_slow_service_is_waited_for_stopped_and_its_failure_shown(
     open_page: OpenPage, settings: Settings, tiny: Checkpoint, serving: Serving
 ) -> None:
@@ -210,6 +265,9 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(
         page = open_page(url)
         dialog = page.get_by_role("dialog")
         expect(dialog).to_contain_text("A key is needed")
+        dialog.get_by_label("Key").fill("gradmem_Schlüssel")
+        button(page, "Use this key").click()  # no header can hold it
+        expect(dialog.locator("input:invalid")).to_be_visible()
         dialog.get_by_label("Key").fill("gradmem_wrong")
         button(page, "Use this key").click()
         expect(dialog).to_contain_text("unknown or revoked")
