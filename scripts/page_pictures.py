@@ -1,4 +1,4 @@
-"""Take the pictures of the page at `/` in docs/pictures: light, dark, and on a phone.
+"""Take pictures of the page at `/` into docs/pictures: light, dark, on a phone, and the upper part.
 
 It starts a service with the checkpoint `prose` on an empty store, writes the page's own example and
 asks its questions. It needs `scripts/setup dev` and a Chromium (Debian: apt install chromium).
@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page, Playwright, expect, sync_playwright
 
 from benchmarks.serving.process import run_service
 from service.settings import Settings
@@ -24,6 +24,8 @@ PROFILES: dict[str, dict[str, Any]] = {
 QUESTIONS = (4, 3, 0)
 "Questions of the example to ask, by their numbers; the last one stands on top."
 TIMEOUT_MS = 300_000
+BELOW_CARD = 9
+"Pixels below a card: half of the distance to the next."
 REVEAL_MS = 2500
 "Time until the tokens have their tints of after WRITE."
 
@@ -50,7 +52,19 @@ def main() -> None:
                 page.goto(service.url)
                 write_example(page)
                 page.screenshot(path=PICTURES / f"page-{name}.png")
+                if name == "light":
+                    page.screenshot(path=PICTURES / "page.png", clip=upper_part(page))
                 page.close()
+
+
+def upper_part(page: Page) -> FloatRect:
+    """Return the part of the page down to the edge of the document's card."""
+    card = page.locator(".card.document").bounding_box()
+    size = page.viewport_size
+    assert card is not None
+    assert size is not None
+    height = card["y"] + card["height"] + BELOW_CARD
+    return {"x": 0, "y": 0, "width": size["width"], "height": height}
 
 
 def write_example(page: Page) -> None:
