@@ -40,7 +40,7 @@ from service.stores.heads import (
     split_key,
 )
 from service.stores.record_format import StoredMemory, pack, unpack
-from service.stores.redis_client import Client, connect, to_text
+from service.stores.redis_client import Client, Pipeline, connect, to_text, transact
 from service.stores.redis_errors import FOREIGN_ERRORS, explain
 from service.stores.redis_index import KEY_PREFIX, RedisIndex
 from service.stores.redis_jobs import RedisJobs
@@ -57,8 +57,6 @@ BUCKET_PREFIX = "gradmem:bucket:"
 "Keys of the times at which the buckets of API keys are full again."
 BUCKET_MILLISECONDS = 2000
 "Time after which Redis drops a bucket, which is full by then."
-SPENDING_ATTEMPTS = 20
-"Attempts to take a token while other services take some of the same key."
 
 DEADLINE_SECONDS = 5.0
 "Longest time of an operation, connecting and retrying included."
@@ -433,19 +431,22 @@ async def _delete(redis: Client, keys: Collection[str]) -> list[int]:
 
 async def _spend_token(redis: Client, key: str, per_second: int) -> float:
     """Take a token from a bucket; see `Store.take_token`."""
-    for _ in range(SPENDING_ATTEMPTS):
-        async with redis.pipeline(transaction=True) as pipeline:
-            await pipeline.watch(key)
-            stored = await pipeline.get(key)
-            full_at, wait = spend_token(float(stored or 0), time.time(), per_second)
-            if wait > 0:
-                return wait
-            pipeline.multi()  # type: ignore[no-untyped-call]
-            pipeline.set(key, repr(full_at), px=BUCKET_MILLISECONDS)
-            with suppress(WatchError):
-                await pipeline.execute()
-                return 0
-    return 1 / per_second  # others took every token that came
+
+    async def spend(pipeline: Pipeline) -> float:
+        await pipeline.watch(key)
+        stored = await pipeline.get(key)
+        full_at, wait = spend_token(float(stored or 0), time.time(), per_second)
+        if wait > 0:
+            return wait
+        pipeline.multi()
+        pipeline.set(key, repr(full_at), px=BUCKET_MILLISECONDS)
+        await pipeline.execute()
+        return 0
+
+    try:
+        return await transact(redis, spend)
+    except WatchError:  # others took every token that came
+        return 1 / per_second
 
 
 async def _fetch_eviction_policies(redis: Client) -> set[str]:

@@ -1,6 +1,9 @@
 """Clients of redis-py for the URLs of a store: a server, a cluster, or what sentinels name."""
 
-from typing import Any, TypeAlias
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
@@ -13,9 +16,14 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException
+from redis.exceptions import RedisClusterException, WatchError
 
+from service.stores.heads import NEWEST
+
+T = TypeVar("T")
 Client: TypeAlias = Redis | RedisCluster
+Pipeline: TypeAlias = Any
+"A pipeline of a client; redis-py types its commands as those of its synchronous client, too."
 
 CLUSTER = "+cluster"
 "Part of a URL's scheme that names a Redis Cluster."
@@ -30,6 +38,8 @@ SOCKET_SECONDS = 2.0
 "Longest time to connect, to send, and to receive a reply."
 MAX_CONNECTIONS = 16
 "Connections in the pool; further operations wait for one."
+ATTEMPTS = 50
+"Attempts at a transaction while others change the same keys."
 
 
 class PrimaryPool(BlockingConnectionPool, SentinelConnectionPool):
@@ -79,6 +89,48 @@ def connect(url: str, *, wait_seconds: float) -> Client:
             " characters of the password"
         ) from None
     return Redis.from_pool(pool)
+
+
+async def transact(
+    redis: Client, attempt: Callable[[Pipeline], Awaitable[T]], *, attempts: int = ATTEMPTS
+) -> T:
+    """Make attempts at an optimistic transaction until nobody else changes what it watches.
+
+    A transaction in place of a script: some users may not run scripts.
+
+    Args:
+        redis: The client.
+        attempt: Watches keys of a pipeline, reads them, and executes commands or leaves it.
+        attempts: Most attempts.
+
+    Returns:
+        What the attempt returns that nobody interfered with.
+
+    Raises:
+        WatchError: Others interfered with each of them.
+    """
+    for _ in range(attempts):
+        async with redis.pipeline(transaction=True) as pipeline:
+            with suppress(WatchError):
+                return await attempt(pipeline)
+        await asyncio.sleep(0)
+    raise WatchError("others changed the same keys each time")
+
+
+async def fetch_positions(redis: Client, key: str, before: str, count: int) -> list[str]:
+    """Return the next positions of a list, the newest first.
+
+    Args:
+        redis: The client.
+        key: A sorted set of positions, all of which have the score 0.
+        before: The position before; NEWEST begins anew.
+        count: Most positions.
+    """
+    start = "+" if before == NEWEST else f"({before}"
+    positions: list[Any] = await redis.zrange(
+        key, start, "-", desc=True, bylex=True, offset=0, num=count
+    )
+    return list(map(to_text, positions))
 
 
 def to_text(value: bytes | str) -> str:

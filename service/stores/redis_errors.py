@@ -23,6 +23,7 @@ from redis.exceptions import (
     RedisClusterException,
     RedisError,
     ResponseError,
+    WatchError,
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -144,6 +145,7 @@ CAUSES = (
         "Connection closed|Connection lost|Connection reset",
         "closed the connection; with TLS its URL begins with rediss://; else try again",
     ),
+    Cause(WatchError, "", "is busy with other changes of the same data; try again"),
 )
 "Causes; the first that fits the error, or one that caused it, counts."
 UNKNOWN = "cannot be reached or refused the operation; try again, and see its log"

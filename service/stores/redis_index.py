@@ -11,14 +11,13 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from service.stores.heads import (
-    NEWEST,
     MemoryHead,
     memory_id_at,
     memory_key,
     tenant_of_tag,
 )
 from service.stores.record_format import head_size, unpack_head
-from service.stores.redis_client import Client, to_text
+from service.stores.redis_client import Client, fetch_positions, to_text
 from service.stores.redis_records import RunCommands, to_milliseconds
 from service.stores.redis_usage import settle
 
@@ -100,13 +99,9 @@ class RedisIndex:
 
         Entries without a memory are removed on the way.
         """
-        start = f"({before}" if before != NEWEST else "+"
-        members: list[Any] = await self._retry(
-            lambda redis: redis.zrange(
-                INDEX_PREFIX + tag, start, "-", desc=True, bylex=True, offset=0, num=count
-            )
+        positions = await self._retry(
+            lambda redis: fetch_positions(redis, INDEX_PREFIX + tag, before, count)
         )
-        positions = list(map(to_text, members))
         starts = await self._fetch_starts(tenant, list(map(memory_id_at, positions)))
         ghosts = [place for place, start in zip(positions, starts, strict=True) if not start]
         if ghosts:

@@ -5,19 +5,18 @@ the stream at a time; a finished one puts the next at the end. So jobs take turn
 read as one consumer: a lease is told by the entry and the number of its deliveries.
 """
 
-import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from redis.exceptions import ResponseError, WatchError
+from redis.exceptions import ResponseError
 
 from service.stores.base import PROBE_TENANT
 from service.stores.heads import memory_id_at
 from service.stores.jobs import JobStore, JobTask, StoredJob
-from service.stores.redis_client import Client, to_text
+from service.stores.redis_client import Client, Pipeline, fetch_positions, to_text, transact
+from service.stores.redis_deliveries import RedisDeliveries
 from service.stores.redis_job_hashes import (
     FIELDS,
     JobKeys,
@@ -35,8 +34,6 @@ PREFIX = "gradmem:{jobs}:"
 GROUP = CONSUMER = "workers"
 QUEUED = 4
 "Most documents of a job in the stream."
-ATTEMPTS = 50
-"Attempts of a transaction while others change the same job."
 CLEANED = 10
 "Oldest entries of a list of jobs that each new job checks."
 
@@ -54,6 +51,7 @@ class RedisJobs(JobStore):
         self._run = run
         self._retry = retry
         self._keys = JobKeys(prefix)
+        self._deliveries = RedisDeliveries(run, retry, self._keys)
         self._claimed = "0-0"  # the entry from which the next search for lost leases goes on
 
     async def rehearse(self) -> None:
@@ -93,24 +91,23 @@ class RedisJobs(JobStore):
         """See `JobStore.add`."""
         keys, key = self._keys, self._keys.job(job.tenant, job.job_id)
 
-        async def add(redis: Client) -> bool:
-            async with _transaction(redis) as pipeline:
-                await pipeline.watch(key, keys.waiting(job.tenant))
-                if (await pipeline.hmget(key, ["seed"]))[0] is not None:
-                    return True
-                if await pipeline.scard(keys.waiting(job.tenant)) >= most:
-                    return False
-                first = range(min(QUEUED, len(documents)))
-                pipeline.multi()
-                bodies = {document_field(number): body for number, body in enumerate(documents)}
-                pipeline.hset(key, mapping={**pack_job(job), **bodies, "queued": len(first)})
-                pipeline.zadd(keys.listed(job.tenant), {job.position: 0})
-                pipeline.sadd(keys.waiting(job.tenant), job.job_id)
-                pipeline.sadd(keys.unended, job_member(job.tenant, job.job_id))
-                for number in first:
-                    pipeline.xadd(self._keys.queue, _entry(job.tenant, job.job_id, number))
-                await pipeline.execute()
+        async def add(pipeline: Pipeline) -> bool:
+            await pipeline.watch(key, keys.waiting(job.tenant))
+            if (await pipeline.hmget(key, ["seed"]))[0] is not None:
                 return True
+            if await pipeline.scard(keys.waiting(job.tenant)) >= most:
+                return False
+            first = range(min(QUEUED, len(documents)))
+            pipeline.multi()
+            bodies = {document_field(number): body for number, body in enumerate(documents)}
+            pipeline.hset(key, mapping={**pack_job(job), **bodies, "queued": len(first)})
+            pipeline.zadd(keys.listed(job.tenant), {job.position: 0})
+            pipeline.sadd(keys.waiting(job.tenant), job.job_id)
+            pipeline.sadd(keys.unended, job_member(job.tenant, job.job_id))
+            for number in first:
+                pipeline.xadd(self._keys.queue, _entry(job.tenant, job.job_id, number))
+            await pipeline.execute()
+            return True
 
         await self._retry(self._create_group)
         added = await self._transact(add)
@@ -128,22 +125,16 @@ class RedisJobs(JobStore):
         found: list[StoredJob] = []
         key = self._keys.listed(tenant)
         while len(found) < limit:
-            start, wanted = f"({before}" if before[0].isdigit() else "+", limit - len(found)
+            wanted = limit - len(found)
             positions = await self._retry(
-                lambda redis, start=start, wanted=wanted: redis.zrange(  # type: ignore[misc]
-                    key,
-                    start,
-                    "-",
-                    desc=True,
-                    bylex=True,
-                    offset=0,
-                    num=wanted,
+                lambda redis, before=before, wanted=wanted: fetch_positions(  # type: ignore[misc]
+                    redis, key, before, wanted
                 )
             )
             found += await self._fetch(tenant, positions)
             if len(positions) < wanted:
                 break
-            before = to_text(positions[-1])
+            before = positions[-1]
         return found
 
     async def _create_group(self, redis: Client) -> None:
@@ -188,7 +179,7 @@ class RedisJobs(JobStore):
     async def take(self, lease: timedelta) -> JobTask | None:
         """See `JobStore.take`."""
         while (entry := await self._take_entry(lease)) is not None:
-            task = await self._transact(lambda redis, entry=entry: self._open(redis, *entry))  # type: ignore[misc]
+            task = await self._transact(lambda pipeline, entry=entry: self._open(pipeline, *entry))  # type: ignore[misc]
             if task is not None:
                 return task
         return None
@@ -223,23 +214,24 @@ class RedisJobs(JobStore):
         return [entry for _, entries in streams for entry in entries]
 
     async def _open(
-        self, redis: Client, receipt: str, fields: Mapping[Any, Any], attempts: int
+        self,
+        pipeline: Pipeline,
+        receipt: str,
+        fields: Mapping[Any, Any],
+        attempts: int,
     ) -> JobTask | None:
         """Return the document of an entry; remove the entry where the document is done."""
         named = {to_text(name): to_text(value) for name, value in fields.items()}
         tenant, job_id, number = named["tenant"], named["job_id"], int(named["number"])
         key = self._keys.job(tenant, job_id)
-        async with _transaction(redis) as pipeline:
-            await pipeline.watch(key)
-            seed, document, begun = await pipeline.hmget(
-                key, ["seed", document_field(number), "begun"]
-            )
-            pipeline.multi()
-            if document is None:
-                self._drop(pipeline, receipt)
-            elif begun != b"1":
-                pipeline.hset(key, "begun", 1)
-            await pipeline.execute()
+        await pipeline.watch(key)
+        seed, document, begun = await pipeline.hmget(key, ["seed", document_field(number), "begun"])
+        pipeline.multi()
+        if document is None:
+            self._drop(pipeline, receipt)
+        elif begun != b"1":
+            pipeline.hset(key, "begun", 1)
+        await pipeline.execute()
         if document is None:
             return None
         return JobTask(
@@ -276,14 +268,13 @@ class RedisJobs(JobStore):
     async def give_back(self, task: JobTask) -> None:
         """See `JobStore.give_back`: the document goes to the end of the stream."""
 
-        async def give_back(redis: Client) -> None:
-            async with _transaction(redis) as pipeline:
-                pipeline.xadd(self._keys.queue, _entry(task.tenant, task.job_id, task.number))
-                self._drop(pipeline, task.receipt)
-                await pipeline.execute()
+        async def give_back(pipeline: Pipeline) -> None:
+            pipeline.xadd(self._keys.queue, _entry(task.tenant, task.job_id, task.number))
+            self._drop(pipeline, task.receipt)
+            await pipeline.execute()
 
         if await self._count_deliveries(task.receipt) == task.attempts:
-            await self._run(give_back)
+            await self._transact(give_back)
 
     async def finish(
         self, task: JobTask, result: bytes, *, written: bool, keep: timedelta
@@ -291,28 +282,25 @@ class RedisJobs(JobStore):
         """See `JobStore.finish`."""
         key = self._keys.job(task.tenant, task.job_id)
 
-        async def finish(redis: Client) -> StoredJob | None:
-            async with _transaction(redis) as pipeline:
-                await pipeline.watch(key)
-                *values, done, queued = await pipeline.hmget(
-                    key, [*FIELDS, result_field(task.number), "queued"]
-                )
-                job = unpack_job(task.tenant, task.job_id, values)
-                pipeline.multi()
-                self._drop(pipeline, task.receipt)
-                counted = None
-                if job is not None and done is None:
-                    counted = job.count(written=written, keep=keep)
-                    pipeline.hdel(key, document_field(task.number))
-                    pipeline.hset(key, result_field(task.number), result)
-                    if job.ended_at is None and int(queued) < job.documents:
-                        pipeline.xadd(
-                            self._keys.queue, _entry(task.tenant, task.job_id, int(queued))
-                        )
-                        pipeline.hincrby(key, "queued", 1)
-                    self._store_progress(pipeline, job, counted)
-                await pipeline.execute()
-                return counted
+        async def finish(pipeline: Pipeline) -> StoredJob | None:
+            await pipeline.watch(key)
+            *values, done, queued = await pipeline.hmget(
+                key, [*FIELDS, result_field(task.number), "queued"]
+            )
+            job = unpack_job(task.tenant, task.job_id, values)
+            pipeline.multi()
+            self._drop(pipeline, task.receipt)
+            counted = None
+            if job is not None and done is None:
+                counted = job.count(written=written, keep=keep)
+                pipeline.hdel(key, document_field(task.number))
+                pipeline.hset(key, result_field(task.number), result)
+                if job.ended_at is None and int(queued) < job.documents:
+                    pipeline.xadd(self._keys.queue, _entry(task.tenant, task.job_id, int(queued)))
+                    pipeline.hincrby(key, "queued", 1)
+                self._store_progress(pipeline, job, counted)
+            await pipeline.execute()
+            return counted
 
         return await self._transact(finish)
 
@@ -320,17 +308,16 @@ class RedisJobs(JobStore):
         """See `JobStore.cancel`; a service that meets an entry of the job removes it."""
         key = self._keys.job(tenant, job_id)
 
-        async def cancel(redis: Client) -> bool:
-            async with _transaction(redis) as pipeline:
-                await pipeline.watch(key)
-                job = unpack_job(tenant, job_id, await pipeline.hmget(key, FIELDS))
-                if job is None or job.ended_at is not None:
-                    return False
-                pipeline.multi()
-                pipeline.hdel(key, *map(document_field, range(job.documents)))
-                self._store_progress(pipeline, job, job.end(keep, cancelled=True))
-                await pipeline.execute()
-                return True
+        async def cancel(pipeline: Pipeline) -> bool:
+            await pipeline.watch(key)
+            job = unpack_job(tenant, job_id, await pipeline.hmget(key, FIELDS))
+            if job is None or job.ended_at is not None:
+                return False
+            pipeline.multi()
+            pipeline.hdel(key, *map(document_field, range(job.documents)))
+            self._store_progress(pipeline, job, job.end(keep, cancelled=True))
+            await pipeline.execute()
+            return True
 
         return await self._transact(cancel)
 
@@ -338,18 +325,17 @@ class RedisJobs(JobStore):
         """See `JobStore.remove`."""
         key = self._keys.job(tenant, job_id)
 
-        async def remove(redis: Client) -> bool:
-            async with _transaction(redis) as pipeline:
-                await pipeline.watch(key)
-                job = unpack_job(tenant, job_id, await pipeline.hmget(key, FIELDS))
-                if job is None or job.ended_at is None:
-                    return False
-                pipeline.multi()
-                pipeline.delete(key)
-                pipeline.zrem(self._keys.listed(tenant), job.position)
-                pipeline.zrem(self._keys.deliveries, job_member(tenant, job_id))
-                await pipeline.execute()
-                return True
+        async def remove(pipeline: Pipeline) -> bool:
+            await pipeline.watch(key)
+            job = unpack_job(tenant, job_id, await pipeline.hmget(key, FIELDS))
+            if job is None or job.ended_at is None:
+                return False
+            pipeline.multi()
+            pipeline.delete(key)
+            pipeline.zrem(self._keys.listed(tenant), job.position)
+            pipeline.zrem(self._keys.deliveries, job_member(tenant, job_id))
+            await pipeline.execute()
+            return True
 
         return await self._transact(remove)
 
@@ -359,49 +345,13 @@ class RedisJobs(JobStore):
 
     async def take_delivery(self, lease: timedelta) -> StoredJob | None:
         """See `JobStore.take_delivery`."""
-        now = to_milliseconds(datetime.now(UTC))
-        due: Any = await self._retry(
-            lambda redis: redis.zrange(
-                self._keys.deliveries, "-inf", now, byscore=True, offset=0, num=1
-            )
-        )
-        if not due:
-            return None
-        member = to_text(due[0])
-        tenant, job_id = member.rsplit(":", 1)
-        key = self._keys.job(tenant, job_id)
-
-        async def take(redis: Client) -> StoredJob | None:
-            async with _transaction(redis) as pipeline:
-                await pipeline.watch(key, self._keys.deliveries)
-                score = await pipeline.zscore(self._keys.deliveries, member)
-                job = unpack_job(tenant, job_id, await pipeline.hmget(key, FIELDS))
-                if score is None or score > now:  # another service took it
-                    return None
-                pipeline.multi()
-                if job is None:
-                    pipeline.zrem(self._keys.deliveries, member)
-                else:
-                    pipeline.hincrby(key, "deliveries", 1)
-                    again_at = to_milliseconds(datetime.now(UTC) + lease)
-                    pipeline.zadd(self._keys.deliveries, {member: again_at})
-                await pipeline.execute()
-            return await self.find(tenant, job_id)
-
-        return await self._transact(take)
+        return await self._deliveries.take(lease)
 
     async def settle_delivery(self, job: StoredJob, *, again_at: datetime | None) -> None:
         """See `JobStore.settle_delivery`."""
-        member = job_member(job.tenant, job.job_id)
-        if again_at is None:
-            await self._retry(lambda redis: redis.zrem(self._keys.deliveries, member))
-        else:
-            due = to_milliseconds(again_at)
-            await self._retry(
-                lambda redis: redis.zadd(self._keys.deliveries, {member: due}, xx=True)
-            )
+        await self._deliveries.settle(job, again_at=again_at)
 
-    def _store_progress(self, pipeline: Any, old: StoredJob, new: StoredJob) -> None:  # noqa: ANN401
+    def _store_progress(self, pipeline: Pipeline, old: StoredJob, new: StoredJob) -> None:
         """Store the progress of a job; one that has just ended expires, and is to be told."""
         key = self._keys.job(new.tenant, new.job_id)
         pipeline.hset(key, mapping=pack_job(new))
@@ -410,25 +360,15 @@ class RedisJobs(JobStore):
             pipeline.srem(self._keys.waiting(new.tenant), new.job_id)
             pipeline.srem(self._keys.unended, job_member(new.tenant, new.job_id))
             if new.webhook is not None:
-                due = to_milliseconds(datetime.now(UTC))
-                pipeline.zadd(self._keys.deliveries, {job_member(new.tenant, new.job_id): due})
+                self._deliveries.add(pipeline, new)
 
-    def _drop(self, pipeline: Any, receipt: str) -> None:  # noqa: ANN401
+    def _drop(self, pipeline: Pipeline, receipt: str) -> None:
         """Remove an entry from the stream."""
         pipeline.xack(self._keys.queue, GROUP, receipt)
         pipeline.xdel(self._keys.queue, receipt)
 
-    async def _transact(self, attempt: Callable[[Client], Awaitable[T]]) -> T:
-        """Make attempts at a transaction until no other service interferes."""
-
-        async def transact(redis: Client) -> T:
-            for _ in range(ATTEMPTS):
-                with suppress(WatchError):
-                    return await attempt(redis)
-                await asyncio.sleep(0)
-            return await attempt(redis)
-
-        return await self._run(transact)
+    async def _transact(self, attempt: Callable[[Pipeline], Awaitable[T]]) -> T:
+        return await self._run(lambda redis: transact(redis, attempt))
 
 
 def _entry(tenant: str, job_id: str, number: int) -> Any:  # noqa: ANN401
@@ -440,11 +380,6 @@ def _nothing_without_group(error: ResponseError) -> list[Any]:
     if "NOGROUP" not in str(error):
         raise error
     return []
-
-
-def _transaction(redis: Client) -> Any:  # noqa: ANN401
-    """Return a transaction; redis-py types its commands as those of its synchronous client, too."""
-    return redis.pipeline(transaction=True)
 
 
 async def _await(reply: Any) -> Any:  # noqa: ANN401

@@ -8,7 +8,7 @@ from redis.exceptions import WatchError
 
 from service.stores.heads import to_microseconds
 from service.stores.records import RecordStore
-from service.stores.redis_client import Client
+from service.stores.redis_client import Client, Pipeline, transact
 
 T = TypeVar("T")
 
@@ -71,8 +71,6 @@ async def exchange_value(
 ) -> bool | None:
     """Replace a value and its expiry unless it is another; None where there is none.
 
-    A transaction in place of a script: some users may not run scripts.
-
     Args:
         redis: The client.
         key: The key.
@@ -80,24 +78,27 @@ async def exchange_value(
         new: The value in its place; None to delete the key.
         expires_at: Time at which it expires; None for never.
     """
-    async with redis.pipeline(transaction=True) as pipeline:
+
+    async def exchange(pipeline: Pipeline) -> bool | None:
         await pipeline.watch(key)
         current = await pipeline.get(key)
         if current is None:
             return None
         if current != old:
             return False
-        pipeline.multi()  # type: ignore[no-untyped-call]
+        pipeline.multi()
         if new is None:
             pipeline.delete(key)
         else:
-            expiry: Any = None if expires_at is None else to_milliseconds(expires_at)
+            expiry = None if expires_at is None else to_milliseconds(expires_at)
             pipeline.set(key, new, pxat=expiry)
-        try:
-            await pipeline.execute()
-        except WatchError:
-            return False
+        await pipeline.execute()
         return True
+
+    try:
+        return await transact(redis, exchange, attempts=1)
+    except WatchError:
+        return False
 
 
 def to_milliseconds(moment: datetime) -> int:

@@ -9,17 +9,12 @@ EXPIRING.
 
 from collections.abc import Mapping
 
-from redis.exceptions import WatchError
-
-from gradmem_core.errors import StoreUnavailableError
-from service.stores.redis_client import Client
+from service.stores.redis_client import Client, Pipeline, transact
 from service.stores.usage import Usage
 
 USAGE_PREFIX = "gradmem:usage:"
 """Keys of a tenant's usage: `{TENANT}:sizes` is a sorted set of its memories by the bytes of their
 records, `{TENANT}:bytes` their sum."""
-ATTEMPTS = 20
-"Attempts to settle while other services settle for the same tenant."
 
 
 def _keys(tenant: str) -> tuple[str, str]:
@@ -72,36 +67,31 @@ async def settle(redis: Client, tenant: str, records: Mapping[str, str]) -> None
         records: Keys of the records by the ids of the memories.
 
     Raises:
-        StoreUnavailableError: Others settle all the time.
+        WatchError: Others settle all the time.
     """
     sizes, total = _keys(tenant)
-    for _ in range(ATTEMPTS):
-        async with redis.pipeline(transaction=True) as pipeline:
-            await pipeline.watch(total)
-            usage, old, new = await _fetch(redis, tenant, records)
-            present = {memory_id: size for memory_id, size in new.items() if size}
-            gone = [memory_id for memory_id in old if memory_id not in present]
-            usage = Usage(
-                usage.memories + len(present.keys() - old.keys()) - len(gone),
-                usage.bytes + sum(present.values()) - sum(old.values()),
-            )
-            pipeline.multi()  # type: ignore[no-untyped-call]
-            if present:
-                pipeline.zadd(sizes, present)
-            if gone:
-                pipeline.zrem(sizes, *gone)
-            if usage.memories:
-                pipeline.set(total, usage.bytes)
-            else:
-                pipeline.delete(total)
-            try:
-                await pipeline.execute()
-            except WatchError:
-                continue
-            return
-    raise StoreUnavailableError(
-        "the Redis store is busy with other changes for the same tenant; try again"
-    )
+
+    async def settle_all(pipeline: Pipeline) -> None:
+        await pipeline.watch(total)
+        usage, old, new = await _fetch(redis, tenant, records)
+        present = {memory_id: size for memory_id, size in new.items() if size}
+        gone = [memory_id for memory_id in old if memory_id not in present]
+        usage = Usage(
+            usage.memories + len(present.keys() - old.keys()) - len(gone),
+            usage.bytes + sum(present.values()) - sum(old.values()),
+        )
+        pipeline.multi()
+        if present:
+            pipeline.zadd(sizes, present)
+        if gone:
+            pipeline.zrem(sizes, *gone)
+        if usage.memories:
+            pipeline.set(total, usage.bytes)
+        else:
+            pipeline.delete(total)
+        await pipeline.execute()
+
+    await transact(redis, settle_all)
 
 
 async def _fetch(
