@@ -19,11 +19,11 @@ from service.capacity.constants import (
     Constants,
     DeviceRates,
     HttpLimit,
-    Kind,
     Rate,
     ReadBackCost,
     RedisCosts,
 )
+from service.engine import Operation
 from training.recipes.loading import load_recipe
 from training.tasks.kv import KeyValueTask
 
@@ -86,9 +86,11 @@ def fit_device(files: Sequence[ResultFile]) -> DeviceRates:
         raise InputError("there are no step times: run gradmem-bench step-times on the device")
     by_file = {file.name: file for file, _ in found}
 
-    def rates(kind: Kind) -> tuple[Rate, ...]:
+    def rates(operation: Operation) -> tuple[Rate, ...]:
         return tuple(
-            fit_rate(file, [row for of, row in found if of.name == name and row.operation == kind])
+            fit_rate(
+                file, [row for of, row in found if of.name == name and row.operation == operation]
+            )
             for name, file in by_file.items()
         )
 

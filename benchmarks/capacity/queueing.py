@@ -30,7 +30,7 @@ from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from service.app import admission_limits, batch_limits
 from service.capacity.arithmetic import ModelShape
 from service.capacity.constants import Rate
-from service.capacity.queueing import Service, predict_latency
+from service.capacity.queueing import Demand, predict_latency
 from service.load import measure_load, percentiles
 from service.settings import Settings
 
@@ -209,10 +209,10 @@ class OfferedLoad:
     def calculated(self, scene: Scene, rate: Rate, sent: int) -> Iterator[OpenLoad]:
         """Calculate the latency, where the device keeps up."""
         flop = scene.shape.write_flop(scene.tokens, STEPS)
-        service = Service(STEPS, STEPS * rate.pass_seconds, flop / rate.flops)
+        demand = Demand(STEPS, STEPS * rate.pass_seconds, flop / rate.flops)
         offered = sent / self.seconds
-        if offered * service.work < 1:
-            latency = predict_latency(service, offered)
+        if offered * demand.work < 1:
+            latency = predict_latency(demand, offered)
             yield OpenLoad(
                 source="formula",
                 pairs=PAIRS,

@@ -7,16 +7,16 @@ result file that it was computed from.
 import math
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gradmem_core.errors import InputError
 from service.capacity.arithmetic import ModelShape
+from service.engine import Operation
 
 FILE = Path(__file__).with_name("constants.json")
 Positive = Annotated[float, Field(gt=0)]
-Kind: TypeAlias = Literal["write", "read"]
 
 
 class _Measured(BaseModel):
@@ -55,13 +55,13 @@ class DeviceRates(BaseModel):
     write: tuple[Rate, ...] = Field(min_length=1)
     read: tuple[Rate, ...] = Field(min_length=1)
 
-    def rate(self, kind: Kind, shape: ModelShape) -> Rate:
+    def rate(self, operation: Operation, shape: ModelShape) -> Rate:
         """Return the speed at a checkpoint: that of the measured one that is nearest in size."""
 
         def distance(rate: Rate) -> float:
             return abs(math.log(rate.position_flop / shape.position_flop))
 
-        rates = self.write if kind == "write" else self.read
+        rates = self.write if operation == "write" else self.read
         return min(rates, key=distance).scaled(shape)
 
 

@@ -10,8 +10,9 @@ from gradmem_core.errors import InputError
 from gradmem_core.writing.compression import READ_AT_A_TIME
 from gradmem_core.writing.verification import BEGINNING, CONTINUED, MAX_PROBES
 from service.capacity.arithmetic import ModelShape, record_bytes
-from service.capacity.constants import Constants, DeviceRates, Kind, Rate
-from service.capacity.queueing import Service, find_rate, predict_latency
+from service.capacity.constants import Constants, DeviceRates, Rate
+from service.capacity.queueing import Demand, find_rate, predict_latency
+from service.engine import Operation
 
 PATIENCE = 3
 "Time that 99 in 100 requests may take where no limit is set, in multiples of one alone."
@@ -150,7 +151,7 @@ def make_plan(load: Workload, shape: ModelShape, constants: Constants, device: s
         load,
         constants,
         rate=load.documents_per_second,
-        service=write_service(load, shape, constants, rates),
+        demand=write_demand(load, shape, constants, rates),
         p99=load.write_p99,
         most=load.batch_tokens / load.tokens,
     )
@@ -158,7 +159,7 @@ def make_plan(load: Workload, shape: ModelShape, constants: Constants, device: s
         load,
         constants,
         rate=load.reads_per_second,
-        service=read_service(load, shape, rates),
+        demand=read_demand(load, shape, rates),
         p99=load.read_p99,
         most=load.batch_queries / (pages * load.queries),
     )
@@ -195,47 +196,47 @@ def make_plan(load: Workload, shape: ModelShape, constants: Constants, device: s
     )
 
 
-def write_service(
+def write_demand(
     load: Workload, shape: ModelShape, constants: Constants, rates: DeviceRates
-) -> Service:
+) -> Demand:
     """Return the work of a WRITE; at the worst, where every page is weak and written again."""
     pages, steps = shape.pages_of(load.tokens), shape.memory.write_steps
     rate = rates.rate("write", shape)
     flop = sum(shape.write_flop(tokens, steps) for tokens in pages)
-    written = _service(rate, passes=steps, flop=flop)
+    written = _demand(rate, passes=steps, flop=flop)
     if not (load.verify and shape.reads_back):
         return written
-    back = _read_back_service(shape, pages, constants, rates.rate("read", shape))
-    return Service(
+    back = _read_back_demand(shape, pages, constants, rates.rate("read", shape))
+    return Demand(
         passes=REWRITTEN * (written.passes + back.passes),
         overhead=REWRITTEN * (written.overhead + back.overhead),
         work=REWRITTEN * (written.work + back.work),
     )
 
 
-def read_service(load: Workload, shape: ModelShape, rates: DeviceRates) -> Service:
+def read_demand(load: Workload, shape: ModelShape, rates: DeviceRates) -> Demand:
     """Return the work of a READ of a memory that no earlier one has left in the cache."""
     pages = len(shape.pages_of(load.tokens))
     flop = pages * shape.prefill_flop() + load.queries * shape.read_flop(
         pages, query_tokens=load.query_tokens, answer_tokens=load.answer_tokens
     )
-    return _service(rates.rate("read", shape), passes=1 + load.answer_tokens, flop=flop)
+    return _demand(rates.rate("read", shape), passes=1 + load.answer_tokens, flop=flop)
 
 
-def _read_back_service(
+def _read_back_demand(
     shape: ModelShape, pages: list[int], constants: Constants, rate: Rate
-) -> Service:
+) -> Demand:
     per_probe = constants.read_back.tokens_per_probe
     probes = sum(min(MAX_PROBES, math.ceil(tokens / per_probe)) for tokens in pages)
     flop = len(pages) * shape.prefill_flop() + probes * shape.read_flop(
         1, query_tokens=PROBE_QUERY_TOKENS, answer_tokens=CONTINUED
     )
     turns = math.ceil(len(pages) / READ_AT_A_TIME)
-    return _service(rate, passes=turns * (1 + CONTINUED), flop=flop)
+    return _demand(rate, passes=turns * (1 + CONTINUED), flop=flop)
 
 
-def _service(rate: Rate, *, passes: int, flop: int) -> Service:
-    return Service(passes=passes, overhead=passes * rate.pass_seconds, work=flop / rate.flops)
+def _demand(rate: Rate, *, passes: int, flop: int) -> Demand:
+    return Demand(passes=passes, overhead=passes * rate.pass_seconds, work=flop / rate.flops)
 
 
 def _plan_pool(
@@ -243,7 +244,7 @@ def _plan_pool(
     constants: Constants,
     *,
     rate: float,
-    service: Service,
+    demand: Demand,
     p99: float | None,
     most: float,
 ) -> Pool:
@@ -253,25 +254,23 @@ def _plan_pool(
         load: The load.
         constants: Measured constants.
         rate: Requests a second.
-        service: The work of a request.
+        demand: The work of a request.
         p99: Most seconds of 99 in 100 requests, if that is limited.
         most: Most requests in a batch.
 
     Raises:
         InputError: A request alone takes longer.
     """
-    longest = PATIENCE * service.alone if p99 is None else p99
-    by_time = load.utilisation / service.work
+    longest = PATIENCE * demand.alone if p99 is None else p99
+    by_time = load.utilisation / demand.work
     by_batch = find_rate(
-        service, p99=math.inf, utilisation=load.utilisation, most_running=max(1.0, most)
+        demand, p99=math.inf, utilisation=load.utilisation, most_running=max(1.0, most)
     )
-    by_latency = find_rate(
-        service, p99=longest, utilisation=load.utilisation, most_running=math.inf
-    )
+    by_latency = find_rate(demand, p99=longest, utilisation=load.utilisation, most_running=math.inf)
     by_front_end = load.utilisation * constants.http.requests_per_second
     if not by_latency:
         raise InputError(
-            f"a request takes {service.alone:.3g} s on an idle device and waits for up to one"
+            f"a request takes {demand.alone:.3g} s on an idle device and waits for up to one"
             f" pass, and 99 in 100 may take {longest:.3g} s: allow more, or send less at a time"
         )
     bounds = {
@@ -286,10 +285,10 @@ def _plan_pool(
     hours = PER_MILLION * devices / (rate * SECONDS_PER_HOUR) if rate else None
     return Pool(
         devices=devices,
-        spare=1 - share * service.work,
-        device_seconds=service.work,
-        alone=service.alone,
-        p99=predict_latency(service, share).p99,
+        spare=1 - share * demand.work,
+        device_seconds=demand.work,
+        alone=demand.alone,
+        p99=predict_latency(demand, share).p99,
         bound_by=bound_by,
         device_hours_per_million=hours,
         cost_per_million=None if hours is None or load.price is None else hours * load.price,
@@ -343,9 +342,9 @@ def _other_limits(load: Workload, constants: Constants, write: Pool, read: Pool)
     front_end = load.utilisation * constants.http.requests_per_second
     asked = load.documents_per_second + load.reads_per_second
 
-    def need(kind: Kind, rate: float, pool: Pool) -> Limit:
+    def need(operation: Operation, rate: float, pool: Pool) -> Limit:
         return Limit(
-            resource=f"device for {kind.upper()}",
+            resource=f"device for {operation.upper()}",
             use=rate * pool.device_seconds / load.utilisation,
             remedy="more devices, each with a service of its own on the same Redis",
         )

@@ -24,7 +24,7 @@ HALVINGS = 60
 
 
 @dataclass(frozen=True)
-class Service:
+class Demand:
     """The work of one request on a device."""
 
     passes: float
@@ -52,44 +52,44 @@ class Latency:
     "Mean number of requests on the device."
 
 
-def predict_latency(service: Service, rate: float) -> Latency:
+def predict_latency(demand: Demand, rate: float) -> Latency:
     """Predict the latency of a device.
 
     Args:
-        service: The work of a request.
-        rate: Requests a second, at random times; below `1 / service.work`.
+        demand: The work of a request.
+        rate: Requests a second, at random times; below `1 / demand.work`.
 
     Raises:
         ValueError: The device cannot keep up with the rate.
     """
-    utilisation = rate * service.work
+    utilisation = rate * demand.work
     if utilisation >= 1:
         raise ValueError(f"a device with {utilisation:.2f} of its time asked for cannot keep up")
-    within = service.alone / (1 - utilisation)
+    within = demand.alone / (1 - utilisation)
     running = rate * within
     most = running + Z99 * math.sqrt(running / (1 - utilisation))
     return Latency(
-        mean=within * (1 + 1 / (2 * service.passes)),
-        p99=(service.alone + service.work * most) * (1 + 1 / service.passes),
+        mean=within * (1 + 1 / (2 * demand.passes)),
+        p99=(demand.alone + demand.work * most) * (1 + 1 / demand.passes),
         running=running,
     )
 
 
-def find_rate(service: Service, *, p99: float, utilisation: float, most_running: float) -> float:
+def find_rate(demand: Demand, *, p99: float, utilisation: float, most_running: float) -> float:
     """Return the largest rate at which a device keeps within limits; 0 if none does.
 
     Args:
-        service: The work of a request.
+        demand: The work of a request.
         p99: Most seconds that 99 in 100 requests may take.
         utilisation: Most of its time that may be asked for, below 1.
         most_running: Most requests that a batch holds.
     """
 
     def keeps(rate: float) -> bool:
-        latency = predict_latency(service, rate)
+        latency = predict_latency(demand, rate)
         return latency.p99 <= p99 and latency.running <= most_running
 
-    low, high = 0.0, utilisation / service.work
+    low, high = 0.0, utilisation / demand.work
     if keeps(high):
         return high
     if not keeps(low):

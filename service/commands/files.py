@@ -9,12 +9,12 @@ import typer
 
 from gradmem_core.config import EmbedsForm
 from service.client import DEFAULT_URL, ClientError, PatchOptions
-from service.commands.options import MemoryId, Metadata, Name, Url, connect
+from service.commands.options import MemoryArgument, Metadata, Name, Url, connect
 from service.commands.terminal import EXIT_REFUSED, fail, parse_entry, read_bytes
 
 
 def export_memory(
-    memory_id: MemoryId,
+    memory_id: MemoryArgument,
     file: Annotated[str, typer.Argument(metavar="FILE", help="File to write, or - for output.")],
     prompt_embeds: Annotated[
         bool,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from service.client import DEFAULT_URL, Client, FilterOptions, NotFound, PatchOptions
-from service.commands.options import AsJson, MemoryId, Metadata, Name, Url, connect
+from service.commands.options import AsJson, MemoryArgument, Metadata, Name, Url, connect
 from service.commands.terminal import (
     EXIT_REFUSED,
     fail,
@@ -33,7 +33,7 @@ ExpiresBefore = Annotated[
 ]
 
 
-def show(memory_id: MemoryId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def show(memory_id: MemoryArgument, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Describe a memory."""
     with connect(url) as client:
         memory = client.memory(memory_id).describe()
@@ -103,7 +103,7 @@ def remove(
 
 
 def patch(
-    memory_id: MemoryId,
+    memory_id: MemoryArgument,
     name: Name = None,
     no_name: Annotated[bool, typer.Option("--no-name", help="Remove the name.")] = False,
     metadata: Metadata = None,

@@ -25,7 +25,7 @@ REFUSALS = (InvalidKey, AccessDenied, InvalidRequest, NotFound, Conflict, Unknow
 Url = Annotated[
     str, typer.Option(envvar="GRADMEM_URL", metavar="URL", help="Base URL of the service.")
 ]
-MemoryId = Annotated[str, typer.Argument(metavar="ID", help="The memory's id.")]
+MemoryArgument = Annotated[str, typer.Argument(metavar="ID", help="The memory's id.")]
 Name = Annotated[str | None, typer.Option(help="Name of the memory, for lists.")]
 Metadata = Annotated[
     list[str] | None,

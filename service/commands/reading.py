@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from service.client import DEFAULT_URL, InvalidRequest, Memory
-from service.commands.options import AsJson, MemoryId, Url, connect
+from service.commands.options import AsJson, MemoryArgument, Url, connect
 from service.commands.terminal import (
     EXIT_OK,
     EXIT_REFUSED,
@@ -42,7 +42,7 @@ MinConfidence = Annotated[
 
 
 def read(
-    memory_id: MemoryId,
+    memory_id: MemoryArgument,
     queries: Annotated[
         list[str],
         typer.Argument(
@@ -79,7 +79,7 @@ def read(
 
 
 def ask(
-    memory_id: MemoryId,
+    memory_id: MemoryArgument,
     question: Annotated[
         str | None,
         typer.Argument(

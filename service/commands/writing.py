@@ -8,7 +8,7 @@ import typer
 
 from service.client import DEFAULT_URL, Client, Stream, WriteOptions
 from service.client.memories import WriteEvent
-from service.commands.options import AsJson, MemoryId, Metadata, Name, Url, connect
+from service.commands.options import AsJson, MemoryArgument, Metadata, Name, Url, connect
 from service.commands.progress import show_progress
 from service.commands.terminal import (
     EXIT_REFUSED,
@@ -121,7 +121,7 @@ def write(
 
 
 def replace(
-    memory_id: MemoryId,
+    memory_id: MemoryArgument,
     page: Annotated[str, typer.Argument(metavar="PAGE", help="The page's id, as shown.")],
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="The new text in UTF-8, or - for standard input.")

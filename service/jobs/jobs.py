@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import BaseModel, TypeAdapter
 
 from gradmem_core.errors import InputError
+from service import leases
 from service.audit_log import audit
 from service.encryption import Keyring
 from service.idempotency import Claim, derive_id
@@ -24,7 +25,6 @@ from service.jobs.schemas import (
     JobStatus,
     WrittenDocument,
 )
-from service.leases import LEASE_SECONDS
 from service.refusals import JobNotFoundError, TooManyJobsError
 from service.schemas import WriteRequest
 from service.stores import MEMORY_ID, NEWEST, POSITION, JobTask, Quota, Store, StoredJob
@@ -282,4 +282,4 @@ def _owner(tenant: str, job_id: str, kind: str, number: int = 0) -> str:
 
 
 def _lease() -> timedelta:
-    return timedelta(seconds=LEASE_SECONDS)
+    return timedelta(seconds=leases.LEASE_SECONDS)

@@ -24,7 +24,7 @@ from service.schemas import (
     WriteResult,
 )
 
-MemoryId = Annotated[str, Field(description="Handle of the memory, from write_memory.")]
+MemoryHandle = Annotated[str, Field(description="Handle of the memory, from write_memory.")]
 Metadata = Annotated[
     dict[str, str] | None,
     Field(description='Names and values of your own, such as {"task": "billing"}.'),
@@ -184,7 +184,7 @@ class MemoryTools:
     async def ask_memory(
         self,
         context: Context[Any, Any],
-        memory_id: MemoryId,
+        memory_id: MemoryHandle,
         questions: Annotated[
             list[str],
             Field(
@@ -236,7 +236,9 @@ class MemoryTools:
                     break
         return ListedMemories(memories=found[:limit], more=len(found) > limit)
 
-    async def delete_memory(self, context: Context[Any, Any], memory_id: MemoryId) -> DeletedMemory:
+    async def delete_memory(
+        self, context: Context[Any, Any], memory_id: MemoryHandle
+    ) -> DeletedMemory:
         """Delete a memory for good. Its text is long forgotten: nothing brings it back."""
         async with self._connect(context) as client:
             await client.memory(memory_id).delete()

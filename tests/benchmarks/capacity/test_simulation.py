@@ -10,7 +10,7 @@ from benchmarks.serving.arrivals import random_times
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from service.capacity.arithmetic import ModelShape
 from service.capacity.constants import Rate
-from service.capacity.queueing import Service, predict_latency
+from service.capacity.queueing import Demand, predict_latency
 from service.engine import AdmissionLimits, BatchLimits
 from service.load import percentiles
 
@@ -85,11 +85,11 @@ def test_workers_in_a_closed_loop_keep_the_device_busy() -> None:
 
 @pytest.mark.parametrize("utilisation", [0.2, 0.5, 0.7])
 def test_the_formula_agrees_with_the_simulation(utilisation: float) -> None:
-    service = Service(STEPS, STEPS * PASS, STEPS * 0.02 + SCORING)
-    rate = utilisation / service.work
+    demand = Demand(STEPS, STEPS * PASS, STEPS * 0.02 + SCORING)
+    rate = utilisation / demand.work
     made = simulation()
     made.send_at(random_times(rate, 400, seed=2), tokens=TOKENS, steps=STEPS)
-    predicted = predict_latency(service, rate)
+    predicted = predict_latency(demand, rate)
     found = latencies(made)
     mean = sum(found) / len(found)
     _, p99 = percentiles(found)

@@ -18,7 +18,7 @@ from service.capacity.constants import (
     packaged_constants,
 )
 from service.capacity.description import describe
-from service.capacity.plan import LISTED, Plan, Workload, make_plan, read_service, write_service
+from service.capacity.plan import LISTED, Plan, Workload, make_plan, read_demand, write_demand
 
 KV = ModelShape.load("kv-96")
 PROSE = ModelShape.load("prose")
@@ -121,18 +121,18 @@ def test_a_device_without_constants_is_refused() -> None:
 
 def test_pages_are_read_back_and_written_again_at_the_worst() -> None:
     rate = CONSTANTS.devices["slow"]
-    checked = write_service(workload(), PROSE, CONSTANTS, rate)
-    unchecked = write_service(
+    checked = write_demand(workload(), PROSE, CONSTANTS, rate)
+    unchecked = write_demand(
         workload().model_copy(update={"verify": False}), PROSE, CONSTANTS, rate
     )
     assert checked.work > 2 * unchecked.work
-    assert write_service(workload(), KV, CONSTANTS, rate).work == pytest.approx(0.5)
+    assert write_demand(workload(), KV, CONSTANTS, rate).work == pytest.approx(0.5)
 
 
 def test_a_rate_of_another_size_is_scaled_by_its_layers() -> None:
     scaled = CONSTANTS.devices["slow"].rate("write", PROSE)
     assert scaled.pass_seconds == pytest.approx(0.01 * PROSE.layers / KV.layers)
-    read = read_service(workload(), PROSE, CONSTANTS.devices["slow"])
+    read = read_demand(workload(), PROSE, CONSTANTS.devices["slow"])
     assert read.overhead == pytest.approx(9 * scaled.pass_seconds)
 
 
