@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 INSTALL = "run in the checkout: pip install '.[{extra}]'"
-"What to do about an extra that is not installed."
+"The remedy where an extra is not installed."
 ROOMS = ("gradmem_core", "service", "training", "benchmarks")
 
 
