@@ -76,11 +76,11 @@ class Store(ABC):
     async def put(self, memory: StoredMemory, quota: Quota = NO_QUOTA) -> None:
         """Publish a new memory, whole or not at all.
 
-        Nobody knows the id of a memory whose `put` failed or was cancelled, so nobody could ever
-        delete it. Whatever such a `put` may have stored is deleted as soon as the store answers.
+        Whatever a `put` that failed or was cancelled may have stored is deleted as soon as the
+        store answers, for nobody else knows its id. An id that others may know is for `put_once`.
 
         Args:
-            memory: The memory.
+            memory: The memory, whose id is fresh (`new_memory_id`).
             quota: Most that its tenant may have with it.
 
         Raises:

@@ -9,7 +9,7 @@ from service.stores.heads import MEMORY_ID, MemoryHead
 
 
 class MemoryExistsError(ValueError):
-    """The id of a new memory is taken, which is a bug of the caller: ids are random."""
+    """The id of a new memory is taken; that memory stays as it was."""
 
 
 @contextmanager
