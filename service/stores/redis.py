@@ -234,8 +234,9 @@ class RedisStore(Store):
         if outcome is None:
             raise not_found()
         if outcome:
-            await self._index.settle(new.tenant, [new.memory_id])
-            await self._index.end_changes([new], replaced=[old])
+            with suppress(StoreUnavailableError):  # it is stored; the sweep does what is missing
+                await self._index.settle(new.tenant, [new.memory_id])
+                await self._index.end_changes([new], replaced=[old])
         return outcome
 
     async def delete_many(self, tenant: str, memory_ids: Collection[str]) -> list[str]:

@@ -243,6 +243,26 @@ async def test_a_change_that_ended_in_between_is_put_right(
         assert await store.usage(TENANT) == sum_of(*expected)
 
 
+async def test_a_change_that_is_stored_is_confirmed_although_it_is_not_counted(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "PROVISIONAL_SECONDS", 1)
+
+    async def fail(*_: object) -> None:
+        raise StoreUnavailableError("the reply is lost")
+
+    async with RedisStore(own_redis.url) as store:
+        memory = of_acme()
+        longer = replace(memory, blob=bytes(999))
+        await store.put(memory)
+        monkeypatch.setattr(store._index, "settle", fail)
+        assert await store.replace(memory, longer)
+        monkeypatch.undo()
+        await asyncio.sleep(1.2)
+        await store.sweep()
+        assert await store.usage(TENANT) == sum_of(longer)
+
+
 async def test_a_full_redis_gives_room_back(own_redis: RedisServer) -> None:
     """Memories deleted while nothing can be stored are counted off as soon as that is possible."""
     async with (
