@@ -185,7 +185,11 @@ def _create_state(
     readiness = Readiness(engine, store)
     writer = DocumentWriter(models, engine, memories, readiness)
     jobs = Jobs(
-        store, keyring, most=settings.max_jobs, keep=timedelta(seconds=settings.job_seconds)
+        store,
+        keyring,
+        most=settings.max_jobs,
+        most_ended=settings.max_ended_jobs,
+        keep=timedelta(seconds=settings.job_seconds),
     )
     return AppState(
         settings=settings,

@@ -132,6 +132,8 @@ class Settings(BaseSettings):
     jobs together have the share of one client."""
     max_jobs: int = Field(default=100, ge=1)
     "Most jobs of a tenant that have not ended."
+    max_ended_jobs: int = Field(default=1000, ge=1)
+    "Most jobs of a tenant that are kept after their end; beyond that the oldest are forgotten."
     job_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
     "Time for which a job and its results are kept after its end."
     webhook_hosts: Annotated[list[str], NoDecode] = []

@@ -8,11 +8,12 @@ whoever writes it.
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, TypeAdapter
 
-from gradmem_core.errors import InputError
+from gradmem_core.errors import InputError, StoreUnavailableError
 from service import leases
 from service.audit_log import audit
 from service.encryption import Keyring
@@ -48,13 +49,17 @@ class Jobs:
         store: The store.
         keyring: The keys that encrypt documents and results.
         most: Most jobs of a tenant that have not ended.
+        most_ended: Most that have, beyond which the oldest are forgotten.
         keep: Time for which a job is kept after its end.
     """
 
-    def __init__(self, store: Store, keyring: Keyring, *, most: int, keep: timedelta) -> None:
+    def __init__(
+        self, store: Store, keyring: Keyring, *, most: int, most_ended: int, keep: timedelta
+    ) -> None:
         self._store = store.jobs
         self._keyring = keyring
         self._most = most
+        self._most_ended = most_ended
         self._keep = keep
         self.on_added: Callable[[], None] = lambda: None
         "Called when a document waits to be written."
@@ -97,6 +102,8 @@ class Jobs:
         if not await self._store.add(job, bodies, most=self._most):
             raise TooManyJobsError(self._most)
         self.on_added()
+        with suppress(StoreUnavailableError):  # the next job removes more
+            await self._store.remove_oldest(tenant, most=self._most_ended)
         if claim is not None:  # it may have been there
             job = await self._store.find(tenant, job_id) or job
         return describe_job(job)

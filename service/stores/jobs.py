@@ -145,6 +145,10 @@ class JobStore(ABC):
         """Remove a job that has ended; False where it has not, or is not there."""
 
     @abstractmethod
+    async def remove_oldest(self, tenant: str, *, most: int) -> None:
+        """Remove the oldest of a tenant's jobs that have ended, beyond that many, or nearly."""
+
+    @abstractmethod
     async def count(self) -> int:
         """Return how many jobs have not ended."""
 

@@ -80,6 +80,7 @@ class RedisJobs(JobStore):
             assert delivered is not None
             await probe.settle_delivery(delivered, again_at=None)
             await probe.cancel(job.tenant, job.job_id, keep=keep)
+            await probe.remove_oldest(job.tenant, most=1)
             await probe.count()
         finally:
             keys = probe._keys
@@ -338,6 +339,14 @@ class RedisJobs(JobStore):
             return True
 
         return await self._transact(remove)
+
+    async def remove_oldest(self, tenant: str, *, most: int) -> None:
+        """See `JobStore.remove_oldest`: jobs that have not ended may be among the newest kept."""
+        listed, waiting = self._keys.listed(tenant), self._keys.waiting(tenant)
+        kept = most + int(await self._retry(lambda redis: _await(redis.scard(waiting))))
+        oldest = await self._retry(lambda redis: redis.zrange(listed, 0, -kept - 1))
+        for job in await self._fetch(tenant, oldest):
+            await self.remove(tenant, job.job_id)
 
     async def count(self) -> int:
         """See `JobStore.count`."""

@@ -190,6 +190,16 @@ class SqliteJobs(JobStore):
             lambda connection: connection.execute(statement, (tenant, job_id)).rowcount > 0
         )
 
+    async def remove_oldest(self, tenant: str, *, most: int) -> None:
+        """See `JobStore.remove_oldest`."""
+        statement = (
+            "DELETE FROM jobs WHERE tenant = ? AND position IN (SELECT position FROM jobs"
+            " WHERE tenant = ? AND ended_at IS NOT NULL ORDER BY position DESC LIMIT -1 OFFSET ?)"
+        )
+        await self._write(
+            lambda connection: connection.execute(statement, (tenant, tenant, most)).rowcount
+        )
+
     async def count(self) -> int:
         """See `JobStore.count`."""
         query = "SELECT COUNT(*) FROM jobs WHERE ended_at IS NULL"

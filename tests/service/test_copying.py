@@ -185,7 +185,7 @@ def test_a_copy_is_recorded_and_named_by_the_environment(
 def test_jobs_that_have_not_ended_are_not_passed_over_in_silence(urls: Urls) -> None:
     async def submit() -> None:
         async with create_store(urls[0]) as store:
-            jobs = Jobs(store, Keyring(), most=1, keep=timedelta(hours=1))
+            jobs = Jobs(store, Keyring(), most=1, most_ended=1, keep=timedelta(hours=1))
             await jobs.submit("default", [WriteRequest(document="!a|")], NO_QUOTA)
 
     asyncio.run(submit())

@@ -208,6 +208,20 @@ async def test_jobs_are_listed_and_limited_by_tenant(store: Store) -> None:
     assert not await store.jobs.remove("default", jobs[0].job_id)  # it has not ended
 
 
+async def test_the_oldest_ended_jobs_of_a_tenant_are_removed(store: Store) -> None:
+    now = datetime.now(UTC)
+    jobs = [a_job(1, created_at=now + timedelta(seconds=number)) for number in range(5)]
+    for job in jobs:
+        await add(store, job)
+    foreign = await add(store, a_job(1, tenant="another"))
+    for job in (foreign, *jobs[:4]):
+        assert await store.jobs.cancel(job.tenant, job.job_id, keep=KEEP)
+    await store.jobs.remove_oldest("default", most=2)
+    listed = await store.jobs.list_jobs("default", before=NEWEST, limit=10)
+    assert [job.job_id for job in listed] == [job.job_id for job in jobs[:1:-1]]
+    assert await store.jobs.find("another", foreign.job_id) is not None
+
+
 async def test_an_ended_job_expires(store: Store) -> None:
     job = await add(store, a_job(1))
     await store.jobs.finish(await take(store), b"", written=True, keep=timedelta(seconds=0.2))
