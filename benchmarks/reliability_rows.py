@@ -44,13 +44,13 @@ class Isolation(Row):
     tenants: Count
     operations: Count
     foreign: Amount
-    "Requests for the memory of another tenant."
+    "Requests for what another tenant has."
     leaked: Amount
-    "Those that were answered otherwise than for an id that nobody has."
+    "Those that were answered otherwise than for what nobody has."
     lost: Amount
-    "Requests for an own memory that were not answered as the model says."
+    "Requests for what the tenant has that were not answered as the model says."
     revived: Amount
-    "Requests for a deleted memory that were answered otherwise than for an id that nobody has."
+    "Requests for what was deleted that were answered otherwise than for what nobody has."
 
 
 class Soak(Row):

@@ -1,4 +1,4 @@
-"""`gradmem-bench isolation`: let tenants try to reach each other's memories."""
+"""`gradmem-bench isolation`: let tenants try to reach each other's memories and jobs."""
 
 import asyncio
 import signal
@@ -13,7 +13,8 @@ import typer
 
 from benchmarks.command import Measurement
 from benchmarks.faults.redis_server import RedisServer
-from benchmarks.isolation.walk import Texts, run_walk
+from benchmarks.isolation.requests import Texts
+from benchmarks.isolation.walk import run_walk
 from benchmarks.options import Seed, one_of, separated
 from benchmarks.reliability_rows import Isolation
 from benchmarks.results import subject_of
@@ -42,9 +43,9 @@ def measure_isolation(
 ) -> Measurement:
     """Let tenants carry out random operations, and hold the answers against who owns what.
 
-    They write, list, show, read, ask by chat, export, change and delete memories of their own, of
-    each other, and deleted ones. A foreign id has to be answered to the byte as one that nobody
-    has.
+    They write, list, show, read, ask by chat, export, import, change and delete memories and jobs
+    of their own, of each other, and deleted ones. A foreign id has to be answered to the byte as
+    one that nobody has, a foreign blob is refused, and idempotency keys of two tenants never meet.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     subject = subject_of(load_checkpoint(checkpoint))
