@@ -182,7 +182,7 @@ def _create_state(
         dtype=settings.blob_dtype,
         max_pages=settings.max_pages,
     )
-    readiness = Readiness(engine, store)
+    readiness = Readiness(engine, store, telemetry)
     writer = DocumentWriter(models, engine, memories, readiness)
     jobs = Jobs(
         store,

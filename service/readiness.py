@@ -11,7 +11,8 @@ from typing import Self
 from gradmem_core.errors import NotReadyError, StoreUnavailableError
 from service.engine import Engine
 from service.log import log_failure
-from service.stores import Store
+from service.stores import Store, Usage
+from service.telemetry import Telemetry
 
 PROBE_SECONDS = 5.0
 "Time between two probes of the store."
@@ -21,6 +22,8 @@ ANSWER_SECONDS = 6.0
 "Longest time of a probe."
 FRESH_SECONDS = 1.0
 "Age up to which a probe that the store passed lets a WRITE begin."
+USAGE_SECONDS = 30.0
+"Time between two sums of what the store holds."
 STALL_SECONDS = 60.0
 "Longest step on the device before the engine counts as stalled."
 
@@ -35,11 +38,14 @@ class Readiness:
     Args:
         engine: The engine.
         store: The store of the memories.
+        telemetry: Told from time to time what is in the store.
     """
 
-    def __init__(self, engine: Engine, store: Store) -> None:
+    def __init__(self, engine: Engine, store: Store, telemetry: Telemetry) -> None:
         self._engine = engine
         self._store = store
+        self._telemetry = telemetry
+        self._usage_due_at = 0.0
         self._fault: StoreUnavailableError | None = None
         self._probed_at = -FRESH_SECONDS
         self._probe: asyncio.Task[None] | None = None
@@ -92,8 +98,27 @@ class Readiness:
 
     async def _keep_probing(self) -> None:
         while True:
+            await self._report_usage()
             await asyncio.sleep(PROBE_SECONDS if self._fault is None else RETRY_SECONDS)
             await self._probe_once()
+
+    async def _report_usage(self) -> None:
+        """Tell the telemetry what is in the store; while the store fails, that it is unknown."""
+        if self._fault is None and time.monotonic() < self._usage_due_at:
+            return
+        usage = await self._find_usage() if self._fault is None else None
+        self._telemetry.observe_usage(usage)
+        self._usage_due_at = 0.0 if usage is None else time.monotonic() + USAGE_SECONDS
+
+    async def _find_usage(self) -> Usage | None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._store.total_usage()
+        except (StoreUnavailableError, TimeoutError):  # the next probe tells more
+            return None
+        except Exception as error:  # the probes have to go on
+            log_failure(logger, "the sum of the store's usage", error)
+            return None
 
     async def _probe_once(self) -> None:
         """Probe the store; whoever asks meanwhile waits for the same probe."""

@@ -4,6 +4,7 @@ Nor do they give away the length of a document or an answer to somebody who read
 after: tokens are counted in lots, and of the tokens of answers one in many is timed.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from opentelemetry.trace import (
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from service.correlation import Correlation
+from service.stores import Usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -88,6 +90,13 @@ class Telemetry:
         self.rejected = self._counter("rejected_total", "Requests refused by a full engine.")
         self.cancelled = self._counter("cancelled_total", "Requests whose client left.")
         self.jobs = Gauge("gradmem_jobs", "Jobs that have not ended.", registry=self.registry)
+        self._store_memories = Gauge(
+            "gradmem_store_memories", "Memories in the store.", registry=self.registry
+        )
+        self._store_bytes = Gauge(
+            "gradmem_store_bytes", "Bytes of the memories in the store.", registry=self.registry
+        )
+        self.observe_usage(None)
         self.job_documents = self._counter(
             "job_documents_total", "Documents of jobs by outcome: written or failed.", ["outcome"]
         )
@@ -97,6 +106,11 @@ class Telemetry:
             ["outcome"],
         )
         self.expired = self._counter("expired_total", "Requests that timed out.")
+
+    def observe_usage(self, usage: Usage | None) -> None:
+        """Record what is in the store; None where that is unknown."""
+        self._store_memories.set(math.nan if usage is None else usage.memories)
+        self._store_bytes.set(math.nan if usage is None else usage.bytes)
 
     def observe_gradient_step(self, lengths: Sequence[int], seconds: float) -> None:
         """Record a gradient step.

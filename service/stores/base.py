@@ -253,6 +253,16 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def total_usage(self) -> Usage:
+        """Return what all tenants have together, without what is the service's own; see `usage`.
+
+        It takes a time that grows with the number of tenants, not with that of memories.
+
+        Raises:
+            StoreUnavailableError: See the class.
+        """
+
+    @abstractmethod
     async def usage(self, tenant: str) -> Usage:
         """Return what a tenant has; what expired or was deleted within the last minute may count.
 

@@ -45,7 +45,7 @@ from service.stores.redis_errors import FOREIGN_ERRORS, explain
 from service.stores.redis_index import KEY_PREFIX, RedisIndex
 from service.stores.redis_jobs import RedisJobs
 from service.stores.redis_records import RedisRecords, exchange_value, to_milliseconds
-from service.stores.redis_usage import count, fetch_usage
+from service.stores.redis_usage import count, fetch_total_usage, fetch_usage
 from service.stores.usage import NO_QUOTA, Quota, Usage
 
 T = TypeVar("T")
@@ -262,6 +262,10 @@ class RedisStore(Store):
     ) -> list[tuple[str, MemoryHead | None]]:
         """See `Store.list_memories`."""
         return await self._index.walk(tenant, tag, before, count)
+
+    async def total_usage(self) -> Usage:
+        """See `Store.total_usage`."""
+        return await self._retry(fetch_total_usage)
 
     async def usage(self, tenant: str) -> Usage:
         """See `Store.usage`."""

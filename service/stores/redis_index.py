@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from gradmem_core.tenants import OWN_PREFIX
 from service.stores.heads import (
     MemoryHead,
     memory_id_at,
@@ -19,7 +20,7 @@ from service.stores.heads import (
 from service.stores.record_format import head_size, unpack_head
 from service.stores.redis_client import Client, fetch_positions, to_text
 from service.stores.redis_records import RunCommands, to_milliseconds
-from service.stores.redis_usage import settle
+from service.stores.redis_usage import TENANTS, settle
 
 Entry: TypeAlias = tuple[str, str]
 "A key of the index, and a member of the sorted set under it."
@@ -34,7 +35,7 @@ EXPIRING = "gradmem:expiring"
 that are being changed, by a time at which what an unfinished change left is put right."""
 INDEXED = "gradmem:indexed"
 "Key of the version of the index and of the usage in which all memories are, older ones too."
-VERSION = 2
+VERSION = 3
 BATCH = 500
 "Memories that one step of a sweep, or of filling the index, goes through."
 HEAD_BYTES = 1024
@@ -67,7 +68,8 @@ class RedisIndex:
             memories: The memories.
             seconds: Time after which the sweep puts right what an unfinished change left.
         """
-        entries = _merge(map(_entries, memories)) | _notes(memories, seconds)
+        tenants = {memory.tenant for memory in memories}
+        entries = _merge(map(_entries, memories)) | _notes(memories, seconds) | _counted(tenants)
         await self._retry(lambda redis: _change_index(redis, add=entries))
 
     async def note_changes(self, memories: Collection[MemoryHead], seconds: float) -> None:
@@ -178,6 +180,7 @@ class RedisIndex:
         await self._retry(lambda redis: redis.set(INDEXED, VERSION))
 
     async def _enter(self, tenant: str, memory_ids: list[str]) -> None:
+        await self._retry(lambda redis: _change_index(redis, add=_counted([tenant])))
         await self._list(tenant, memory_ids)
         await self.settle(tenant, memory_ids)
 
@@ -210,6 +213,11 @@ def _entries(head: MemoryHead) -> dict[Entry, int]:
     if head.expires_at is not None:
         entries[_note(head)] = to_milliseconds(head.expires_at)
     return entries
+
+
+def _counted(tenants: Iterable[str]) -> dict[Entry, int]:
+    """Return the entries by which the usage of tenants is summed; the service's own is not."""
+    return {(TENANTS, tenant): 0 for tenant in tenants if not tenant.startswith(OWN_PREFIX)}
 
 
 def _merge(parts: Iterable[dict[Entry, int]]) -> dict[Entry, int]:

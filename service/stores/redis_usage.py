@@ -8,13 +8,19 @@ EXPIRING.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
-from service.stores.redis_client import Client, Pipeline, transact
+from service.stores.redis_client import Client, Pipeline, to_text, transact
 from service.stores.usage import Usage
 
 USAGE_PREFIX = "gradmem:usage:"
 """Keys of a tenant's usage: `{TENANT}:sizes` is a sorted set of its memories by the bytes of their
 records, `{TENANT}:bytes` their sum."""
+TENANTS = f"{USAGE_PREFIX}tenants"
+"""Sorted set of the tenants that have, or had, memories. A tenant is entered before anything of it
+is counted, together with the first entries of the index."""
+SUMMED = 1000
+"Tenants whose usage is fetched at a time."
 
 
 def _keys(tenant: str) -> tuple[str, str]:
@@ -27,6 +33,22 @@ async def fetch_usage(redis: Client, tenant: str) -> Usage:
     """Return what a tenant has by its last settlements."""
     usage, _, _ = await _fetch(redis, tenant, {})
     return usage
+
+
+async def fetch_total_usage(redis: Client) -> Usage:
+    """Return what all tenants have by their last settlements."""
+    total = Usage()
+    members: list[Any] = await redis.zrange(TENANTS, 0, -1)
+    tenants = list(map(to_text, members))
+    for start in range(0, len(tenants), SUMMED):
+        async with redis.pipeline(transaction=False) as pipeline:
+            for tenant in tenants[start : start + SUMMED]:
+                sizes, bytes_ = _keys(tenant)
+                pipeline.zcard(sizes)
+                pipeline.get(bytes_)
+            found = await pipeline.execute()
+        total += Usage(sum(found[::2]), sum(int(each or 0) for each in found[1::2]))
+    return total
 
 
 async def count(redis: Client, tenant: str, sizes: Mapping[str, int]) -> Usage | None:

@@ -31,7 +31,7 @@ from service.stores.sqlite_memories import (
     update_memory,
 )
 from service.stores.sqlite_records import RECORD_TABLES, SqliteRecords, remove_expired_records
-from service.stores.sqlite_usage import USAGE_TABLES, count_all, select_usage
+from service.stores.sqlite_usage import USAGE_TABLES, count_all, select_total_usage, select_usage
 from service.stores.usage import NO_QUOTA, Quota, Usage
 
 T = TypeVar("T")
@@ -181,6 +181,10 @@ class SqliteStore(Store):
         return await self._reader.run(
             lambda connection: select_heads(connection, tenant, tag, before, count)
         )
+
+    async def total_usage(self) -> Usage:
+        """See `Store.total_usage`."""
+        return await self._reader.run(select_total_usage)
 
     async def usage(self, tenant: str) -> Usage:
         """See `Store.usage`."""

@@ -2,6 +2,7 @@
 
 import sqlite3
 
+from gradmem_core.tenants import OWN_PREFIX
 from service.stores.heads import memory_key
 from service.stores.usage import Usage
 
@@ -42,3 +43,13 @@ def select_usage(connection: sqlite3.Connection, tenant: str) -> Usage:
         "SELECT memories, bytes FROM usage WHERE tenant = ?", (memory_key(tenant, ""),)
     ).fetchone()
     return Usage(*row) if row else Usage()
+
+
+def select_total_usage(connection: sqlite3.Connection) -> Usage:
+    """Return what all tenants have, without those of the service itself."""
+    row = connection.execute(
+        "SELECT coalesce(sum(memories), 0), coalesce(sum(bytes), 0) FROM usage"
+        " WHERE substr(tenant, 1, ?) != ?",
+        (len(OWN_PREFIX), OWN_PREFIX),
+    ).fetchone()
+    return Usage(*row)

@@ -14,6 +14,10 @@ class Usage:
     bytes: int = 0
     "Bytes of their records: vectors, names and metadata."
 
+    def __add__(self, other: "Usage") -> "Usage":
+        """Return both together."""
+        return Usage(self.memories + other.memories, self.bytes + other.bytes)
+
     def __sub__(self, other: "Usage") -> "Usage":
         """Return what is left without some of it."""
         return Usage(self.memories - other.memories, self.bytes - other.bytes)

@@ -113,6 +113,44 @@ def test_a_removed_sqlite_file_is_named(
         expect_refusal(http, 503, "store-unavailable", "removed or replaced")
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_metrics_tell_what_the_store_holds_unless_it_fails(
+    kind: str,
+    request: pytest.FixtureRequest,
+    settings: Settings,
+    tiny: Checkpoint,
+    serving: Serving,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(readiness, "USAGE_SECONDS", 0.0)
+    own_redis = request.getfixturevalue("own_redis") if kind == "redis" else None
+    store_url = None if own_redis is None else own_redis.url
+    with service(settings, tiny, serving, store_url=store_url) as http:
+        await_usage(http, "0.0", "0.0")
+        for _ in range(2):
+            assert http.post("/write", json={"document": DOCUMENT}).status_code == 201
+        bytes_ = http.get("/limits").json()["bytes_used"]
+        await_usage(http, "2.0", f"{bytes_:.1f}")
+        if own_redis is None:
+            (tmp_path / "memories.db").unlink()
+        else:
+            own_redis.pause()
+        await_usage(http, "NaN", "NaN")
+        if own_redis is not None:
+            own_redis.go_on()
+            await_usage(http, "2.0", f"{bytes_:.1f}")
+
+
+def await_usage(http: httpx.Client, memories: str, bytes_: str) -> None:
+    """Wait until the metrics say that the store holds this."""
+    expected = {f"gradmem_store_memories {memories}", f"gradmem_store_bytes {bytes_}"}
+    deadline = time.monotonic() + 30
+    while not expected <= set(http.get("/metrics").text.splitlines()):
+        assert time.monotonic() < deadline, expected
+        time.sleep(0.02)
+
+
 def test_a_stalled_device_is_named(
     settings: Settings, tiny: Checkpoint, serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:

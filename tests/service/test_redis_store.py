@@ -433,7 +433,7 @@ async def test_a_permission_that_lasting_memories_need_fails_the_probe(
 async def test_nothing_stays_of_the_attempts_at_the_start(own_redis: RedisServer) -> None:
     async with create_store(own_redis.url):
         assert await run_command(own_redis, "KEYS", "*") == [b"gradmem:indexed"]
-        assert await run_command(own_redis, "GET", "gradmem:indexed") == b"2"
+        assert await run_command(own_redis, "GET", "gradmem:indexed") == b"3"
 
 
 async def add_user(server: RedisServer, commands: list[str]) -> str:

@@ -24,6 +24,7 @@ from service.stores import (
     create_store,
 )
 from service.stores import redis as redis_store
+from service.stores.base import PROBE_TENANT
 from service.stores.record_format import pack
 from service.stores.redis import RedisStore
 from service.stores.redis_index import KEY_PREFIX, RedisIndex
@@ -78,6 +79,8 @@ async def test_usage_is_what_the_records_are(store: Store) -> None:
     assert await store.replace(one, longer)
     assert not await store.replace(one, replace(one, blob=bytes(9000)))
     assert await store.usage(TENANT) == sum_of(longer, two)
+    everything = [longer, two, a_memory(), a_memory(tenant="acme-2")]
+    assert await store.total_usage() == sum_of(*everything)
     shorter = replace(two, blob=b"", expires_at=None)
     assert await store.replace(two, shorter)
     assert await store.usage(TENANT) == sum_of(longer, shorter)
@@ -167,7 +170,13 @@ async def test_an_older_store_is_counted_when_it_is_opened(store_url: str, tmp_p
         )
         connection.close()
     async with create_store(store_url) as store:
-        assert await store.usage(TENANT) == sum_of(*memories)
+        assert await store.usage(TENANT) == await store.total_usage() == sum_of(*memories)
+
+
+async def test_the_total_leaves_out_what_is_the_services_own(store: Store) -> None:
+    await store.put(of_acme())
+    await store.put(a_memory(tenant=PROBE_TENANT))
+    assert await store.total_usage() == sum_of(of_acme())
 
 
 # Redis, where records and their sizes are changed one after the other
