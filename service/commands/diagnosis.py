@@ -136,13 +136,14 @@ def _check_libraries() -> str:
         )
     wrong = []
     for requirement in _list_requirements("service"):
+        wanted = f"{requirement.name}{requirement.specifier}"
         try:
             installed = version(requirement.name)
         except PackageNotFoundError:
-            wrong.append(f"{requirement} is missing")
+            wrong.append(f"{wanted} is missing")
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
-            wrong.append(f"{requirement} is {installed}")
+            wrong.append(f"{wanted} is {installed}")
     if wrong:
         raise _NotOkError("failed", f"{', '.join(sorted(set(wrong)))}; {install}")
     names = ("torch", "transformers", "fastapi")
