@@ -4,9 +4,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gradmem_core.errors import StoreUnavailableError
+from service.cancelling import run_until
 
 T = TypeVar("T")
 
@@ -30,15 +31,7 @@ async def run_leased(work: Awaitable[T], renew: Callable[[], Awaitable[bool]]) -
     Raises:
         LeaseLostError: The lease was lost before the work was done.
     """
-    task = asyncio.ensure_future(work)
-    keeper = asyncio.create_task(_keep(renew))
-    try:
-        await asyncio.wait({task, keeper}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise LeaseLostError
-        return task.result()
-    finally:
-        await _cancel(task, keeper)
+    return await run_until(work, _keep(renew), LeaseLostError())
 
 
 async def _keep(renew: Callable[[], Awaitable[bool]]) -> None:
@@ -51,9 +44,3 @@ async def _keep(renew: Callable[[], Awaitable[bool]]) -> None:
             if not await renew():
                 return
             renewed_at = began
-
-
-async def _cancel(*tasks: "asyncio.Future[Any]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

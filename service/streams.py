@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from fastapi import Request
@@ -11,8 +10,8 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from gradmem_core.errors import GradMemError
 from service.app_state import state_of
+from service.cancelling import run_until
 from service.errors import problem_of
 from service.middleware import OUTCOME
 from service.schemas import StreamEvent
@@ -41,18 +40,7 @@ async def run_while_connected(request: Request, work: Awaitable[T]) -> T:
     Raises:
         ClientGoneError: The client left.
     """
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(_wait_for_disconnect(request))
-    try:
-        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
-        return task.result()
-    finally:
-        leaving.cancel()
-        task.cancel()
-        with suppress(asyncio.CancelledError, GradMemError):
-            await task
+    return await run_until(work, _wait_for_disconnect(request), ClientGoneError())
 
 
 async def stream_events(
