@@ -38,6 +38,7 @@ from service.idempotency import Idempotency
 from service.jobs.batch import BatchWriter
 from service.jobs.jobs import Jobs
 from service.jobs.routes import router as jobs_router
+from service.jobs.submission import REPLAYED
 from service.jobs.webhooks import Webhooks
 from service.jobs.worker import JobWorker
 from service.log import log_loop_failure
@@ -49,7 +50,7 @@ from service.openai.routes import router as openai_router
 from service.readiness import Readiness
 from service.reading import Reader
 from service.refusals import RefusalError
-from service.routes import REPLAYED, router
+from service.routes import router
 from service.routes_memories import router as memories_router
 from service.settings import Settings
 from service.stores import Store, create_store

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from gradmem_core.config import EmbedsForm
 from gradmem_core.errors import EngineStoppedError
@@ -24,7 +24,7 @@ from service.clients import (
 from service.descriptions import describe_limits, describe_model
 from service.idempotency import Claim
 from service.jobs.schemas import JobInfo, SingleRequest
-from service.jobs.submission import check_webhook, respond_with_job, wants_job
+from service.jobs.submission import IdempotencyKey, respond_once
 from service.schemas import (
     EXAMPLE_ID,
     EXAMPLE_PAGE_ID,
@@ -54,19 +54,6 @@ PageBody = Annotated[PageRequest, json_body(PageRequest)]
 ReadBody = Annotated[ReadRequest, json_body(ReadRequest)]
 
 PromptEmbedsBody = Annotated[PromptEmbedsRequest, json_body(PromptEmbedsRequest)]
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        description="1 to 255 visible ASCII characters that name this request, such as a UUID.",
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]*$",
-    ),
-]
-REPLAYED = "Idempotency-Replayed"
-"Header of a response to a request that was done before."
 
 PROMPT_EMBEDS: dict[int | str, dict[str, Any]] = {
     200: {"content": {SAFETENSORS: {}, JSON: {}}, "description": "The vectors"}
@@ -104,23 +91,12 @@ async def write(body: WriteBody, request: Request, key: IdempotencyKey = None) -
 
     With `Prefer: respond-async` the response is a job (202), see `GET /jobs/{id}`.
     """
-    check_webhook(request, body.webhook_url)
-    claim = None if key is None else await _claim(request, key, body)
-    if wants_job(request, claim):
-        response = await respond_with_job(request, [body], claim, body.webhook_url)
-    else:
+
+    async def respond_now(claim: Claim | None) -> Response:
         work = partial(_write, request, body, claim)
-        response = await _respond_written(request, work, size=len(body.document), status=201)
-    if claim is not None and claim.result is not None:
-        response.headers[REPLAYED] = "true"
-    return response
+        return await _respond_written(request, work, size=len(body.document), status=201)
 
-
-async def _claim(request: Request, key: str, body: WriteRequest) -> Claim:
-    """Claim the idempotency key of a request."""
-    return await state_of(request).idempotency.claim(
-        tenant_of(request), key, body, size=len(body.document)
-    )
+    return await respond_once(request, body, [body], key, respond_now)
 
 
 async def _write(

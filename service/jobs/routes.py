@@ -24,8 +24,7 @@ from service.jobs.schemas import (
     JobResults,
     JobsResponse,
 )
-from service.jobs.submission import check_webhook, respond_with_job, wants_job
-from service.routes import REPLAYED, IdempotencyKey
+from service.jobs.submission import IdempotencyKey, respond_once
 from service.schemas import EXAMPLE_ID
 from service.streams import run_while_connected
 
@@ -62,20 +61,14 @@ async def write_batch(
 
     With `Prefer: respond-async` the response is a job (202), see `GET /jobs/{id}`.
     """
-    check_webhook(request, body.webhook_url)
-    size = sum(len(each.document) for each in body.documents)
-    claim = None
-    if key is not None:
-        claim = await state_of(request).idempotency.claim(tenant_of(request), key, body, size=size)
-    if wants_job(request, claim):
-        response = await respond_with_job(request, body.documents, claim, body.webhook_url)
-    else:
+
+    async def respond_now(claim: Claim | None) -> Response:
         results = await run_while_connected(request, _write(request, body, claim))
-        results_size = max(size, len(results.results) * RESULT_BYTES)
-        response = await respond(results, size=results_size, status=200)
-    if claim is not None and claim.result is not None:
-        response.headers[REPLAYED] = "true"
-    return response
+        size = sum(len(each.document) for each in body.documents)
+        size = max(size, len(results.results) * RESULT_BYTES)
+        return await respond(results, size=size, status=200)
+
+    return await respond_once(request, body, body.documents, key, respond_now)
 
 
 async def _write(request: Request, body: BatchRequest, claim: Claim | None) -> BatchResponse:
