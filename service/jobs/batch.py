@@ -147,10 +147,19 @@ async def retry_when_overloaded(
             await asyncio.sleep(pause)
 
 
-async def result_of(written: Awaitable[WriteResult]) -> DocumentResult:
-    """Await a document; return its memory, or the problem that it ended with."""
+async def result_of(
+    written: Awaitable[WriteResult], *, unless: tuple[type[Exception], ...] = ()
+) -> DocumentResult:
+    """Await a document; return its memory, or the problem that it ended with.
+
+    Args:
+        written: The document.
+        unless: Errors that are raised, as they are not results.
+    """
     try:
         return WrittenDocument(memory=await written)
+    except unless:
+        raise
     except Exception as error:  # the others are not to end with it
         return FailedDocument(problem=problem_of(error))
 

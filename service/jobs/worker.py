@@ -15,12 +15,12 @@ from gradmem_core.errors import (
     StoreUnavailableError,
 )
 from service.correlation import correlated
-from service.errors import problem_of
-from service.jobs.batch import retry_when_overloaded
+from service.jobs.batch import result_of, retry_when_overloaded
 from service.jobs.jobs import Jobs, write_id_of
-from service.jobs.schemas import DocumentResult, FailedDocument, WrittenDocument
+from service.jobs.schemas import WrittenDocument
 from service.leases import LeaseLostError, run_leased
 from service.log import log_failure
+from service.schemas import WriteResult
 from service.stores import JobTask
 from service.telemetry import Telemetry
 from service.writing import DocumentWriter
@@ -132,7 +132,7 @@ class JobWorker:
         pause = RETRY_SECONDS
         while True:
             try:
-                result = await self._write(task)
+                result = await result_of(self._write(task), unless=NOT_OF_THE_DOCUMENT)
                 await self._jobs.finish(task, result)
             except StoreUnavailableError as error:  # what is stored of it will be found by its id
                 await asyncio.sleep(pause)
@@ -143,29 +143,23 @@ class JobWorker:
                 self._telemetry.job_documents.labels(outcome).inc()
                 return
 
-    async def _write(self, task: JobTask) -> DocumentResult:
-        """Write a document; return its memory, or the problem that is its own."""
-        try:
-            if task.attempts > MAX_ATTEMPTS:
-                raise DeviceError(
-                    f"the document was begun {MAX_ATTEMPTS} times, by services that ended or had"
-                    " not its encryption key; send it again in parts"
-                )
-            accepted = await self._jobs.open(task)
-            write = partial(
-                self._writer.write,
-                accepted.request,
-                tenant=task.tenant,
-                quota=accepted.quota,
-                share=SHARE,
-                write_id=write_id_of(task),
+    async def _write(self, task: JobTask) -> WriteResult:
+        if task.attempts > MAX_ATTEMPTS:
+            raise DeviceError(
+                f"the document was begun {MAX_ATTEMPTS} times, by services that ended or had"
+                " not its encryption key; send it again in parts"
             )
-            seconds = accepted.request.timeout or WAIT_SECONDS
-            return WrittenDocument(memory=await retry_when_overloaded(write, seconds=seconds))
-        except NOT_OF_THE_DOCUMENT:
-            raise
-        except Exception as error:  # the others have to be written
-            return FailedDocument(problem=problem_of(error))
+        accepted = await self._jobs.open(task)
+        write = partial(
+            self._writer.write,
+            accepted.request,
+            tenant=task.tenant,
+            quota=accepted.quota,
+            share=SHARE,
+            write_id=write_id_of(task),
+        )
+        seconds = accepted.request.timeout or WAIT_SECONDS
+        return await retry_when_overloaded(write, seconds=seconds)
 
     async def _keep_counting(self) -> None:
         while True:
