@@ -38,7 +38,6 @@ from service.schemas import (
 )
 from service.stores import (
     NO_QUOTA,
-    POSITION,
     MemoryFilter,
     MemoryHead,
     MemoryList,
@@ -46,6 +45,7 @@ from service.stores import (
     Store,
     StoredMemory,
     Usage,
+    check_cursor,
     memory_key,
     new_memory_id,
 )
@@ -326,8 +326,7 @@ class Memories:
             InputError: The cursor is not one of a list.
             StoreUnavailableError: The store cannot be reached.
         """
-        if cursor is not None and not POSITION.fullmatch(cursor):
-            raise InputError("cursor is not the next_cursor of a list; leave it out to begin anew")
+        check_cursor(cursor)
         part = await self._store.list_memories(tenant, wanted, limit=limit, cursor=cursor)
         fitting = _count_fitting(part.memories)
         if fitting < len(part.memories):

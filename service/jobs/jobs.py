@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, TypeAdapter
 
-from gradmem_core.errors import InputError, StoreUnavailableError
+from gradmem_core.errors import StoreUnavailableError
 from service import leases
 from service.audit_log import audit
 from service.encryption import Keyring
@@ -28,7 +28,7 @@ from service.jobs.schemas import (
 )
 from service.refusals import JobNotFoundError, TooManyJobsError
 from service.schemas import WriteRequest
-from service.stores import MEMORY_ID, NEWEST, POSITION, JobTask, Quota, Store, StoredJob
+from service.stores import MEMORY_ID, NEWEST, JobTask, Quota, Store, StoredJob, check_cursor
 
 
 class AcceptedDocument(BaseModel):
@@ -124,8 +124,7 @@ class Jobs:
             InputError: The cursor is not one of a list.
             StoreUnavailableError: The store cannot be reached.
         """
-        if cursor is not None and not POSITION.fullmatch(cursor):
-            raise InputError("cursor is not the next_cursor of a list; leave it out to begin anew")
+        check_cursor(cursor)
         found = await self._store.list_jobs(tenant, before=cursor or NEWEST, limit=limit + 1)
         shown = found[:limit]
         return JobsResponse(

@@ -5,10 +5,10 @@ from service.stores.errors import MemoryExistsError
 from service.stores.heads import (
     MEMORY_ID,
     NEWEST,
-    POSITION,
     MemoryFilter,
     MemoryHead,
     MemoryList,
+    check_cursor,
     memory_key,
 )
 from service.stores.jobs import JobStore, JobTask, StoredJob
@@ -21,7 +21,6 @@ __all__ = [
     "MEMORY_ID",
     "NEWEST",
     "NO_QUOTA",
-    "POSITION",
     "JobStore",
     "JobTask",
     "MemoryExistsError",
@@ -34,6 +33,7 @@ __all__ = [
     "StoredJob",
     "StoredMemory",
     "Usage",
+    "check_cursor",
     "create_store",
     "memory_key",
     "new_memory_id",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
+from gradmem_core.errors import InputError
 from gradmem_core.tenants import DEFAULT_TENANT, TENANT_PATTERN
 
 MEMORY_ID = re.compile(r"[0-9a-f]{32}")
@@ -143,6 +144,16 @@ def split_key(key: str) -> tuple[str, str]:
 def memory_id_at(position: str) -> str:
     """Return the id of the memory at a position."""
     return position[TIME_DIGITS:]
+
+
+def check_cursor(cursor: str | None) -> None:
+    """Refuse a cursor that no list can have returned; None begins anew.
+
+    Raises:
+        InputError: It is no position.
+    """
+    if cursor is not None and not POSITION.fullmatch(cursor):
+        raise InputError("cursor is not the next_cursor of a list; leave it out to begin anew")
 
 
 def tenant_of_tag(tag: str) -> str:
