@@ -142,34 +142,38 @@ class RedisStore(Store):
 
     async def _publish(self, memory: StoredMemory, quota: Quota) -> None:
         """See `Store.put`."""
-        records = {KEY_PREFIX + memory.key: pack(memory)}
+        records = {memory.key: pack(memory)}
         (created,) = await self._run(lambda redis: _create(redis, records))
         if not created:
             raise MemoryExistsError("a memory of this id exists")
-        await self._confirm([memory], quota)
+        await self._confirm([memory], records, quota)
 
     async def put_many(self, memories: Sequence[StoredMemory]) -> list[bool]:
         """See `Store.put_many`."""
-        records = {KEY_PREFIX + memory.key: pack(memory) for memory in memories}
+        records = {memory.key: pack(memory) for memory in memories}
         created = await self._run(lambda redis: _create(redis, records))
-        await self._confirm([each for each, new in zip(memories, created, strict=True) if new])
+        new = [memory for memory, is_new in zip(memories, created, strict=True) if is_new]
+        await self._confirm(new, records)
         return created
 
     async def complete_put(self, tenant: str, memory_id: str) -> StoredMemory:
         """See `Store.complete_put`."""
         memory = await self.get(tenant, memory_id)
-        await self._confirm([memory], again=True)
+        await self._confirm([memory])
         return memory
 
     async def _confirm(
-        self, memories: Sequence[StoredMemory], quota: Quota = NO_QUOTA, *, again: bool = False
+        self,
+        memories: Sequence[StoredMemory],
+        records: Mapping[str, bytes] | None = None,
+        quota: Quota = NO_QUOTA,
     ) -> None:
         """List and count memories that are stored, and give them their own expiry.
 
         Args:
             memories: The memories.
+            records: Their new records by their keys; None where they may have been counted already.
             quota: Most that a tenant may have with them.
-            again: True where they may have been counted already.
 
         Raises:
             QuotaError: They were beyond the quota, and have been deleted again.
@@ -179,10 +183,11 @@ class RedisStore(Store):
         for memory in memories:
             tenants.setdefault(memory.tenant, []).append(memory)
         for tenant, its_memories in tenants.items():
-            if again:
+            if records is None:
                 await self._index.settle(tenant, [memory.memory_id for memory in its_memories])
             else:
-                await self._count(tenant, its_memories, quota)
+                sizes = {memory.memory_id: len(records[memory.key]) for memory in its_memories}
+                await self._count(tenant, sizes, quota)
         expiries = {KEY_PREFIX + memory.key: memory.expires_at for memory in memories}
         if not await self._retry(lambda redis: _set_expiries(redis, expiries)):
             raise StoreUnavailableError(
@@ -190,13 +195,17 @@ class RedisStore(Store):
             )
         await self._index.end_changes(memories)
 
-    async def _count(self, tenant: str, memories: Sequence[StoredMemory], quota: Quota) -> None:
+    async def _count(self, tenant: str, sizes: Mapping[str, int], quota: Quota) -> None:
         """Count new memories of a tenant; delete them again where they are beyond its quota.
+
+        Args:
+            tenant: The tenant.
+            sizes: Bytes of their records by the ids of the memories.
+            quota: Most that it may have with them.
 
         Raises:
             QuotaError: They were.
         """
-        sizes = {memory.memory_id: len(pack(memory)) for memory in memories}
         usage = await self._run(lambda redis: count(redis, tenant, sizes))
         if usage is None:
             await self._index.settle(tenant, list(sizes))
@@ -408,7 +417,7 @@ async def _create(redis: Client, records: Mapping[str, bytes]) -> list[bool]:
     """Store records provisionally; return False for each whose key is taken."""
     async with redis.pipeline(transaction=False) as pipeline:
         for key, record in records.items():
-            pipeline.set(key, record, nx=True, ex=PROVISIONAL_SECONDS)
+            pipeline.set(KEY_PREFIX + key, record, nx=True, ex=PROVISIONAL_SECONDS)
         return list(map(bool, await pipeline.execute()))
 
 
