@@ -37,8 +37,8 @@ class OngoingWrite:
     "`(m, d)` on the device; None stands for M0."
     losses: list[float] = field(default_factory=list)
     "Loss before each step so far, nats per token."
-    first_token_losses: Tensor | None = None
-    "Loss of each token before the first step, nats, `(T,)`; None before it."
+    first_token_losses: list[float] = field(default_factory=list)
+    "Loss of each token before the first step, nats; empty before it."
     stop: AutomaticStop[WrittenPage] | None = None
     "The stopping rule of `auto`; None before the first step."
 
@@ -309,14 +309,14 @@ def _apply_step(
         return NonFiniteLossError(
             "WRITE diverged: a loss or the memory is not finite; use fewer steps", samples=[0]
         )
-    if write.first_token_losses is None:
-        write.first_token_losses = token_losses[: write.work.tokens]
+    if not write.first_token_losses:
+        write.first_token_losses = token_losses[: write.work.tokens].tolist()
     if after is not None:
         page = WrittenPage(
             memory.cpu(),
             [*write.losses, before, after.loss],
             after.accuracy,
-            TokenLosses(write.first_token_losses.tolist(), after.token_losses[: write.work.tokens]),
+            TokenLosses(write.first_token_losses, after.token_losses[: write.work.tokens]),
         )
         if write.work.steps != "auto":
             return page
