@@ -138,7 +138,8 @@ class Claim:
         self._records = records
         self._name = name
         self._record = record
-        self._is_new = is_new
+        self.is_new = is_new
+        "True where no request came with the key before: nothing is written under its ids yet."
         self._own = {record.pack()}
         "The forms of the record that may be stored while it has the lease: replies may be lost."
         self.result = record.result
@@ -175,7 +176,7 @@ class Claim:
             raise WriteInFlightError(leases.LEASE_SECONDS) from error
         except BaseException as error:
             with suppress(StoreUnavailableError):
-                frees = self._is_new and _leaves_nothing(error)
+                frees = self.is_new and _leaves_nothing(error)
                 await (self._forget() if frees else self._release())
             raise
         noted = note(result)

@@ -120,6 +120,7 @@ async def _write(
             quota=quota_of(request),
             share=client_of(request),
             write_id=write_id,
+            is_new=claim.is_new,
         )
     )
 

@@ -81,6 +81,7 @@ class DocumentWriter:
         quota: Quota,
         share: str = "",
         write_id: str | None = None,
+        is_new: bool = False,
     ) -> WriteResult:
         """Compress a document and store its memory, or add its pages to an older memory.
 
@@ -93,6 +94,7 @@ class DocumentWriter:
             write_id: Id of this WRITE, where that was noted down beforehand: the id of a new
                 memory, or the beginning of it that of the first page added to an older one. What
                 has been written under it is not written again.
+            is_new: True where nothing can have been written under the id.
 
         Raises:
             GradMemError: The model or the older memory is unknown, the document or the steps are
@@ -101,7 +103,7 @@ class DocumentWriter:
                 the reply of the store was lost.
         """
         deadline = self._engine.deadline(request.timeout)
-        if write_id is not None:
+        if write_id is not None and not is_new:
             with suppress(NotFoundError):
                 return await self.find(request, tenant=tenant, write_id=write_id)
         destination = await self._find_destination(tenant, request)

@@ -71,6 +71,7 @@ class BatchWriter:
                     quota=quota,
                     share=share,
                     write_id=write_id,
+                    is_new=claim is not None and claim.is_new,
                 )
                 written = self._write_until(end, write)
                 results[number] = await result_of(written)
