@@ -63,7 +63,7 @@ class MemoryHead:
     @property
     def position(self) -> str:
         """The place of the memory in lists: texts in reverse order are memories, newest first."""
-        return f"{max(0, to_microseconds(self.created_at)):0{TIME_DIGITS}d}{self.memory_id}"
+        return position_of(self.created_at, self.memory_id)
 
     @property
     def tags(self) -> frozenset[str]:
@@ -141,6 +141,11 @@ def split_key(key: str) -> tuple[str, str]:
     return tenant or DEFAULT_TENANT, memory_id
 
 
+def position_of(created_at: datetime, item_id: str) -> str:
+    """Return the place of a memory, or of a job, in a list by its time of creation."""
+    return f"{max(0, to_microseconds(created_at)):0{TIME_DIGITS}d}{item_id}"
+
+
 def memory_id_at(position: str) -> str:
     """Return the id of the memory at a position."""
     return position[TIME_DIGITS:]
@@ -164,6 +169,11 @@ def tenant_of_tag(tag: str) -> str:
 def to_microseconds(moment: datetime) -> int:
     """Return a time as microseconds since 1970, exactly."""
     return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def from_microseconds(microseconds: int) -> datetime:
+    """Return the time that `to_microseconds` counted."""
+    return EPOCH + timedelta(microseconds=microseconds)
 
 
 def _tag(tenant: str, *condition: str) -> str:

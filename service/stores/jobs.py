@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from service.stores.heads import TIME_DIGITS, to_microseconds
+from service.stores.heads import position_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class StoredJob:
     @property
     def position(self) -> str:
         """Its place in the list of jobs."""
-        return f"{to_microseconds(self.created_at):0{TIME_DIGITS}}{self.job_id}"
+        return position_of(self.created_at, self.job_id)
 
     def count(self, *, written: bool, keep: timedelta) -> "StoredJob":
         """Return the job after one more document; it may have ended by that."""

@@ -1,10 +1,10 @@
 """Jobs as hashes of Redis, and the keys of what belongs to them."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from service.stores.heads import EPOCH, to_microseconds
+from service.stores.heads import from_microseconds, to_microseconds
 from service.stores.jobs import StoredJob
 
 FIELDS = (
@@ -86,4 +86,4 @@ def unpack_job(tenant: str, job_id: str, values: Sequence[bytes | None]) -> Stor
 
 
 def _moment(value: bytes | None) -> datetime | None:
-    return None if value is None else EPOCH + timedelta(microseconds=int(value))
+    return None if value is None else from_microseconds(int(value))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from service.stores.heads import EPOCH, to_microseconds
+from service.stores.heads import from_microseconds, to_microseconds
 from service.stores.jobs import JobStore, JobTask, StoredJob
 from service.stores.sqlite_connection import RunStatements, now, transaction
 
@@ -228,7 +228,7 @@ class SqliteJobs(JobStore):
     async def settle_delivery(self, job: StoredJob, *, again_at: datetime | None) -> None:
         """See `JobStore.settle_delivery`."""
         statement = f"UPDATE jobs SET due_at = ? WHERE {OF_JOB}"  # noqa: S608
-        values = (again_at and to_microseconds(again_at), job.tenant, job.job_id)
+        values = (_number(again_at), job.tenant, job.job_id)
         await self._write(lambda connection: connection.execute(statement, values).rowcount)
 
 
@@ -322,9 +322,7 @@ def _row(job: StoredJob) -> tuple[Any, ...]:
 def _job(row: Sequence[Any]) -> StoredJob:
     fields = dict(zip(COLUMNS.split(", "), row, strict=True))
     for name in ("created_at", "ended_at", "expires_at"):
-        fields[name] = (
-            None if fields[name] is None else EPOCH + timedelta(microseconds=fields[name])
-        )
+        fields[name] = None if fields[name] is None else from_microseconds(fields[name])
     for name in ("begun", "cancelled"):
         fields[name] = bool(fields[name])
     return StoredJob(**fields)
