@@ -24,7 +24,7 @@ from service.log import configure_logging
 from service.reloading import Reloader
 from service.self_test import try_checkpoint
 from service.settings import Settings, StartError
-from service.stores import Store, create_store
+from service.stores import create_store
 from service.tracing import create_tracer
 from service.waiting import WaitingRequests
 
@@ -55,9 +55,7 @@ def serve(settings: Settings) -> None:
     _warn_of_root()
     threads = leave_cores_to_the_engine(settings.threads)
     settings = settings.model_copy(update={"threads": threads})
-    store = create_store(settings.store_url, allow_eviction=settings.allow_eviction)
-    keyring = Keyring(settings.read_encryption_keys())
-    asyncio.run(try_store(store, keyring, settings))
+    asyncio.run(try_store(settings))
     asyncio.run(_try_address(settings.host, settings.port))
     lost = threading.Event()
 
@@ -103,14 +101,17 @@ async def _try_address(host: str, port: int) -> None:
         ) from error
 
 
-async def try_store(store: Store, keyring: Keyring, settings: Settings) -> None:
-    """Open a store and close it again: uvicorn would turn its error into a traceback.
+async def try_store(settings: Settings) -> None:
+    """Open the store and close it again: uvicorn would turn its error into a traceback.
 
     Raises:
-        EncryptionKeyError: Memories in the store are encrypted with a key that is missing.
+        EncryptionKeyError: A key is malformed, or memories in the store need another one.
         StoreUnavailableError: The store cannot be opened.
         StartError: It has no keys of clients, and others could reach the service.
+        ValueError: The store's URL names no store.
     """
+    store = create_store(settings.store_url, allow_eviction=settings.allow_eviction)
+    keyring = Keyring(settings.read_encryption_keys())
     async with store:
         await check_keys(store, keyring)
         if not settings.may_be_open and not await store.has_keys():

@@ -7,7 +7,6 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from service.app import create_app
-from service.encryption import Keyring
 from service.engine.threads import leave_cores_to_the_engine
 from service.fleet.executor import FleetExecutor
 from service.fleet.leaving import LeaveGate
@@ -15,7 +14,6 @@ from service.fleet.replica import Replica
 from service.log import configure_logging
 from service.server import try_store
 from service.settings import Settings
-from service.stores import create_store
 from service.tracing import create_tracer
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104
@@ -46,9 +44,7 @@ class Ingress:
         self._settings = Settings(host=ANY_ADDRESS, device="cpu")
         configure_logging(self._settings.log_level, self._settings.log_format)
         leave_cores_to_the_engine(1)
-        store = create_store(self._settings.store_url, allow_eviction=self._settings.allow_eviction)
-        keyring = Keyring(self._settings.read_encryption_keys())
-        await try_store(store, keyring, self._settings)
+        await try_store(self._settings)
         self._executor = FleetExecutor(writers, readers)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
