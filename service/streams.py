@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from service.app_state import state_of
 from service.cancelling import run_until
@@ -34,6 +35,17 @@ class ClientGoneError(HTTPException):
         super().__init__(CLIENT_CLOSED_REQUEST, "Client Closed Request")
 
 
+class EventResponse(StreamingResponse):
+    """A stream whose work notices itself that the client has left.
+
+    Starlette would listen for that as well, and cancel the stream before its outcome is noted.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send the stream."""
+        await self.stream_response(send)
+
+
 async def run_while_connected(request: Request, work: Awaitable[T]) -> T:
     """Await work, and cancel it when the client leaves.
 
@@ -45,7 +57,7 @@ async def run_while_connected(request: Request, work: Awaitable[T]) -> T:
 
 async def stream_events(
     request: Request, work: Callable[[Emit], Awaitable[BaseModel]]
-) -> StreamingResponse:
+) -> EventResponse:
     """Respond with the events that `work` emits, then with its result as the event `result`.
 
     A failure before the first event is an ordinary response; later it is an event `error`.
@@ -74,7 +86,7 @@ async def stream_events(
         raise
     if first is None and (task.cancelled() or task.exception()):
         task.result()
-    return StreamingResponse(
+    return EventResponse(
         _events(request, first, queue, task), media_type=EVENT_STREAM, headers=STREAM_HEADERS
     )
 

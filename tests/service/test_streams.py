@@ -163,6 +163,8 @@ def test_the_work_of_a_client_that_leaves_is_dropped(
         assert client.post("/write", json={"document": DOCUMENT, "steps": 1}).status_code == 201
         assert device.steps == 3
         assert b"gradmem_cancelled_total 1.0" in device.telemetry.exposition()
+        left = 'gradmem_requests_total{method="POST",route="/write",status="499"} 1.0'
+        assert left in client.get("/metrics").text
 
 
 def test_a_timeout_is_504(settings: Settings, tiny: Checkpoint, serving: Serving) -> None:
