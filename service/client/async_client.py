@@ -78,14 +78,12 @@ class AsyncClient:
 
     async def jobs(self) -> AsyncIterator[AsyncSubmittedJob[JobInfo]]:
         """See `Client.jobs`."""
-        cursor = None
-        while True:
-            part = await self._session.send(calls.list_jobs(limit=LIST_PART, cursor=cursor))
+        parts = self._session.send_in_parts(
+            lambda cursor: calls.list_jobs(limit=LIST_PART, cursor=cursor)
+        )
+        async for part in parts:
             for info in part.jobs:
                 yield AsyncSubmittedJob(self._session, info.job_id, info)
-            cursor = part.next_cursor
-            if cursor is None:
-                return
 
     def write_stream(
         self, document: str, *, recall: bool = False, **options: Unpack[WriteOptions]
@@ -102,16 +100,12 @@ class AsyncClient:
         self, **wanted: Unpack[FilterOptions]
     ) -> AsyncIterator[AsyncMemory[MemorySummary]]:
         """See `Client.memories`."""
-        cursor = None
-        while True:
-            part = await self._session.send(
-                calls.list_memories(wanted, limit=LIST_PART, cursor=cursor)
-            )
+        parts = self._session.send_in_parts(
+            lambda cursor: calls.list_memories(wanted, limit=LIST_PART, cursor=cursor)
+        )
+        async for part in parts:
             for summary in part.memories:
                 yield AsyncMemory(self._session, summary.memory_id, summary)
-            cursor = part.next_cursor
-            if cursor is None:
-                return
 
     async def import_memory(self, memory_id: str, content: bytes) -> AsyncMemory[MemoryInfo]:
         """See `Client.import_memory`."""
@@ -123,12 +117,8 @@ class AsyncClient:
     ) -> int:
         """See `Client.delete_many`."""
         named = None if memory_ids is None else list(memory_ids)
-        deleted, cursor = 0, None
-        while True:
-            part = await self._session.send(calls.delete_many(named, wanted, cursor))
-            deleted, cursor = deleted + part.deleted, part.next_cursor
-            if cursor is None:
-                return deleted
+        parts = self._session.send_in_parts(lambda cursor: calls.delete_many(named, wanted, cursor))
+        return sum([part.deleted async for part in parts])
 
     async def models(self) -> list[ModelInfo]:
         """See `Client.models`."""

@@ -128,14 +128,12 @@ class Client:
 
     def jobs(self) -> Iterator[SubmittedJob[JobInfo]]:
         """Iterate over the jobs, the newest first, and fetch them part by part."""
-        cursor = None
-        while True:
-            part = self._session.send(calls.list_jobs(limit=LIST_PART, cursor=cursor))
+        parts = self._session.send_in_parts(
+            lambda cursor: calls.list_jobs(limit=LIST_PART, cursor=cursor)
+        )
+        for part in parts:
             for info in part.jobs:
                 yield SubmittedJob(self._session, info.job_id, info)
-            cursor = part.next_cursor
-            if cursor is None:
-                return
 
     def write_stream(
         self, document: str, *, recall: bool = False, **options: Unpack[WriteOptions]
@@ -169,14 +167,12 @@ class Client:
         Raises:
             InvalidRequest: A condition is refused.
         """
-        cursor = None
-        while True:
-            part = self._session.send(calls.list_memories(wanted, limit=LIST_PART, cursor=cursor))
+        parts = self._session.send_in_parts(
+            lambda cursor: calls.list_memories(wanted, limit=LIST_PART, cursor=cursor)
+        )
+        for part in parts:
             for summary in part.memories:
                 yield Memory(self._session, summary.memory_id, summary)
-            cursor = part.next_cursor
-            if cursor is None:
-                return
 
     def import_memory(self, memory_id: str, content: bytes) -> Memory[MemoryInfo]:
         """Store a memory from its blob; may be repeated.
@@ -210,12 +206,8 @@ class Client:
             InvalidRequest: There are too many ids, or no conditions.
         """
         named = None if memory_ids is None else list(memory_ids)
-        deleted, cursor = 0, None
-        while True:
-            part = self._session.send(calls.delete_many(named, wanted, cursor))
-            deleted, cursor = deleted + part.deleted, part.next_cursor
-            if cursor is None:
-                return deleted
+        parts = self._session.send_in_parts(lambda cursor: calls.delete_many(named, wanted, cursor))
+        return sum(part.deleted for part in parts)
 
     def models(self) -> list[ModelInfo]:
         """Return the served checkpoints with their limits; the first is the default."""

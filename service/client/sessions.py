@@ -4,8 +4,8 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Mapping
-from typing import TypedDict, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Protocol, TypedDict, TypeVar
 
 import httpx
 
@@ -18,7 +18,16 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 CONNECT_SECONDS = 10.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+
+class Part(Protocol):
+    """A part of what a call concerns."""
+
+    next_cursor: str | None
+    "Cursor of the call that gets the next part; None in the last."
+
+
 T = TypeVar("T")
+P = TypeVar("P", bound=Part)
 
 
 class _HttpOptions(TypedDict):
@@ -84,6 +93,20 @@ class Session:
         """
         return call.parse_response(self._open(call, retry=retry))
 
+    def send_in_parts(self, make_call: Callable[[str | None], Call[P]]) -> Iterator[P]:
+        """Send a call again and again, until its last part; yield the results.
+
+        Args:
+            make_call: Returns the call for a cursor, None for the first part.
+        """
+        cursor = None
+        while True:
+            part = self.send(make_call(cursor))
+            yield part
+            cursor = part.next_cursor
+            if cursor is None:
+                return
+
     def stream(self, call: Call[R], kinds: Mapping[str, type[E]]) -> Stream[E, R]:
         """Return the stream of a call that asks for one; `kinds` are its events by name."""
         parser = EventParser(call, kinds)
@@ -128,6 +151,16 @@ class AsyncSession:
     async def send(self, call: Call[T], *, retry: bool = True) -> T:
         """See `Session.send`."""
         return call.parse_response(await self._open(call, retry=retry))
+
+    async def send_in_parts(self, make_call: Callable[[str | None], Call[P]]) -> AsyncIterator[P]:
+        """See `Session.send_in_parts`."""
+        cursor = None
+        while True:
+            part = await self.send(make_call(cursor))
+            yield part
+            cursor = part.next_cursor
+            if cursor is None:
+                return
 
     def stream(self, call: Call[R], kinds: Mapping[str, type[E]]) -> AsyncStream[E, R]:
         """See `Session.stream`."""
