@@ -192,8 +192,7 @@ def list_memories(
         "metadata": [f"{key}={value}" for key, value in metadata.items()],
         "expires_before": expires_before and expires_before.isoformat(),
     }
-    given = {name: value for name, value in query.items() if value is not None}
-    path = f"/memories?{urlencode(given, doseq=True)}"
+    path = f"/memories?{urlencode(_drop_none(query), doseq=True)}"
     return _get(path, MemoriesResponse.model_validate_json)
 
 
@@ -243,10 +242,9 @@ def delete_many(
         **wanted,
         "expires_before": expires_before and expires_before.isoformat(),
     }
-    given = {name: value for name, value in conditions.items() if value is not None}
     body: dict[str, object] = {
         "memory_ids": memory_ids,
-        "filter": given if memory_ids is None else None,
+        "filter": _drop_none(conditions) if memory_ids is None else None,
         "cursor": cursor,
     }
     parse = DeleteResponse.model_validate_json
