@@ -1,6 +1,5 @@
 """`gradmem models`."""
 
-import json
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -9,7 +8,7 @@ import typer
 from gradmem_core.extras import requires_extra
 from service.client import DEFAULT_URL
 from service.commands.options import AsJson, Url, connect
-from service.commands.terminal import format_card
+from service.commands.terminal import format_card, print_json_list
 from service.schemas import ModelCard
 
 
@@ -27,7 +26,7 @@ def models(
     """List the checkpoints of the service and their purposes, the default first."""
     cards = _bundled_cards() if bundled else _served_cards(url)
     if as_json:
-        typer.echo(json.dumps({"models": [card.model_dump(mode="json") for card in cards]}))
+        print_json_list("models", cards)
     else:
         typer.echo("\n\n".join(map(format_card, cards)))
 

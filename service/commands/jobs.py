@@ -12,9 +12,9 @@ from service.commands.progress import show_progress
 from service.commands.terminal import (
     EXIT_FAILED,
     EXIT_REFUSED,
-    format_fields,
     format_time,
-    print_json,
+    print_fields,
+    print_json_list,
     print_table,
 )
 from service.schemas import WriteResult
@@ -38,7 +38,7 @@ def list_jobs(
     with connect(url) as client:
         infos = [job.info for job in islice(client.jobs(), limit)]
     if as_json:
-        typer.echo(json.dumps({"jobs": [info.model_dump(mode="json") for info in infos]}))
+        print_json_list("jobs", infos)
         return
     print_table(
         ("ID", "STATUS", "DOCUMENTS", "WRITTEN", "FAILED", "CREATED"),
@@ -61,10 +61,7 @@ def show_job(job_id: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> 
     """Describe a job."""
     with connect(url) as client:
         info = client.job(job_id).describe()
-    if as_json:
-        print_json(info)
-    else:
-        typer.echo(format_fields(info))
+    print_fields(info, as_json=as_json)
 
 
 @jobs.command("wait")

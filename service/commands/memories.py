@@ -13,8 +13,8 @@ from service.commands.terminal import (
     EXIT_REFUSED,
     fail,
     format_count,
-    format_fields,
     parse_entry,
+    print_fields,
     print_json,
     print_memories,
 )
@@ -37,10 +37,7 @@ def show(memory_id: MemoryArgument, as_json: AsJson = False, url: Url = DEFAULT_
     """Describe a memory."""
     with connect(url) as client:
         memory = client.memory(memory_id).describe()
-    if as_json:
-        print_json(memory)
-    else:
-        typer.echo(format_fields(memory))
+    print_fields(memory, as_json=as_json)
 
 
 def list_memories(

@@ -38,9 +38,8 @@ DOCUMENT_FORMATS = {"text": "plain text", "records": "lists of `key: value` line
 def read_document(file: str) -> str:
     """Return the text of a file or of standard input, without a single newline at its end."""
     try:
-        text = read_bytes(file).decode(
-            "utf-8-sig"
-        )  # Windows editors put a byte order mark in front
+        # Windows editors put a byte order mark in front.
+        text = read_bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         fail(f"{file} is not UTF-8 at byte {error.start}", EXIT_REFUSED)
     return re.sub(r"\r?\n\Z", "", text)
@@ -104,8 +103,7 @@ def print_answers(answers: list[AnswerInfo], *, as_json: bool) -> None:
 def print_memories(memories: Sequence[MemorySummary], *, as_json: bool) -> None:
     """Print a table of memories, or all of them as JSON."""
     if as_json:
-        fields = [memory.model_dump(mode="json") for memory in memories]
-        typer.echo(json.dumps({"memories": fields}))
+        print_json_list("memories", memories)
         return
     print_table(
         ("ID", "MODEL", "CREATED", "EXPIRES", "NAME", "METADATA"),
@@ -137,6 +135,20 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_json(model: BaseModel) -> None:
     """Print a model as a line of JSON."""
     typer.echo(model.model_dump_json())
+
+
+def print_json_list(name: str, models: Sequence[BaseModel]) -> None:
+    """Print models as a line of JSON, a list under a name."""
+    typer.echo(json.dumps({name: [model.model_dump(mode="json") for model in models]}))
+
+
+def print_fields(model: BaseModel, *, as_json: bool) -> None:
+    """Print the fields of a model, a line each, or as JSON."""
+    if as_json:
+        print_json(model)
+        return
+    for name, value in model.model_dump(mode="json").items():
+        typer.echo(f"{name}: {_on_a_line(value) if isinstance(value, str) else json.dumps(value)}")
 
 
 def format_count(number: int, noun: str) -> str:
@@ -180,15 +192,6 @@ def format_card(card: ModelCard) -> str:
         f"  example document: {json.dumps(card.example_document, ensure_ascii=False)}\n"
         f"  example query: {card.example_query}\n"
         f"  example answer: {card.example_answer}"
-    )
-
-
-def format_fields(model: BaseModel) -> str:
-    """Return the fields of a model as text, a line each."""
-    fields = model.model_dump(mode="json")
-    return "\n".join(
-        f"{name}: {_on_a_line(value) if isinstance(value, str) else json.dumps(value)}"
-        for name, value in fields.items()
     )
 
 
