@@ -9,8 +9,8 @@ import typer
 
 from gradmem_core.config import EmbedsForm
 from service.client import DEFAULT_URL, ClientError, PatchOptions
-from service.commands.options import MemoryArgument, Metadata, Name, Url, connect
-from service.commands.terminal import EXIT_REFUSED, fail, parse_entry, read_bytes
+from service.commands.options import MemoryArgument, Metadata, Name, Ttl, Url, connect
+from service.commands.terminal import EXIT_REFUSED, fail, parse_metadata, read_bytes
 
 
 def export_memory(
@@ -67,10 +67,7 @@ def import_memory(
     ] = None,
     name: Name = None,
     metadata: Metadata = None,
-    ttl: Annotated[
-        int | None,
-        typer.Option(metavar="SECONDS", help="Time until the memory is deleted; never by default."),
-    ] = None,
+    ttl: Ttl = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Store a memory from a file; print its id.
@@ -82,7 +79,7 @@ def import_memory(
     if name is not None:
         changes["name"] = name
     if metadata:
-        changes["metadata"] = dict(map(parse_entry, metadata))
+        changes["metadata"] = {**parse_metadata(metadata)}
     if ttl is not None:
         changes["ttl_seconds"] = ttl
     content = read_bytes(file)

@@ -13,7 +13,7 @@ from service.commands.terminal import (
     EXIT_REFUSED,
     fail,
     format_count,
-    parse_entry,
+    parse_metadata,
     print_fields,
     print_json,
     print_memories,
@@ -123,8 +123,7 @@ def patch(
     if ttl is not None or no_ttl:
         changes["ttl_seconds"] = ttl
     if metadata or remove_metadata:
-        entries: dict[str, str | None] = dict(map(parse_entry, metadata or []))
-        changes["metadata"] = entries | dict.fromkeys(remove_metadata or [])
+        changes["metadata"] = {**parse_metadata(metadata), **dict.fromkeys(remove_metadata or [])}
     if not changes or (name is not None and no_name) or (ttl is not None and no_ttl):
         fail("name one change of the name, the metadata or the expiry each", EXIT_REFUSED)
     with connect(url) as client:
@@ -146,7 +145,7 @@ def _make_filter(
     if model is not None:
         wanted["model"] = model
     if metadata:
-        wanted["metadata"] = dict(map(parse_entry, metadata))
+        wanted["metadata"] = parse_metadata(metadata)
     if expires_before is not None:
         wanted["expires_before"] = expires_before.astimezone()
     return wanted

@@ -31,6 +31,10 @@ Metadata = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Entry to store with the memory; may be repeated."),
 ]
+Ttl = Annotated[
+    int | None,
+    typer.Option(metavar="SECONDS", help="Time until the memory is deleted; never by default."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the whole result as a JSON object.")]
 
 

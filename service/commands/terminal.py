@@ -71,12 +71,15 @@ def parse_steps(text: str | None) -> int | Literal["auto"] | None:
     return int(text)
 
 
-def parse_entry(text: str) -> tuple[str, str]:
-    """Split KEY=VALUE; exit where there is no equals sign."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        fail("--metadata must be KEY=VALUE", EXIT_REFUSED)
-    return key, value
+def parse_metadata(texts: Sequence[str] | None) -> dict[str, str]:
+    """Split each KEY=VALUE; exit where there is no equals sign."""
+    entries = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals:
+            fail("--metadata must be KEY=VALUE", EXIT_REFUSED)
+        entries[key] = value
+    return entries
 
 
 def print_notes(memory: WriteResult) -> None:

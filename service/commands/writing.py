@@ -8,12 +8,12 @@ import typer
 
 from service.client import DEFAULT_URL, Client, Stream, WriteOptions
 from service.client.memories import WriteEvent
-from service.commands.options import AsJson, MemoryArgument, Metadata, Name, Url, connect
+from service.commands.options import AsJson, MemoryArgument, Metadata, Name, Ttl, Url, connect
 from service.commands.progress import show_progress
 from service.commands.terminal import (
     EXIT_REFUSED,
     fail,
-    parse_entry,
+    parse_metadata,
     parse_steps,
     print_json,
     print_notes,
@@ -51,10 +51,7 @@ def write(
         typer.Option(help="Checkpoint that writes; the service's first by default."),
     ] = None,
     steps: Steps = None,
-    ttl: Annotated[
-        int | None,
-        typer.Option(metavar="SECONDS", help="Time until the memory is deleted; never by default."),
-    ] = None,
+    ttl: Ttl = None,
     name: Name = None,
     metadata: Metadata = None,
     append: Annotated[
@@ -80,7 +77,7 @@ def write(
     """
     # Options first: standard input may take long, or wait for a person.
     number = parse_steps(steps)
-    entries = dict(map(parse_entry, metadata or []))
+    entries = parse_metadata(metadata)
     if append_to is not None and (model or ttl or name or entries):
         fail(
             "--append-to excludes --model, --ttl, --name and --metadata: the memory keeps its own",
