@@ -1,6 +1,6 @@
 """`gradmem write` and `gradmem replace`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -88,33 +88,13 @@ def write(
     options = WriteOptions(
         model=model, steps=number, ttl_seconds=ttl, name=name, metadata=entries, verify=verify
     )
-
-    def stream(client: Client, document: str) -> Stream[WriteEvent, WriteResult]:
-        if append_to is not None:
-            return client.memory(append_to).append_stream(document, steps=number, verify=verify)
-        return client.write_stream(document, **options)
-
     documents = [(file, read_document(file)) for file in files]
-    if job:
-        with connect(url) as client:
+    with connect(url) as client:
+        if job:
             info = client.submit([document for _, document in documents], **options).info
-        typer.echo(info.model_dump_json() if as_json else info.job_id)
-        return
-    appended: WriteResult | None = None
-    with connect(url) as client, show_progress(len(documents)) as report:
-        try:
-            for done, (file, document) in enumerate(documents):
-                memory = _follow(stream(client, document), partial(report, done), file)
-                print_notes(memory)
-                if append:
-                    append_to = memory.memory_id
-                if append_to is None:
-                    _print_memory(memory, as_json=as_json)
-                else:
-                    appended = memory
-        finally:  # also where a document is refused: those before it are in the memory
-            if appended is not None:
-                _print_memory(appended, as_json=as_json)
+            typer.echo(info.model_dump_json() if as_json else info.job_id)
+        else:
+            _write_all(client, documents, options, append_to, append=append, as_json=as_json)
 
 
 def replace(
@@ -139,6 +119,45 @@ def replace(
         result = memory.replace_page(page, document, steps=number, verify=verify)
     print_notes(result)
     _print_memory(result, as_json=as_json)
+
+
+def _write_all(
+    client: Client,
+    documents: Sequence[tuple[str, str]],
+    options: WriteOptions,
+    append_to: str | None,
+    *,
+    append: bool,
+    as_json: bool,
+) -> None:
+    """Write documents, which come with their files; print each memory, or the one of all."""
+    appended: WriteResult | None = None
+    try:
+        with show_progress(len(documents)) as report:
+            for done, (file, document) in enumerate(documents):
+                stream = _open_stream(client, document, options, append_to)
+                memory = _follow(stream, partial(report, done), file)
+                print_notes(memory)
+                if append:
+                    append_to = memory.memory_id
+                if append_to is None:
+                    _print_memory(memory, as_json=as_json)
+                else:
+                    appended = memory
+    finally:  # also where a document is refused: those before it are in the memory
+        if appended is not None:
+            _print_memory(appended, as_json=as_json)
+
+
+def _open_stream(
+    client: Client, document: str, options: WriteOptions, append_to: str | None
+) -> Stream[WriteEvent, WriteResult]:
+    """Return the stream of a WRITE, into a memory of its own or into one that is there."""
+    if append_to is None:
+        return client.write_stream(document, **options)
+    return client.memory(append_to).append_stream(
+        document, steps=options.get("steps"), verify=options.get("verify")
+    )
 
 
 def _follow(
