@@ -11,11 +11,11 @@ Report = Callable[[int, str], None]
 
 
 @contextmanager
-def show_progress(total: int) -> Iterator[Report]:
+def show_progress(total: int | None) -> Iterator[Report]:
     """Yield a function that reports progress; it prints nothing outside a terminal.
 
     Args:
-        total: Number of pieces.
+        total: Number of pieces; None where it is not known.
     """
     console = Console(stderr=True)
     columns = (

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -12,6 +11,7 @@ import typer
 
 from gradmem_core.extras import requires_extra
 from gradmem_core.tenants import DEFAULT_TENANT, OWN_PREFIX, TENANT_PATTERN
+from service.commands.progress import show_progress
 from service.commands.terminal import (
     EXIT_FAILED,
     EXIT_REFUSED,
@@ -177,7 +177,12 @@ def copy(
             create_store(target_url) as target,
         ):
             copied_keys = await copy_keys(source, target) if with_keys else None
-            copied = await copy_memories(source, target, _show_progress)
+            with show_progress(None) as report:
+                copied = await copy_memories(
+                    source,
+                    target,
+                    lambda so_far: report(so_far.copied, f"{so_far.present:,} there already"),
+                )
             return copied, copied_keys, await source.jobs.count()
 
     with exit_on_service_errors():
@@ -262,17 +267,7 @@ def _refuse_copy(source_url: str, target_url: str) -> None:
         fail("FROM_URL names a SQLite file that does not exist", EXIT_REFUSED)
 
 
-def _show_progress(so_far: "Copied") -> None:
-    """Write the number of memories so far over the last one, on a terminal."""
-    if sys.stderr.isatty():
-        typer.echo(
-            f"\r{so_far.copied:,} copied, {so_far.present:,} there already", err=True, nl=False
-        )
-
-
 def _print_copied(memories: "Copied", api_keys: "CopiedKeys | None", *, as_json: bool) -> None:
-    if sys.stderr.isatty():
-        typer.echo(err=True)  # ends the line of progress
     damaged = [{"tenant": tenant, "memory_id": each} for tenant, each in memories.damaged]
     for name in damaged:
         typer.echo("damaged: {memory_id} of tenant {tenant}".format(**name), err=True)
