@@ -3,7 +3,8 @@
 import { key } from "./api.js";
 import { copyable } from "./copying.js";
 import { create, find } from "./dom.js";
-import { clock, fromNow, plural } from "./format.js";
+import { plural } from "./format.js";
+import { expiry } from "./times.js";
 
 /**
  * Show a memory's handle.
@@ -11,16 +12,14 @@ import { clock, fromNow, plural } from "./format.js";
  * @param {string} question A question to ask it.
  */
 export function showHandle(memory, question) {
-  const { memory_id: id, pages, expires_at: expires } = memory;
+  const { memory_id: id, pages } = memory;
   const base = new URL(".", document.baseURI).href.replace(/\/$/, "");
   find("handle-body").replaceChildren(
     create(
       "p",
       { class: "facts" },
       `${memory.name ?? "No name"} · ${memory.model} · ${plural(pages.length, "page")} · `,
-      expires
-        ? create("time", { datetime: expires, title: clock(expires) }, `expires ${fromNow(expires)}`)
-        : "kept until deleted",
+      expiry(memory.expires_at),
     ),
     copyable(id, "handle"),
     create(

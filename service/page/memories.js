@@ -2,8 +2,9 @@
 
 import { send, sendJson } from "./api.js";
 import { create, find } from "./dom.js";
-import { clock, fromNow, number } from "./format.js";
+import { number } from "./format.js";
 import { clearProblem, showProblem } from "./problems.js";
+import { expiry, moment } from "./times.js";
 
 const PART = 10; // memories fetched at a time
 
@@ -63,7 +64,7 @@ export class MemoryList {
 
   /** @param {any} memory @returns {HTMLElement} */
   row(memory) {
-    const { memory_id: id, created_at: created, expires_at: expires } = memory;
+    const id = memory.memory_id;
     const name = memory.name ?? id.slice(0, 8);
     const button = (/** @type {string} */ text, /** @type {() => void} */ act, kind = "") =>
       create(
@@ -82,11 +83,9 @@ export class MemoryList {
           "span",
           {},
           `${memory.model} · `,
-          create("time", { datetime: created, title: clock(created) }, fromNow(created)),
+          moment(memory.created_at),
           " · ",
-          expires
-            ? create("time", { datetime: expires, title: clock(expires) }, `expires ${fromNow(expires)}`)
-            : "kept until deleted",
+          expiry(memory.expires_at),
           ...entries(memory).map((entry) => create("em", {}, entry)),
         ),
       ),
