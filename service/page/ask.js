@@ -25,7 +25,6 @@ export function askMemory(memory, questions) {
   abort.abort();
   abort = new AbortController();
   asked = memory;
-  find("ask").hidden = false;
   find("answers").replaceChildren();
   clearProblem(find("ask-problem"));
   find("question").value = "";
@@ -39,7 +38,6 @@ export function askMemory(memory, questions) {
 /** Ask no memory: there is none. */
 export function askNone() {
   abort.abort();
-  find("ask").hidden = true;
 }
 
 /** Answer the form. */

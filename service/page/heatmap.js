@@ -19,7 +19,6 @@ let loads = 0; // begun so far: an answer that comes after another load began is
  * @param {{memory_id: string, model: string, fingerprint: string, pages: {page_id: string}[]}} memory
  */
 export async function showVectors({ memory_id: id, model, fingerprint, pages }) {
-  find("vectors").hidden = false;
   find("vectors-page-label").hidden = pages.length < 2;
   const select = find("vectors-page");
   select.replaceChildren(
