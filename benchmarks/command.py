@@ -6,6 +6,8 @@ name it in `benchmarks.cli`.
 """
 
 import inspect
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -66,6 +68,8 @@ def make_command(measure: Callable[..., Measurement]) -> Callable[..., None]:
     """
 
     def run(*, output: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
+        # What is running then stops by itself: services and servers, too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         started, commit = time.perf_counter(), commit_of()  # of the code that is loaded
         with reported_errors():
             measurement = measure(**options)

@@ -64,6 +64,9 @@ def one_of(words: Sequence[str]) -> Callable[[str], str]:
 CheckpointName = Annotated[
     str, typer.Argument(help="A folder, or the name of a bundled checkpoint.")
 ]
+CheckpointOption = Annotated[
+    str, typer.Option(metavar="NAME", help="A folder, or the name of a bundled checkpoint.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 Steps = Annotated[Sequence[int], separated(parse=positive, help="Numbers of write steps (K).")]
 Bank = Annotated[Path, typer.Option(help="Folder that caches memories between commands.")]

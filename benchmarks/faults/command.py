@@ -1,8 +1,6 @@
 """`gradmem-bench faults`: break stores and processes under load, and count what is lost."""
 
 import asyncio
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from benchmarks.faults.faults import FAULTS
 from benchmarks.faults.jobs import measure_job_kills
 from benchmarks.faults.measurement import measure_kills, measure_redis_fault
 from benchmarks.faults.redis_server import APPEND_ONLY, RedisServer
-from benchmarks.options import Seed, one_of, separated
+from benchmarks.options import CheckpointOption, Seed, one_of, separated
 from benchmarks.reliability_rows import Fault
 from benchmarks.results import subject_of
 from benchmarks.serving.documents import draw_documents
@@ -88,9 +86,7 @@ class FaultRun:
 
 
 def measure_faults(
-    checkpoint: Annotated[
-        str, typer.Option(metavar="NAME", help="A folder, or the name of a bundled checkpoint.")
-    ] = "kv-16",
+    checkpoint: CheckpointOption = "kv-16",
     only: Annotated[
         Sequence[str],
         separated(parse=one_of(SECTIONS), metavar="SECTIONS", help="Sections to measure."),
@@ -112,8 +108,6 @@ def measure_faults(
     its connections and changes its password. Redis writes every change to its append-only file
     before it answers (`appendfsync always`).
     """
-    # What is running then stops by itself: services and servers, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     subject = subject_of(load_checkpoint(checkpoint))
     documents = [example.context for example in draw_documents(DIFFERENT, pairs=pairs, seed=seed)]
     run = FaultRun(checkpoint, documents, kills, seconds, workers, seed)

@@ -1,8 +1,6 @@
 """`gradmem-bench fuzz`: send random requests, and hold the answers against the OpenAPI document."""
 
 import asyncio
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Annotated
@@ -10,7 +8,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.command import Measurement
-from benchmarks.options import Seed
+from benchmarks.options import CheckpointOption, Seed
 from benchmarks.reliability_rows import FuzzedRoute
 from benchmarks.results import subject_of
 from benchmarks.serving.documents import draw_documents
@@ -23,9 +21,7 @@ from service.stores import create_store
 
 
 def measure_fuzz(
-    checkpoint: Annotated[
-        str, typer.Option(metavar="NAME", help="A folder, or the name of a bundled checkpoint.")
-    ] = "kv-16",
+    checkpoint: CheckpointOption = "kv-16",
     requests: Annotated[int, typer.Option(min=1, help="Number of requests, about.")] = 20_000,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs in a document.")] = 4,
     seed: Seed = 1,
@@ -37,8 +33,6 @@ def measure_fuzz(
     """
     from benchmarks.fuzz.fuzzer import Fuzzer  # schemathesis takes seconds to load
 
-    # What is running then stops by itself: the service, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     subject = subject_of(load_checkpoint(checkpoint))
     [example] = draw_documents(1, pairs=pairs, seed=seed)
 

@@ -1,8 +1,6 @@
 """`gradmem-bench isolation`: let tenants try to reach each other's memories and jobs."""
 
 import asyncio
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,7 +13,7 @@ from benchmarks.command import Measurement
 from benchmarks.faults.redis_server import RedisServer
 from benchmarks.isolation.requests import Texts
 from benchmarks.isolation.walk import run_walk
-from benchmarks.options import Seed, one_of, separated
+from benchmarks.options import CheckpointOption, Seed, one_of, separated
 from benchmarks.reliability_rows import Isolation
 from benchmarks.results import subject_of
 from benchmarks.serving.documents import draw_documents
@@ -29,9 +27,7 @@ STORES = ("sqlite", "redis")
 
 
 def measure_isolation(
-    checkpoint: Annotated[
-        str, typer.Option(metavar="NAME", help="A folder, or the name of a bundled checkpoint.")
-    ] = "kv-16",
+    checkpoint: CheckpointOption = "kv-16",
     only: Annotated[
         Sequence[str], separated(parse=one_of(STORES), metavar="STORES", help="Stores to try.")
     ] = STORES,
@@ -47,7 +43,6 @@ def measure_isolation(
     of their own, of each other, and deleted ones. A foreign id has to be answered to the byte as
     one that nobody has, a foreign blob is refused, and idempotency keys of two tenants never meet.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     subject = subject_of(load_checkpoint(checkpoint))
     [example] = draw_documents(1, pairs=4, seed=seed)
     texts = Texts(example.context, example.questions[0].query)

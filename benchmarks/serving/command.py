@@ -1,8 +1,6 @@
 """`gradmem-bench serving`: put a service under load, and look at what its device does."""
 
 import asyncio
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -15,7 +13,7 @@ import torch
 import typer
 
 from benchmarks.command import Measurement
-from benchmarks.options import Seed, one_of, separated
+from benchmarks.options import CheckpointOption, Seed, one_of, separated
 from benchmarks.results import Row, subject_of
 from benchmarks.serving.break_even import measure_break_even
 from benchmarks.serving.company import measure_company
@@ -166,9 +164,7 @@ def measure_serving(
         str | None,
         typer.Option(metavar="URL", help="A running service; one is started by default."),
     ] = None,
-    checkpoint: Annotated[
-        str, typer.Option(metavar="NAME", help="A folder, or the name of a bundled checkpoint.")
-    ] = "kv-96",
+    checkpoint: CheckpointOption = "kv-96",
     only: Annotated[
         Sequence[str],
         separated(parse=one_of(SECTIONS), metavar="SECTIONS", help="Sections to measure."),
@@ -190,8 +186,6 @@ def measure_serving(
     Through HTTP the service runs in a process of its own; in-process figures, those of the device
     and ratios between them are of this machine, which should have nothing else to do.
     """
-    # What is running then stops by itself: the service that was started for the benchmark, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     threads = leave_cores_to_the_engine(Settings().threads)
     subject = subject_of(load_checkpoint(checkpoint))
     run = ServingRun(url, checkpoint, only, seconds, overload_seconds, requests, runs, seed)

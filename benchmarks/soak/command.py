@@ -1,8 +1,6 @@
 """`gradmem-bench soak`: serve mixed traffic for a long time, and watch for what grows."""
 
 import asyncio
-import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ import typer
 
 from benchmarks.command import Measurement
 from benchmarks.faults.redis_server import RedisServer
-from benchmarks.options import Seed, one_of, separated
+from benchmarks.options import CheckpointOption, Seed, one_of, separated
 from benchmarks.reliability_rows import Soak
 from benchmarks.results import subject_of
 from benchmarks.serving.documents import draw_documents
@@ -32,9 +30,7 @@ DATABASE = "service.db"
 
 
 def measure_soak(
-    checkpoint: Annotated[
-        str, typer.Option(metavar="NAME", help="A folder, or the name of a bundled checkpoint.")
-    ] = "kv-16",
+    checkpoint: CheckpointOption = "kv-16",
     only: Annotated[
         Sequence[str],
         separated(parse=one_of(STORES), metavar="STORES", help="Stores, one after the other."),
@@ -52,8 +48,6 @@ def measure_soak(
     soon stays the same. What grows from tenth to tenth leaks: resident memory, open files, threads,
     the store; latencies tell what slows down.
     """
-    # What is running then stops by itself: services and servers, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     subject = subject_of(load_checkpoint(checkpoint))
     documents = draw_documents(DIFFERENT, pairs=pairs, seed=seed)
 

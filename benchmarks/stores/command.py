@@ -1,8 +1,6 @@
 """`gradmem-bench stores`: time stores of different sizes."""
 
 import asyncio
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
@@ -41,8 +39,6 @@ def measure_stores(
     A store of each size is filled first; then each operation is carried out in all of them before
     the next. A million memories take about 3 GB of memory in Redis, and on the disk in SQLite.
     """
-    # What is running then stops by itself: servers, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
     def rows() -> Iterator[StoreScale]:
         for kind in only:
