@@ -188,23 +188,29 @@ class RedisIndex:
         """Remove the entries of memories that have expired, which Redis itself has removed."""
         while True:
             expired = await self._retry(_fetch_expired)
+            by_tenant: dict[str, list[str]] = {}
             for member in map(to_text, expired):
-                await self._drop_expired(member)
+                _, tag, *_ = member.split(" ")
+                by_tenant.setdefault(tenant_of_tag(tag), []).append(member)
+            for tenant, members in by_tenant.items():
+                await self._drop_expired(tenant, members)
             if len(expired) < BATCH:
                 return
 
-    async def _drop_expired(self, member: str) -> None:
-        """Remove the entries that a member of EXPIRING names, unless the memory lives on.
+    async def _drop_expired(self, tenant: str, members: list[str]) -> None:
+        """Remove the entries that members of EXPIRING name, of memories that do not live on.
 
-        Its size is settled in either case.
+        Their sizes are settled in either case.
         """
-        position, *tags = member.split(" ")
-        tenant, memory_id = tenant_of_tag(tags[0]), memory_id_at(position)
-        (head,) = await self.read_heads(tenant, [memory_id])
-        entries = {(EXPIRING, member)}
-        if head is None or not head.lives_at(datetime.now(UTC)):
-            entries |= {(INDEX_PREFIX + tag, position) for tag in tags}
-        await self._unlist(tenant, [memory_id], entries)
+        noted = [member.split(" ") for member in members]
+        memory_ids = [memory_id_at(position) for position, *_ in noted]
+        heads = await self.read_heads(tenant, memory_ids)
+        now = datetime.now(UTC)
+        entries = {(EXPIRING, member) for member in members}
+        for head, (position, *tags) in zip(heads, noted, strict=True):
+            if head is None or not head.lives_at(now):
+                entries |= {(INDEX_PREFIX + tag, position) for tag in tags}
+        await self._unlist(tenant, memory_ids, entries)
 
 
 def _entries(head: MemoryHead) -> dict[Entry, int]:

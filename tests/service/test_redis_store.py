@@ -18,6 +18,7 @@ from service.stores import (
     MemoryFilter,
     Store,
     StoredMemory,
+    Usage,
     create_store,
     new_memory_id,
     redis_client,
@@ -55,6 +56,7 @@ async def test_no_entry_stays_of_memories_that_are_gone(
 ) -> None:
     monkeypatch.setattr(redis_store, "SWEEP_SECONDS", 0.2)
     memories = [a_memory(expires_at=end) for end in (None, soon(60), soon(1), soon(1))]
+    memories.append(a_memory(tenant="acme", expires_at=soon(1)))
     async with (
         create_store(own_redis.url) as store,
         redis.asyncio.Redis.from_url(own_redis.url) as client,
@@ -71,6 +73,7 @@ async def test_no_entry_stays_of_memories_that_are_gone(
         assert key == (KEY_PREFIX + memories[3].key).encode()
         indexes = await client.keys("gradmem:index:*")
         assert [await client.zcard(index) for index in indexes] == [1, 1]
+        assert await store.usage("acme") == Usage()
 
 
 async def test_a_list_removes_entries_without_a_memory(own_redis: RedisServer) -> None:
