@@ -9,6 +9,7 @@ import { readEvents } from "./events.js";
 
 const KEY = "gradmem.key";
 const JSON_TYPE = "application/json";
+const FILE_TYPE = "application/octet-stream";
 
 /** A request that failed, in the words of its problem. */
 export class ProblemError extends Error {
@@ -38,20 +39,21 @@ export const key = {
 /**
  * Send a request.
  * @param {string} path Relative to the page, so that it works behind a prefix too.
- * @param {{method?: string, body?: object, accept?: string, signal?: AbortSignal}} [options]
+ * @param {{method?: string, body?: object | File, accept?: string, signal?: AbortSignal}} [options]
+ *   A file is sent as it is, another body as JSON.
  * @returns {Promise<Response>} A successful response.
  * @throws {ProblemError} The service refused it, or cannot be reached.
  */
 export async function send(path, { method = "GET", body, accept = JSON_TYPE, signal } = {}) {
   /** @type {Record<string, string>} */
   const headers = { Accept: accept };
-  if (body) headers["Content-Type"] = JSON_TYPE;
+  if (body) headers["Content-Type"] = body instanceof File ? FILE_TYPE : JSON_TYPE;
   if (key.get()) headers["Authorization"] = `Bearer ${key.get()}`;
   const response = await fetch(path, {
     method,
     headers,
     signal,
-    body: body && JSON.stringify(body),
+    body: body instanceof File ? body : body && JSON.stringify(body),
     credentials: "omit",
     cache: "no-store",
   }).catch((error) => {

@@ -1,12 +1,14 @@
-/** The list of memories: search, open, export and delete. */
+/** The list of memories: search, open, export, import and delete. */
 
 import { send, sendJson } from "./api.js";
 import { create, find } from "./dom.js";
+import { watchFiles } from "./files.js";
 import { number } from "./format.js";
 import { clearProblem, showProblem } from "./problems.js";
 import { expiry, moment } from "./times.js";
 
 const PART = 10; // memories fetched at a time
+const SUFFIX = ".safetensors"; // of exported memories
 
 /** The list, the newest memory first. */
 export class MemoryList {
@@ -24,6 +26,7 @@ export class MemoryList {
     find("filter").addEventListener("input", () => this.draw());
     find("more").addEventListener("click", () => this.fetch());
     find("delete-no").addEventListener("click", () => find("delete-dialog").close());
+    watchFiles("import", (file) => this.import(file));
   }
 
   /** Fetch the list anew. */
@@ -104,8 +107,20 @@ export class MemoryList {
     await this.attempt(async () => {
       const blob = await (await send(`memories/${id}/blob`, { accept: "*/*" })).blob();
       const url = URL.createObjectURL(blob);
-      create("a", { href: url, download: `${name}.safetensors` }).click();
+      create("a", { href: url, download: `${name}${SUFFIX}` }).click();
       URL.revokeObjectURL(url);
+    });
+  }
+
+  /** Store the memory of a file under a new id, and the file's name. @param {File} file */
+  async import(file) {
+    await this.attempt(async () => {
+      const id = newId();
+      const name = file.name.replace(SUFFIX, "") || null; // there is none in the file
+      await send(`memories/${id}/blob`, { method: "PUT", body: file });
+      await send(`memories/${id}`, { method: "PATCH", body: { name } });
+      await this.refresh();
+      this.onOpen(id);
     });
   }
 
@@ -141,6 +156,12 @@ export class MemoryList {
     }
   }
 }
+
+/** @returns {string} The id of a new memory; `crypto.randomUUID` needs TLS or this machine. */
+const newId = () =>
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) =>
+    byte.toString(16).padStart(2, "0"),
+  ).join("");
 
 /** @param {{metadata: Record<string, string>}} memory */
 const entries = ({ metadata }) => Object.entries(metadata).map(([name, value]) => `${name}: ${value}`);

@@ -3,6 +3,7 @@
 import { stream } from "./api.js";
 import { find } from "./dom.js";
 import { exampleFor } from "./examples.js";
+import { watchFiles } from "./files.js";
 import { plural } from "./format.js";
 import { chosenModel } from "./models.js";
 import { clearProblem, showProblem } from "./problems.js";
@@ -36,26 +37,12 @@ export class WriteForm {
       find("document").value = exampleFor(chosenModel()).document;
       find("write").focus();
     });
-    this.watchFiles();
+    watchFiles("open", (file) => this.take(file));
   }
 
-  /** Take files that are opened or dropped. */
-  watchFiles() {
-    const card = find("document").closest(".card");
-    find("file-open").addEventListener("click", () => find("file").click());
-    find("file").addEventListener("change", () => this.take(find("file").files[0]));
-    for (const kind of ["dragover", "dragleave", "drop"]) {
-      card.addEventListener(kind, (/** @type {DragEvent} */ event) => {
-        event.preventDefault();
-        card.classList.toggle("dropping", kind === "dragover");
-        if (kind === "drop") this.take(event.dataTransfer?.files[0]);
-      });
-    }
-  }
-
-  /** @param {File | undefined} file */
+  /** @param {File} file */
   async take(file) {
-    if (!file || this.abort || find("write-form").hidden) return;
+    if (this.abort || find("write-form").hidden) return;
     find("document").value = await file.text();
     find("write-name").value = file.name.slice(0, 256);
   }

@@ -136,7 +136,7 @@ def test_a_file_is_written_exported_and_opened_without_its_text(
 ) -> None:
     (tmp_path / "pairs.txt").write_text(DOCUMENT)
     page = open_page(url)
-    page.locator("#file").set_input_files(tmp_path / "pairs.txt")
+    page.locator("#open-file").set_input_files(tmp_path / "pairs.txt")
     expect(page.get_by_label("Text to write into memory")).to_have_value(DOCUMENT)
     button(page, "Write").click()
     expect(page.get_by_role("heading", name="pairs.txt")).to_be_visible()
@@ -154,6 +154,45 @@ def test_a_file_is_written_exported_and_opened_without_its_text(
     button(page, "Open pairs.txt").click()
     expect(page.get_by_text("The text of this memory is gone")).to_be_visible()
     expect(ask(page, "?!kk:").locator(".reply")).to_have_text("Q3")
+
+
+def drop(page: Page, card: str, name: str, content: bytes) -> None:
+    """Drop a file on a card, as a browser does for people who drag one onto it."""
+    files = page.evaluate_handle(
+        """([name, bytes]) => {
+            const files = new DataTransfer();
+            files.items.add(new File([new Uint8Array(bytes)], name));
+            return files;
+        }""",
+        [name, list(content)],
+    )
+    page.locator(card).dispatch_event("drop", {"dataTransfer": files})
+
+
+def test_an_exported_memory_is_imported_by_a_click_and_by_a_drop(
+    open_page: OpenPage, url: str, tmp_path: Path
+) -> None:
+    written = httpx.post(f"{url}/write", json={"document": DOCUMENT}).json()["memory_id"]
+    blob = httpx.get(f"{url}/memories/{written}/blob").content
+    file = tmp_path / "moved.safetensors"
+    file.write_bytes(blob)
+    page = open_page(url)
+    with page.expect_file_chooser() as chooser:
+        button(page, "Import a file").click()
+    chooser.value.set_files(file)
+    expect(page.get_by_role("heading", name="moved")).to_be_focused()
+    memory_id = page.get_by_role("region", name="handle").inner_text()
+    assert httpx.get(f"{url}/memories/{memory_id}/blob").content == blob
+    expect(ask(page, "?!kk:").locator(".reply")).to_have_text("Q3")
+
+    drop(page, ".memories", "dropped.safetensors", blob)
+    expect(page.get_by_role("heading", name="dropped")).to_be_focused()
+    expect(button(page, "Open moved")).to_be_visible()  # beside it: nothing was replaced
+
+    drop(page, ".memories", "notes.txt", DOCUMENT.encode())
+    refused = httpx.put(f"{url}/memories/{'0' * 32}/blob", content=DOCUMENT.encode()).json()
+    expect(page.get_by_role("alert")).to_contain_text(refused["detail"][1:])
+    expect(button(page, "Open notes.txt")).to_have_count(0)
 
 
 def test_problems_are_shown_in_their_own_words(
