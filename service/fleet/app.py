@@ -11,6 +11,7 @@ from service.engine.threads import leave_cores_to_the_engine
 from service.fleet.executor import FleetExecutor
 from service.fleet.leaving import LeaveGate
 from service.fleet.replica import Replica
+from service.fleet.request_ids import OneRequestId
 from service.log import configure_logging
 from service.server import try_store
 from service.settings import Settings
@@ -51,6 +52,7 @@ class Ingress:
         """Return the app; Ray calls this after the constructor."""
         app = create_app(self._settings, executor=self._executor, tracer=create_tracer())
         app.add_middleware(LeaveGate)
+        app.add_middleware(OneRequestId)
         return app
 
 

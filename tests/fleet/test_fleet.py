@@ -113,6 +113,12 @@ def test_a_problem_is_that_of_the_plain_service(http: httpx.Client) -> None:
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["type"] == "urn:gradmem:problem:memory-not-found"
+    assert response.headers.get_list("x-request-id") == [response.json()["request_id"]]
+
+
+def test_a_response_has_the_id_that_its_client_chose_once(http: httpx.Client) -> None:
+    response = http.get("/livez", headers={"X-Request-Id": "order-7"})
+    assert response.headers.get_list("x-request-id") == ["order-7"]
 
 
 def test_a_client_that_leaves_frees_its_place(fleet: Fleet, http: httpx.Client) -> None:
