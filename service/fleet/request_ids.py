@@ -8,9 +8,9 @@ REQUEST_ID = b"x-request-id"
 class OneRequestId:
     """Middleware by which a response has its `X-Request-Id` once.
 
-    Ray's proxy gives each request that has none an id, which the app takes, and adds the request's
-    id to the response. An id that the app does not take, since it is unsafe in a log, gets both: the
-    app's own, which is in the log, and the client's.
+    Ray's proxy gives an id to each request that has none, and adds the id of the request to its
+    response. The app takes the same id, unless it is unsafe in a log: then the response has both,
+    the app's own, which is in the log, and the client's.
 
     Args:
         app: The app inside.
