@@ -215,6 +215,31 @@ class Claim:
             self._record = ClaimRecord.model_validate_json(stored)
 
 
+async def copy_claim(source: RecordStore, target: RecordStore, name: str) -> bool | None:
+    """Copy the record of a key into another store, where that has not one as complete.
+
+    Args:
+        source: The records that have it.
+        target: The records that get it.
+        name: The key of the record.
+
+    Returns:
+        False where the record is there already; None where it is gone.
+    """
+    packed = await source.find(name)
+    if packed is None:
+        return None
+    record = ClaimRecord.model_validate_json(packed)
+    if await target.create(name, packed, record.expires_at):
+        return True
+    there = await target.find(name)
+    if there is None or record.result is None:
+        return False
+    if ClaimRecord.model_validate_json(there).result is not None:
+        return False
+    return await target.exchange(name, there, packed, record.expires_at)
+
+
 def derive_id(seed: str, label: str) -> str:
     """Return an id of 32 hexadecimal digits, as hard to guess as the seed."""
     return _keyed(bytes.fromhex(seed), label.encode())

@@ -28,7 +28,7 @@ from service.stores.sqlite import SCHEME, parse_path
 
 if TYPE_CHECKING:
     from service.audit_log import Act
-    from service.copying import Copied, CopiedKeys
+    from service.copying import CopiedStore
 
 T = TypeVar("T")
 
@@ -157,52 +157,49 @@ def copy(
     with_keys: Annotated[bool, typer.Option("--keys", help="Copy the API keys, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Copy the memories of a store into another, such as from SQLite to Redis.
+    """Copy memories, jobs and idempotency keys into another store, such as from SQLite to Redis.
 
-    Memories keep their id, tenant and expiry, and encrypted ones stay encrypted. What is there
-    already is left as it is, so that a run that was interrupted is continued by the next. Services
-    may run meanwhile; what they write during the run may be missing until the next. Jobs are not
-    copied: a warning tells how many have not ended. Exit status 1 means that some memories are
-    damaged: they are named and not copied.
+    Everything keeps its id, tenant and expiry, and what is encrypted stays encrypted. Memories that
+    are there already are left as they are, so that a run that was interrupted is continued by the
+    next. Services may run meanwhile, but what they do during the run may be missing until the next:
+    stop them before the last. Documents that a service was writing wait in the copy. Exit status 1
+    means that some memories are damaged: they are named and not copied.
     """
     with requires_extra("service"):
         from service.audit_log import audit
-        from service.copying import copy_keys, copy_memories
+        from service.copying import copy_store
         from service.log import configure_audit
         from service.stores import create_store
 
-    async def run(source_url: str, target_url: str) -> "tuple[Copied, CopiedKeys | None, int]":
+    async def run(source_url: str, target_url: str) -> "CopiedStore":
         async with (
             create_store(source_url, allow_eviction=True) as source,
             create_store(target_url) as target,
         ):
-            copied_keys = await copy_keys(source, target) if with_keys else None
             with show_progress(None) as report:
-                copied = await copy_memories(
+                return await copy_store(
                     source,
                     target,
-                    lambda so_far: report(so_far.copied, f"{so_far.present:,} there already"),
+                    with_keys=with_keys,
+                    show_progress=lambda so_far: report(
+                        so_far.copied, f"{so_far.present:,} there already"
+                    ),
                 )
-            return copied, copied_keys, await source.jobs.count()
 
     with exit_on_service_errors():
         urls = [_settings(None if url == "-" else url).store_url for url in (from_url, to_url)]
         _refuse_copy(*urls)
         configure_audit()
-        memories, api_keys, jobs = asyncio.run(run(*urls))
+        copied = asyncio.run(run(*urls))
         audit(
             "store.copy",
-            memories=memories.copied,
-            keys=None if api_keys is None else api_keys.copied,
+            memories=copied.memories.copied,
+            jobs=copied.jobs.copied,
+            idempotency_keys=copied.idempotency_keys.copied,
+            keys=None if copied.keys is None else copied.keys.copied,
         )
-    _print_copied(memories, api_keys, as_json=as_json)
-    if jobs:
-        typer.echo(
-            f"warning: {jobs} jobs of FROM_URL have not ended, and jobs are not copied; let the"
-            " services write their documents, and copy again",
-            err=True,
-        )
-    if memories.damaged:
+    _print_copied(copied, as_json=as_json)
+    if copied.memories.damaged:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -267,21 +264,25 @@ def _refuse_copy(source_url: str, target_url: str) -> None:
         fail("FROM_URL names a SQLite file that does not exist", EXIT_REFUSED)
 
 
-def _print_copied(memories: "Copied", api_keys: "CopiedKeys | None", *, as_json: bool) -> None:
+def _print_copied(copied: "CopiedStore", *, as_json: bool) -> None:
+    memories = copied.memories
     damaged = [{"tenant": tenant, "memory_id": each} for tenant, each in memories.damaged]
     for name in damaged:
         typer.echo("damaged: {memory_id} of tenant {tenant}".format(**name), err=True)
+    others = {"job": copied.jobs, "idempotency key": copied.idempotency_keys}
+    if copied.keys is not None:
+        others["key"] = copied.keys
     if as_json:
         result: dict[str, object] = vars(memories) | {"damaged": damaged}
-        typer.echo(json.dumps(result if api_keys is None else result | {"keys": vars(api_keys)}))
+        result |= {f"{noun}s".replace(" ", "_"): vars(each) for noun, each in others.items()}
+        typer.echo(json.dumps(result))
         return
     typer.echo(
         f"copied {format_count(memories.copied, 'memory')};"
         f" {memories.present} there already, {len(damaged)} damaged"
     )
-    if api_keys is not None:
-        copied = format_count(api_keys.copied, "key")
-        typer.echo(f"copied {copied}; {api_keys.present} there already")
+    for noun, each in others.items():
+        typer.echo(f"copied {format_count(each.copied, noun)}; {each.present} there already")
 
 
 async def _list_records(store: Store) -> Sequence[ApiKey]:

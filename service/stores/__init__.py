@@ -11,7 +11,7 @@ from service.stores.heads import (
     check_cursor,
     memory_key,
 )
-from service.stores.jobs import JobStore, JobTask, StoredJob
+from service.stores.jobs import JobStore, JobTask, StoredJob, WholeJob
 from service.stores.record_format import StoredMemory
 from service.stores.records import RecordStore
 from service.stores.sqlite import SqliteStore, parse_path
@@ -33,6 +33,7 @@ __all__ = [
     "StoredJob",
     "StoredMemory",
     "Usage",
+    "WholeJob",
     "check_cursor",
     "create_store",
     "memory_key",

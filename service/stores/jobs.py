@@ -6,7 +6,7 @@ time. What is stored of a job is sealed before it comes here, apart from numbers
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -45,6 +45,11 @@ class StoredJob:
         """Its place in the list of jobs."""
         return position_of(self.created_at, self.job_id)
 
+    @property
+    def progress(self) -> tuple[bool, int, int]:
+        """Its progress, which never goes back, to compare two copies of it."""
+        return self.ended_at is not None, self.written + self.failed, self.deliveries
+
     def count(self, *, written: bool, keep: timedelta) -> "StoredJob":
         """Return the job after one more document; it may have ended by that."""
         counted = replace(
@@ -60,6 +65,19 @@ class StoredJob:
         """Return the job as ended now."""
         now = datetime.now(UTC)
         return replace(self, ended_at=now, expires_at=now + keep, cancelled=cancelled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeJob:
+    """A job with all that a store keeps of it, apart from leases."""
+
+    job: StoredJob
+    documents: Sequence[bytes | None] = field(repr=False)
+    "Its documents, sealed; None for those that are done."
+    results: Sequence[bytes | None] = field(repr=False)
+    "Their results, sealed; None for those that have none."
+    due_at: datetime | None = None
+    "Time at which its end is to be told; None for never."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,3 +180,19 @@ class JobStore(ABC):
     @abstractmethod
     async def settle_delivery(self, job: StoredJob, *, again_at: datetime | None) -> None:
         """Note when the end of a job is to be told again; None for never."""
+
+    @abstractmethod
+    def scan(self) -> AsyncIterator[tuple[str, str]]:
+        """Yield tenant and id of each job at least once, in any order."""
+
+    @abstractmethod
+    async def fetch_whole(self, tenant: str, job_id: str) -> WholeJob | None:
+        """Return a job with all that belongs to it; None where there is none."""
+
+    @abstractmethod
+    async def put_whole(self, whole: WholeJob) -> bool:
+        """Store a job of another store; its documents wait, whoever had leased them there.
+
+        Returns:
+            False, with nothing stored, where the job is there and has come as far.
+        """

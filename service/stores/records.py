@@ -1,6 +1,7 @@
 """Small records of the service itself, such as those of idempotent requests."""
 
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
 from datetime import datetime
 
 
@@ -26,3 +27,7 @@ class RecordStore(ABC):
     @abstractmethod
     async def remove(self, key: str, old: bytes) -> bool:
         """Remove a record; return False, and change nothing, where it is not `old` any more."""
+
+    @abstractmethod
+    def scan(self) -> AsyncIterator[str]:
+        """Yield the keys of records, each at least once, in any order."""

@@ -111,8 +111,8 @@ class RedisStore(Store):
         self._redis: Client | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._index = RedisIndex(self._retry)
-        self.records = RedisRecords(self._run, self._retry)
-        self.jobs: RedisJobs = RedisJobs(self._run, self._retry)
+        self.records = RedisRecords(self._run, self._retry, self._scan_keys)
+        self.jobs: RedisJobs = RedisJobs(self._run, self._retry, self._scan_keys)
         self._spending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         "Locks of keys: a service's own requests would only upset each other's transactions."
 
@@ -282,11 +282,16 @@ class RedisStore(Store):
 
     async def scan(self) -> AsyncIterator[tuple[str, str]]:
         """See `Store.scan`; a memory may come twice."""
+        async for key in self._scan_keys(KEY_PREFIX):
+            yield split_key(key)
+
+    async def _scan_keys(self, prefix: str) -> AsyncIterator[str]:
+        """Yield what follows a prefix in each key that begins with it, at least once."""
         if self._redis is None:
             raise not_open("Redis")
         with translate_errors(FOREIGN_ERRORS, explain):
-            async for key in self._redis.scan_iter(match=f"{KEY_PREFIX}*", count=SCANNED):
-                yield split_key(to_text(key).removeprefix(KEY_PREFIX))
+            async for key in self._redis.scan_iter(match=f"{prefix}*", count=SCANNED):
+                yield to_text(key).removeprefix(prefix)
 
     async def save_key(self, key_id: str, record: str) -> None:
         """See `Store.save_key`.

@@ -19,6 +19,8 @@ class JobKeys:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
+        self.job_prefix = f"{prefix}job:"
+        "Beginning of the keys of jobs."
         self.queue = f"{prefix}queue"
         "Stream of documents: `tenant`, `job_id` and `number`."
         self.unended = f"{prefix}unended"
@@ -28,7 +30,7 @@ class JobKeys:
 
     def job(self, tenant: str, job_id: str) -> str:
         """Return the key of the hash of a job."""
-        return f"{self._prefix}job:{tenant}:{job_id}"
+        return self.job_prefix + job_member(tenant, job_id)
 
     def listed(self, tenant: str) -> str:
         """Return the key of the sorted set of the positions of a tenant's jobs."""
@@ -42,6 +44,11 @@ class JobKeys:
 def job_member(tenant: str, job_id: str) -> str:
     """Return the member of a set that stands for a job."""
     return f"{tenant}:{job_id}"
+
+
+def entry_of(tenant: str, job_id: str, number: int) -> Any:  # noqa: ANN401
+    """Return the entry of the stream that stands for a document."""
+    return {"tenant": tenant, "job_id": job_id, "number": number}
 
 
 def document_field(number: int) -> str:

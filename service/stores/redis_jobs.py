@@ -6,7 +6,7 @@ read as one consumer: a lease is told by the entry and the number of its deliver
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -14,26 +14,26 @@ from redis.exceptions import ResponseError
 
 from service.stores.base import PROBE_TENANT
 from service.stores.heads import memory_id_at
-from service.stores.jobs import JobStore, JobTask, StoredJob
+from service.stores.jobs import JobStore, JobTask, StoredJob, WholeJob
 from service.stores.redis_client import Client, Pipeline, fetch_positions, to_text, transact
 from service.stores.redis_deliveries import RedisDeliveries
 from service.stores.redis_job_hashes import (
     FIELDS,
     JobKeys,
     document_field,
+    entry_of,
     job_member,
     pack_job,
     result_field,
     unpack_job,
 )
-from service.stores.redis_records import RunCommands, to_milliseconds
+from service.stores.redis_records import RunCommands, ScanKeys, to_milliseconds
+from service.stores.redis_whole_jobs import RedisWholeJobs
 
 T = TypeVar("T")
 
 PREFIX = "gradmem:{jobs}:"
 GROUP = CONSUMER = "workers"
-QUEUED = 4
-"Most documents of a job in the stream."
 CLEANED = 10
 "Oldest entries of a list of jobs that each new job checks."
 
@@ -44,20 +44,26 @@ class RedisJobs(JobStore):
     Args:
         run: Sends commands once.
         retry: Sends commands that may be repeated, and repeats them.
+        scan_keys: Finds keys.
         prefix: Beginning of the keys.
     """
 
-    def __init__(self, run: RunCommands, retry: RunCommands, prefix: str = PREFIX) -> None:
+    def __init__(
+        self, run: RunCommands, retry: RunCommands, scan_keys: ScanKeys, prefix: str = PREFIX
+    ) -> None:
         self._run = run
         self._retry = retry
+        self._scan_keys = scan_keys
         self._keys = JobKeys(prefix)
         self._deliveries = RedisDeliveries(run, retry, self._keys)
+        self._whole = RedisWholeJobs(retry, self._keys)
         self._claimed = "0-0"  # the entry from which the next search for lost leases goes on
 
     async def rehearse(self) -> None:
         """Send every command once, on keys of its own, so that a missing permission shows."""
         prefix = f"{PREFIX}probe:{secrets.token_hex(8)}:"
-        probe, lease, keep = RedisJobs(self._run, self._retry, prefix), timedelta(1), timedelta(1)
+        probe = RedisJobs(self._run, self._retry, self._scan_keys, prefix)
+        lease = keep = timedelta(1)
         job = StoredJob(
             tenant=PROBE_TENANT,
             job_id=secrets.token_hex(16),
@@ -98,15 +104,9 @@ class RedisJobs(JobStore):
                 return True
             if await pipeline.scard(keys.waiting(job.tenant)) >= most:
                 return False
-            first = range(min(QUEUED, len(documents)))
+            none = [None] * len(documents)
             pipeline.multi()
-            bodies = {document_field(number): body for number, body in enumerate(documents)}
-            pipeline.hset(key, mapping={**pack_job(job), **bodies, "queued": len(first)})
-            pipeline.zadd(keys.listed(job.tenant), {job.position: 0})
-            pipeline.sadd(keys.waiting(job.tenant), job.job_id)
-            pipeline.sadd(keys.unended, job_member(job.tenant, job.job_id))
-            for number in first:
-                pipeline.xadd(self._keys.queue, _entry(job.tenant, job.job_id, number))
+            self._whole.add(pipeline, WholeJob(job=job, documents=documents, results=none))
             await pipeline.execute()
             return True
 
@@ -270,7 +270,7 @@ class RedisJobs(JobStore):
         """See `JobStore.give_back`: the document goes to the end of the stream."""
 
         async def give_back(pipeline: Pipeline) -> None:
-            pipeline.xadd(self._keys.queue, _entry(task.tenant, task.job_id, task.number))
+            pipeline.xadd(self._keys.queue, entry_of(task.tenant, task.job_id, task.number))
             self._drop(pipeline, task.receipt)
             await pipeline.execute()
 
@@ -297,7 +297,7 @@ class RedisJobs(JobStore):
                 pipeline.hdel(key, document_field(task.number))
                 pipeline.hset(key, result_field(task.number), result)
                 if job.ended_at is None and int(queued) < job.documents:
-                    pipeline.xadd(self._keys.queue, _entry(task.tenant, task.job_id, int(queued)))
+                    pipeline.xadd(self._keys.queue, entry_of(task.tenant, task.job_id, int(queued)))
                     pipeline.hincrby(key, "queued", 1)
                 self._store_progress(pipeline, job, counted)
             await pipeline.execute()
@@ -360,6 +360,21 @@ class RedisJobs(JobStore):
         """See `JobStore.settle_delivery`."""
         await self._deliveries.settle(job, again_at=again_at)
 
+    async def scan(self) -> AsyncIterator[tuple[str, str]]:
+        """See `JobStore.scan`."""
+        async for name in self._scan_keys(self._keys.job_prefix):
+            tenant, job_id = name.rsplit(":", 1)
+            yield tenant, job_id
+
+    async def fetch_whole(self, tenant: str, job_id: str) -> WholeJob | None:
+        """See `JobStore.fetch_whole`."""
+        return await self._whole.fetch(tenant, job_id)
+
+    async def put_whole(self, whole: WholeJob) -> bool:
+        """See `JobStore.put_whole`."""
+        await self._retry(self._create_group)
+        return await self._transact(lambda pipeline: self._whole.replace(pipeline, whole))
+
     def _store_progress(self, pipeline: Pipeline, old: StoredJob, new: StoredJob) -> None:
         """Store the progress of a job; one that has just ended expires, and is to be told."""
         key = self._keys.job(new.tenant, new.job_id)
@@ -378,10 +393,6 @@ class RedisJobs(JobStore):
 
     async def _transact(self, attempt: Callable[[Pipeline], Awaitable[T]]) -> T:
         return await self._run(lambda redis: transact(redis, attempt))
-
-
-def _entry(tenant: str, job_id: str, number: int) -> Any:  # noqa: ANN401
-    return {"tenant": tenant, "job_id": job_id, "number": number}
 
 
 def _nothing_without_group(error: ResponseError) -> list[Any]:

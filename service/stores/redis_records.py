@@ -1,6 +1,6 @@
 """Records in Redis, which removes them when they expire."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -23,17 +23,26 @@ class RunCommands(Protocol):
         """Return what the commands return."""
 
 
+class ScanKeys(Protocol):
+    """Finds keys; raises StoreUnavailableError where that fails."""
+
+    def __call__(self, prefix: str, /) -> AsyncIterator[str]:
+        """Yield what follows the prefix in each key that begins with it, at least once."""
+
+
 class RedisRecords(RecordStore):
     """Records of a Redis store.
 
     Args:
         run: Sends commands once.
         retry: Sends commands that may be repeated, and repeats them.
+        scan_keys: Finds keys.
     """
 
-    def __init__(self, run: RunCommands, retry: RunCommands) -> None:
+    def __init__(self, run: RunCommands, retry: RunCommands, scan_keys: ScanKeys) -> None:
         self._run = run
         self._retry = retry
+        self._scan_keys = scan_keys
 
     async def create(self, key: str, value: bytes, expires_at: datetime) -> bool:
         """See `RecordStore.create`."""
@@ -64,6 +73,10 @@ class RedisRecords(RecordStore):
                 lambda redis: exchange_value(redis, RECORD_PREFIX + key, old, None, None)
             )
         )
+
+    def scan(self) -> AsyncIterator[str]:
+        """See `RecordStore.scan`."""
+        return self._scan_keys(RECORD_PREFIX)
 
 
 async def exchange_value(

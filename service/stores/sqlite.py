@@ -14,7 +14,12 @@ from service.stores.base import Store
 from service.stores.errors import check_memory_id, refuse_expired
 from service.stores.heads import MemoryHead, memory_key, split_key
 from service.stores.record_format import StoredMemory, unpack
-from service.stores.sqlite_connection import SqliteConnection, Statements, transaction
+from service.stores.sqlite_connection import (
+    SqliteConnection,
+    Statements,
+    fetch_in_parts,
+    transaction,
+)
 from service.stores.sqlite_errors import explain
 from service.stores.sqlite_files import SqliteFiles
 from service.stores.sqlite_jobs import JOB_TABLES, SqliteJobs, remove_expired_jobs
@@ -58,9 +63,6 @@ CHECK_SECONDS = 5.0
 "Longest time of the integrity check at the start; a large file is checked in part."
 PROGRESS_INSTRUCTIONS = 10_000
 "Instructions of SQLite's machine between two looks at the clock."
-
-SCANNED = 1000
-"Keys that `scan` fetches at a time."
 
 logger = logging.getLogger(__name__)
 
@@ -198,10 +200,8 @@ class SqliteStore(Store):
 
     async def scan(self) -> AsyncIterator[tuple[str, str]]:
         """See `Store.scan`."""
-        last, query = "", f"SELECT key FROM memories WHERE key > ? ORDER BY key LIMIT {SCANNED}"  # noqa: S608
-        while rows := await self._fetch(query, last):
-            for (last,) in rows:
-                yield split_key(last)
+        async for (key,) in fetch_in_parts(self._reader.run, "memories", "key"):
+            yield split_key(key)
 
     async def save_key(self, key_id: str, record: str) -> None:
         """See `Store.save_key`."""

@@ -2,17 +2,21 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from service.stores.errors import not_open, translate_errors
 from service.stores.heads import to_microseconds
 from service.stores.sqlite_errors import FOREIGN_ERRORS, explain
 
 T = TypeVar("T")
+
+PART = 1000
+"Rows that `fetch_in_parts` reads at a time."
+
 Statements: TypeAlias = Callable[[sqlite3.Connection], T]
 "Runs statements on a connection, and returns what they found."
 
@@ -80,6 +84,28 @@ def transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iter
         if connection.in_transaction:  # SQLite itself rolls back after some errors
             connection.execute("ROLLBACK")
         raise
+
+
+async def fetch_in_parts(read: RunStatements, table: str, *key: str) -> AsyncIterator[Any]:
+    """Yield the primary key of each row of a table that is there all the while.
+
+    Args:
+        read: Runs statements.
+        table: The table.
+        key: The columns of its primary key, which are texts.
+    """
+    columns, last = ", ".join(key), ("",) * len(key)
+    query = (
+        f"SELECT {columns} FROM {table} WHERE ({columns}) > ({', '.join('?' * len(key))})"  # noqa: S608
+        f" ORDER BY {columns} LIMIT {PART}"
+    )
+
+    def fetch(connection: sqlite3.Connection) -> list[Any]:
+        return connection.execute(query, last).fetchall()
+
+    while rows := await read(fetch):
+        for last in rows:
+            yield last
 
 
 def now() -> int:

@@ -1,13 +1,13 @@
 """Jobs in a SQLite file."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.stores.heads import from_microseconds, to_microseconds
-from service.stores.jobs import JobStore, JobTask, StoredJob
-from service.stores.sqlite_connection import RunStatements, now, transaction
+from service.stores.jobs import JobStore, JobTask, StoredJob, WholeJob
+from service.stores.sqlite_connection import RunStatements, fetch_in_parts, now, transaction
 
 JOB_TABLES = (
     """CREATE TABLE IF NOT EXISTS jobs (
@@ -80,14 +80,8 @@ class SqliteJobs(JobStore):
                 ).fetchone()
                 if unended >= most:
                     return False
-                connection.execute(
-                    f"INSERT INTO jobs VALUES ({', '.join('?' * 16)})",  # noqa: S608
-                    (*_row(job), job.position, 0, None),
-                )
-                connection.executemany(
-                    "INSERT INTO job_documents VALUES (?, ?, ?, ?, NULL, 0, 0)",
-                    [(job.tenant, job.job_id, *each) for each in enumerate(documents)],
-                )
+                none = [None] * len(documents)
+                _insert(connection, WholeJob(job=job, documents=documents, results=none))
                 return True
 
         return await self._write(insert)
@@ -231,6 +225,36 @@ class SqliteJobs(JobStore):
         values = (_number(again_at), job.tenant, job.job_id)
         await self._write(lambda connection: connection.execute(statement, values).rowcount)
 
+    async def scan(self) -> AsyncIterator[tuple[str, str]]:
+        """See `JobStore.scan`."""
+        async for name in fetch_in_parts(self._read, "jobs", "tenant", "job_id"):
+            yield name
+
+    async def fetch_whole(self, tenant: str, job_id: str) -> WholeJob | None:
+        """See `JobStore.fetch_whole`."""
+
+        def fetch(connection: sqlite3.Connection) -> WholeJob | None:
+            with transaction(connection, "DEFERRED"):
+                job = _select(connection, tenant, job_id)
+                return None if job is None else _complete(connection, job)
+
+        return await self._read(fetch)
+
+    async def put_whole(self, whole: WholeJob) -> bool:
+        """See `JobStore.put_whole`."""
+        name = whole.job.tenant, whole.job.job_id
+
+        def put(connection: sqlite3.Connection) -> bool:
+            with transaction(connection):
+                there = _select(connection, *name)
+                if there is not None and there.progress >= whole.job.progress:
+                    return False
+                connection.execute(f"DELETE FROM jobs WHERE {OF_JOB}", name)  # noqa: S608
+                _insert(connection, whole)
+                return True
+
+        return await self._write(put)
+
 
 def remove_expired_jobs(connection: sqlite3.Connection) -> None:
     """Remove the jobs whose time has come, with their results."""
@@ -289,6 +313,36 @@ def _select(connection: sqlite3.Connection, tenant: str, job_id: str) -> StoredJ
         (tenant, job_id, now()),
     ).fetchone()
     return None if row is None else _job(row)
+
+
+def _complete(connection: sqlite3.Connection, job: StoredJob) -> WholeJob:
+    """Return a job with all that belongs to it."""
+    name = job.tenant, job.job_id
+    rows = connection.execute(
+        f"SELECT document, result FROM job_documents WHERE {OF_JOB} ORDER BY number",  # noqa: S608
+        name,
+    ).fetchall()
+    (due_at,) = connection.execute(f"SELECT due_at FROM jobs WHERE {OF_JOB}", name).fetchone()  # noqa: S608
+    return WholeJob(
+        job=job,
+        documents=[document for document, _ in rows],
+        results=[result for _, result in rows],
+        due_at=None if due_at is None else from_microseconds(due_at),
+    )
+
+
+def _insert(connection: sqlite3.Connection, whole: WholeJob) -> None:
+    """Store a job that is not there, with all that belongs to it."""
+    job = whole.job
+    connection.execute(
+        f"INSERT INTO jobs VALUES ({', '.join('?' * 16)})",  # noqa: S608
+        (*_row(job), job.position, 0, _number(whole.due_at)),
+    )
+    pairs = zip(whole.documents, whole.results, strict=True)
+    connection.executemany(
+        "INSERT INTO job_documents VALUES (?, ?, ?, ?, ?, 0, 0)",
+        [(job.tenant, job.job_id, number, *pair) for number, pair in enumerate(pairs)],
+    )
 
 
 def _update(connection: sqlite3.Connection, job: StoredJob, *, ended: bool) -> None:

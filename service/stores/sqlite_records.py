@@ -1,11 +1,12 @@
 """Records in a SQLite file, from which a sweep removes those that have expired."""
 
 import sqlite3
+from collections.abc import AsyncIterator
 from datetime import datetime
 
 from service.stores.heads import to_microseconds
 from service.stores.records import RecordStore
-from service.stores.sqlite_connection import RunStatements, now
+from service.stores.sqlite_connection import RunStatements, fetch_in_parts, now
 
 RECORD_TABLES = (
     """CREATE TABLE IF NOT EXISTS records (
@@ -58,6 +59,11 @@ class SqliteRecords(RecordStore):
     async def remove(self, key: str, old: bytes) -> bool:
         """See `RecordStore.remove`."""
         return await self._change("DELETE FROM records WHERE key = ? AND value = ?", (key, old))
+
+    async def scan(self) -> AsyncIterator[str]:
+        """See `RecordStore.scan`."""
+        async for (key,) in fetch_in_parts(self._read, "records", "key"):
+            yield key
 
     async def _change(self, statement: str, values: tuple[object, ...]) -> bool:
         """Run a statement; return True if it changed a record."""

@@ -14,17 +14,19 @@ from typer.testing import CliRunner, Result
 from benchmarks.faults.redis_server import RedisServer
 from gradmem_core.errors import EncryptionKeyError
 from service.cli import app
-from service.copying import copy_memories
+from service.copying import Copied, copy_claims, copy_jobs, copy_memories, copy_store
 from service.encryption import Keyring, check_keys
+from service.idempotency import Idempotency
 from service.jobs.jobs import Jobs
 from service.keys import KeyLimits, make_key
 from service.schemas import WriteRequest
-from service.stores import MemoryFilter, Store, StoredMemory, create_store
+from service.stores import MemoryFilter, Store, StoredMemory, WholeJob, create_store
 from service.stores.record_format import pack
 from service.stores.redis import PROVISIONAL_SECONDS
 from service.stores.redis_index import KEY_PREFIX
 from service.stores.usage import NO_QUOTA
 from tests.service.stored import SECRET, a_memory, soon
+from tests.service.test_job_stores import LEASE, a_job, add, finish, take
 
 pytestmark = pytest.mark.anyio
 
@@ -117,7 +119,7 @@ async def test_a_copy_that_was_killed_leaves_nothing_provisional(
 async def test_the_target_knows_which_keys_it_needs(stores: tuple[Store, Store]) -> None:
     source, target = stores
     await check_keys(source, Keyring([KEY]))
-    await copy_memories(source, target, print)
+    await copy_store(source, target, with_keys=False, show_progress=print)
     with pytest.raises(EncryptionKeyError, match=Keyring([KEY]).ids[0]):
         await check_keys(target, Keyring())
     await check_keys(target, Keyring([KEY]))
@@ -136,7 +138,11 @@ def test_damaged_memories_are_named_and_the_others_copied(
     result = run(f"sqlite:///{path}", redis_server, "--json")
     assert result.exit_code == 1
     damaged = [{"tenant": "default", "memory_id": bad.memory_id}]
-    assert json.loads(result.stdout) == {"copied": 1, "present": 0, "damaged": damaged}
+    nothing = {"copied": 0, "present": 0}
+    assert json.loads(result.stdout) == {
+        **{"copied": 1, "present": 0, "damaged": damaged},
+        **{"jobs": nothing, "idempotency_keys": nothing},
+    }
     assert f"damaged: {bad.memory_id} of tenant default" in result.stderr
 
 
@@ -177,21 +183,115 @@ def test_a_copy_is_recorded_and_named_by_the_environment(
     in_store(urls[0], a_memory())
     monkeypatch.setenv("GRADMEM_STORE_URL", urls[0])
     result = run("-", urls[1])
-    assert result.stdout == "copied 1 memory; 0 there already, 0 damaged\n"
+    assert result.stdout.splitlines() == [
+        "copied 1 memory; 0 there already, 0 damaged",
+        "copied 0 jobs; 0 there already",
+        "copied 0 idempotency keys; 0 there already",
+    ]
     record = json.loads(result.stderr)
     assert (record["act"], record["memories"]) == ("store.copy", 1)
 
 
-def test_jobs_that_have_not_ended_are_not_passed_over_in_silence(urls: Urls) -> None:
-    async def submit() -> None:
-        async with create_store(urls[0]) as store:
-            jobs = Jobs(store, Keyring(), most=1, most_ended=1, keep=timedelta(hours=1))
-            await jobs.submit("default", [WriteRequest(document="!a|")], NO_QUOTA)
+async def whole_jobs(store: Store) -> dict[str, WholeJob]:
+    """Return all jobs of a store by their ids."""
+    found = [await store.jobs.fetch_whole(*name) async for name in store.jobs.scan()]
+    return {whole.job.job_id: whole for whole in found if whole is not None}
 
-    asyncio.run(submit())
-    result = run(*urls)
-    assert result.exit_code == 0
-    assert "warning: 1 jobs of FROM_URL have not ended" in result.stderr
+
+async def test_jobs_are_copied_with_documents_results_and_what_is_to_be_told(
+    stores: tuple[Store, Store],
+) -> None:
+    source, target = stores
+    running = await add(source, a_job(12))
+    leased = [await take(source) for _ in range(3)]
+    for _ in range(6):  # the leased ones have yet to be done
+        await finish(source, await take(source))
+    ended = await add(source, a_job(1, tenant="acme", webhook=b"sealed"))
+    while (task := await take(source)).job_id != ended.job_id:
+        await finish(source, task)
+    await finish(source, task)
+    cancelled = await add(source, a_job(2))
+    await source.jobs.cancel(cancelled.tenant, cancelled.job_id, keep=timedelta(hours=1))
+    before = await whole_jobs(source)
+    assert await copy_jobs(source, target) == Copied(copied=3)
+    assert await copy_jobs(source, target) == Copied(present=3)
+    after = await whole_jobs(target)
+    for job_id, whole in before.items():
+        assert after[job_id].job == whole.job
+        assert list(after[job_id].documents) == list(whole.documents)
+        assert list(after[job_id].results) == list(whole.results)
+    due = await target.jobs.take_delivery(LEASE)
+    assert due is not None
+    assert due.job_id == ended.job_id
+    assert await target.jobs.count() == 1
+    waiting = {number for number, each in enumerate(before[running.job_id].documents) if each}
+    assert {task.number for task in leased} < waiting
+    while (last := await target.jobs.find("default", running.job_id)) and last.ended_at is None:
+        task = await take(target)
+        assert task.attempts == 1
+        waiting.remove(task.number)
+        await finish(target, task)
+    assert waiting == set()
+
+
+async def test_a_second_copy_brings_jobs_forward(stores: tuple[Store, Store]) -> None:
+    source, target = stores
+    jobs = [await add(source, a_job(6)) for _ in range(2)]
+    assert await copy_jobs(source, target) == Copied(copied=2)
+    while (task := await source.jobs.take(LEASE)) is not None:
+        if task.job_id == jobs[0].job_id or task.number < 3:
+            await finish(source, task)
+    assert await copy_jobs(source, target) == Copied(copied=2)
+    assert await target.jobs.count() == 1
+    for number in range(3, 6):
+        task = await take(target)
+        assert (task.job_id, task.number) == (jobs[1].job_id, number)
+        await finish(target, task)
+    assert await target.jobs.count() == 0
+    assert await copy_jobs(source, target) == Copied(present=2)  # what is older changes nothing
+    assert await target.jobs.count() == 0
+
+
+async def test_encrypted_documents_are_written_from_the_copy(stores: tuple[Store, Store]) -> None:
+    source, target = (
+        Jobs(store, Keyring([KEY]), most=1, most_ended=1, keep=timedelta(hours=1))
+        for store in stores
+    )
+    document = WriteRequest(document="!a|")
+    await source.submit("acme", [document], NO_QUOTA)
+    await copy_jobs(*stores)
+    task = await target.take()
+    assert task is not None
+    assert b"!a|" not in task.document
+    assert (await target.open(task)).request == document
+
+
+async def test_requests_that_are_sent_again_find_their_keys(stores: tuple[Store, Store]) -> None:
+    source, target = map(Idempotency, stores)
+    document = WriteRequest(document="!a|")
+
+    async def do_nothing() -> None: ...
+
+    claim = await source.claim("acme", "a key", document, size=1)
+    assert await copy_claims(*stores) == Copied(copied=1)
+    await claim.run(do_nothing, lambda _: "a note")
+    assert await copy_claims(*stores) == Copied(copied=1)
+    assert await copy_claims(*stores) == Copied(present=1)
+    again = await target.claim("acme", "a key", document, size=1)
+    assert (again.seed, again.result, again.is_new) == (claim.seed, "a note", False)
+
+
+async def test_a_copied_key_expires_when_the_other_does(stores: tuple[Store, Store]) -> None:
+    source, target = stores
+    document = WriteRequest(document="!a|")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.idempotency.KEPT", timedelta(seconds=0.5))
+        claim = await Idempotency(source).claim("acme", "a key", document, size=1)
+        await copy_claims(source, target)
+    await asyncio.sleep(0.6)
+    fresh = await Idempotency(target).claim("acme", "a key", document, size=1)
+    assert fresh.is_new
+    assert fresh.seed != claim.seed
 
 
 def test_a_store_is_not_copied_into_itself_nor_out_of_nothing(tmp_path: Path) -> None:
