@@ -15,16 +15,13 @@ RUN_BY = {
     "docs/API.md": "tests/service/test_api_docs.py, tests/service/test_openai.py",
     "docs/CLIENT.md": "tests/service/test_client_docs.py",
     "docs/MCP.md": "tests/service/test_mcp.py",
+    "docs/PRETRAINED.md": "tests/test_training_docs.py",
     "docs/QUICKSTART.md": "tests/service/test_quickstart.py",
+    "docs/RECORDS.md": "tests/test_training_docs.py",
     "docs/SCALING.md": "tests/service/capacity/test_command.py",
+    "docs/TRAINING.md": "tests/test_training_docs.py",
 }
 "Tests that run the examples of a page."
-TOO_LONG = {
-    "docs/PRETRAINED.md": "training takes hours, from weights and data sets of other people",
-    "docs/RECORDS.md": "training takes hours",
-    "docs/TRAINING.md": "training takes hours; the README's runs with a small budget",
-}
-"Pages whose examples are not run, and why."
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 PAGES = [
     path.relative_to(ROOT)
@@ -78,7 +75,7 @@ def test_every_page_with_examples_names_the_test_that_runs_them() -> None:
         if FENCED.search((ROOT / page).read_text(encoding="utf-8"))
         and page.parts[0] not in ("gradmem_core", "benchmarks")
     }
-    assert with_examples == RUN_BY.keys() | TOO_LONG.keys()
+    assert with_examples == RUN_BY.keys()
     tests = {test for named in RUN_BY.values() for test in named.split(", ")}
     assert [test for test in sorted(tests) if not (ROOT / test).is_file()] == []
 

@@ -13,7 +13,21 @@ LOCAL = "localhost:8080"
 
 def read_examples(page: str, language: str) -> list[str]:
     """Return the fenced examples of a page of docs/, in their order."""
+    return _find_examples((DOCS / page).read_text(encoding="utf-8"), language)
+
+
+def read_commands(page: str) -> dict[str, list[str]]:
+    """Return the commands in the `sh` examples of a page of docs/, by the heading above them."""
     text = (DOCS / page).read_text(encoding="utf-8")
+    commands = {}
+    for section in re.split(r"^#+ ", text, flags=re.MULTILINE)[1:]:
+        lines = "".join(_find_examples(section, "sh")).replace("\\\n", " ")
+        if found := [line.strip() for line in lines.splitlines() if line.strip()]:
+            commands[section.partition("\n")[0]] = found
+    return commands
+
+
+def _find_examples(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
