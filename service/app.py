@@ -202,7 +202,7 @@ def _create_state(
         transfer=Transfer(memories, models, store, keyring),
         readiness=readiness,
         writer=writer,
-        idempotency=Idempotency(store),
+        idempotency=Idempotency(store, most=settings.max_idempotency_keys),
         batches=BatchWriter(writer, seconds=settings.max_timeout_seconds),
         jobs=jobs,
         webhooks=Webhooks(

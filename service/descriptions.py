@@ -122,6 +122,7 @@ def describe_limits(
         pages=settings.max_pages,
         jobs=settings.max_jobs,
         job_seconds=settings.job_seconds,
+        idempotency_keys=settings.max_idempotency_keys,
         tenant=identity.tenant,
         role=identity.role,
         requests_per_second=identity.limits.requests_per_second,

@@ -72,6 +72,9 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
         422, "idempotency-key-reused", "Idempotency key of another body"
     ),
     refusals.WriteInFlightError: ProblemType(409, "write-in-flight", "Being written already"),
+    refusals.TooManyKeysError: ProblemType(
+        429, "too-many-idempotency-keys", "Too many idempotency keys"
+    ),
     refusals.JobNotFoundError: ProblemType(404, "job-not-found", "Job not found"),
     refusals.TooManyJobsError: ProblemType(429, "too-many-jobs", "Too many jobs"),
     refusals.WebhookRefusedError: ProblemType(422, "webhook", "Webhook not allowed"),

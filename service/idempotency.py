@@ -23,6 +23,7 @@ from service.offload import call_by_size
 from service.refusals import (
     KeyReusedError,
     RefusalError,
+    TooManyKeysError,
     WriteInFlightError,
 )
 from service.stores import RecordStore, Store
@@ -73,10 +74,12 @@ class Idempotency:
 
     Args:
         store: The store, which all services that share it agree by.
+        most: Most keys of a tenant.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, most: int) -> None:
         self._records = store.records
+        self._most = most
 
     async def claim(self, tenant: str, key: str, body: BaseModel, *, size: int) -> "Claim":
         """Claim the key of a request.
@@ -93,10 +96,12 @@ class Idempotency:
         Raises:
             KeyReusedError: It came with another body before.
             WriteInFlightError: A request with it is being worked on.
+            TooManyKeysError: It is new, and the tenant has too many.
             StoreUnavailableError: The store cannot be reached.
         """
         digests = await call_by_size(size, _Digests.of, key, body)
-        name = f"idempotency:{tenant}:{digests.name}"
+        group = f"idempotency:{tenant}:"
+        name = group + digests.name
         while True:
             now = datetime.now(UTC)
             fresh = ClaimRecord(
@@ -106,7 +111,11 @@ class Idempotency:
                 leased_until=_lease_end(now),
             )
             if await self._records.create(name, fresh.pack(), fresh.expires_at):
-                return Claim(self._records, name, fresh, is_new=True)
+                claim = Claim(self._records, name, fresh, is_new=True)
+                if await self._records.count(group) > self._most:
+                    await claim.forget()
+                    raise TooManyKeysError(self._most)
+                return claim
             stored = await self._records.find(name)
             if stored is None:  # expired or given up meanwhile
                 continue
@@ -177,7 +186,7 @@ class Claim:
         except BaseException as error:
             with suppress(StoreUnavailableError):
                 frees = self.is_new and _leaves_nothing(error)
-                await (self._forget() if frees else self._release())
+                await (self.forget() if frees else self._release())
             raise
         noted = note(result)
         is_noted = False
@@ -191,14 +200,14 @@ class Claim:
         """Extend the lease; return False where another service has it."""
         return await self._exchange(leased_until=_lease_end(datetime.now(UTC)))
 
+    async def forget(self) -> None:
+        """Free the key, as if the request had not been sent."""
+        for stored in self._own:
+            await self._records.remove(self._name, stored)
+
     async def _release(self) -> bool:
         """Let others go on at once; return False where another service has the lease."""
         return await self._exchange(leased_until=datetime.now(UTC))
-
-    async def _forget(self) -> None:
-        """Free the key."""
-        for stored in self._own:
-            await self._records.remove(self._name, stored)
 
     async def _exchange(self, **changes: object) -> bool:
         """Change the record; return False where another service has the lease."""

@@ -16,6 +16,7 @@
     ├── MemoryTakenError          it would overwrite a memory
     ├── KeyReusedError            its idempotency key came with another body before
     ├── WriteInFlightError        a request with its idempotency key is being worked on
+    ├── TooManyKeysError          its tenant has too many idempotency keys
     ├── JobNotFoundError          it names no job of its tenant
     ├── TooManyJobsError          its tenant has too many jobs
     └── WebhookRefusedError       its webhook is not for a host that is allowed
@@ -246,6 +247,23 @@ class WriteInFlightError(RefusalError):
             "a request with this Idempotency-Key is being worked on; send it again later for its"
             " result",
             headers={"Retry-After": str(max(1, math.ceil(seconds)))},
+        )
+
+
+class TooManyKeysError(RefusalError):
+    """A tenant has as many idempotency keys as it may.
+
+    Args:
+        limit: Most of them.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the tenant has sent {limit} different Idempotency-Keys within 24 hours"
+            " (GRADMEM_MAX_IDEMPOTENCY_KEYS); wait until the oldest are forgotten, or send the"
+            " request without one",
+            limit=limit,
+            headers={"Retry-After": "60"},
         )
 
 

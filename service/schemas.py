@@ -629,6 +629,8 @@ class LimitsResponse(Described):
     "Most jobs of the tenant that have not ended."
     job_seconds: int
     "Time for which a job and its results are kept after its end."
+    idempotency_keys: int
+    "Most idempotency keys of the tenant that are remembered; beyond that, new ones are refused."
     metadata_entries: int = MAX_METADATA
     "Most entries of a memory's metadata."
     metadata_name_characters: int = MAX_METADATA_NAME

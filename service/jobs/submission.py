@@ -52,6 +52,7 @@ async def respond_once(
         WebhookRefusedError: The operator does not allow the host of its webhook.
         KeyReusedError: Its key came with another body before.
         WriteInFlightError: A request with its key is being worked on.
+        TooManyKeysError: Its key is new, and the tenant has too many.
         TooManyJobsError: The tenant has too many jobs that have not ended.
         JobNotFoundError: The request was accepted before, and its job is gone.
         StoreUnavailableError: The store cannot be reached.

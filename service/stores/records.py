@@ -1,4 +1,7 @@
-"""Small records of the service itself, such as those of idempotent requests."""
+"""Small records of the service itself, such as those of idempotent requests.
+
+The part of a key up to its last colon names the group of the record.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
@@ -27,6 +30,10 @@ class RecordStore(ABC):
     @abstractmethod
     async def remove(self, key: str, old: bytes) -> bool:
         """Remove a record; return False, and change nothing, where it is not `old` any more."""
+
+    @abstractmethod
+    async def count(self, group: str) -> int:
+        """Return how many records are in a group; those that expired within a minute may count."""
 
     @abstractmethod
     def scan(self) -> AsyncIterator[str]:

@@ -1,7 +1,7 @@
 """Records in Redis, which removes them when they expire."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from redis.exceptions import WatchError
@@ -14,6 +14,10 @@ T = TypeVar("T")
 
 RECORD_PREFIX = "gradmem:record:"
 "Keys of records."
+GROUP_PREFIX = "gradmem:records:"
+"Keys of groups: sorted sets of the keys of their records, by the time at which they expire."
+FORGOTTEN = 1000
+"Most expired records of a group that are forgotten at a time."
 
 
 class RunCommands(Protocol):
@@ -47,11 +51,12 @@ class RedisRecords(RecordStore):
     async def create(self, key: str, value: bytes, expires_at: datetime) -> bool:
         """See `RecordStore.create`."""
         milliseconds = to_milliseconds(expires_at)
-        return bool(
-            await self._run(
-                lambda redis: redis.set(RECORD_PREFIX + key, value, nx=True, pxat=milliseconds)
-            )
+        created = await self._run(
+            lambda redis: redis.set(RECORD_PREFIX + key, value, nx=True, pxat=milliseconds)
         )
+        if created:  # one that is not counted, because the process ends here, does no harm
+            await self._retry(lambda redis: _count(redis, key, milliseconds))
+        return bool(created)
 
     async def find(self, key: str) -> bytes | None:
         """See `RecordStore.find`."""
@@ -68,15 +73,46 @@ class RedisRecords(RecordStore):
 
     async def remove(self, key: str, old: bytes) -> bool:
         """See `RecordStore.remove`."""
-        return bool(
-            await self._run(
-                lambda redis: exchange_value(redis, RECORD_PREFIX + key, old, None, None)
-            )
+        removed = await self._run(
+            lambda redis: exchange_value(redis, RECORD_PREFIX + key, old, None, None)
         )
+        if removed:
+            await self._retry(lambda redis: redis.zrem(_group_key(key), key))
+        return bool(removed)
+
+    async def count(self, group: str) -> int:
+        """See `RecordStore.count`; those that have expired are forgotten on the way."""
+        group_key = _group_key(group)
+        expired: Any = [None] * FORGOTTEN
+        while len(expired) == FORGOTTEN:
+            now = to_milliseconds(datetime.now(UTC))
+            expired = await self._retry(
+                lambda redis, now=now: redis.zrange(  # type: ignore[misc]
+                    group_key, "-inf", now, byscore=True, offset=0, num=FORGOTTEN
+                )
+            )
+            if expired:
+                await self._retry(
+                    lambda redis, expired=expired: redis.zrem(group_key, *expired)  # type: ignore[misc]
+                )
+        return int(await self._retry(lambda redis: redis.zcard(group_key)))
 
     def scan(self) -> AsyncIterator[str]:
         """See `RecordStore.scan`."""
         return self._scan_keys(RECORD_PREFIX)
+
+
+async def _count(redis: Client, key: str, expires_at: int) -> None:
+    """Count a record in its group, which expires with the last of its records."""
+    group_key = _group_key(key)
+    await redis.zadd(group_key, {key: expires_at})
+    last: Any = await redis.zrange(group_key, -1, -1, withscores=True)
+    await redis.pexpireat(group_key, int(last[0][1]))
+
+
+def _group_key(key: str) -> str:
+    """Return the key of the group of a record."""
+    return GROUP_PREFIX + key.rpartition(":")[0]
 
 
 async def exchange_value(

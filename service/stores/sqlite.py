@@ -35,7 +35,12 @@ from service.stores.sqlite_memories import (
     truncate_log,
     update_memory,
 )
-from service.stores.sqlite_records import RECORD_TABLES, SqliteRecords, remove_expired_records
+from service.stores.sqlite_records import (
+    RECORD_TABLES,
+    SqliteRecords,
+    count_all_records,
+    remove_expired_records,
+)
 from service.stores.sqlite_usage import USAGE_TABLES, count_all, select_total_usage, select_usage
 from service.stores.usage import NO_QUOTA, Quota, Usage
 
@@ -56,9 +61,9 @@ TABLES = (
     *USAGE_TABLES,
     *JOB_TABLES,
 )
-LISTED, COUNTED = 1, 2
-"""The file's `user_version` once all its memories are in the index of lists, and once what each
-tenant has is counted, too."""
+LISTED, COUNTED, GROUPED = 1, 2, 3
+"""The file's `user_version` once all its memories are in the index of lists, once what each tenant
+has is counted, too, and once its records are."""
 CHECK_SECONDS = 5.0
 "Longest time of the integrity check at the start; a large file is checked in part."
 PROGRESS_INSTRUCTIONS = 10_000
@@ -345,4 +350,6 @@ def _create_tables(connection: sqlite3.Connection) -> None:
             index_all(connection)
         if version < COUNTED:
             count_all(connection)
-            connection.execute(f"PRAGMA user_version = {COUNTED}")
+        if version < GROUPED:
+            count_all_records(connection)
+            connection.execute(f"PRAGMA user_version = {GROUPED}")

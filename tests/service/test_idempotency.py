@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from gradmem_core.errors import InputError, StoreUnavailableError
 from service import idempotency, leases
 from service.app import create_app
 from service.models import Models
+from service.refusals import TooManyKeysError
 from service.schemas import WriteRequest
 from service.settings import Settings
 from service.stores import MemoryFilter, Store, StoredMemory, create_store
@@ -29,6 +32,8 @@ from tests.service.test_streams import EVENTS, events_of, slow_service
 
 LIST = "aa: 1\nbb: 2"
 REPLAYED = "idempotency-replayed"
+MOST = 1000
+"Most keys of a tenant."
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -130,7 +135,7 @@ def test_a_refused_request_frees_its_key(http: httpx.Client) -> None:
 def test_tenants_have_their_own_keys(settings: Settings) -> None:
     async def ids() -> set[str]:
         async with create_store(settings.store_url) as store:
-            keys, body = idempotency.Idempotency(store), WriteRequest(document=DOCUMENT)
+            keys, body = idempotency.Idempotency(store, most=MOST), WriteRequest(document=DOCUMENT)
             claims = [await keys.claim(each, "key", body, size=1) for each in ("one", "two")]
             return {claim.derive_id("0") for claim in claims}
 
@@ -234,11 +239,55 @@ async def test_a_refusal_after_another_attempt_keeps_the_ids(
 
 async def claim_again(store: Store, key: str) -> idempotency.Claim:
     body = WriteRequest(document=DOCUMENT)
-    return await idempotency.Idempotency(store).claim("default", key, body, size=1)
+    return await idempotency.Idempotency(store, most=MOST).claim("default", key, body, size=1)
 
 
 async def do_nothing() -> None:
     pass
+
+
+def test_a_tenant_has_as_many_keys_as_it_may(
+    tmp_path: Path, tiny: Checkpoint, serving: Serving
+) -> None:
+    store_url = f"sqlite:///{tmp_path}/memories.db"
+    settings = Settings(store_url=store_url, threads=1, max_idempotency_keys=2)
+    with (
+        serving(create_app(settings, models=Models([tiny]))) as url,
+        httpx.Client(base_url=url, timeout=60) as http,
+    ):
+        assert http.get("/limits").json()["idempotency_keys"] == 2
+        keys = [new_key(), new_key()]
+        memories = [send(http, key).json() for key in keys]
+        for key in (new_key(), new_key()):
+            refused = send(http, key)
+            assert problem(refused, 429, "too-many-idempotency-keys")["limit"] == 2
+            assert int(refused.headers["retry-after"]) > 0
+        assert [send(http, key).json() for key in keys] == memories
+        assert http.post("/write", json={"document": DOCUMENT}).status_code == 201
+
+
+@pytest.mark.anyio
+async def test_requests_at_once_do_not_exceed_the_limit_of_keys(store_url: str) -> None:
+    body, tenant = WriteRequest(document=DOCUMENT), f"t{new_key()}"
+    async with create_store(store_url) as one, create_store(store_url) as two:
+        services = [idempotency.Idempotency(store, most=5) for store in (one, two)]
+
+        async def send_one(number: int, key: str) -> bool:
+            try:
+                claim = await services[number % 2].claim(tenant, key, body, size=1)
+            except TooManyKeysError:
+                return False
+            await claim.run(do_nothing)
+            return True
+
+        first, *others = (new_key() for _ in range(20))
+        assert await send_one(0, first)
+        sent = await asyncio.gather(*(send_one(*each) for each in enumerate(others)))
+        assert sum(sent) <= 4
+        while await one.records.count(f"idempotency:{tenant}:") < 5:
+            await send_one(0, new_key())
+        assert not await send_one(0, new_key())
+        assert (await services[1].claim(tenant, first, body, size=1)).result == ""
 
 
 def begin_and_die(store_url: str, key: str) -> str:
@@ -272,6 +321,37 @@ async def test_records_are_exchanged_where_they_have_not_changed(store_url: str)
         assert await records.find(key) is None
         assert not await records.exchange(key, b"a", b"b", soon(60))
         assert await records.create(key, b"b", soon(60))
+
+
+@pytest.mark.anyio
+async def test_records_are_counted_by_group(store_url: str) -> None:
+    group = f"{new_key()}:a:"
+    async with create_store(store_url) as store:
+        records = store.records
+        for name in ("first", "second", "first"):
+            await records.create(group + name, b"a", soon(60))
+        await records.create(group + "third", b"a", soon(0.2))
+        await records.create(group[:-2] + "b:first", b"a", soon(60))
+        assert await records.count(group) == 3
+        assert await records.remove(group + "first", b"a")
+        assert await records.exchange(group + "second", b"a", b"b", soon(60))
+        await asyncio.sleep(0.25)
+        await store.sweep()
+        await records.create(group + "third", b"a", soon(60))  # in place of the expired one
+        assert await records.count(group) == 2
+        assert await records.count(group[:-2]) == 0
+
+
+@pytest.mark.anyio
+async def test_records_of_an_older_file_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "memories.db"
+    async with create_store(f"sqlite:///{path}") as store:
+        for name in ("first", "second"):
+            await store.records.create(f"a:b:{name}", b"a", soon(60))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("DROP TABLE record_groups; PRAGMA user_version = 2")
+    async with create_store(f"sqlite:///{path}") as store:
+        assert await store.records.count("a:b:") == 2
 
 
 @pytest.mark.anyio
@@ -314,7 +394,7 @@ async def is_listed(store: Store, memory: StoredMemory) -> bool:
 @pytest.mark.anyio
 async def test_records_hold_no_text(store_url: str) -> None:
     async with create_store(store_url) as store:
-        keys = idempotency.Idempotency(store)
+        keys = idempotency.Idempotency(store, most=MOST)
         body = WriteRequest(document="a secret")
         claim = await keys.claim("default", "mykey", body, size=1)
         record: Any = await store.records.find(claim._name)

@@ -132,7 +132,7 @@ def test_a_repeated_job_is_described_as_it_is(settings: Settings) -> None:
     async def submit_twice() -> None:
         body = BatchRequest.model_validate({"documents": [ITEM]})
         async with create_store(settings.store_url) as store:
-            claim = await Idempotency(store).claim("default", "key", body, size=1)
+            claim = await Idempotency(store, most=1).claim("default", "key", body, size=1)
             jobs = Jobs(store, Keyring([]), most=1, most_ended=1, keep=timedelta(hours=1))
             first = await jobs.submit("default", body.documents, NO_QUOTA, claim=claim)
             await jobs.take()
