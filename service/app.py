@@ -135,11 +135,10 @@ def create_app(
 
 
 def _limit_body(state: AppState, method: str, path: str) -> int:
-    """Return the largest body of a request: of the import of a memory, the largest memory."""
-    limit = state.settings.max_body_bytes
+    """Return the largest body of a request."""
     if method == "PUT" and path.endswith("/blob"):
-        return max(limit, state.transfer.largest_blob())
-    return limit
+        return state.import_bytes
+    return state.settings.max_body_bytes
 
 
 def _list_middleware(settings: Settings, state: AppState) -> list[Middleware]:

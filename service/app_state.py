@@ -45,6 +45,11 @@ class AppState:
     telemetry: Telemetry
     waiting: WaitingRequests
 
+    @property
+    def import_bytes(self) -> int:
+        """Largest body of the import of a memory: that of the largest memory, if it is larger."""
+        return max(self.settings.max_body_bytes, self.transfer.largest_blob())
+
 
 def state_of(request: Request) -> AppState:
     """Return the state of the app that received a request."""

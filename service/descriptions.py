@@ -8,6 +8,7 @@ from gradmem_core.blob import Blob, PageInfo
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.checkpoints.manifest import Task
 from service.access import Identity
+from service.connections import MAX_HEADER_BYTES
 from service.schemas import (
     LimitsResponse,
     MemoryInfo,
@@ -111,16 +112,30 @@ def _read_back_share(pages: Sequence[PageInfo]) -> float | None:
 
 
 def describe_limits(
-    settings: Settings, identity: Identity, quota: Quota, usage: Usage
+    settings: Settings, identity: Identity, quota: Quota, usage: Usage, *, import_bytes: int
 ) -> LimitsResponse:
-    """Describe the limits of requests of a client, and what its tenant has in the store."""
+    """Describe the limits of requests of a client, and what its tenant has in the store.
+
+    Args:
+        settings: The operator's settings.
+        identity: The client.
+        quota: Most that its tenant may have.
+        usage: What its tenant has.
+        import_bytes: Largest body of an import.
+    """
     return LimitsResponse(
         body_bytes=settings.max_body_bytes,
+        import_bytes=import_bytes,
+        header_bytes=MAX_HEADER_BYTES,
         body_seconds=settings.body_timeout_seconds,
         header_seconds=settings.header_timeout_seconds,
         timeout_seconds=settings.max_timeout_seconds,
+        wait_seconds=settings.max_wait_seconds,
+        tokens=settings.max_tokens,
+        connections=settings.max_connections,
         pages=settings.max_pages,
         jobs=settings.max_jobs,
+        ended_jobs=settings.max_ended_jobs,
         job_seconds=settings.job_seconds,
         idempotency_keys=settings.max_idempotency_keys,
         tenant=identity.tenant,

@@ -314,7 +314,13 @@ async def limits(request: Request) -> LimitsResponse:
     """
     state = state_of(request)
     usage = await state.store.usage(tenant_of(request))
-    return describe_limits(state.settings, identity_of(request), quota_of(request), usage)
+    return describe_limits(
+        state.settings,
+        identity_of(request),
+        quota_of(request),
+        usage,
+        import_bytes=state.import_bytes,
+    )
 
 
 @router.get("/livez", tags=["operations"], responses=describe_problems(503))

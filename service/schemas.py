@@ -613,12 +613,22 @@ class LimitsResponse(Described):
 
     body_bytes: int
     "Largest request body, in bytes."
+    import_bytes: int
+    "Largest body of the import of a memory, in bytes."
+    header_bytes: int
+    "Largest header, in bytes."
     body_seconds: float
     "Longest time that a body may take to arrive."
     header_seconds: float
     "Longest time that a header may take to arrive."
     timeout_seconds: float
     "Longest time of a request, and its time where it names none."
+    wait_seconds: float
+    "Longest time that a request may be expected to wait; ten times its own for a WRITE, if longer."
+    tokens: int
+    "Most tokens of all clients' requests at a time; three quarters of them for WRITE."
+    connections: int
+    "Most connections of all clients; fewer where the process may open only few files."
     pages: int
     "Most pages of a memory."
     queries: int = MAX_QUERIES
@@ -627,6 +637,8 @@ class LimitsResponse(Described):
     "Most documents of a batch."
     jobs: int
     "Most jobs of the tenant that have not ended."
+    ended_jobs: int
+    "About the most jobs of the tenant that are kept after their end, the newest."
     job_seconds: int
     "Time for which a job and its results are kept after its end."
     idempotency_keys: int

@@ -136,6 +136,22 @@ def test_a_tenant_has_as_many_bytes_as_it_may(settings: Settings, url: str) -> N
         assert used(http) == (0, 0)
 
 
+def test_every_setting_that_limits_clients_is_shown(
+    settings: Settings, lists: Checkpoint, serving: Serving
+) -> None:
+    of_the_device = {"max_batch_tokens", "max_batch_queries", "max_prefix_bytes"}
+    names = {name for name in Settings.model_fields if name.startswith("max_")} - of_the_device
+    others = {"job_seconds", "header_timeout_seconds", "body_timeout_seconds"}
+    given = {name: 5000 + place for place, name in enumerate(sorted(names | others))}
+    settings = settings.model_copy(update=given)
+    with serving(create_app(settings, models=Models([lists]))) as url:
+        shown = httpx.get(f"{url}/limits").json()
+        blob = b" " * (shown["import_bytes"] + 1)
+        refused = httpx.put(f"{url}/memories/{new_memory_id()}/blob", content=blob)
+    assert set(given.values()) <= set(shown.values())
+    assert refused.json()["limit"] == shown["import_bytes"] > shown["body_bytes"]
+
+
 def test_the_command_sets_the_limits(settings: Settings) -> None:
     words = ["keys", "create", "--max-memories", "5", "--max-bytes", "1000"]
     store = ["--store-url", settings.store_url]
