@@ -5,8 +5,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+import benchmarks.cli
+import service.cli
+import training.cli
+from service.settings import refuse_unknown_names
 
 ROOT = Path(__file__).resolve().parents[1]
 FENCED = re.compile(r"^```(?:bash|sh|python|console)$", re.MULTILINE)
@@ -22,6 +29,17 @@ RUN_BY = {
     "docs/TRAINING.md": "tests/test_training_docs.py",
 }
 "Tests that run the examples of a page."
+PROGRAMS = {
+    "gradmem": service.cli.app,
+    "gradmem-train": training.cli.app,
+    "gradmem-bench": benchmarks.cli.app,
+}
+COMMAND = re.compile(
+    r"(?:`|^ +)(?:\.venv/bin/)?(gradmem|gradmem-train|gradmem-bench) ([a-z][^`]*?)(?:`|(?<!\\)$)",
+    re.MULTILINE,
+)
+OPTION = re.compile(r"--[a-z][a-z-]*")
+SETTING = re.compile(r"\bGRADMEM_[A-Z_]*[A-Z]\b")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 PAGES = [
     path.relative_to(ROOT)
@@ -34,6 +52,12 @@ PAGES = [
     )
     for path in sorted(ROOT.glob(pattern))
 ]
+GUIDES = [
+    page
+    for page in PAGES
+    if page.parts[0] != "benchmarks" and page.name not in ("CHANGELOG.md", "CLI.md", "ARCHIVE.md")
+]
+"Pages about the programs as they are, written by people."
 
 
 @pytest.mark.slow
@@ -78,6 +102,19 @@ def test_every_page_with_examples_names_the_test_that_runs_them() -> None:
     assert with_examples == RUN_BY.keys()
     tests = {test for named in RUN_BY.values() for test in named.split(", ")}
     assert [test for test in sorted(tests) if not (ROOT / test).is_file()] == []
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=str)
+def test_commands_options_and_settings_exist(page: Path) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for program, line in COMMAND.findall(text):
+        command: Any = typer.main.get_group(PROGRAMS[program])
+        words = line.split()
+        while isinstance(command, typer.core.TyperGroup):
+            command = command.commands[words.pop(0).rstrip(",")]
+        options = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+        assert set(OPTION.findall(" ".join(words))) <= options, line
+    refuse_unknown_names(SETTING.findall(text))
 
 
 @pytest.mark.slow
