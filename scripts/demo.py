@@ -9,7 +9,6 @@ import argparse
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -196,15 +195,17 @@ def _ratio(size: int, other: int) -> str:
 @contextmanager
 def _service(checkpoint: str, folder: Path) -> Iterator[Client]:
     """Run a service on a free loopback port; it is ready on entry and stopped on exit."""
-    url = f"http://127.0.0.1:{_free_port()}"
-    command = [str(GRADMEM), "serve", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
+    command = [str(GRADMEM), "serve", "--host", "127.0.0.1", "--port", "0"]
     environment = os.environ | {
         "GRADMEM_STORE_URL": f"sqlite:///{folder / 'demo.db'}",
         "GRADMEM_LOG_LEVEL": "warning",
     }
     # It shares our standard error: the first start shows a progress bar while it imports a model.
-    process = subprocess.Popen([*command, "--checkpoint", checkpoint], env=environment)
+    process = subprocess.Popen(
+        [*command, "--checkpoint", checkpoint], env=environment, stdout=subprocess.PIPE, text=True
+    )
     try:
+        url = _read_url(process)
         with Client(url, timeout_seconds=TIMEOUT_SECONDS) as client:
             _wait_until_ready(client, process)
             yield client
@@ -212,14 +213,16 @@ def _service(checkpoint: str, folder: Path) -> Iterator[Client]:
         _stop(process)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def _read_url(process: "subprocess.Popen[str]") -> str:
+    """Return the base URL that the service prints once it listens."""
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    if not url:
+        raise RuntimeError(f"the service ended with status {process.wait()}")
+    return url
 
 
-def _wait_until_ready(client: Client, process: "subprocess.Popen[bytes]") -> None:
+def _wait_until_ready(client: Client, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + READY_SECONDS
     while not client.ready():
         if process.poll() is not None:
@@ -229,7 +232,7 @@ def _wait_until_ready(client: Client, process: "subprocess.Popen[bytes]") -> Non
         time.sleep(0.2)
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
+def _stop(process: "subprocess.Popen[str]") -> None:
     process.terminate()
     try:
         process.wait(STOP_SECONDS)

@@ -155,10 +155,21 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; from now on SIGHUP brings the checkpoints up to date with their file."""
+        """Listen; from now on SIGHUP brings the checkpoints up to date with their file.
+
+        Whoever left the choice of the port to the system gets the address as a line of the standard
+        output.
+        """
         await super().startup(sockets)
+        if self.config.port == 0:
+            print(self._url(), flush=True)  # noqa: T201
         if self._reloads:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloader.request)
+
+    def _url(self) -> str:
+        """Return the base URL at which the server listens."""
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        return f"http://{host}:{self.servers[0].sockets[0].getsockname()[1]}"
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal; uvicorn would also end the process by it, instead of with status 0."""

@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     "Address to listen on."
     port: int = Field(default=8080, ge=0, le=65535)
-    "Port to listen on; 0 takes a free one."
+    """Port to listen on; 0 takes a free one, and the base URL is a line of the standard output once
+    the service listens."""
     insecure: bool = False
     """Let anyone in who reaches the address, as long as there has never been a key; without this,
     the service starts on loopback addresses alone until there is a key."""

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.redis_server import free_port
 from service.client import Client
 from service.schemas import ReadResponse, WriteResult
 
@@ -40,18 +39,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def environment(folder: Path) -> Iterator[dict[str, str]]:
     """The service as the README starts it, on a free port."""
-    url = f"http://127.0.0.1:{free_port()}"
-    environment = os.environ | {"GRADMEM_PORT": url.rpartition(":")[2], "GRADMEM_URL": url}
-    environment |= {"GRADMEM_STORE_URL": f"sqlite:///{folder}/gradmem.db"}
-    with subprocess.Popen(["bash", "-c", f"exec {SERVE}"], cwd=folder, env=environment) as process:
+    environment = os.environ | {"GRADMEM_STORE_URL": f"sqlite:///{folder}/gradmem.db"}
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {SERVE}"],
+        cwd=folder,
+        env=environment | {"GRADMEM_PORT": "0"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
         try:
+            url = process.stdout.readline().strip()
             with Client(url) as client:
                 deadline = time.monotonic() + 600  # the first start imports a backbone
                 while not client.ready():
                     assert process.poll() is None, "the service ended"
                     assert time.monotonic() < deadline, "the service is not ready"
                     time.sleep(0.1)
-            yield environment
+            yield environment | {"GRADMEM_URL": url}
         finally:
             process.terminate()
 

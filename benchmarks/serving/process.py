@@ -1,7 +1,6 @@
 """The service in a process of its own, so that it shares no interpreter with what measures it."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 
 from gradmem_core.errors import DeviceError
 from service.client import Client
@@ -70,19 +70,18 @@ def run_service(
     Raises:
         DeviceError: It did not start.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
     checkpoints = [part for name in settings.checkpoints for part in ("--checkpoint", name)]
-    options = ["--host", "127.0.0.1", "--port", str(port), "--device", settings.device]
+    options = ["--host", "127.0.0.1", "--port", "0", "--device", settings.device]
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "service", "serve", *checkpoints, *options],
         env=os.environ
         | {"GRADMEM_STORE_URL": settings.store_url, "GRADMEM_LOG_LEVEL": "error"}
         | dict(environment or {}),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
-        url = f"http://127.0.0.1:{port}"
+        url = _read_url(process)
         _await_ready(url, process)
         yield RunningService(url, process.pid)
     finally:
@@ -94,7 +93,20 @@ def run_service(
             process.wait()
 
 
-def _await_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
+def _read_url(process: "subprocess.Popen[str]") -> str:
+    """Return the base URL that the service prints once it listens."""
+    assert process.stdout is not None
+    timer = Timer(START_SECONDS, process.kill)
+    timer.start()
+    with process.stdout:
+        url = process.stdout.readline().strip()
+    timer.cancel()
+    if not url:
+        raise DeviceError("the service to be measured did not start")
+    return url
+
+
+def _await_ready(url: str, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + START_SECONDS
     with Client(url) as client:
         while not client.ready():

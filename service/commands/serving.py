@@ -16,7 +16,13 @@ on cores that other programs use too takes many times as long (docs/LOG.md)."""
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port to listen on; 0 picks a free one, and prints the base URL once the service"
+            " listens."
+        ),
+    ] = None,
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(

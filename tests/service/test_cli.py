@@ -277,14 +277,11 @@ def test_serve_reports_an_unavailable_store_in_one_line(tiny_folder: Path) -> No
 
 
 @pytest.fixture
-def served(tiny_folder: Path, tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def served(tiny_folder: Path, tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """`gradmem serve` as a process of its own, with options and environment mixed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [GRADMEM, "serve", "--port", str(port), "--checkpoint", str(tiny_folder)],
+            [GRADMEM, "serve", "--port", "0", "--checkpoint", str(tiny_folder)],
             env=os.environ
             | {
                 "GRADMEM_PORT": "1",
@@ -292,10 +289,13 @@ def served(tiny_folder: Path, tmp_path: Path) -> Iterator[tuple[str, "subprocess
                 "GRADMEM_LOG_FORMAT": "json",
             },
             cwd=tmp_path,
+            stdout=subprocess.PIPE,
             stderr=log,
+            text=True,
         )
+    assert process.stdout is not None
     try:
-        yield f"http://127.0.0.1:{port}", process
+        yield process.stdout.readline().strip(), process
     finally:
         process.kill()
         process.wait()
@@ -303,9 +303,10 @@ def served(tiny_folder: Path, tmp_path: Path) -> Iterator[tuple[str, "subprocess
 
 @pytest.mark.slow
 def test_serve_runs_until_it_is_stopped(
-    served: tuple[str, "subprocess.Popen[bytes]"], tmp_path: Path
+    served: tuple[str, "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
     url, process = served
+    assert url.startswith("http://127.0.0.1:")
     deadline = time.monotonic() + 60
     with Client(url) as client:
         while not client.ready():
@@ -315,7 +316,8 @@ def test_serve_runs_until_it_is_stopped(
         assert client.write(DOCUMENT).info.model == "tiny"
     assert (tmp_path / "memories.db").exists()
     process.terminate()
-    assert process.wait(timeout=30) == 0
+    assert process.communicate(timeout=30)[0] == ""  # nothing but the URL is printed
+    assert process.returncode == 0
     log = (tmp_path / "log").read_text()
     assert ("running as root" in log) is (os.geteuid() == 0)
     routes = [json.loads(line).get("route") for line in log.splitlines()]
