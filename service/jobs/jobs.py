@@ -148,16 +148,20 @@ class Jobs:
     async def cancel(self, tenant: str, job_id: str) -> None:
         """Cancel a job; remove one that has ended.
 
+        One that ends at this moment stays: its client asked to cancel it, and has yet to see the
+        results.
+
         Raises:
             JobNotFoundError: No job of the tenant has that id, or it has expired.
             StoreUnavailableError: The store cannot be reached.
         """
         job = await self._find(tenant, job_id)
-        if await self._store.cancel(tenant, job_id, keep=self._keep):
+        if job.ended_at is not None:
+            if await self._store.remove(tenant, job_id):
+                audit("job.delete", job_id=job_id)
+        elif await self._store.cancel(tenant, job_id, keep=self._keep):
             audit("job.cancel", job_id=job_id, documents=job.documents)
             self.on_added()  # its end may have to be told
-        elif await self._store.remove(tenant, job_id):
-            audit("job.delete", job_id=job_id)
 
     async def count(self) -> int:
         """Return how many jobs have not ended."""

@@ -19,9 +19,11 @@ from service.encryption import Keyring
 from service.idempotency import Idempotency
 from service.jobs import worker
 from service.jobs.jobs import Jobs, describe_job
-from service.jobs.schemas import BatchRequest
+from service.jobs.schemas import BatchRequest, FailedDocument
 from service.leases import LEASE_SECONDS
 from service.models import Models
+from service.refusals import JobNotFoundError
+from service.schemas import Problem, WriteRequest
 from service.settings import Settings
 from service.stores import NO_QUOTA, create_store
 from service.stores.sqlite import SqliteStore
@@ -214,6 +216,34 @@ def test_a_job_is_cancelled_between_documents(
         results = results_of(client, job)
     assert "memory" in results[0]
     assert results[1:] == [None] * 4
+
+
+def test_a_job_that_ends_while_it_is_cancelled_keeps_its_results(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancel_at_the_end() -> None:
+        documents = [WriteRequest(document="!a|")]
+        async with create_store(settings.store_url) as store:
+            jobs = Jobs(store, Keyring([]), most=1, most_ended=1, keep=timedelta(hours=1))
+            job_id = (await jobs.submit("default", documents, NO_QUOTA)).job_id
+            cancel = store.jobs.cancel
+
+            async def finish_first(tenant: str, job_id: str, *, keep: timedelta) -> bool:
+                task = await jobs.take()
+                assert task is not None
+                late = Problem(type="deadline", title="Too late", status=504, detail="")
+                await jobs.finish(task, FailedDocument(problem=late))
+                return await cancel(tenant, job_id, keep=keep)
+
+            monkeypatch.setattr(store.jobs, "cancel", finish_first)
+            await jobs.cancel("default", job_id)
+            assert (await jobs.show("default", job_id)).status == "done"
+            assert (await jobs.results("default", job_id)).results[0] is not None
+            await jobs.cancel("default", job_id)
+            with pytest.raises(JobNotFoundError):
+                await jobs.show("default", job_id)
+
+    asyncio.run(cancel_at_the_end())
 
 
 def test_a_tenant_has_a_limit_of_jobs(
