@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from service.client import AsyncClient, AsyncStream, ClientError
 from service.client.memories import WriteEvent
@@ -25,6 +25,8 @@ from service.schemas import (
 )
 
 MemoryHandle = Annotated[str, Field(description="Handle of the memory, from write_memory.")]
+Share = Annotated[float, AfterValidator(lambda share: round(share, 2))]
+"A number from 0 to 1: further digits would only fill an agent's context."
 Metadata = Annotated[
     dict[str, str] | None,
     Field(description='Names and values of your own, such as {"task": "billing"}.'),
@@ -48,7 +50,7 @@ class WrittenMemory(Output):
     "Tokens of the text."
     pages: int
     "Pages that the text was split into."
-    read_back: float | None
+    read_back: Share | None
     """Share of the words asked for that came back right after writing, 0 to 1; null where the
     checkpoint cannot tell. Keep a text that comes back poorly."""
     weak_lines: list[int]
@@ -87,7 +89,7 @@ class MemoryAnswer(Output):
     reason: Reason | None
     """Why it does not know: `not stated`, the text does not say; `below threshold`, it has an
     answer that is probably wrong."""
-    confidence: float
+    confidence: Share
     "Probability that this result is right, 0 to 1."
 
     @classmethod

@@ -124,6 +124,8 @@ async def use_memory(client: Client) -> None:
         (True, SECRET),
         (False, None),
     ]
+    shares = [answer["confidence"] for answer in asked["answers"]]
+    assert shares == [round(share, 2) for share in shares]
     listed = await call(client, "list_memories", metadata={"a": "b"}, limit=1)
     assert ([memory["memory_id"] for memory in listed["memories"]], listed["more"]) == (
         [memory_id],
