@@ -1,6 +1,7 @@
 """`gradmem export` and `gradmem import`."""
 
 import os
+import stat
 import sys
 from typing import Annotated
 from uuid import uuid4
@@ -96,14 +97,15 @@ def import_memory(
 
 
 def _save(file: str, content: bytes) -> None:
-    """Write a file that only its owner may read."""
+    """Write a file that only its owner may read; a device or a pipe stays as it is."""
     if file == "-":
         sys.stdout.buffer.write(content)
         return
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as opened:
-            os.fchmod(descriptor, 0o600)  # an existing file has the mode that it had
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.fchmod(descriptor, 0o600)  # an existing file has the mode that it had
             opened.write(content)
     except OSError as error:
         fail(f"cannot write {file}: {error.strerror}", EXIT_REFUSED)

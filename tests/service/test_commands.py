@@ -7,6 +7,7 @@ import select
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,9 @@ def test_a_memory_is_exported_and_imported(gradmem: Gradmem, tmp_path: Path) -> 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     words = ("--name", "copy", "--metadata", "a=1", "--ttl", "60")
     other_id = gradmem.output("import", str(file), *words).strip()
+    file.chmod(0o644)
+    assert gradmem.output("export", memory_id, str(file)) == ""
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     other = json.loads(gradmem.output("show", other_id, "--json"))
     assert (other["name"], other["metadata"]) == ("copy", {"a": "1"})
     assert gradmem.output("read", other_id, *QUERIES) == gradmem.output("read", memory_id, *QUERIES)
@@ -215,6 +219,16 @@ def test_a_memory_is_exported_and_imported(gradmem: Gradmem, tmp_path: Path) -> 
     refused = gradmem("import", "-", stdin=b"no memory")
     assert_fails(refused, status=2, message="")
     assert_fails(gradmem("export", memory_id, "-", "--query", "a"), status=2, message="go with")
+
+
+def test_an_export_to_a_pipe_leaves_its_mode(gradmem: Gradmem, tmp_path: Path) -> None:
+    memory_id, pipe = gradmem.write().memory_id, tmp_path / "pipe"
+    os.mkfifo(pipe, 0o644)
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(pipe.read_bytes)
+        assert gradmem.output("export", memory_id, str(pipe)) == ""
+        assert reading.result()
+    assert stat.S_IMODE(pipe.stat().st_mode) == 0o644
 
 
 def test_tables_are_aligned_as_a_terminal_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
