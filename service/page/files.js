@@ -2,6 +2,8 @@
 
 import { find } from "./dom.js";
 
+export const MEMORY_SUFFIX = ".safetensors"; // of the names of exported memories
+
 /**
  * Take a file from a button, whose input has the id `BUTTON-file`, and from a drop on its card.
  * @param {string} button Id of the button.

@@ -36,6 +36,7 @@ const form = new WriteForm({
     list.refresh();
   },
   onFailure: startOver,
+  onMemoryFile: (file) => list.import(file),
 });
 find("again").addEventListener("click", () => {
   startOver();

@@ -2,13 +2,12 @@
 
 import { send, sendJson } from "./api.js";
 import { create, find } from "./dom.js";
-import { watchFiles } from "./files.js";
+import { MEMORY_SUFFIX, watchFiles } from "./files.js";
 import { number } from "./format.js";
 import { clearProblem, showProblem } from "./problems.js";
 import { expiry, moment } from "./times.js";
 
 const PART = 10; // memories fetched at a time
-const SUFFIX = ".safetensors"; // of exported memories
 
 /** The list, the newest memory first. */
 export class MemoryList {
@@ -107,7 +106,7 @@ export class MemoryList {
     await this.attempt(async () => {
       const blob = await (await send(`memories/${id}/blob`, { accept: "*/*" })).blob();
       const url = URL.createObjectURL(blob);
-      create("a", { href: url, download: `${name}${SUFFIX}` }).click();
+      create("a", { href: url, download: `${name}${MEMORY_SUFFIX}` }).click();
       URL.revokeObjectURL(url);
     });
   }
@@ -116,7 +115,7 @@ export class MemoryList {
   async import(file) {
     await this.attempt(async () => {
       const id = newId();
-      const name = file.name.replace(SUFFIX, "") || null; // there is none in the file
+      const name = file.name.replace(MEMORY_SUFFIX, "") || null; // there is none in the file
       await send(`memories/${id}/blob`, { method: "PUT", body: file });
       await send(`memories/${id}`, { method: "PATCH", body: { name } });
       await this.refresh();

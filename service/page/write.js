@@ -3,7 +3,7 @@
 import { stream } from "./api.js";
 import { find } from "./dom.js";
 import { exampleFor } from "./examples.js";
-import { watchFiles } from "./files.js";
+import { MEMORY_SUFFIX, watchFiles } from "./files.js";
 import { plural } from "./format.js";
 import { chosenModel } from "./models.js";
 import { clearProblem, showProblem } from "./problems.js";
@@ -17,6 +17,7 @@ import { clearProblem, showProblem } from "./problems.js";
  * @property {(step: {page: number, step: number, loss: number}) => void} onStep
  * @property {(memory: any, pages: Token[][], text: string) => void} onWritten
  * @property {() => void} onFailure
+ * @property {(file: File) => void} onMemoryFile Called with a memory in place of a text.
  */
 
 const PATIENCE_MS = 3000;
@@ -37,7 +38,9 @@ export class WriteForm {
       find("document").value = exampleFor(chosenModel()).document;
       find("write").focus();
     });
-    watchFiles("open", (file) => this.take(file));
+    watchFiles("open", (file) =>
+      file.name.endsWith(MEMORY_SUFFIX) ? this.listeners.onMemoryFile(file) : this.take(file),
+    );
   }
 
   /** @param {File} file */

@@ -185,9 +185,10 @@ def test_an_exported_memory_is_imported_by_a_click_and_by_a_drop(
     assert httpx.get(f"{url}/memories/{memory_id}/blob").content == blob
     expect(ask(page, "?!kk:").locator(".reply")).to_have_text("Q3")
 
-    drop(page, ".memories", "dropped.safetensors", blob)
-    expect(page.get_by_role("heading", name="dropped")).to_be_focused()
-    expect(button(page, "Open moved")).to_be_visible()  # beside it: nothing was replaced
+    for card in ("memories", "document"):
+        drop(page, f".{card}", f"{card}-drop.safetensors", blob)
+        expect(page.get_by_role("heading", name=f"{card}-drop")).to_be_focused()
+        expect(button(page, "Open moved")).to_be_visible()  # beside it: nothing was replaced
 
     drop(page, ".memories", "notes.txt", DOCUMENT.encode())
     refused = httpx.put(f"{url}/memories/{'0' * 32}/blob", content=DOCUMENT.encode()).json()
@@ -346,6 +347,9 @@ def test_everything_can_be_done_with_the_keyboard(open_page: OpenPage, url: str)
     page.keyboard.type("?!aB:")
     page.keyboard.press("Enter")
     expect(page.locator("article .reply")).to_have_text("7x")
+    tab_to(button(page, "Import a file"))
+    with page.expect_file_chooser():
+        page.keyboard.press("Enter")
     tab_to(page.get_by_role("button", name=re.compile("^Delete [0-9a-f]{8}$")).first)
     page.keyboard.press("Enter")
     expect(button(page, "Keep it")).to_be_focused()
