@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import typer
 import benchmarks.cli
 import service.cli
 import training.cli
+from gradmem_core.checkpoints.checkpoint import load_checkpoint
+from gradmem_core.checkpoints.manifest import find_checkpoint, read_manifest
 from service.settings import refuse_unknown_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,6 +119,17 @@ def test_commands_options_and_settings_exist(page: Path) -> None:
         options = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
         assert set(OPTION.findall(" ".join(words))) <= options, line
     refuse_unknown_names(SETTING.findall(text))
+
+
+def test_a_digest_is_rewritten_as_the_page_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r'^    python -c "\n(.*?)"$', page, re.MULTILINE | re.DOTALL)
+    folder = tmp_path / "kv-16"
+    shutil.copytree(find_checkpoint("kv-16"), folder)
+    exec(textwrap.dedent(program).replace("FOLDER", str(folder)), {})
+    changed, before = load_checkpoint(folder), read_manifest(find_checkpoint("kv-16"))
+    assert changed.model.config.max_answer_tokens == 16 != before.memory.max_answer_tokens
+    assert changed.fingerprint == before.fingerprint
 
 
 @pytest.mark.slow
