@@ -7,6 +7,7 @@ already stays as it is, except for what goes only forward (jobs, keys of request
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from gradmem_core.errors import BlobError, MemoryNotFoundError
@@ -22,7 +23,7 @@ AT_ONCE = 16
 "Memories, jobs or records that are copied at a time."
 
 Name = tuple[str, str]
-"Tenant and id of a memory."
+"Tenant and id of a memory, or of a job."
 
 
 @dataclass
@@ -37,6 +38,10 @@ class Copied:
         """Count one more."""
         self.copied += is_new
         self.present += not is_new
+
+
+ShowProgress = Callable[[Copied], None]
+"Shows how much of a kind is copied so far."
 
 
 @dataclass
@@ -63,7 +68,7 @@ async def copy_store(
     target: Store,
     *,
     with_keys: bool,
-    show_progress: Callable[[CopiedMemories], None],
+    show_progress: Callable[[str, Copied], None],
 ) -> CopiedStore:
     """Copy what a store holds and another does not have yet, with its tenant and expiry.
 
@@ -71,7 +76,7 @@ async def copy_store(
         source: The store that is copied.
         target: The store that gets the copies.
         with_keys: Copy the API keys, too.
-        show_progress: Called with what is copied of the memories so far, again and again.
+        show_progress: Called with what is being copied, and how much of it so far, again and again.
 
     Raises:
         StoreFullError: The target has no room; what is done stays done.
@@ -80,14 +85,14 @@ async def copy_store(
     await copy_register(source, target)  # first: without it nothing encrypted can be explained
     keys = await copy_keys(source, target) if with_keys else None
     # Before the memories: what a job or a request notes as written is there by then.
-    claims = await copy_claims(source, target)
-    jobs = await copy_jobs(source, target)
-    memories = await copy_memories(source, target, show_progress)
+    claims = await copy_claims(source, target, partial(show_progress, "idempotency keys"))
+    jobs = await copy_jobs(source, target, partial(show_progress, "jobs"))
+    memories = await copy_memories(source, target, partial(show_progress, "memories"))
     return CopiedStore(memories, jobs, claims, keys)
 
 
 async def copy_memories(
-    source: Store, target: Store, show_progress: Callable[[CopiedMemories], None]
+    source: Store, target: Store, show_progress: ShowProgress
 ) -> CopiedMemories:
     """Copy the memories that a store does not have yet; see `copy_store`."""
     result = CopiedMemories()
@@ -102,7 +107,7 @@ async def copy_memories(
     return result
 
 
-async def copy_jobs(source: Store, target: Store) -> Copied:
+async def copy_jobs(source: Store, target: Store, show_progress: ShowProgress) -> Copied:
     """Copy the jobs that a store does not have yet, or that have come further; see `copy_store`.
 
     Documents that somebody works on are copied as waiting.
@@ -112,14 +117,13 @@ async def copy_jobs(source: Store, target: Store) -> Copied:
         whole = await source.jobs.fetch_whole(*name)
         return None if whole is None else await target.jobs.put_whole(whole)
 
-    return await _copy_each(source.jobs.scan(), copy)
+    return await _copy_each(source.jobs.scan(), copy, show_progress)
 
 
-async def copy_claims(source: Store, target: Store) -> Copied:
+async def copy_claims(source: Store, target: Store, show_progress: ShowProgress) -> Copied:
     """Copy the idempotency keys that a store does not have yet; see `copy_store`."""
-    return await _copy_each(
-        source.records.scan(), lambda name: copy_claim(source.records, target.records, name)
-    )
+    copy = partial(copy_claim, source.records, target.records)
+    return await _copy_each(source.records.scan(), copy, show_progress)
 
 
 async def copy_keys(source: Store, target: Store) -> Copied:
@@ -141,7 +145,9 @@ async def copy_keys(source: Store, target: Store) -> Copied:
 
 
 async def _copy_each(
-    names: AsyncIterator[T], copy: Callable[[T], Awaitable[bool | None]]
+    names: AsyncIterator[T],
+    copy: Callable[[T], Awaitable[bool | None]],
+    show_progress: ShowProgress,
 ) -> Copied:
     """Copy what has names; `copy` returns False if it is there already, None if it is gone."""
     result = Copied()
@@ -152,6 +158,7 @@ async def _copy_each(
                 raise outcome
             if outcome is not None:
                 result.count(is_new=outcome)
+        show_progress(result)
     return result
 
 

@@ -239,12 +239,10 @@ async def copy_claim(source: RecordStore, target: RecordStore, name: str) -> boo
     if packed is None:
         return None
     record = ClaimRecord.model_validate_json(packed)
-    if await target.create(name, packed, record.expires_at):
-        return True
     there = await target.find(name)
-    if there is None or record.result is None:
-        return False
-    if ClaimRecord.model_validate_json(there).result is not None:
+    if there is None:
+        return await target.create(name, packed, record.expires_at)
+    if record.result is None or ClaimRecord.model_validate_json(there).result is not None:
         return False
     return await target.exchange(name, there, packed, record.expires_at)
 

@@ -181,8 +181,8 @@ def copy(
                     source,
                     target,
                     with_keys=with_keys,
-                    show_progress=lambda so_far: report(
-                        so_far.copied, f"{so_far.present:,} there already"
+                    show_progress=lambda kind, so_far: report(
+                        so_far.copied, f"{kind}, {so_far.present:,} there already"
                     ),
                 )
 

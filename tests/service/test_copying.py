@@ -3,30 +3,39 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 import redis.asyncio
 from typer.testing import CliRunner, Result
 
 from benchmarks.faults.redis_server import RedisServer
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import EncryptionKeyError
+from service.app import create_app
 from service.cli import app
 from service.copying import Copied, copy_claims, copy_jobs, copy_memories, copy_store
 from service.encryption import Keyring, check_keys
 from service.idempotency import Idempotency
 from service.jobs.jobs import Jobs
 from service.keys import KeyLimits, make_key
+from service.models import Models
 from service.schemas import WriteRequest
+from service.settings import Settings
 from service.stores import MemoryFilter, Store, StoredMemory, WholeJob, create_store
 from service.stores.record_format import pack
 from service.stores.redis import PROVISIONAL_SECONDS
 from service.stores.redis_index import KEY_PREFIX
 from service.stores.usage import NO_QUOTA
+from tests.service.conftest import Serving
 from tests.service.stored import SECRET, a_memory, soon
+from tests.service.test_http import DOCUMENT
 from tests.service.test_job_stores import LEASE, a_job, add, finish, take
+from tests.service.test_jobs import ASYNC, await_end
 
 pytestmark = pytest.mark.anyio
 
@@ -213,8 +222,8 @@ async def test_jobs_are_copied_with_documents_results_and_what_is_to_be_told(
     cancelled = await add(source, a_job(2))
     await source.jobs.cancel(cancelled.tenant, cancelled.job_id, keep=timedelta(hours=1))
     before = await whole_jobs(source)
-    assert await copy_jobs(source, target) == Copied(copied=3)
-    assert await copy_jobs(source, target) == Copied(present=3)
+    assert await copy_jobs(source, target, print) == Copied(copied=3)
+    assert await copy_jobs(source, target, print) == Copied(present=3)
     after = await whole_jobs(target)
     for job_id, whole in before.items():
         assert after[job_id].job == whole.job
@@ -237,18 +246,20 @@ async def test_jobs_are_copied_with_documents_results_and_what_is_to_be_told(
 async def test_a_second_copy_brings_jobs_forward(stores: tuple[Store, Store]) -> None:
     source, target = stores
     jobs = [await add(source, a_job(6)) for _ in range(2)]
-    assert await copy_jobs(source, target) == Copied(copied=2)
+    assert await copy_jobs(source, target, print) == Copied(copied=2)
     while (task := await source.jobs.take(LEASE)) is not None:
         if task.job_id == jobs[0].job_id or task.number < 3:
             await finish(source, task)
-    assert await copy_jobs(source, target) == Copied(copied=2)
+    assert await copy_jobs(source, target, print) == Copied(copied=2)
     assert await target.jobs.count() == 1
     for number in range(3, 6):
         task = await take(target)
         assert (task.job_id, task.number) == (jobs[1].job_id, number)
         await finish(target, task)
     assert await target.jobs.count() == 0
-    assert await copy_jobs(source, target) == Copied(present=2)  # what is older changes nothing
+    assert await copy_jobs(source, target, print) == Copied(
+        present=2
+    )  # what is older changes nothing
     assert await target.jobs.count() == 0
 
 
@@ -259,11 +270,38 @@ async def test_encrypted_documents_are_written_from_the_copy(stores: tuple[Store
     )
     document = WriteRequest(document="!a|")
     await source.submit("acme", [document], NO_QUOTA)
-    await copy_jobs(*stores)
+    await copy_jobs(*stores, print)
     task = await target.take()
     assert task is not None
     assert b"!a|" not in task.document
     assert (await target.open(task)).request == document
+
+
+def test_nothing_that_a_service_accepted_is_lost_by_moving(
+    urls: Urls, tiny: Checkpoint, serving: Serving
+) -> None:
+    @contextmanager
+    def service(store_url: str, documents: int) -> Iterator[httpx.Client]:
+        settings = Settings(store_url=store_url, threads=1, job_documents=documents)
+        with (
+            serving(create_app(settings, models=Models([tiny]))) as url,
+            httpx.Client(base_url=url, timeout=60) as client,
+        ):
+            yield client
+
+    item = {"document": DOCUMENT, "steps": 1}
+    keys = [{"Idempotency-Key": "written"}, {"Idempotency-Key": "accepted"} | ASYNC]
+    with service(urls[0], 0) as http:
+        written, accepted = [http.post("/write", json=item, headers=key).json() for key in keys]
+    assert run(*urls).exit_code == 0
+    with service(urls[1], 1) as http:
+        again, job = [http.post("/write", json=item, headers=key).json() for key in keys]
+        assert again == written
+        assert job["job_id"] == accepted["job_id"]
+        await_end(http, job)
+        (result,) = http.get(f"/jobs/{job['job_id']}/results").json()["results"]
+        memories = {memory["memory_id"] for memory in http.get("/memories").json()["memories"]}
+    assert memories == {written["memory_id"], result["memory"]["memory_id"]}
 
 
 async def test_requests_that_are_sent_again_find_their_keys(stores: tuple[Store, Store]) -> None:
@@ -273,10 +311,10 @@ async def test_requests_that_are_sent_again_find_their_keys(stores: tuple[Store,
     async def do_nothing() -> None: ...
 
     claim = await source.claim("acme", "a key", document, size=1)
-    assert await copy_claims(*stores) == Copied(copied=1)
+    assert await copy_claims(*stores, print) == Copied(copied=1)
     await claim.run(do_nothing, lambda _: "a note")
-    assert await copy_claims(*stores) == Copied(copied=1)
-    assert await copy_claims(*stores) == Copied(present=1)
+    assert await copy_claims(*stores, print) == Copied(copied=1)
+    assert await copy_claims(*stores, print) == Copied(present=1)
     again = await target.claim("acme", "a key", document, size=1)
     assert (again.seed, again.result, again.is_new) == (claim.seed, "a note", False)
 
@@ -287,7 +325,7 @@ async def test_a_copied_key_expires_when_the_other_does(stores: tuple[Store, Sto
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.idempotency.KEPT", timedelta(seconds=0.5))
         claim = await Idempotency(source, most=1).claim("acme", "a key", document, size=1)
-        await copy_claims(source, target)
+        await copy_claims(source, target, print)
     await asyncio.sleep(0.6)
     fresh = await Idempotency(target, most=1).claim("acme", "a key", document, size=1)
     assert fresh.is_new
