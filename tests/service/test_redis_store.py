@@ -19,6 +19,7 @@ from service.stores import (
     Store,
     StoredMemory,
     Usage,
+    WholeJob,
     create_store,
     new_memory_id,
     redis_client,
@@ -28,6 +29,7 @@ from service.stores.record_format import pack
 from service.stores.redis_errors import COMMANDS
 from service.stores.redis_index import KEY_PREFIX
 from tests.service.stored import SECRET, a_memory, fill, soon
+from tests.service.test_job_stores import a_job
 
 pytestmark = pytest.mark.anyio
 
@@ -272,6 +274,21 @@ async def test_the_store_runs_on_a_cluster(cluster: list[RedisServer]) -> None:
         assert not listed.memories
 
 
+async def test_records_and_jobs_of_a_cluster_are_found(cluster: list[RedisServer]) -> None:
+    url = cluster[0].url.removesuffix("/0").replace("redis://", "redis+cluster://")
+    async with create_store(url) as store:
+        keys = {f"a:b:{number}" for number in range(10)}
+        for key in keys:
+            assert await store.records.create(key, b"value", soon(60))
+        assert {key async for key in store.records.scan()} == keys
+        assert await store.records.count("a:b:") == 10
+        whole = WholeJob(job=a_job(2), documents=[b"a", None], results=[None, b"b"])
+        assert await store.jobs.put_whole(whole)
+        names = [name async for name in store.jobs.scan()]
+        assert names == [(whole.job.tenant, whole.job.job_id)]
+        assert await store.jobs.fetch_whole(*names[0]) == whole
+
+
 async def test_a_node_of_a_cluster_is_named(cluster: list[RedisServer]) -> None:
     async def put_many() -> None:
         async with create_store(cluster[0].url) as store:
@@ -410,6 +427,9 @@ async def test_the_named_commands_are_enough(own_redis: RedisServer) -> None:
             await store.put(stored)
             assert await store.replace(stored, replace(stored, blob=b"new"))
             await store.delete(stored.tenant, stored.memory_id)
+        assert await store.records.create("a:b", b"value", soon(60))
+        assert await store.records.count("a:") == 1
+        assert await store.records.remove("a:b", b"value")
         await store.probe()
 
 
