@@ -44,6 +44,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients try again at once."""
+    monkeypatch.setattr("service.client.retries.FIRST_PAUSE_SECONDS", 0.01)
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real Redis server that all tests share."""

@@ -140,6 +140,7 @@ def test_the_url_option_overrides_the_environment(base_url: str, memory_id: str)
     assert memory_id in Gradmem(NOBODY).output("show", memory_id, "--url", base_url)
 
 
+@pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize(
     "command", [["write", "-"], ["read", UNKNOWN_ID, "?"], ["show", "i"], ["rm", "i"]]
 )
@@ -336,6 +337,7 @@ def test_models_describes_each_checkpoint(gradmem: Gradmem, lists_url: str) -> N
     assert [card["document_format"] for card in cards] == ["records", "text"]
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_bundled_models_are_listed_without_a_service() -> None:
     gradmem = Gradmem(NOBODY)
     output = gradmem.output("models", "--bundled")

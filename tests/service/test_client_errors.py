@@ -57,7 +57,7 @@ def silent_url() -> Iterator[str]:
 
 
 def client_of(handler: Handler, base_url: str = "http://gradmem") -> Client:
-    return Client(base_url, transport=httpx.MockTransport(handler))
+    return Client(base_url, transport=httpx.MockTransport(handler), max_retries=0)
 
 
 def respond(status: int, **response: Any) -> Handler:
@@ -66,7 +66,7 @@ def respond(status: int, **response: Any) -> Handler:
 
 def test_a_free_port_is_a_failed_connection(free_port: int) -> None:
     url = f"http://127.0.0.1:{free_port}"
-    with Client(url) as client:
+    with Client(url, max_retries=0) as client:
         assert client.ready() is False
         with pytest.raises(ConnectionFailed, match=f"{url}: start it with `gradmem serve`"):
             client.models()
@@ -74,7 +74,7 @@ def test_a_free_port_is_a_failed_connection(free_port: int) -> None:
 
 @pytest.mark.parametrize("url", ["", "nonsense", "ftp://x", "http://h:0x", "http://a..b"])
 def test_an_invalid_url_is_a_failed_connection(url: str) -> None:
-    with pytest.raises(ConnectionFailed), Client(url) as client:
+    with pytest.raises(ConnectionFailed), Client(url, max_retries=0) as client:
         client.models()
 
 

@@ -242,6 +242,7 @@ async def test_an_error_is_told_in_the_services_own_words(service: str, keys: li
         assert "cannot reach the service" in message(await client.call_tool("list_memories", {}))
 
 
+@pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize(
     ("options", "environment", "status", "reason"),
     [

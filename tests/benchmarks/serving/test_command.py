@@ -86,6 +86,7 @@ def test_a_service_is_measured_alone_and_in_company(
     ]
 
 
+@pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
