@@ -142,16 +142,7 @@ class Feed:
         self._drawer = Drawer(recipe, data)
         self._draw = lru_cache(maxsize=2)(self._drawer.draw)
         self._ahead: dict[Place, Future[list[list[dict[str, Any]]]]] = {}
-        self._workers = (
-            ProcessPoolExecutor(
-                recipe.workers,
-                mp_context=multiprocessing.get_context("spawn"),  # a fork would hold locks
-                initializer=_start_worker,
-                initargs=(recipe,),
-            )
-            if recipe.workers
-            else None
-        )
+        self._workers = _make_workers(recipe) if recipe.workers else None
 
     def expect(self, places: Iterable[Place]) -> None:
         """Draw ahead for these places, and drop the draws for others.
@@ -187,6 +178,18 @@ class Feed:
         """End the workers."""
         if self._workers is not None:
             self._workers.shutdown(wait=True, cancel_futures=True)
+
+
+def _make_workers(recipe: Recipe) -> ProcessPoolExecutor:
+    """Return a pool whose processes are forks of one that has imported this module and no more.
+
+    Importing torch takes each of them seconds otherwise; a fork of this process would hold locks.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(
+        recipe.workers, mp_context=context, initializer=_start_worker, initargs=(recipe,)
+    )
 
 
 @contextmanager
