@@ -27,6 +27,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", default=None, help="folder for pictures of the page at /")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many workers again as cores: tests wait for other processes and for timeouts."""
+    return min(8, (3 * len(os.sched_getaffinity(0)) + 1) // 2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, so that no worker ends long after the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Tests compute in one thread, whatever a trainer or a command before them has set."""
