@@ -277,7 +277,8 @@ def test_a_service_is_measured_and_left_as_it_was(gradmem: Gradmem, tmp_path: Pa
     assert [line.split()[0] for line in table[2:]] == ["WRITE", "READ"]
     assert gradmem.output("ls", "--ids", "--limit", "1000") == before
     assert_fails(gradmem("bench", "--model", "nobody's"), status=2, message="tiny")
-    assert_fails(gradmem("bench", "--question", "a" * 65), status=2, message="at most 16")
+    too_long = gradmem("bench", "--seconds", "0.1", "--question", "a" * 65)
+    assert_fails(too_long, status=2, message="at most 16")
     assert gradmem.output("ls", "--ids", "--limit", "1000") == before
 
 
