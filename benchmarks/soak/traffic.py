@@ -57,8 +57,9 @@ class Traffic:
 
     async def run(self, seconds: float) -> Timings:
         """Send requests for a time, and wait for the last answers."""
-        timings, end = Timings(), time.monotonic() + seconds
+        timings = Timings()
         async with AsyncClient(self._url, timeout_seconds=REQUEST_SECONDS, max_retries=0) as client:
+            end = time.monotonic() + seconds
             workers = (self._work(client, timings, end) for _ in range(WORKERS))
             await asyncio.gather(*workers)
         return timings

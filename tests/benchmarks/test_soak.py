@@ -50,7 +50,7 @@ def test_memories_come_and_go_and_every_request_is_answered(
 def test_the_long_form_shows_ten_parts(tiny_folder: Path) -> None:
     rows = measure_rows(
         *(Soak, "soak", "--checkpoint", tiny_folder, "--only", "redis"),
-        *("--seconds", 2, "--rate", 50, "--pairs", 2),
+        *("--seconds", 4, "--rate", 50, "--pairs", 2),
     )
     assert [row.part for row in rows] == list(range(1, 11))
     assert sum(row.failed for row in rows) == 0
