@@ -70,8 +70,13 @@ def not_ready(http: httpx.Client) -> str:
 
 
 def test_a_full_redis_is_named(
-    settings: Settings, tiny: Checkpoint, serving: Serving, own_redis: RedisServer
+    settings: Settings,
+    tiny: Checkpoint,
+    serving: Serving,
+    own_redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(readiness, "PROBE_SECONDS", 3600)  # the WRITE itself has to find it
     with (
         service(settings, tiny, serving, store_url=own_redis.url) as http,
         redis.Redis.from_url(own_redis.url) as client,
