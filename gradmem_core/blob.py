@@ -160,11 +160,12 @@ def unpack(data: bytes) -> Blob:
     try:
         metadata = _read_metadata(data)
         version, tensors = metadata["format_version"], load(data)
-        shape, fields = json.loads(metadata["shape"]), json.loads(metadata["info"])
-        if version == "1":
-            tensors, shape, fields = _migrate_version_1(tensors, shape, fields)
+        shape, description = json.loads(metadata["shape"]), metadata["info"]
         if version in ("1", "2"):
-            fields = _migrate_version_2(fields)
+            fields = json.loads(description)
+            if version == "1":
+                tensors, shape, fields = _migrate_version_1(tensors, shape, fields)
+            description = json.dumps(_migrate_version_2(fields))
         elif version != str(FORMAT_VERSION):
             raise BlobError(
                 f"the memory has format version {version}; this GradMem reads 1 to {FORMAT_VERSION}"
@@ -172,7 +173,7 @@ def unpack(data: bytes) -> Blob:
         memory = _decode(tensors, metadata["dtype"])
         if list(memory.shape) != shape or not memory.isfinite().all():
             raise BlobError("the tensor of the memory does not match its description")
-        info = BlobInfo.model_validate_json(json.dumps(fields))
+        info = BlobInfo.model_validate_json(description)
         if len(memory) != len(info.pages):
             raise BlobError(f"the memory has {len(memory)} pages and describes {len(info.pages)}")
     except UNREADABLE as error:
