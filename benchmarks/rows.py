@@ -390,7 +390,7 @@ class Overload(Row):
     unanswered: Amount
     "Connections that broke or timed out."
     goodput: Annotated[float, Field(ge=0)]
-    "Successes a second while requests were sent."
+    "Successes a second while requests were sent, with the WRITEs of the other client."
     p50: Seconds | None
     "Median latency of the successes; null where there is none."
     p99: Seconds | None

@@ -60,7 +60,7 @@ async def measure_overload(
     outcomes, length = await send_at_random(
         requests, rate=FACTOR * before.throughput, seconds=overload_seconds, seed=seed
     )
-    others = await asyncio.gather(*beside)
+    others = dict(zip(streams, await asyncio.gather(*beside), strict=True))
     after = await measure_capacity()
     counts = Counter(outcome for outcome, _ in outcomes)
     p50, p99 = _latencies(outcomes)
@@ -77,15 +77,15 @@ async def measure_overload(
         refused=counts["refused"],
         failed=counts["failed"],
         unanswered=counts["unanswered"],
-        goodput=sum(
-            outcome == "succeeded" and ended <= begin + length for outcome, (_, ended) in outcomes
-        )
-        / length,
+        goodput=_count_written([*outcomes, *others["write"]], until=begin + length) / length,
         p50=p50,
         p99=p99,
     )
-    described = zip(streams, others, strict=True)
-    return [flood, *(_describe(kind, alone[kind], sent) for kind, sent in described)]
+    return [flood, *(_describe(kind, alone[kind], sent) for kind, sent in others.items())]
+
+
+def _count_written(outcomes: Sequence[Sent], *, until: float) -> int:
+    return sum(outcome == "succeeded" and ended <= until for outcome, (_, ended) in outcomes)
 
 
 def _describe(operation: Operation, alone: float, outcomes: Sequence[Sent]) -> BesideOverload:
