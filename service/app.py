@@ -12,7 +12,6 @@ from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
-from opentelemetry.trace import Tracer
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -21,16 +20,10 @@ from starlette.routing import Match
 from gradmem_core.errors import GradMemError
 from service.access import Access
 from service.app_state import AppState
+from service.devices import create_executor
 from service.documentation import add_documentation
 from service.encryption import Keyring
-from service.engine import (
-    AdmissionLimits,
-    BatchLimits,
-    DeviceExecutor,
-    Engine,
-    Executor,
-    TorchDevice,
-)
+from service.engine import AdmissionLimits, Engine, Executor
 from service.engine.threads import use_threads
 from service.errors import response_of
 from service.front_page import add_front_page
@@ -59,10 +52,6 @@ from service.transfer import Transfer
 from service.waiting import WaitingRequests
 from service.writing import DocumentWriter
 
-CPU_STEP_WORK = 2**36
-"""Most tokens times parameters of a gradient step on a CPU: two seconds on two cores, which a READ
-may have to wait for. Larger batches would not be faster there."""
-
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -82,7 +71,7 @@ def create_app(
     store: Store | None = None,
     engine: Engine | None = None,
     executor: Executor | None = None,
-    tracer: Tracer | None = None,
+    telemetry: Telemetry | None = None,
     on_device_lost: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """Build the service.
@@ -92,15 +81,15 @@ def create_app(
         models: Loaded checkpoints; those of the settings by default.
         store: The store of memories; that of the settings by default.
         engine: The engine; one within the settings' limits by default.
-        executor: Does the engine's work; one on the settings' device by default.
-        tracer: Makes the spans of traces; None for no traces.
+        executor: Does the engine's work; a thread on the settings' device by default.
+        telemetry: Metrics and traces; metrics alone by default.
         on_device_lost: Called on another thread when the engine has ended by itself.
 
     Raises:
         CheckpointError: A checkpoint cannot be loaded.
         ValueError: The store's URL names no store.
     """
-    telemetry = Telemetry(tracer)
+    telemetry = telemetry or Telemetry()
     if engine is None:
         executor = executor or create_executor(settings, telemetry)
         executor.on_failure = on_device_lost
@@ -237,27 +226,8 @@ async def _run_parts(app: FastAPI) -> AsyncIterator[None]:
             await to_thread.run_sync(state.engine.stop)
 
 
-def create_executor(settings: Settings, telemetry: Telemetry) -> DeviceExecutor:
-    """Return an executor on the settings' device."""
-    return DeviceExecutor(
-        TorchDevice(prefix_bytes=settings.max_prefix_bytes),
-        batch_limits(settings),
-        telemetry,
-        threads=settings.threads,
-    )
-
-
 def _create_engine(settings: Settings, executor: Executor, telemetry: Telemetry) -> Engine:
     return Engine(executor, admission_limits(settings), telemetry)
-
-
-def batch_limits(settings: Settings) -> BatchLimits:
-    """Return the limits of a service's batches."""
-    return BatchLimits(
-        settings.max_batch_tokens,
-        settings.max_batch_queries,
-        CPU_STEP_WORK if settings.device.startswith("cpu") else None,
-    )
 
 
 def admission_limits(settings: Settings) -> AdmissionLimits:

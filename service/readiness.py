@@ -59,9 +59,11 @@ class Readiness:
         """
         faults = []
         if not self._engine.alive:
-            faults.append("engine: its thread has ended; restart the service")
+            faults.append("engine: the device is lost; restart the service")
         elif (seconds := self._engine.step_seconds) > STALL_SECONDS:
-            faults.append(f"engine: the device has been busy with one step for {seconds:.0f} s")
+            faults.append(
+                f"engine: the device has been in one step, or silent, for {seconds:.0f} s"
+            )
         if self._fault is not None:
             faults.append(f"store: {self._fault.message}")
         if faults:

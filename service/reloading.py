@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import GradMemError
 from service.log import log_failure
 from service.models import Models, load_checkpoints
-from service.self_test import try_checkpoint
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -26,11 +26,16 @@ class Reloader:
     Args:
         models: The served checkpoints.
         settings: The operator's settings.
+        prepare: Makes the device ready for a new checkpoint, given with its folder or name; raises
+            `GradMemError` to refuse it.
     """
 
-    def __init__(self, models: Models, settings: Settings) -> None:
+    def __init__(
+        self, models: Models, settings: Settings, prepare: Callable[[Checkpoint, str], None]
+    ) -> None:
         self._models = models
         self._settings = settings
+        self._prepare = prepare
         self._wanted = False
         self._closed = False
         self._task: asyncio.Task[None] | None = None
@@ -71,24 +76,22 @@ class Reloader:
             logger.info("serving the checkpoints %s; the first is the default", names)
 
     def _load(self) -> None:
-        served = self._models.all()
+        served, references = self._models.all(), self._settings.read_checkpoints()
         checkpoints = load_checkpoints(
-            self._list_references(),
+            self._while_open(references),
             device=self._settings.device,
             precision=self._settings.precision,
             served=served,
         )
-        if self._settings.self_test:
-            known = set(map(id, served))
-            for checkpoint in checkpoints:
-                self._check_open()
-                if id(checkpoint) not in known:
-                    try_checkpoint(checkpoint, dtype=self._settings.blob_dtype)
+        known = set(map(id, served))
+        for checkpoint, reference in zip(checkpoints, self._while_open(references), strict=True):
+            if id(checkpoint) not in known:
+                self._prepare(checkpoint, reference)
         self._check_open()
         self._models.replace(checkpoints)
 
-    def _list_references(self) -> Iterator[str]:
-        for reference in self._settings.read_checkpoints():
+    def _while_open(self, references: Iterable[str]) -> Iterator[str]:
+        for reference in references:
             self._check_open()
             yield reference
 

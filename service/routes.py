@@ -325,15 +325,15 @@ async def limits(request: Request) -> LimitsResponse:
 
 @router.get("/livez", tags=["operations"], responses=describe_problems(503))
 async def livez(request: Request) -> Status:
-    """Report that the process answers and its device thread runs."""
+    """Report that the service answers and has not lost its device."""
     if not state_of(request).engine.alive:
-        raise EngineStoppedError("the device thread has ended; restart the service")
+        raise EngineStoppedError("the device is lost; restart the service")
     return Status()
 
 
 @router.get("/readyz", tags=["operations"], responses=describe_problems(503))
 async def readyz(request: Request) -> Status:
-    """Report that the device thread works and the store takes memories; name the part that fails.
+    """Report that the device works and the store takes memories; name the part that fails.
 
     The answer comes at once, from the state that a probe of the store keeps every few seconds.
     """

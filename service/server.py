@@ -17,14 +17,17 @@ from fastapi import FastAPI
 from gradmem_core.errors import DeviceLostError
 from service.app import create_app
 from service.connections import ConnectionLimits
+from service.device_process.executor import ProcessExecutor
+from service.device_process.process import DeviceProcess
 from service.encryption import Keyring, check_keys
 from service.engine.threads import leave_cores_to_the_engine
 from service.jobs.worker import JobWorker
 from service.log import configure_logging
+from service.models import Models
 from service.reloading import Reloader
-from service.self_test import try_checkpoint
 from service.settings import Settings, StartError
 from service.stores import create_store
+from service.telemetry import Telemetry
 from service.tracing import create_tracer
 from service.waiting import WaitingRequests
 
@@ -57,17 +60,29 @@ def serve(settings: Settings) -> None:
     settings = settings.model_copy(update={"threads": threads})
     asyncio.run(try_store(settings))
     asyncio.run(_try_address(settings.host, settings.port))
+    with DeviceProcess(settings) as process:
+        # This process computes nothing: it has the checkpoints for their tokenizers and limits.
+        _serve(settings.model_copy(update={"device": "cpu"}), process)
+
+
+def _serve(settings: Settings, process: DeviceProcess) -> None:
     lost = threading.Event()
 
     def shut_down() -> None:
         lost.set()
         server.should_exit = True
 
-    app = create_app(settings, tracer=create_tracer(), on_device_lost=shut_down)
-    if settings.self_test:  # on one core: the engine's threads would not pay for so little
-        for checkpoint in app.state.gradmem.models.all():
-            try_checkpoint(checkpoint, dtype=settings.blob_dtype)
-    server = Server(app, settings)
+    telemetry = Telemetry(create_tracer())
+    executor = ProcessExecutor(process, telemetry)
+    references = settings.read_checkpoints()
+    models = Models.load(references, device=settings.device, precision=settings.precision)
+    for checkpoint, reference in zip(models.all(), references, strict=True):
+        executor.prepare(checkpoint, reference)
+    app = create_app(
+        settings, models=models, executor=executor, telemetry=telemetry, on_device_lost=shut_down
+    )
+    reloader = Reloader(models, settings, executor.prepare) if settings.checkpoints_file else None
+    server = Server(app, settings, reloader)
     # What is loaded stays: the garbage collector would go through all of it again and again while
     # a large body is parsed, and hold up every thread.
     gc.collect()
@@ -127,9 +142,10 @@ class Server(uvicorn.Server):
     Args:
         app: The app, of `create_app`.
         settings: The operator's settings.
+        reloader: Brings the checkpoints up to date with their file; None where there is none.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, reloader: Reloader | None = None) -> None:
         limits = ConnectionLimits(
             connections=count_connections(settings.max_connections),
             header_seconds=settings.header_timeout_seconds,
@@ -138,8 +154,7 @@ class Server(uvicorn.Server):
         self._waiting: WaitingRequests = app.state.gradmem.waiting
         self._job_worker: JobWorker = app.state.gradmem.job_worker
         self._shutdown_seconds = settings.shutdown_seconds
-        self._reloader = Reloader(app.state.gradmem.models, settings)
-        self._reloads = settings.checkpoints_file is not None
+        self._reloader = reloader
         super().__init__(
             uvicorn.Config(
                 app,
@@ -163,7 +178,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.config.port == 0:
             print(self._url(), flush=True)  # noqa: T201
-        if self._reloads:
+        if self._reloader is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloader.request)
 
     def _url(self) -> str:
@@ -183,15 +198,15 @@ class Server(uvicorn.Server):
         Documents of jobs are given back meanwhile; a reload ends.
         """
         loop = asyncio.get_running_loop()
-        if self._reloads:
+        timer = loop.call_later(self._shutdown_seconds, self._waiting.end)
+        stopping = [asyncio.create_task(self._job_worker.stop())]  # a store that hangs holds it up
+        if self._reloader is not None:
             loop.remove_signal_handler(signal.SIGHUP)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it would end the process
-        closing = asyncio.create_task(self._reloader.close())
-        timer = loop.call_later(self._shutdown_seconds, self._waiting.end)
-        stopping = asyncio.create_task(self._job_worker.stop())  # a store that hangs holds it up
+            stopping.append(asyncio.create_task(self._reloader.close()))
         await super().shutdown(sockets)
         timer.cancel()
-        await asyncio.gather(closing, stopping)
+        await asyncio.gather(*stopping)
 
 
 def count_connections(wanted: int) -> int:

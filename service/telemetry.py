@@ -59,10 +59,10 @@ class Telemetry:
         self.request_seconds = self._histogram(
             "request_seconds", "Time from a request's arrival to its answer.", ["route"]
         )
-        self.waiting = Gauge(
+        self._waiting = Gauge(
             "gradmem_waiting_requests", "Requests in the engine's queue.", registry=self.registry
         )
-        self.queue_seconds = self._histogram(
+        self._queue_seconds = self._histogram(
             "queue_seconds", "Time from a request's arrival to its first turn.", ["kind"], TIMES
         )
         self.device_seconds = self._histogram(
@@ -88,7 +88,7 @@ class Telemetry:
         self._uncounted = {"write": 0, "read": 0}
         self._untimed = 0
         self.rejected = self._counter("rejected_total", "Requests refused by a full engine.")
-        self.cancelled = self._counter("cancelled_total", "Requests whose client left.")
+        self._cancelled = self._counter("cancelled_total", "Requests whose client left.")
         self.jobs = Gauge("gradmem_jobs", "Jobs that have not ended.", registry=self.registry)
         self._store_memories = Gauge(
             "gradmem_store_memories", "Memories in the store.", registry=self.registry
@@ -105,12 +105,28 @@ class Telemetry:
             "Attempts to send webhooks by outcome: delivered, failed or abandoned.",
             ["outcome"],
         )
-        self.expired = self._counter("expired_total", "Requests that timed out.")
+        self._expired = self._counter("expired_total", "Requests that timed out.")
 
     def observe_usage(self, usage: Usage | None) -> None:
         """Record what is in the store; None where that is unknown."""
         self._store_memories.set(math.nan if usage is None else usage.memories)
         self._store_bytes.set(math.nan if usage is None else usage.bytes)
+
+    def observe_waiting(self, jobs: int) -> None:
+        """Record the number of jobs that have not begun."""
+        self._waiting.set(jobs)
+
+    def observe_queue(self, operation: str, seconds: float) -> None:
+        """Record the time from a job's arrival to its first turn."""
+        self._queue_seconds.labels(operation).observe(seconds)
+
+    def count_cancelled(self) -> None:
+        """Count a job that was dropped because its client had left."""
+        self._cancelled.inc()
+
+    def count_expired(self) -> None:
+        """Count a job that timed out."""
+        self._expired.inc()
 
     def observe_gradient_step(self, lengths: Sequence[int], seconds: float) -> None:
         """Record a gradient step.

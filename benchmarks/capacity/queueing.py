@@ -27,10 +27,11 @@ from benchmarks.serving.process import run_service
 from benchmarks.serving.targets import HttpTarget
 from benchmarks.serving.throughput import BATCH, DIFFERENT, PAIRS, STEPS
 from gradmem_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from service.app import admission_limits, batch_limits
+from service.app import admission_limits
 from service.capacity.arithmetic import ModelShape
 from service.capacity.constants import Rate
 from service.capacity.queueing import Demand, predict_latency
+from service.devices import batch_limits
 from service.load import measure_load, percentiles
 from service.settings import Settings
 

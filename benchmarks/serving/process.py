@@ -30,31 +30,35 @@ class RunningService:
     "Its process; None for one that was running before."
 
     def resident_bytes(self) -> int | None:
-        """Return the memory that the process holds; None where that cannot be known."""
-        size = self._status("VmRSS")
-        return None if size is None else int(size.split()[0]) * 1024
+        """Return the memory that its processes hold; None where that cannot be known."""
+        folders = self._folders()
+        return sum(_kibibytes(folder) for folder in folders) * 1024 if folders else None
 
     def threads(self) -> int | None:
-        """Return the number of its threads; None where that cannot be known."""
-        count = self._status("Threads")
-        return None if count is None else int(count)
+        """Return the number of their threads; None where that cannot be known."""
+        folders = self._folders()
+        return sum(_count(folder / "task") for folder in folders) if folders else None
 
     def open_files(self) -> int | None:
-        """Return the number of its open files and sockets; None where that cannot be known."""
-        folder = self._folder / "fd"
-        return sum(1 for _ in folder.iterdir()) if folder.exists() else None
+        """Return the number of their open files and sockets; None where that cannot be known."""
+        folders = self._folders()
+        return sum(_count(folder / "fd") for folder in folders) if folders else None
 
-    @property
-    def _folder(self) -> Path:
-        """The folder in which Linux describes the process."""
-        return Path(PROCESS.format(pid=self.pid))
+    def _folders(self) -> list[Path]:
+        """Return the folders in which Linux describes the process and those that it started."""
+        own = Path(PROCESS.format(pid=self.pid))
+        started = [pid for file in own.glob("task/*/children") for pid in file.read_text().split()]
+        return [own, *(Path(PROCESS.format(pid=pid)) for pid in started)] if own.exists() else []
 
-    def _status(self, name: str) -> str | None:
-        status = self._folder / "status"
-        if not status.exists():
-            return None
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return fields[name].strip()
+
+def _kibibytes(process: Path) -> int:
+    """Return the memory that a process holds."""
+    [line] = [line for line in (process / "status").read_text().splitlines() if "VmRSS" in line]
+    return int(line.split()[1])
+
+
+def _count(folder: Path) -> int:
+    return sum(1 for _ in folder.iterdir())
 
 
 @contextmanager

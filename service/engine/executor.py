@@ -1,22 +1,17 @@
 """Do the work that the engine has taken on: by a device thread of this process, or elsewhere."""
 
 import asyncio
-import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
-from gradmem_core.errors import EngineStoppedError, GradMemError
+from gradmem_core.errors import GradMemError
 from service.engine.device import Device
+from service.engine.device_thread import DeviceThread
 from service.engine.pace import Pace
-from service.engine.scheduler import BatchLimits, Job, Scheduler
-from service.engine.threads import use_threads
+from service.engine.scheduler import BatchLimits, Job
 from service.engine.work import DeviceWork, Event, Result
-from service.log import log_failure
 from service.telemetry import Telemetry
-
-logger = logging.getLogger("gradmem.engine")
 
 Listener: TypeAlias = Callable[[Any], None]
 "Called on the event loop with the events of its work: `StepMade` of WRITE, `TokenChosen` of READ."
@@ -36,7 +31,10 @@ class Executor(Protocol):
 
     @property
     def step_seconds(self) -> float:
-        """Time that the step on the device has taken so far; 0 between steps."""
+        """Time that the step on the device has taken so far; between steps, a few seconds at most.
+
+        A device that gives no sign of life for longer is stuck.
+        """
 
     def start(self) -> None:
         """Begin to take work."""
@@ -96,10 +94,9 @@ class _AwaitedJob(Job):
 
 
 class DeviceExecutor:
-    """Does work on a device of this process, on a thread of its own.
+    """Does work on a device of this process (an `Executor`).
 
-    All work is answered: with its result, with its own error, or with that of the executor. Use
-    `start` before the first work and `stop` after the last.
+    Use `start` before the first work and `stop` after the last.
 
     Args:
         device: The device.
@@ -118,26 +115,19 @@ class DeviceExecutor:
     ) -> None:
         self.pace = Pace()
         self.on_failure: Callable[[], None] = lambda: None
-        self._device = device
         self._telemetry = telemetry
-        self._threads = threads
-        self._scheduler = Scheduler(device, limits, telemetry, pace=self.pace)
-        self._arrivals: list[_AwaitedJob] = []
-        self._deleted: list[str] = []
-        self._changed = threading.Condition()
-        self._stopping = False
-        self._step_began: float | None = None
-        self._thread = threading.Thread(target=self._run, name="gradmem-device", daemon=True)
+        self._thread = DeviceThread(device, limits, telemetry, self.pace, threads=threads)
+        self._thread.on_failure = lambda: self.on_failure()
 
     @property
     def alive(self) -> bool:
         """True while the device thread runs."""
-        return self._thread.is_alive()
+        return self._thread.alive
 
     @property
     def step_seconds(self) -> float:
         """Time that the step on the device has taken so far; 0 between steps."""
-        began = self._step_began
+        began = self._thread.step_began
         return 0.0 if began is None else time.monotonic() - began
 
     def start(self) -> None:
@@ -146,88 +136,19 @@ class DeviceExecutor:
 
     def stop(self) -> None:
         """Finish the current turn, refuse all remaining work, and end the device thread."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.stop()
 
     def forget(self, memory_id: str) -> None:
         """Drop what is cached of a memory that was deleted."""
-        with self._changed:
-            self._deleted.append(memory_id)
-            self._changed.notify()
+        self._thread.forget(memory_id)
 
     async def run(
         self, work: DeviceWork, *, share: str, deadline: float, listener: Listener | None
     ) -> Result:
         """Do a piece of work (see `Executor`)."""
         job = _AwaitedJob(work, deadline=deadline, share=share, listener=listener)
-        self._submit(job)
+        self._thread.submit(job)
         try:
             return await job.future
         finally:
             self._telemetry.trace_work(work.operation, job.queued, job.began)
-
-    def _submit(self, job: _AwaitedJob) -> None:
-        """Hand a job to the device thread.
-
-        Raises:
-            EngineStoppedError: The engine is stopping.
-        """
-        with self._changed:
-            if self._stopping or not self.alive:
-                raise EngineStoppedError(
-                    "the service is stopping; send the request to another instance"
-                )
-            self._arrivals.append(job)
-            self._changed.notify()
-
-    def _run(self) -> None:
-        """Give the device its work until the engine stops; the body of the device thread."""
-        use_threads(self._threads)
-        lost = True
-        try:
-            while self._take_arrivals():
-                self._step_began = time.monotonic()
-                self._scheduler.turn()
-                self._step_began = None
-            lost = False
-        except Exception as error:
-            log_failure(logger, "the device", error)
-        finally:
-            self._refuse_all()
-            if lost:
-                logger.critical("the device is lost; restart the service")
-                self.on_failure()
-
-    def _take_arrivals(self) -> bool:
-        """Hand new jobs to the scheduler, waiting where there is no work; False when stopping."""
-        with self._changed:
-            while not (self._stopping or self._arrivals or self._scheduler.busy):
-                self._forget_deleted()
-                self._changed.wait()
-            arrivals, self._arrivals = self._arrivals, []
-            self._forget_deleted()
-            stopping = self._stopping
-        for job in arrivals:
-            self._scheduler.add(job)
-        self._telemetry.waiting.set(self._scheduler.waiting)
-        return not stopping
-
-    def _forget_deleted(self) -> None:
-        for memory_id in self._deleted:
-            self._device.forget(memory_id)
-        self._deleted.clear()
-
-    def _refuse_all(self) -> None:
-        """Answer every remaining job with an error; no more can arrive."""
-        with self._changed:
-            self._stopping = True
-            arrivals, self._arrivals = self._arrivals, []
-        for job in arrivals:
-            self._scheduler.add(job)
-        self._scheduler.abandon(
-            EngineStoppedError("the service stopped before the request was done")
-        )
-        self._telemetry.waiting.set(0)

@@ -29,11 +29,11 @@ from gradmem_core.errors import (
 )
 from gradmem_core.writing.compression import WrittenPage
 from service.engine.device import Device, OngoingRead, OngoingWrite
+from service.engine.observer import WorkObserver
 from service.engine.pace import Pace, Stopwatch
 from service.engine.shares import FairShares
 from service.engine.work import DeviceWork, Event, ReadWork, Result, StepMade, WriteWork
 from service.log import log_failure
-from service.telemetry import Telemetry
 
 logger = logging.getLogger("gradmem.engine")
 
@@ -120,6 +120,10 @@ class Job(ABC):
         """True once the device has worked on it."""
         return self.began is not None
 
+    def begin(self, now: float) -> None:
+        """Note that the device takes it up; called once."""
+        self.began = now
+
     @property
     @abstractmethod
     def abandoned(self) -> bool:
@@ -142,23 +146,23 @@ class Scheduler:
     Args:
         device: The device.
         limits: Limits of a batch.
-        telemetry: Metrics of the turns.
+        observer: Observes the turns.
         pace: Observes the time that work takes.
-        clock: A clock in seconds, for deadlines, telemetry and the pace.
+        clock: A clock in seconds, for deadlines, the observer and the pace.
     """
 
     def __init__(
         self,
         device: Device,
         limits: BatchLimits,
-        telemetry: Telemetry,
+        observer: WorkObserver,
         *,
         pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._device = device
         self._limits = limits
-        self._telemetry = telemetry
+        self._observer = observer
         self._clock = clock
         self._stopwatch = Stopwatch(pace or Pace())
         self._writes: dict[OngoingWrite, Job] = {}
@@ -228,10 +232,10 @@ class Scheduler:
 
     def _is_wanted(self, job: Job, now: float) -> bool:
         if job.abandoned:
-            self._telemetry.cancelled.inc()
+            self._observer.count_cancelled()
             return False
         if now >= job.deadline:
-            self._telemetry.expired.inc()
+            self._observer.count_expired()
             job.answer(DeadlineError("the request timed out before its work was done"))
             return False
         return True
@@ -282,7 +286,7 @@ class Scheduler:
             self._device.drop(batch)
             self._read_apart(batch)
             return
-        self._telemetry.observe_token(len(chosen), self._clock() - started)
+        self._observer.observe_token(len(chosen), self._clock() - started)
         for read, event in chosen:
             self._reading[read].notify(event)
         answers = sum(read.work.answers for read in batch if read.done)
@@ -312,7 +316,7 @@ class Scheduler:
             started = self._clock()
             part_outcomes = self._device.write_step(part)
             lengths = [write.work.tokens for write in part]
-            self._telemetry.observe_gradient_step(lengths, self._clock() - started)
+            self._observer.observe_gradient_step(lengths, self._clock() - started)
             outcomes.update(zip(part, part_outcomes, strict=True))
 
         steps_before = {write: len(write.losses) for write in batch}
@@ -363,8 +367,8 @@ class Scheduler:
         now = self._clock()
         for job in jobs:
             if not job.begun:
-                self._telemetry.queue_seconds.labels(job.work.operation).observe(now - job.queued)
-                job.began = now
+                self._observer.observe_queue(job.work.operation, now - job.queued)
+                job.begin(now)
 
 
 def _catch(items: Sequence[Item], run: Callable[[Sequence[Item]], object]) -> Exception | None:

@@ -15,6 +15,7 @@ from service.fleet.request_ids import OneRequestId
 from service.log import configure_logging
 from service.server import try_store
 from service.settings import Settings
+from service.telemetry import Telemetry
 from service.tracing import create_tracer
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104
@@ -50,7 +51,8 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app; Ray calls this after the constructor."""
-        app = create_app(self._settings, executor=self._executor, tracer=create_tracer())
+        telemetry = Telemetry(create_tracer())
+        app = create_app(self._settings, executor=self._executor, telemetry=telemetry)
         app.add_middleware(LeaveGate)
         app.add_middleware(OneRequestId)
         return app

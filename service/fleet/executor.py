@@ -12,9 +12,9 @@ from ray.serve.handle import DeploymentHandle
 from gradmem_core.errors import DeviceLostError, EngineStoppedError, GradMemError
 from service.engine import Operation, StepMade, TokenChosen
 from service.engine.executor import Listener
+from service.engine.order import Order
 from service.engine.pace import Pace, Stopwatch
 from service.engine.work import DeviceWork, Result
-from service.fleet.order import Order
 
 ATTEMPTS = 3
 "Replicas that work is sent to, one after the other, before its request fails."
@@ -84,7 +84,7 @@ class FleetExecutor:
                     work, share=share, deadline=deadline, listened=listener is not None
                 )
                 try:
-                    return await self._run_on_replica(work.operation, order, notify)
+                    return await self._run_on_replica(work, order, notify)
                 except RayTaskError:  # the replica goes on: its code failed in an unforeseen way
                     raise
                 except LOST:
@@ -92,8 +92,11 @@ class FleetExecutor:
                         break
             raise DeviceLostError("a replica ended before it was done; send the request again")
 
-    async def _run_on_replica(self, operation: Operation, order: Order, notify: Listener) -> Result:
-        messages = self._deployments[operation].options(stream=True).run.remote(order)
+    async def _run_on_replica(self, work: DeviceWork, order: Order, notify: Listener) -> Result:
+        replicas = self._deployments[work.operation].options(stream=True)
+        messages = replicas.run.remote(
+            order, model=work.checkpoint.name, fingerprint=work.checkpoint.fingerprint
+        )
         try:
             async for message in messages:
                 if isinstance(message, GradMemError):

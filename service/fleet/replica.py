@@ -9,11 +9,11 @@ from typing import TypeAlias
 
 from gradmem_core.errors import DeviceLostError, GradMemError
 from gradmem_core.writing.compression import WrittenPage
-from service.app import create_executor
+from service.devices import create_executor
 from service.engine import Event
+from service.engine.order import Order
 from service.engine.threads import leave_cores_to_the_engine
 from service.engine.work import Result
-from service.fleet.order import Order
 from service.log import configure_logging
 from service.models import Models
 from service.readiness import STALL_SECONDS
@@ -49,10 +49,16 @@ class Replica:
         self._executor.on_failure = lambda: os._exit(1)  # Ray starts another
         self._executor.start()
 
-    async def run(self, order: Order) -> AsyncIterator[Message]:
-        """Do the work of an order; when cancelled, give its place up."""
+    async def run(self, order: Order, *, model: str, fingerprint: str) -> AsyncIterator[Message]:
+        """Do the work of an order; when cancelled, give its place up.
+
+        Args:
+            order: The order.
+            model: Name of its checkpoint.
+            fingerprint: Fingerprint of its checkpoint.
+        """
         try:
-            work = order.open(self._models)
+            work = order.open(self._models.find_writer(fingerprint, model))
         except GradMemError as error:
             yield error
             return

@@ -175,7 +175,9 @@ def test_a_stalled_device_is_named(
             target=http.post, args=("/write",), kwargs={"json": {"document": DOCUMENT}}
         )
         writing.start()
-        assert not_ready(http).startswith("engine: the device has been busy with one step")
+        assert not_ready(http).startswith(
+            "engine: the device has been in one step, or silent, for "
+        )
         device.go_on.set()
         writing.join()
         await_readiness(http, 200)

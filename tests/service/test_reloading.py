@@ -79,6 +79,10 @@ def test_an_example_that_is_refused_fails(tiny: Checkpoint) -> None:
 # Reloading
 
 
+def prepare(checkpoint: Checkpoint, _reference: str) -> None:
+    try_checkpoint(checkpoint, dtype="int8")
+
+
 class Served:
     """Checkpoints in a file, served and reloaded without a server."""
 
@@ -97,7 +101,7 @@ class Served:
         self.file.write_text("".join(f"{self.folder / name}\n" for name in names))
 
     async def reload(self) -> None:
-        reloader = Reloader(self.models, self.settings)
+        reloader = Reloader(self.models, self.settings, prepare)
         reloader.request()
         assert reloader._task is not None
         await reloader._task
@@ -178,7 +182,7 @@ async def test_a_service_that_stops_ends_its_reload(
 
     monkeypatch.setattr(models, "load_checkpoint", load_slowly)
     served.name("two", "three")
-    reloader = Reloader(served.models, served.settings)
+    reloader = Reloader(served.models, served.settings, prepare)
     reloader.request()
     await asyncio.to_thread(loading.wait, 60)
     closing = asyncio.create_task(reloader.close())

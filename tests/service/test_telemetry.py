@@ -40,7 +40,8 @@ def http(
 ) -> Iterator[httpx.Client]:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    app = create_app(settings, models=Models([tiny]), tracer=provider.get_tracer("test"))
+    telemetry = Telemetry(provider.get_tracer("test"))
+    app = create_app(settings, models=Models([tiny]), telemetry=telemetry)
     with serving(app) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
     provider.shutdown()

@@ -1,27 +1,23 @@
-"""Work on its way to a replica."""
+"""Work on its way to a device of another process."""
 
 import time
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from gradmem_core.checkpoints.checkpoint import Checkpoint
 from service.engine.work import DeviceWork
-from service.models import Models
 
 
 @dataclass(frozen=True)
 class Order:
-    """Work without its checkpoint, which the replica has itself."""
+    """Work without its checkpoint, which the other process has itself."""
 
     kind: type[DeviceWork]
     "Class of the work."
     content: dict[str, Any]
     "Fields of the work."
-    model: str
-    "Name of the checkpoint."
-    fingerprint: str
-    "Fingerprint of the checkpoint."
     share: str
-    "The client, which gets a fair share of the replica."
+    "The client, which gets a fair share of the device."
     seconds: float
     "Time until nobody wants the work any more: the clocks of two machines differ."
     listened: bool
@@ -34,18 +30,11 @@ class Order:
         return cls(
             type(work),
             {name: getattr(work, name) for name in names},
-            work.checkpoint.name,
-            work.checkpoint.fingerprint,
             share,
             deadline - time.monotonic(),
             listened,
         )
 
-    def open(self, models: Models) -> DeviceWork:
-        """Return the work with the checkpoint of a replica.
-
-        Raises:
-            FingerprintMismatchError: The replica does not have that checkpoint.
-        """
-        checkpoint = models.find_writer(self.fingerprint, self.model)
+    def open(self, checkpoint: Checkpoint) -> DeviceWork:
+        """Return the work for the checkpoint of this process."""
         return self.kind(checkpoint, **self.content)
