@@ -275,6 +275,13 @@ class Backbone(nn.Module):
         ]
         return list(blocks[0])
 
+    def drop_layers(self) -> None:
+        """Free the weights of the layers: the backbone can embed tokens, and no more."""
+        for layer in self.layers:
+            layer.to("meta")
+        for weight in self.parameters():
+            weight.data = weight.data.clone()  # of the bytes of a file, all or none are freed
+
     @property
     def _head(self) -> nn.Linear:
         return cast("nn.Linear", self.causal_lm.get_output_embeddings())  # type: ignore[no-untyped-call]

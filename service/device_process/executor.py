@@ -86,7 +86,8 @@ class ProcessExecutor:
         """Have the process load a checkpoint, before work of it comes; may be called on any thread.
 
         Args:
-            checkpoint: The service's own copy; the process drops its own with it.
+            checkpoint: The service's own copy, which loses its layers: only the process computes.
+                Once it is dropped, the process drops its own.
             reference: Its folder, or its name if it is bundled.
 
         Raises:
@@ -96,6 +97,7 @@ class ProcessExecutor:
         """
         number = next(self._numbers)
         self._process.load(number, reference, fingerprint=checkpoint.fingerprint)
+        checkpoint.model.backbone.drop_layers()
         self._checkpoints[id(checkpoint)] = number
         weakref.finalize(checkpoint, self._unload, id(checkpoint)).atexit = False
 

@@ -26,8 +26,8 @@ ANY_ADDRESS = "0.0.0.0"  # noqa: S104
 class Ingress:
     """The HTTP app of the plain service, whose engine works on replicas.
 
-    It has the checkpoints too, on the CPU: their tokenizers and limits, and the embeddings of
-    exported prompts.
+    It has the checkpoints too, on the CPU, without their layers: their tokenizers and limits, and
+    the embeddings of exported prompts.
 
     Args:
         writers: The deployment for WRITE.
@@ -53,6 +53,8 @@ class Ingress:
         """Return the app; Ray calls this after the constructor."""
         telemetry = Telemetry(create_tracer())
         app = create_app(self._settings, executor=self._executor, telemetry=telemetry)
+        for checkpoint in app.state.gradmem.models.all():
+            checkpoint.model.backbone.drop_layers()
         app.add_middleware(LeaveGate)
         app.add_middleware(OneRequestId)
         return app

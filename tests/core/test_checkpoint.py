@@ -125,6 +125,23 @@ def test_a_loaded_checkpoint_requires_no_gradient(folder: Path) -> None:
     assert not loaded.model.training
 
 
+def test_a_backbone_without_layers_embeds_and_holds_no_more_memory(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder)
+    backbone, ids, parameters = (
+        checkpoint.model.backbone,
+        torch.tensor([[1, 2]]),
+        checkpoint.parameters,
+    )
+    before = backbone.embed(ids)
+    backbone.drop_layers()
+    torch.testing.assert_close(backbone.embed(ids), before, rtol=0, atol=0)
+    weights = [weight for weight in backbone.parameters() if not weight.is_meta]
+    held = sum(weight.untyped_storage().nbytes() for weight in weights)
+    assert held == sum(weight.nbytes for weight in weights)
+    assert len(weights) < len(list(backbone.parameters()))
+    assert sum(weight.numel() for weight in checkpoint.model.parameters()) == parameters
+
+
 def test_the_folder_holds_what_the_architecture_names(folder: Path) -> None:
     assert {name for name in (*FILES, "README.md") if (folder / name).is_file()} == {
         *FILES,

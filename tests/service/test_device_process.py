@@ -41,6 +41,7 @@ class Running:
     """An executor on the loop of another thread."""
 
     executor: Executor
+    checkpoint: Checkpoint
     telemetry: Telemetry
     portal: BlockingPortal
 
@@ -57,8 +58,8 @@ class Running:
 
         return self.portal.call(run)
 
-    def write(self, checkpoint: Checkpoint, **options: object) -> WrittenPage:
-        page = self.run(a_write(checkpoint), **options)  # type: ignore[arg-type]
+    def write(self, checkpoint: Checkpoint | None = None, **options: object) -> WrittenPage:
+        page = self.run(a_write(checkpoint or self.checkpoint), **options)  # type: ignore[arg-type]
         assert isinstance(page, WrittenPage)
         return page
 
@@ -75,41 +76,41 @@ def a_read(checkpoint: Checkpoint, page: WrittenPage) -> ReadWork:
 
 
 @contextmanager
-def process_of(folder: Path, checkpoint: Checkpoint) -> Iterator[Running]:
-    telemetry = Telemetry()
+def process_of(folder: Path) -> Iterator[Running]:
+    checkpoint, telemetry = load_checkpoint(folder), Telemetry()
     settings = Settings(checkpoints=[str(folder)], threads=1)
     with DeviceProcess(settings) as process, start_blocking_portal() as portal:
         executor = ProcessExecutor(process, telemetry)
         executor.prepare(checkpoint, str(folder))
         portal.call(executor.start)
-        yield Running(executor, telemetry, portal)
+        yield Running(executor, checkpoint, telemetry, portal)
         executor.stop()
 
 
 @pytest.fixture(scope="module")
-def process(tiny_folder: Path, tiny: Checkpoint) -> Iterator[Running]:
-    with process_of(tiny_folder, tiny) as running:
+def process(tiny_folder: Path) -> Iterator[Running]:
+    with process_of(tiny_folder) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def thread(tiny_folder: Path) -> Iterator[Running]:
+def thread(tiny_folder: Path, tiny: Checkpoint) -> Iterator[Running]:
     telemetry = Telemetry()
     executor = create_executor(Settings(checkpoints=[str(tiny_folder)], threads=1), telemetry)
     with start_blocking_portal() as portal:
         executor.start()
-        yield Running(executor, telemetry, portal)
+        yield Running(executor, tiny, telemetry, portal)
         executor.stop()
 
 
-def test_it_writes_and_reads_as_a_thread_does(
-    process: Running, thread: Running, tiny: Checkpoint
-) -> None:
+def test_it_writes_and_reads_as_a_thread_does(process: Running, thread: Running) -> None:
     events: dict[str, list[Event]] = {"process": [], "thread": []}
     pages, answers = {}, {}
     for name, running in (("process", process), ("thread", thread)):
-        pages[name] = running.write(tiny, listener=events[name].append)
-        answers[name] = running.run(a_read(tiny, pages[name]), listener=events[name].append)
+        pages[name] = running.write(listener=events[name].append)
+        answers[name] = running.run(
+            a_read(running.checkpoint, pages[name]), listener=events[name].append
+        )
     torch.testing.assert_close(pages["process"].memory, pages["thread"].memory, rtol=0, atol=0)
     assert pages["process"].losses == pages["thread"].losses
     assert answers["process"] == answers["thread"]
@@ -118,9 +119,9 @@ def test_it_writes_and_reads_as_a_thread_does(
     assert kinds[:3] == [StepMade, StepMade, TokenChosen]
 
 
-def test_the_service_has_the_metrics_and_the_pace(process: Running, tiny: Checkpoint) -> None:
-    process.write(tiny)
-    assert process.executor.pace.seconds("write", tiny.name, 100) > 0
+def test_the_service_has_the_metrics_and_the_pace(process: Running) -> None:
+    process.write()
+    assert process.executor.pace.seconds("write", process.checkpoint.name, 100) > 0
     metrics = process.telemetry.exposition().decode()
     assert 'gradmem_step_seconds_count{kind="write"} 0.0' not in metrics
     assert 'gradmem_queue_seconds_count{kind="write"} 0.0' not in metrics
@@ -128,7 +129,7 @@ def test_the_service_has_the_metrics_and_the_pace(process: Running, tiny: Checkp
     assert process.executor.step_seconds < 30
 
 
-def test_work_that_nobody_waits_for_is_dropped(process: Running, tiny: Checkpoint) -> None:
+def test_work_that_nobody_waits_for_is_dropped(process: Running) -> None:
     begun = threading.Event()
 
     async def leave() -> None:
@@ -139,39 +140,37 @@ def test_work_that_nobody_waits_for_is_dropped(process: Running, tiny: Checkpoin
 
     async def run_long() -> None:
         await process.executor.run(
-            a_write(tiny, LONG),
+            a_write(process.checkpoint, LONG),
             share="",
             deadline=time.monotonic() + 600,
             listener=lambda _: begun.set(),
         )
 
     process.portal.call(leave)
-    process.write(tiny)
+    process.write()
     assert b"gradmem_cancelled_total 1.0" in process.telemetry.exposition()
 
 
-def test_errors_of_work_come_back(process: Running, tiny: Checkpoint) -> None:
+def test_errors_of_work_come_back(process: Running) -> None:
     with pytest.raises(DeadlineError, match="timed out"):
-        process.run(a_write(tiny, LONG), seconds=0.1)
+        process.run(a_write(process.checkpoint, LONG), seconds=0.1)
 
 
-def test_a_checkpoint_that_cannot_be_served_is_refused(
-    process: Running, tiny: Checkpoint, tmp_path: Path
-) -> None:
+def test_a_checkpoint_that_cannot_be_served_is_refused(process: Running, tmp_path: Path) -> None:
     prepare = process.executor.prepare  # type: ignore[attr-defined]
     with pytest.raises(CheckpointError, match="/no/such"):
-        prepare(tiny, "/no/such/checkpoint")
+        prepare(process.checkpoint, "/no/such/checkpoint")
     other = str(save_tiny(tmp_path / "other", seed=7))
     with pytest.raises(CheckpointError, match="was changed while it was loaded"):
-        prepare(tiny, other)
+        prepare(process.checkpoint, other)
     divergent = save_tiny(tmp_path / "divergent", seed=1, name="divergent", weight_scale=1e30)
     with pytest.raises(CheckpointError, match="self-test"):
         prepare(load_checkpoint(divergent), str(divergent))
-    process.write(tiny)
+    process.write()
 
 
 def test_a_checkpoint_is_dropped_with_the_services_own_copy(
-    process: Running, tiny: Checkpoint, tmp_path: Path
+    process: Running, tmp_path: Path
 ) -> None:
     executor = process.executor
     assert isinstance(executor, ProcessExecutor)
@@ -183,7 +182,7 @@ def test_a_checkpoint_is_dropped_with_the_services_own_copy(
     del new
     gc.collect()
     assert len(executor._checkpoints) == 1
-    process.write(tiny)
+    process.write()
 
 
 def test_a_row_of_a_batch_travels_alone() -> None:
@@ -191,20 +190,20 @@ def test_a_row_of_a_batch_travels_alone() -> None:
     assert len(pack(batch[0])) < 2 * batch[0].nbytes
 
 
-def test_a_process_that_is_killed_answers_everything(tiny_folder: Path, tiny: Checkpoint) -> None:
+def test_a_process_that_is_killed_answers_everything(tiny_folder: Path) -> None:
     lost = threading.Event()
-    with process_of(tiny_folder, tiny) as running:
+    with process_of(tiny_folder) as running:
         running.executor.on_failure = lost.set
 
         def kill(_: Event) -> None:
             os.kill(child_of(os.getpid()), signal.SIGKILL)
 
         with pytest.raises(EngineStoppedError, match="before the request was done"):
-            running.run(a_write(tiny, LONG), listener=kill)
+            running.run(a_write(running.checkpoint, LONG), listener=kill)
         assert lost.wait(10)
         assert not running.executor.alive
         with pytest.raises(EngineStoppedError, match="is stopping"):
-            running.write(tiny)
+            running.write()
 
 
 def test_it_ends_with_its_service(tiny_folder: Path, tiny: Checkpoint) -> None:
