@@ -24,6 +24,7 @@ from service.device_process.messages import (
     LoadCheckpoint,
     Observed,
     Report,
+    Request,
     Started,
     Timed,
 )
@@ -131,7 +132,7 @@ class DeviceWorker:
             log_failure(logger, "the device process", error)
             os._exit(LOST)
 
-    def _take(self, request: Begin | Cancel | Forget | DropCheckpoint) -> None:
+    def _take(self, request: Request) -> None:
         match request:
             case Begin():
                 work = request.order.open(self._checkpoints[request.checkpoint])
