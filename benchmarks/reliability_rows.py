@@ -101,8 +101,8 @@ class FuzzedRoute(Row):
     requests: Count
     succeeded: Amount
     refused: Amount
-    "Answered with 4xx."
+    "Answered with 4xx, or with 504 to a request that set a timeout."
     failed: Amount
-    "Answered with 5xx."
+    "Answered with another 5xx."
     violations: Amount
     "Answers that the OpenAPI document does not describe."

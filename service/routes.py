@@ -39,7 +39,7 @@ from service.schemas import (
     WriteRequest,
     WriteResult,
 )
-from service.streams import EVENT_STREAM, run_while_connected, stream_events
+from service.streams import EVENT_STREAM, STREAMED, run_while_connected, stream_events
 from service.telemetry import CONTENT_TYPE
 from service.writing import EmitProgress
 
@@ -74,6 +74,7 @@ router = APIRouter(responses=describe_problems(400, 401, 403, 421, 429, 431, 503
     tags=["memories"],
     response_model=WriteResult,
     responses={
+        200: {**STREAMED[200], "description": "The events of a stream"},
         202: {"model": JobInfo, "description": "The job"},
         **describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507),
     },
@@ -140,7 +141,7 @@ async def _respond_written(
     dependencies=[needs("read"), Depends(refuse_overload("read"))],
     tags=["memories"],
     response_model=ReadResponse,
-    responses=describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504),
+    responses={**STREAMED, **describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504)},
     openapi_extra=describe_body(ReadRequest),
 )
 async def read(body: ReadBody, request: Request) -> Response:
@@ -252,7 +253,7 @@ async def delete_page(memory_id: MemoryPath, page_id: PagePath, request: Request
     dependencies=[needs("write"), Depends(refuse_overload("write"))],
     tags=["memories"],
     response_model=WriteResult,
-    responses=describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507),
+    responses={**STREAMED, **describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507)},
     openapi_extra=describe_body(PageRequest),
 )
 async def replace_page(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -24,6 +24,10 @@ Emit = Callable[[StreamEvent], None]
 EVENT_STREAM = "text/event-stream"
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 "Headers that keep caches from storing a stream, and nginx from holding it back."
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}
+}
+"The OpenAPI entry of a stream."
 CLIENT_CLOSED_REQUEST = 499
 "nginx's status for a client that left before the response; it only appears in metrics and logs."
 

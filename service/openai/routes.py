@@ -16,7 +16,7 @@ from service.openai.schemas import (
     ModelList,
     ModelObject,
 )
-from service.streams import EVENT_STREAM, STREAM_HEADERS, run_while_connected
+from service.streams import EVENT_STREAM, STREAM_HEADERS, STREAMED, run_while_connected
 
 ChatBody = Annotated[ChatCompletionRequest, json_body(ChatCompletionRequest)]
 ModelPath = Annotated[str, Path(description="Name of a checkpoint.", examples=["prose"])]
@@ -40,7 +40,7 @@ router = APIRouter(
     "/chat/completions",
     dependencies=[Depends(refuse_overload("read"))],
     response_model=ChatCompletion,
-    responses=_errors(404, 408, 409, 413, 415, 422, 429, 503, 504),
+    responses={**STREAMED, **_errors(404, 408, 409, 413, 415, 422, 429, 503, 504)},
     openapi_extra=describe_body(ChatCompletionRequest),
 )
 async def create_chat_completion(body: ChatBody, request: Request) -> ChatCompletion | Response:
