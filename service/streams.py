@@ -24,10 +24,15 @@ Emit = Callable[[StreamEvent], None]
 EVENT_STREAM = "text/event-stream"
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 "Headers that keep caches from storing a stream, and nginx from holding it back."
-STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
 }
-"The OpenAPI entry of a stream."
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {EVENT_STREAM: {"itemSchema": EVENT_SCHEMA}}}
+}
+"The OpenAPI entry of a stream, as version 3.2 has it and FastAPI writes it in 3.1."
 CLIENT_CLOSED_REQUEST = 499
 "nginx's status for a client that left before the response; it only appears in metrics and logs."
 
