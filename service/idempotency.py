@@ -74,10 +74,10 @@ class Idempotency:
 
     Args:
         store: The store, which all services that share it agree by.
-        most: Most keys of a tenant.
+        most: Most keys of a tenant; None for any number.
     """
 
-    def __init__(self, store: Store, *, most: int) -> None:
+    def __init__(self, store: Store, *, most: int | None) -> None:
         self._records = store.records
         self._most = most
 
@@ -112,9 +112,9 @@ class Idempotency:
             )
             if await self._records.create(name, fresh.pack(), fresh.expires_at):
                 claim = Claim(self._records, name, fresh, is_new=True)
-                if await self._records.count(group) > self._most:
+                if self._most is not None and await self._records.count(group) > self._most:
                     await claim.forget()
-                    raise TooManyKeysError(self._most)
+                    raise TooManyKeysError(self._most, KEPT)
                 return claim
             stored = await self._records.find(name)
             if stored is None:  # expired or given up meanwhile

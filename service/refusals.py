@@ -25,6 +25,7 @@
 """
 
 import math
+from datetime import timedelta
 from typing import Self
 
 
@@ -255,15 +256,18 @@ class TooManyKeysError(RefusalError):
 
     Args:
         limit: Most of them.
+        kept: Time for which each is remembered.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, kept: timedelta) -> None:
+        seconds = math.ceil(kept.total_seconds())
         super().__init__(
-            f"the tenant has sent {limit} different Idempotency-Keys within 24 hours"
-            " (GRADMEM_MAX_IDEMPOTENCY_KEYS); wait until the oldest are forgotten, or send the"
-            " request without one",
+            f"the tenant has sent {limit} different Idempotency-Keys"
+            f" (GRADMEM_MAX_IDEMPOTENCY_KEYS), each of which is remembered for {seconds} s; wait"
+            " until the oldest are forgotten, send the request without one, or ask the operator"
+            " for more",
             limit=limit,
-            headers={"Retry-After": "60"},
+            headers={"Retry-After": str(seconds)},  # by then all of them are forgotten
         )
 
 

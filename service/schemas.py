@@ -641,8 +641,9 @@ class LimitsResponse(Described):
     "About the most jobs of the tenant that are kept after their end, the newest."
     job_seconds: int
     "Time for which a job and its results are kept after its end."
-    idempotency_keys: int
-    "Most idempotency keys of the tenant that are remembered; beyond that, new ones are refused."
+    idempotency_keys: int | None
+    """Most idempotency keys of the tenant that are remembered; beyond that, new ones are refused.
+    null for no limit."""
     metadata_entries: int = MAX_METADATA
     "Most entries of a memory's metadata."
     metadata_name_characters: int = MAX_METADATA_NAME

@@ -137,8 +137,9 @@ class Settings(BaseSettings):
     "Most jobs of a tenant that are kept after their end; beyond that the oldest are forgotten."
     job_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
     "Time for which a job and its results are kept after its end."
-    max_idempotency_keys: int = Field(default=1_000_000, ge=1)
-    "Most idempotency keys of a tenant that are remembered, each for 24 hours."
+    max_idempotency_keys: int | None = Field(default=None, ge=1)
+    """Most idempotency keys of a tenant that are remembered, each for 24 hours; by default any
+    number. Every WRITE of the client has one."""
     webhook_hosts: Annotated[list[str], NoDecode] = []
     """Hosts to which webhooks may be sent, separated by commas, `HOST` or `HOST:PORT`; without a
     port that of the scheme. None by default: requests could reach what only the service can."""

@@ -19,6 +19,7 @@ from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.errors import InputError, StoreUnavailableError
 from service import idempotency, leases
 from service.app import create_app
+from service.client.retries import LONGEST_PAUSE_SECONDS
 from service.models import Models
 from service.refusals import TooManyKeysError
 from service.schemas import WriteRequest
@@ -261,7 +262,9 @@ def test_a_tenant_has_as_many_keys_as_it_may(
         for key in (new_key(), new_key()):
             refused = send(http, key)
             assert problem(refused, 429, "too-many-idempotency-keys")["limit"] == 2
-            assert int(refused.headers["retry-after"]) > 0
+            retry_after = int(refused.headers["retry-after"])
+            assert retry_after == idempotency.KEPT.total_seconds()
+            assert retry_after > LONGEST_PAUSE_SECONDS  # the client does not wait in vain
         assert [send(http, key).json() for key in keys] == memories
         assert http.post("/write", json={"document": DOCUMENT}).status_code == 201
 
