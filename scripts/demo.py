@@ -12,13 +12,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from benchmarks.serving.process import await_service, stop_service
+from gradmem_core.errors import DeviceError
 from service.client import Client, ClientError
 from service.schemas import AnswerInfo, MemoryInfo, ModelInfo
 
@@ -28,9 +29,6 @@ TEXT = Path(__file__).with_name("demo.md")
 MIN_RIGHT = 3
 """Answers out of fifteen that must be right. This is a smoke test: the bundled checkpoint gets 6 of
 them, and a model without the memory none."""
-READY_SECONDS = 900
-"Longest time for the service to start, including the import of the model."
-STOP_SECONDS = 20
 TIMEOUT_SECONDS = 600
 
 Outcome: TypeAlias = Literal["right", "refused", "wrong"]
@@ -81,7 +79,7 @@ def main() -> int:
             return _demonstrate(options, Path(folder))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except (ClientError, RuntimeError, OSError, UnicodeDecodeError) as error:
+    except (ClientError, DeviceError, OSError, UnicodeDecodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -201,44 +199,15 @@ def _service(checkpoint: str, folder: Path) -> Iterator[Client]:
         "GRADMEM_LOG_LEVEL": "warning",
     }
     # It shares our standard error: the first start shows a progress bar while it imports a model.
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--checkpoint", checkpoint], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        url = _read_url(process)
-        with Client(url, timeout_seconds=TIMEOUT_SECONDS) as client:
-            _wait_until_ready(client, process)
-            yield client
-    finally:
-        _stop(process)
-
-
-def _read_url(process: "subprocess.Popen[str]") -> str:
-    """Return the base URL that the service prints once it listens."""
-    assert process.stdout is not None
-    url = process.stdout.readline().strip()
-    if not url:
-        raise RuntimeError(f"the service ended with status {process.wait()}")
-    return url
-
-
-def _wait_until_ready(client: Client, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while not client.ready():
-        if process.poll() is not None:
-            raise RuntimeError(f"the service ended with status {process.returncode}")
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"the service is not ready after {READY_SECONDS} s")
-        time.sleep(0.2)
-
-
-def _stop(process: "subprocess.Popen[str]") -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            url = await_service(process)
+            with Client(url, timeout_seconds=TIMEOUT_SECONDS) as client:
+                yield client
+        finally:
+            stop_service(process)
 
 
 if __name__ == "__main__":

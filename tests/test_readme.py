@@ -8,12 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.serving.process import await_service
 from service.client import Client
 from service.schemas import ReadResponse, WriteResult
 
@@ -47,15 +47,8 @@ def environment(folder: Path) -> Iterator[dict[str, str]]:
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
         try:
-            url = process.stdout.readline().strip()
-            with Client(url) as client:
-                deadline = time.monotonic() + 600  # the first start imports a backbone
-                while not client.ready():
-                    assert process.poll() is None, "the service ended"
-                    assert time.monotonic() < deadline, "the service is not ready"
-                    time.sleep(0.1)
+            url = await_service(process)  # takes long: the first start imports a backbone
             yield environment | {"GRADMEM_URL": url}
         finally:
             process.terminate()

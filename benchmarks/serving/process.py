@@ -76,44 +76,58 @@ def run_service(
     """
     checkpoints = [part for name in settings.checkpoints for part in ("--checkpoint", name)]
     options = ["--host", "127.0.0.1", "--port", "0", "--device", settings.device]
-    process = subprocess.Popen(  # noqa: S603
+    with subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "service", "serve", *checkpoints, *options],
         env=os.environ
         | {"GRADMEM_STORE_URL": settings.store_url, "GRADMEM_LOG_LEVEL": "error"}
         | dict(environment or {}),
         stdout=subprocess.PIPE,
         text=True,
-    )
-    try:
-        url = _read_url(process)
-        _await_ready(url, process)
-        yield RunningService(url, process.pid)
-    finally:
-        process.terminate()
+    ) as process:
         try:
-            process.wait(timeout=STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield RunningService(await_service(process), process.pid)
+        finally:
+            stop_service(process)
 
 
-def _read_url(process: "subprocess.Popen[str]") -> str:
-    """Return the base URL that the service prints once it listens."""
-    assert process.stdout is not None
-    timer = Timer(START_SECONDS, process.kill)
-    timer.start()
-    with process.stdout:
-        url = process.stdout.readline().strip()
-    timer.cancel()
+def await_service(process: "subprocess.Popen[str]", *, seconds: float = START_SECONDS) -> str:
+    """Wait until a service is ready; return its base URL, which it prints once it listens.
+
+    Args:
+        process: `gradmem serve`, whose standard output is a pipe.
+        seconds: Longest time; a process that has not printed its URL by then is killed.
+
+    Raises:
+        DeviceError: It did not start.
+    """
+    deadline = time.monotonic() + seconds
+    url = _read_line(process, seconds)
     if not url:
-        raise DeviceError("the service to be measured did not start")
-    return url
-
-
-def _await_ready(url: str, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + START_SECONDS
+        raise DeviceError("the service did not start")
     with Client(url) as client:
         while not client.ready():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise DeviceError("the service to be measured did not start")
+                raise DeviceError("the service did not become ready")
             time.sleep(0.1)
+    return url
+
+
+def stop_service(process: "subprocess.Popen[str]") -> None:
+    """Stop a service; kill it where it takes too long."""
+    process.terminate()
+    try:
+        process.wait(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _read_line(process: "subprocess.Popen[str]", seconds: float) -> str:
+    """Return the next line of a process, which is killed where it prints none in time."""
+    assert process.stdout is not None
+    timer = Timer(seconds, process.kill)
+    timer.start()
+    try:
+        return process.stdout.readline().strip()
+    finally:
+        timer.cancel()  # the interpreter would wait for it before it ends

@@ -7,13 +7,13 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from benchmarks.serving.process import await_service
 from gradmem_core.checkpoints.manifest import list_bundled
 from service.cli import app
 from service.client import Client
@@ -294,9 +294,8 @@ def served(tiny_folder: Path, tmp_path: Path) -> Iterator[tuple[str, "subprocess
             stderr=log,
             text=True,
         )
-    assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip(), process
+        yield await_service(process, seconds=120), process
     finally:
         process.kill()
         process.wait()
@@ -308,12 +307,7 @@ def test_serve_runs_until_it_is_stopped(
 ) -> None:
     url, process = served
     assert url.startswith("http://127.0.0.1:")
-    deadline = time.monotonic() + 60
     with Client(url) as client:
-        while not client.ready():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
         assert client.write(DOCUMENT).info.model == "tiny"
     assert (tmp_path / "memories.db").exists()
     process.terminate()
