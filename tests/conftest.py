@@ -31,7 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_xdist_auto_num_workers() -> int:
     """Half as many workers again as cores: tests wait for other processes and for timeouts."""
-    return min(8, (3 * len(os.sched_getaffinity(0)) + 1) // 2)
+    # Not `count_cores`: it would import torch, and this process runs no tests.
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(8, (3 * (affinity or 1) + 1) // 2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
