@@ -110,12 +110,15 @@ class Idempotency:
                 expires_at=now + KEPT,
                 leased_until=_lease_end(now),
             )
-            if await self._records.create(name, fresh.pack(), fresh.expires_at):
-                claim = Claim(self._records, name, fresh, is_new=True)
-                if self._most is not None and await self._records.count(group) > self._most:
+            claim = Claim(self._records, name, fresh, is_new=True)
+            try:
+                if await self._records.create(name, fresh.pack(), fresh.expires_at):
+                    await self._check_count(group)
+                    return claim
+            except BaseException:  # the client may have left, too
+                with suppress(StoreUnavailableError):
                     await claim.forget()
-                    raise TooManyKeysError(self._most, KEPT)
-                return claim
+                raise
             stored = await self._records.find(name)
             if stored is None:  # expired or given up meanwhile
                 continue
@@ -129,6 +132,11 @@ class Idempotency:
             taken_over = Claim(self._records, name, record)
             if await taken_over.renew():
                 return taken_over
+
+    async def _check_count(self, group: str) -> None:
+        """Refuse one key more than a tenant may have."""
+        if self._most is not None and await self._records.count(group) > self._most:
+            raise TooManyKeysError(self._most, KEPT)
 
 
 class Claim:

@@ -293,6 +293,27 @@ async def test_requests_at_once_do_not_exceed_the_limit_of_keys(store_url: str) 
         assert (await services[1].claim(tenant, first, body, size=1)).result == ""
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [StoreUnavailableError("no reply"), asyncio.CancelledError()])
+async def test_a_key_is_free_again_where_its_claim_failed(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    key = new_key()
+    async with create_store(store_url) as store:
+        for step in ("create", "count"):
+            method = getattr(store.records, step)
+
+            async def do_and_fail(*arguments: Any, method: Any = method) -> None:
+                await method(*arguments)
+                raise error
+
+            monkeypatch.setattr(store.records, step, do_and_fail)
+            with pytest.raises(type(error)):
+                await claim_again(store, key)
+            monkeypatch.undo()
+        assert (await claim_again(store, key)).is_new
+
+
 def begin_and_die(store_url: str, key: str) -> str:
     """Claim a request as a service does that ends then; return the id that it chose."""
 
