@@ -235,6 +235,9 @@ class Claim:
 async def copy_claim(source: RecordStore, target: RecordStore, name: str) -> bool | None:
     """Copy the record of a key into another store, where that has not one as complete.
 
+    A record without a result gives way to one with another seed: the key was freed and claimed
+    again since that was copied.
+
     Args:
         source: The records that have it.
         target: The records that get it.
@@ -250,7 +253,8 @@ async def copy_claim(source: RecordStore, target: RecordStore, name: str) -> boo
     there = await target.find(name)
     if there is None:
         return await target.create(name, packed, record.expires_at)
-    if record.result is None or ClaimRecord.model_validate_json(there).result is not None:
+    copied = ClaimRecord.model_validate_json(there)
+    if copied.result is not None or (record.result is None and record.seed == copied.seed):
         return False
     return await target.exchange(name, there, packed, record.expires_at)
 

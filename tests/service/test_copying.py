@@ -20,7 +20,7 @@ from service.app import create_app
 from service.cli import app
 from service.copying import Copied, copy_claims, copy_jobs, copy_memories, copy_store
 from service.encryption import Keyring, check_keys
-from service.idempotency import Idempotency
+from service.idempotency import ClaimRecord, Idempotency
 from service.jobs.jobs import Jobs
 from service.keys import KeyLimits, make_key
 from service.models import Models
@@ -317,6 +317,22 @@ async def test_requests_that_are_sent_again_find_their_keys(stores: tuple[Store,
     assert await copy_claims(*stores, print) == Copied(present=1)
     again = await target.claim("acme", "a key", document, size=1)
     assert (again.seed, again.result, again.is_new) == (claim.seed, "a note", False)
+
+
+async def test_a_key_that_was_freed_and_claimed_again_has_its_new_seed(
+    stores: tuple[Store, Store],
+) -> None:
+    source = Idempotency(stores[0], most=None)
+    document = WriteRequest(document="!a|")
+    claim = await source.claim("acme", "a key", document, size=1)
+    await copy_claims(*stores, print)
+    await claim.forget()
+    again = await source.claim("acme", "a key", document, size=1)
+    assert await copy_claims(*stores, print) == Copied(copied=1)
+    assert await copy_claims(*stores, print) == Copied(present=1)
+    [name] = [name async for name in stores[1].records.scan()]
+    record = ClaimRecord.model_validate_json(await stores[1].records.find(name) or b"")
+    assert record.seed == again.seed != claim.seed
 
 
 async def test_a_copied_key_expires_when_the_other_does(stores: tuple[Store, Store]) -> None:
