@@ -394,6 +394,7 @@ class RedisStore(Store):
             await self._retry(lambda redis: _rehearse_hset(redis, key))
             await self.find_key("")
             await self.list_keys()
+            await self.records.count("")
             await self.jobs.rehearse()
         except StoreFullError as error:  # memories can still be read and deleted
             logger.warning("%s", error)

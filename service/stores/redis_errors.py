@@ -43,7 +43,8 @@ COMMANDS = " ".join(
     for name in (
         *("get", "set", "del", "exists", "persist", "pexpireat"),
         *("watch", "unwatch", "multi", "exec", "hget", "hset", "hvals", "ping"),
-        *("getrange", "incrby", "scan", "strlen", "zadd", "zcard", "zmscore", "zrange", "zrem"),
+        *("getrange", "incrby", "scan", "strlen", "zadd", "zcard", "zcount"),
+        *("zmscore", "zrange", "zrem"),
         *("hdel", "hincrby", "hmget", "sadd", "scard", "srem", "zscore", "xack", "xadd"),
         *("xautoclaim", "xclaim", "xdel", "xgroup", "xpending", "xreadgroup"),
     )

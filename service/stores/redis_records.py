@@ -17,7 +17,7 @@ RECORD_PREFIX = "gradmem:record:"
 GROUP_PREFIX = "gradmem:records:"
 "Keys of groups: sorted sets of the keys of their records, by the time at which they expire."
 FORGOTTEN = 1000
-"Most expired records of a group that are forgotten at a time."
+"Most expired records of a group that are forgotten when another is entered."
 
 
 class RunCommands(Protocol):
@@ -55,7 +55,9 @@ class RedisRecords(RecordStore):
             lambda redis: redis.set(RECORD_PREFIX + key, value, nx=True, pxat=milliseconds)
         )
         if created:  # one that is not counted, because the process ends here, does no harm
-            await self._retry(lambda redis: _count(redis, key, milliseconds))
+            await self._retry(
+                lambda redis: transact(redis, lambda attempt: _enter(attempt, key, milliseconds))
+            )
         return bool(created)
 
     async def find(self, key: str) -> bytes | None:
@@ -81,33 +83,33 @@ class RedisRecords(RecordStore):
         return bool(removed)
 
     async def count(self, group: str) -> int:
-        """See `RecordStore.count`; those that have expired are forgotten on the way."""
-        group_key = _group_key(group)
-        expired: Any = [None] * FORGOTTEN
-        while len(expired) == FORGOTTEN:
-            now = to_milliseconds(datetime.now(UTC))
-            expired = await self._retry(
-                lambda redis, now=now: redis.zrange(  # type: ignore[misc]
-                    group_key, "-inf", now, byscore=True, offset=0, num=FORGOTTEN
-                )
-            )
-            if expired:
-                await self._retry(
-                    lambda redis, expired=expired: redis.zrem(group_key, *expired)  # type: ignore[misc]
-                )
-        return int(await self._retry(lambda redis: redis.zcard(group_key)))
+        """See `RecordStore.count`."""
+        now = to_milliseconds(datetime.now(UTC))
+        return int(
+            await self._retry(lambda redis: redis.zcount(_group_key(group), f"({now}", "+inf"))
+        )
 
     def scan(self) -> AsyncIterator[str]:
         """See `RecordStore.scan`."""
         return self._scan_keys(RECORD_PREFIX)
 
 
-async def _count(redis: Client, key: str, expires_at: int) -> None:
-    """Count a record in its group, which expires with the last of its records."""
+async def _enter(pipeline: Pipeline, key: str, expires_at: int) -> None:
+    """Enter a record in its group: an attempt at the transaction.
+
+    The group expires with the last of its records; those that have expired are forgotten.
+    """
     group_key = _group_key(key)
-    await redis.zadd(group_key, {key: expires_at})
-    last: Any = await redis.zrange(group_key, -1, -1, withscores=True)
-    await redis.pexpireat(group_key, int(last[0][1]))
+    await pipeline.watch(group_key)
+    now = to_milliseconds(datetime.now(UTC))
+    expired = await pipeline.zrange(group_key, "-inf", now, byscore=True, offset=0, num=FORGOTTEN)
+    last = await pipeline.zrange(group_key, -1, -1, withscores=True)
+    pipeline.multi()
+    if expired:
+        pipeline.zrem(group_key, *expired)
+    pipeline.zadd(group_key, {key: expires_at})
+    pipeline.pexpireat(group_key, max([expires_at, *(int(score) for _, score in last)]))
+    await pipeline.execute()
 
 
 def _group_key(key: str) -> str:

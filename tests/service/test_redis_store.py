@@ -28,6 +28,7 @@ from service.stores import redis as redis_store
 from service.stores.record_format import pack
 from service.stores.redis_errors import COMMANDS
 from service.stores.redis_index import KEY_PREFIX
+from service.stores.redis_records import GROUP_PREFIX
 from tests.service.stored import SECRET, a_memory, fill, soon
 from tests.service.test_job_stores import a_job
 
@@ -102,6 +103,25 @@ async def test_memories_from_before_the_index_are_listed(own_redis: RedisServer)
         for memory in memories:
             listed = await store.list_memories(memory.tenant, MemoryFilter(), limit=10)
             assert [head.key for head in listed.memories] == [memory.key]
+
+
+async def test_a_group_of_records_stays_as_long_as_the_last_of_them(redis_server: str) -> None:
+    group = f"{new_memory_id()}:"
+    async with (
+        create_store(redis_server) as store,
+        redis.asyncio.Redis.from_url(redis_server) as client,
+    ):
+        expired = [soon(0.1 + number / 1000) for number in range(5)]
+        ends = [*expired, *(soon(60 + number) for number in range(10)), soon(0.1)]
+        made = (
+            store.records.create(f"{group}{number}", b"a", end) for number, end in enumerate(ends)
+        )
+        await asyncio.gather(*made)
+        assert await client.pttl(GROUP_PREFIX + group[:-1]) > 68_000
+        await asyncio.sleep(0.2)
+        assert await store.records.count(group) == 10
+        await store.records.create(f"{group}last", b"a", soon(60))
+        assert await client.zcard(GROUP_PREFIX + group[:-1]) == 11  # the expired are forgotten
 
 
 async def test_a_replaced_memory_keeps_its_expiry(redis_server: str) -> None:
