@@ -43,7 +43,9 @@ class RedisWholeJobs:
         job = unpack_job(tenant, job_id, values[: len(FIELDS)])
         if job is None:
             return None
-        due: Any = await self._retry(lambda redis: redis.zscore(self._keys.deliveries, member))
+        due: Any = None
+        if job.ended_at is not None:  # otherwise it would be of a later moment
+            due = await self._retry(lambda redis: redis.zscore(self._keys.deliveries, member))
         return WholeJob(
             job=job,
             documents=values[len(FIELDS) : -job.documents],

@@ -30,7 +30,7 @@ from service.stores.redis_errors import COMMANDS
 from service.stores.redis_index import KEY_PREFIX
 from service.stores.redis_records import GROUP_PREFIX
 from tests.service.stored import SECRET, a_memory, fill, soon
-from tests.service.test_job_stores import a_job
+from tests.service.test_job_stores import a_job, add, finish, take
 
 pytestmark = pytest.mark.anyio
 
@@ -122,6 +122,32 @@ async def test_a_group_of_records_stays_as_long_as_the_last_of_them(redis_server
         assert await store.records.count(group) == 10
         await store.records.create(f"{group}last", b"a", soon(60))
         assert await client.zcard(GROUP_PREFIX + group[:-1]) == 11  # the expired are forgotten
+
+
+async def test_a_job_that_ends_while_it_is_fetched_is_not_due_before(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with create_store(own_redis.url) as store:
+        job = await add(store, a_job(1, webhook=b"sealed"))
+        task = await take(store)
+        jobs: Any = store.jobs
+        retry, calls = jobs._whole._retry, []
+
+        async def retry_and_finish(command: Any) -> Any:
+            reply = await retry(command)
+            calls.append(reply)
+            if len(calls) == 2:  # the whole hash has been read
+                await finish(store, task)
+            return reply
+
+        monkeypatch.setattr(jobs._whole, "_retry", retry_and_finish)
+        before = await store.jobs.fetch_whole(job.tenant, job.job_id)
+        after = await store.jobs.fetch_whole(job.tenant, job.job_id)
+    assert before is not None
+    assert after is not None
+    assert (before.job.ended_at, before.due_at) == (None, None)
+    assert after.job.ended_at is not None
+    assert after.due_at is not None
 
 
 async def test_a_replaced_memory_keeps_its_expiry(redis_server: str) -> None:
