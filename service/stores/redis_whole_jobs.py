@@ -61,31 +61,39 @@ class RedisWholeJobs:
         """See `JobStore.put_whole`: an attempt at its transaction."""
         job, key = whole.job, self._keys.job(whole.job.tenant, whole.job.job_id)
         await pipeline.watch(key)
-        there = unpack_job(job.tenant, job.job_id, await pipeline.hmget(key, FIELDS))
+        *values, queued = await pipeline.hmget(key, [*FIELDS, "queued"])
+        there = unpack_job(job.tenant, job.job_id, values)
         if there is not None and there.progress >= job.progress:
             return False
         pipeline.multi()
         pipeline.delete(key)
-        self.add(pipeline, whole)
+        self.add(pipeline, whole, queued=int(queued or 0))
         await pipeline.execute()
         return True
 
-    def add(self, pipeline: Pipeline, whole: WholeJob) -> None:
-        """Add a job by a transaction; its sets and lists may have it already."""
+    def add(self, pipeline: Pipeline, whole: WholeJob, *, queued: int = 0) -> None:
+        """Add a job by a transaction; its sets and lists may have it already.
+
+        Args:
+            pipeline: The transaction.
+            whole: The job.
+            queued: Documents, from the first on, that have been in the stream: those of them that
+                still wait are in it.
+        """
         job, keys = whole.job, self._keys
         key, member = keys.job(job.tenant, job.job_id), job_member(job.tenant, job.job_id)
         done = [number for number, each in enumerate(whole.documents) if each is None]
-        # From `queued` on all documents wait; finishing one puts the next of them into the stream.
-        queued = min(max(done, default=-1) + 1 + QUEUED, job.documents)
+        # From `end` on all documents wait; finishing one puts the next of them into the stream.
+        end = max(queued, min(max(done, default=-1) + 1 + QUEUED, job.documents))
         parts = {document_field(number): each for number, each in enumerate(whole.documents)}
         parts |= {result_field(number): each for number, each in enumerate(whole.results)}
         there = {name: part for name, part in parts.items() if part is not None}
-        pipeline.hset(key, mapping={**pack_job(job), **there, "queued": queued})
+        pipeline.hset(key, mapping={**pack_job(job), **there, "queued": end})
         pipeline.zadd(keys.listed(job.tenant), {job.position: 0})
         if job.expires_at is None:
             pipeline.sadd(keys.waiting(job.tenant), job.job_id)
             pipeline.sadd(keys.unended, member)
-            for number in range(queued):
+            for number in range(queued, end):
                 if whole.documents[number] is not None:
                     pipeline.xadd(keys.queue, entry_of(job.tenant, job.job_id, number))
         else:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -30,6 +31,7 @@ from service.stores import MemoryFilter, Store, StoredMemory, WholeJob, create_s
 from service.stores.record_format import pack
 from service.stores.redis import PROVISIONAL_SECONDS
 from service.stores.redis_index import KEY_PREFIX
+from service.stores.redis_whole_jobs import QUEUED
 from service.stores.usage import NO_QUOTA
 from tests.service.conftest import Serving
 from tests.service.stored import SECRET, a_memory, soon
@@ -261,6 +263,28 @@ async def test_a_second_copy_brings_jobs_forward(stores: tuple[Store, Store]) ->
         present=2
     )  # what is older changes nothing
     assert await target.jobs.count() == 0
+
+
+async def test_a_job_that_is_copied_again_queues_nothing_twice(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    async with (
+        create_store(f"sqlite:///{tmp_path}/memories.db") as source,
+        create_store(own_redis.url) as target,
+        redis.asyncio.Redis.from_url(own_redis.url) as client,
+    ):
+        await add(source, a_job(12))
+        for copied in range(5):
+            assert await copy_jobs(source, target, print) == Copied(copied=1)
+            entries: Any = await client.xrange("gradmem:{jobs}:queue")
+            numbers = [int(fields[b"number"]) for _, fields in entries]
+            assert numbers == list(range(copied + QUEUED))
+            await finish(source, await take(source))
+        taken = set()
+        while (task := await target.jobs.take(LEASE)) is not None:
+            taken.add(task.number)
+            await finish(target, task)
+    assert taken == set(range(4, 12))
 
 
 async def test_encrypted_documents_are_written_from_the_copy(stores: tuple[Store, Store]) -> None:
