@@ -115,9 +115,14 @@ export class MemoryList {
   async import(file) {
     await this.attempt(async () => {
       const id = newId();
-      const name = file.name.replace(MEMORY_SUFFIX, "") || null; // there is none in the file
+      const name = nameOf(file); // there is none in the file
       await send(`memories/${id}/blob`, { method: "PUT", body: file });
-      await send(`memories/${id}`, { method: "PATCH", body: { name } });
+      try {
+        await send(`memories/${id}`, { method: "PATCH", body: { name } });
+      } catch (error) {
+        await send(`memories/${id}`, { method: "DELETE" }); // nobody would know the id
+        throw error;
+      }
       await this.refresh();
       this.onOpen(id);
     });
@@ -155,6 +160,10 @@ export class MemoryList {
     }
   }
 }
+
+/** @param {File} file @returns {string | null} The name of its memory; null where none is left. */
+const nameOf = ({ name }) =>
+  (name.endsWith(MEMORY_SUFFIX) ? name.slice(0, -MEMORY_SUFFIX.length) : name) || null;
 
 /** @returns {string} The id of a new memory; `crypto.randomUUID` needs TLS or this machine. */
 const newId = () =>

@@ -196,6 +196,23 @@ def test_an_exported_memory_is_imported_by_a_click_and_by_a_drop(
     expect(button(page, "Open notes.txt")).to_have_count(0)
 
 
+def test_an_import_whose_name_is_refused_leaves_nothing(
+    open_page: OpenPage, settings: Settings, tiny: Checkpoint, serving: Serving
+) -> None:
+    with (
+        serving(create_app(settings, models=Models([tiny]))) as url,
+        httpx.Client(base_url=url, timeout=60) as http,
+    ):
+        written = http.post("/write", json={"document": DOCUMENT}).json()["memory_id"]
+        blob = http.get(f"/memories/{written}/blob").content
+        page = open_page(url)
+        drop(page, ".memories", "n" * 1000, blob)
+        expect(page.get_by_role("alert")).to_contain_text("name")
+        assert len(http.get("/memories").json()["memories"]) == 1
+        drop(page, ".memories", "a.safetensors.b", blob)
+        expect(page.get_by_role("heading", name="a.safetensors.b")).to_be_focused()
+
+
 def test_problems_are_shown_in_their_own_words(
     open_page: OpenPage, settings: Settings, tiny: Checkpoint, serving: Serving
 ) -> None:
