@@ -1,7 +1,9 @@
 """Copy what one store holds into another, as it is: what is encrypted stays encrypted.
 
-A copy that was interrupted is continued by the next, and services may run meanwhile: what is there
-already stays as it is, except for what goes only forward (jobs, keys of requests, revocations).
+A copy that was interrupted is continued by the next: what is there already stays as it is, except
+for what goes only forward (jobs, keys of requests, revocations). Services may use the source while
+memories are copied. Jobs and keys of requests are copied once none does: a job that is forgotten
+there after it was copied would be written again.
 """
 
 import asyncio
@@ -57,8 +59,10 @@ class CopiedStore:
     """The result of `copy_store`."""
 
     memories: CopiedMemories
-    jobs: Copied
-    idempotency_keys: Copied
+    jobs: Copied | None
+    "None where the copy was not the final one."
+    idempotency_keys: Copied | None
+    "None where the copy was not the final one."
     keys: Copied | None
     "API keys; None where they were not to be copied."
 
@@ -67,6 +71,7 @@ async def copy_store(
     source: Store,
     target: Store,
     *,
+    final: bool,
     with_keys: bool,
     show_progress: Callable[[str, Copied], None],
 ) -> CopiedStore:
@@ -75,6 +80,7 @@ async def copy_store(
     Args:
         source: The store that is copied.
         target: The store that gets the copies.
+        final: Copy jobs and idempotency keys, too: no service uses the source any more.
         with_keys: Copy the API keys, too.
         show_progress: Called with what is being copied, and how much of it so far, again and again.
 
@@ -84,10 +90,11 @@ async def copy_store(
     """
     await copy_register(source, target)  # first: without it nothing encrypted can be explained
     keys = await copy_keys(source, target) if with_keys else None
-    # Before the memories: what a job or a request notes as written is there by then.
+    memories = await copy_memories(source, target, partial(show_progress, "memories"))
+    if not final:
+        return CopiedStore(memories, None, None, keys)
     claims = await copy_claims(source, target, partial(show_progress, "idempotency keys"))
     jobs = await copy_jobs(source, target, partial(show_progress, "jobs"))
-    memories = await copy_memories(source, target, partial(show_progress, "memories"))
     return CopiedStore(memories, jobs, claims, keys)
 
 

@@ -154,15 +154,23 @@ def copy(
     to_url: Annotated[
         str, typer.Argument(metavar="TO_URL", help="Store that gets the copies; - as above.")
     ],
+    final: Annotated[
+        bool,
+        typer.Option(
+            "--final",
+            help="Copy jobs and idempotency keys, too: no service uses FROM_URL any more.",
+        ),
+    ] = False,
     with_keys: Annotated[bool, typer.Option("--keys", help="Copy the API keys, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Copy memories, jobs and idempotency keys into another store, such as from SQLite to Redis.
+    """Copy a store into another, such as from SQLite to Redis.
 
     Everything keeps its id, tenant and expiry, and what is encrypted stays encrypted. Memories that
     are there already are left as they are, so that a run that was interrupted is continued by the
     next. Services may run meanwhile, but what they do during the run may be missing until the next:
-    stop them before the last. Documents that a service was writing wait in the copy. Exit status 1
+    stop them before the last, which is told so by --final. Jobs are copied only then, or both
+    stores would write them; documents that a service was writing wait in the copy. Exit status 1
     means that some memories are damaged: they are named and not copied.
     """
     with requires_extra("service"):
@@ -180,6 +188,7 @@ def copy(
                 return await copy_store(
                     source,
                     target,
+                    final=final,
                     with_keys=with_keys,
                     show_progress=lambda kind, so_far: report(
                         so_far.copied, f"{kind}, {so_far.present:,} there already"
@@ -194,11 +203,18 @@ def copy(
         audit(
             "store.copy",
             memories=copied.memories.copied,
-            jobs=copied.jobs.copied,
-            idempotency_keys=copied.idempotency_keys.copied,
+            jobs=None if copied.jobs is None else copied.jobs.copied,
+            idempotency_keys=None
+            if copied.idempotency_keys is None
+            else copied.idempotency_keys.copied,
             keys=None if copied.keys is None else copied.keys.copied,
         )
     _print_copied(copied, as_json=as_json)
+    if not final:
+        typer.echo(
+            "jobs and idempotency keys are copied with --final, once no service uses FROM_URL",
+            err=True,
+        )
     if copied.memories.damaged:
         raise typer.Exit(EXIT_FAILED)
 
@@ -269,19 +285,22 @@ def _print_copied(copied: "CopiedStore", *, as_json: bool) -> None:
     damaged = [{"tenant": tenant, "memory_id": each} for tenant, each in memories.damaged]
     for name in damaged:
         typer.echo("damaged: {memory_id} of tenant {tenant}".format(**name), err=True)
-    others = {"job": copied.jobs, "idempotency key": copied.idempotency_keys}
-    if copied.keys is not None:
-        others["key"] = copied.keys
+    parts = {
+        "jobs": copied.jobs,
+        "idempotency_keys": copied.idempotency_keys,
+        "keys": copied.keys,
+    }
+    others = {kind: each for kind, each in parts.items() if each is not None}
     if as_json:
         result: dict[str, object] = vars(memories) | {"damaged": damaged}
-        result |= {f"{noun}s".replace(" ", "_"): vars(each) for noun, each in others.items()}
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(result | {kind: vars(each) for kind, each in others.items()}))
         return
     typer.echo(
         f"copied {format_count(memories.copied, 'memory')};"
         f" {memories.present} there already, {len(damaged)} damaged"
     )
-    for noun, each in others.items():
+    for kind, each in others.items():
+        noun = kind.removesuffix("s").replace("_", " ")
         typer.echo(f"copied {format_count(each.copied, noun)}; {each.present} there already")
 
 

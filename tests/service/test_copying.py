@@ -130,7 +130,7 @@ async def test_a_copy_that_was_killed_leaves_nothing_provisional(
 async def test_the_target_knows_which_keys_it_needs(stores: tuple[Store, Store]) -> None:
     source, target = stores
     await check_keys(source, Keyring([KEY]))
-    await copy_store(source, target, with_keys=False, show_progress=print)
+    await copy_store(source, target, final=False, with_keys=False, show_progress=print)
     with pytest.raises(EncryptionKeyError, match=Keyring([KEY]).ids[0]):
         await check_keys(target, Keyring())
     await check_keys(target, Keyring([KEY]))
@@ -149,11 +149,7 @@ def test_damaged_memories_are_named_and_the_others_copied(
     result = run(f"sqlite:///{path}", redis_server, "--json")
     assert result.exit_code == 1
     damaged = [{"tenant": "default", "memory_id": bad.memory_id}]
-    nothing = {"copied": 0, "present": 0}
-    assert json.loads(result.stdout) == {
-        **{"copied": 1, "present": 0, "damaged": damaged},
-        **{"jobs": nothing, "idempotency_keys": nothing},
-    }
+    assert json.loads(result.stdout) == {"copied": 1, "present": 0, "damaged": damaged}
     assert f"damaged: {bad.memory_id} of tenant default" in result.stderr
 
 
@@ -193,7 +189,7 @@ def test_a_copy_is_recorded_and_named_by_the_environment(
 ) -> None:
     in_store(urls[0], a_memory())
     monkeypatch.setenv("GRADMEM_STORE_URL", urls[0])
-    result = run("-", urls[1])
+    result = run("-", urls[1], "--final")
     assert result.stdout.splitlines() == [
         "copied 1 memory; 0 there already, 0 damaged",
         "copied 0 jobs; 0 there already",
@@ -201,6 +197,22 @@ def test_a_copy_is_recorded_and_named_by_the_environment(
     ]
     record = json.loads(result.stderr)
     assert (record["act"], record["memories"]) == ("store.copy", 1)
+
+
+async def test_jobs_are_not_copied_while_services_may_write_them(
+    stores: tuple[Store, Store], urls: Urls
+) -> None:
+    source, target = stores
+    await add(source, a_job(1))
+    await Idempotency(source, most=None).claim("acme", "k", WriteRequest(document="!a|"), size=1)
+    first = await asyncio.to_thread(run, *urls)
+    assert "--final" in first.stderr
+    assert "job" not in first.stdout
+    assert await whole_jobs(target) == {}
+    assert [name async for name in target.records.scan()] == []
+    await asyncio.to_thread(run, *urls, "--final")
+    assert len(await whole_jobs(target)) == 1
+    assert len([name async for name in target.records.scan()]) == 1
 
 
 async def whole_jobs(store: Store) -> dict[str, WholeJob]:
@@ -317,7 +329,7 @@ def test_nothing_that_a_service_accepted_is_lost_by_moving(
     keys = [{"Idempotency-Key": "written"}, {"Idempotency-Key": "accepted"} | ASYNC]
     with service(urls[0], 0) as http:
         written, accepted = [http.post("/write", json=item, headers=key).json() for key in keys]
-    assert run(*urls).exit_code == 0
+    assert run(*urls, "--final").exit_code == 0
     with service(urls[1], 1) as http:
         again, job = [http.post("/write", json=item, headers=key).json() for key in keys]
         assert again == written
