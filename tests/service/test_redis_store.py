@@ -1,9 +1,11 @@
 """The Redis store beyond the behaviour of every store: its own expiry, outages, recovery."""
 
 import asyncio
+import random
+import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -288,10 +290,16 @@ async def cluster(tmp_path: Path) -> AsyncIterator[list[RedisServer]]:
 
 
 def port_of_a_node() -> int:
-    """Return a free port; nodes talk to each other on the one 10,000 above it."""
-    while (port := free_port()) > 55_535:
-        pass
-    return port
+    """Return a free port; nodes talk to each other on the one 10,000 above it.
+
+    Neither is one that Linux gives to connections, which might take it before the node does.
+    """
+    while True:
+        port = random.randrange(10_000, 22_000)
+        with suppress(OSError), ExitStack() as stack:
+            for taken in (port, port + 10_000):
+                stack.enter_context(socket.create_server(("127.0.0.1", taken)))
+            return port
 
 
 async def run_command(server: RedisServer, *words: object) -> Any:
