@@ -66,6 +66,12 @@ class CopiedStore:
     keys: Copied | None
     "API keys; None where they were not to be copied."
 
+    @property
+    def others(self) -> dict[str, Copied]:
+        """The results besides that of the memories, by kind; without what was not to be copied."""
+        kinds = {"jobs": self.jobs, "idempotency_keys": self.idempotency_keys, "keys": self.keys}
+        return {kind: each for kind, each in kinds.items() if each is not None}
+
 
 async def copy_store(
     source: Store,

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -200,15 +200,8 @@ def copy(
         _refuse_copy(*urls)
         configure_audit()
         copied = asyncio.run(run(*urls))
-        audit(
-            "store.copy",
-            memories=copied.memories.copied,
-            jobs=None if copied.jobs is None else copied.jobs.copied,
-            idempotency_keys=None
-            if copied.idempotency_keys is None
-            else copied.idempotency_keys.copied,
-            keys=None if copied.keys is None else copied.keys.copied,
-        )
+        counts: dict[str, Any] = {kind: each.copied for kind, each in copied.others.items()}
+        audit("store.copy", memories=copied.memories.copied, **counts)
     _print_copied(copied, as_json=as_json)
     if not final:
         typer.echo(
@@ -285,21 +278,15 @@ def _print_copied(copied: "CopiedStore", *, as_json: bool) -> None:
     damaged = [{"tenant": tenant, "memory_id": each} for tenant, each in memories.damaged]
     for name in damaged:
         typer.echo("damaged: {memory_id} of tenant {tenant}".format(**name), err=True)
-    parts = {
-        "jobs": copied.jobs,
-        "idempotency_keys": copied.idempotency_keys,
-        "keys": copied.keys,
-    }
-    others = {kind: each for kind, each in parts.items() if each is not None}
     if as_json:
         result: dict[str, object] = vars(memories) | {"damaged": damaged}
-        typer.echo(json.dumps(result | {kind: vars(each) for kind, each in others.items()}))
+        typer.echo(json.dumps(result | {kind: vars(each) for kind, each in copied.others.items()}))
         return
     typer.echo(
         f"copied {format_count(memories.copied, 'memory')};"
         f" {memories.present} there already, {len(damaged)} damaged"
     )
-    for kind, each in others.items():
+    for kind, each in copied.others.items():
         noun = kind.removesuffix("s").replace("_", " ")
         typer.echo(f"copied {format_count(each.copied, noun)}; {each.present} there already")
 
