@@ -1,11 +1,11 @@
 """Tell clients apart: by their keys and, where none are needed, by their addresses."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Network, ip_address
-from typing import Annotated
 
-from fastapi import Depends, Request, params
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Request, params
+from fastapi.security import HTTPBearer
 
 from service.access import Identity
 from service.app_state import state_of
@@ -16,31 +16,64 @@ from service.stores import Quota
 
 SITE_PREFIX = 64
 "Bits of an IPv6 address that one client has to itself: it may choose the others anew each time."
-
-
 RESPOND_ASYNC = "respond-async"
 
-BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="A key of the service.")
 
+class _Needs(HTTPBearer):
+    """The dependency that `needs` returns.
 
-def needs(role: Role, *, without_store: bool = False) -> params.Depends:
-    """Return the dependency that lets in clients who have at least this role.
-
-    It comes before every other dependency of a route. A route without one cannot reach memories:
-    it has no tenant. See `Access.identify` for `without_store`.
+    All of it is one dependency: each costs FastAPI as much as what this one does.
     """
 
-    async def identify(
-        request: Request,
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+    def __init__(
+        self,
+        role: Role,
+        work: Operation | None,
+        unless: Callable[[Request], bool],
+        *,
+        without_store: bool,
     ) -> None:
-        key = None if credentials is None else credentials.credentials
-        identity = await state_of(request).access.identify(key, role, without_store=without_store)
+        super().__init__(auto_error=False, scheme_name="key", description="A key of the service.")
+        self._role = role
+        self._work: Operation | None = work
+        self._unless = unless
+        self._without_store = without_store
+
+    async def __call__(self, request: Request) -> None:  # type: ignore[override]
+        credentials = await super().__call__(request)
+        identity = await state_of(request).access.identify(
+            None if credentials is None else credentials.credentials,
+            self._role,
+            without_store=self._without_store,
+        )
         request.state.identity = identity
         if (known := current_request()) is not None:
             known.tenant, known.key_id = identity.tenant, identity.key_id
+        if self._work is not None and not self._unless(request):
+            _refuse_overload(request, self._work)
 
-    return params.Depends(identify)
+
+def needs(
+    role: Role,
+    *,
+    work: Operation | None = None,
+    unless: Callable[[Request], bool] = lambda _: False,
+    without_store: bool = False,
+) -> params.Depends:
+    """Return the dependency that lets in clients who have at least this role.
+
+    It comes before every other dependency of a route. A route without one cannot reach memories:
+    it has no tenant.
+
+    Args:
+        role: The role.
+        work: Work that the request is for the engine. Where any like it would be refused, it is
+            refused before its body is read: under overload most requests are, and reading them
+            would take the time of those that are not.
+        unless: Tells requests that do not need the engine at once.
+        without_store: See `Access.identify`.
+    """
+    return params.Depends(_Needs(role, work, unless, without_store=without_store))
 
 
 def identity_of(request: Request) -> Identity:
@@ -72,12 +105,16 @@ def client_of(request: Request) -> str:
     identity = identity_of(request)
     if identity.key_id is not None:
         return f"tenant {identity.tenant}"
-    if request.client is None:
-        return ""
+    return "" if request.client is None else _site_of(request.client.host)
+
+
+@lru_cache(maxsize=1024)
+def _site_of(host: str) -> str:
+    """Return the address of a host, or the part of it that one client has to itself."""
     try:
-        address = ip_address(request.client.host)
+        address = ip_address(host)
     except ValueError:  # not a connection over the internet protocols
-        return request.client.host
+        return host
     if isinstance(address, IPv4Address):
         return str(address)
     return str(address.ipv4_mapped or IPv6Network((int(address), SITE_PREFIX), strict=False))
@@ -89,27 +126,10 @@ def prefers_async(request: Request) -> bool:
     return any(each.partition(";")[0].strip() == RESPOND_ASYNC for each in preferences)
 
 
-def refuse_overload(
-    operation: Operation, *, unless: Callable[[Request], bool] = lambda _: False
-) -> Callable[[Request], Awaitable[None]]:
-    """Return the dependency that refuses a request where any like it would be refused.
-
-    It is resolved before the body is read: under overload most requests are refused, and reading
-    them would take the time of those that are not.
-
-    Args:
-        operation: The operation.
-        unless: Tells requests that do not need the engine at once.
-    """
-
-    async def refuse(request: Request) -> None:
-        if unless(request):
-            return
-        state = state_of(request)
-        length = request.headers.get("content-length", "")
-        # A byte of a document is at most a token. A body without a length may be the largest.
-        tokens = int(length) if length.isdecimal() else state.settings.max_body_bytes
-        steps = max(each.model.config.max_write_steps for each in state.models.all())
-        state.engine.refuse_if_full(operation, client_of(request), units=tokens * steps)
-
-    return refuse
+def _refuse_overload(request: Request, operation: Operation) -> None:
+    state = state_of(request)
+    length = request.headers.get("content-length", "")
+    # A byte of a document is at most a token. A body without a length may be the largest.
+    tokens = int(length) if length.isdecimal() else state.settings.max_body_bytes
+    steps = max(each.model.config.max_write_steps for each in state.models.all())
+    state.engine.refuse_if_full(operation, client_of(request), units=tokens * steps)

@@ -27,6 +27,7 @@ from service.engine import Engine
 from service.models import Models
 from service.offload import call_by_size
 from service.pages import Pages, page_index, with_page, with_pages, without_page
+from service.recent import RecentlyUsed
 from service.schemas import (
     MAX_LIST,
     MAX_METADATA,
@@ -54,11 +55,26 @@ MAX_CHANGE_ATTEMPTS = 10
 "Attempts to store a change while other services change the same memory."
 ELEMENT_BYTES: dict[BlobDtype, int] = {"float32": 4, "float16": 2, "int8": 1}
 "Bytes of an element of a memory in its blob."
+DECODED_BYTES = 2**26
+"Most bytes of memories that stay decoded for later requests."
 MAX_LIST_CHARACTERS = 2**20
 "Most characters of metadata in a part of a list."
 
 Change: TypeAlias = Callable[[StoredMemory], tuple[StoredMemory, Blob]]
 "Returns the changed memory, with its blob decoded; may raise to refuse."
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A record of the store, and the blob that it holds."""
+
+    stored: StoredMemory
+    blob: Blob
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the record and of the decoded memory."""
+        return len(self.stored.blob) + self.blob.memory.nbytes
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,9 @@ class Memories:
         self._engine = engine
         self._store = store
         self._keyring = keyring
+        self._decoded: RecentlyUsed[str, _Decoded] = RecentlyUsed(
+            DECODED_BYTES, size=lambda memory: memory.bytes
+        )
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def add(
@@ -201,9 +220,10 @@ class Memories:
             StoreUnavailableError: The store cannot be reached.
         """
         stored = await self._store.complete_put(tenant, memory_id)
-        memory = await call_by_size(len(stored.blob), self._decode, stored, None)
+        blob = await call_by_size(len(stored.blob), self._unpack, stored)
+        memory = self._open(stored, blob, None)
         if page_id is not None:
-            page_index(memory.blob, page_id)
+            page_index(blob, page_id)
         return memory
 
     async def open(self, tenant: str, memory_id: str, model: str | None = None) -> OpenMemory:
@@ -222,7 +242,13 @@ class Memories:
             StoreUnavailableError: The store cannot be reached.
         """
         stored = await self._store.get(tenant, memory_id)
-        return await call_by_size(len(stored.blob), self._decode, stored, model)
+        kept = self._decoded.get(stored.key)
+        if kept is not None and kept.stored == stored:  # nobody has changed it since
+            blob = kept.blob
+        else:
+            blob = await call_by_size(len(stored.blob), self._unpack, stored)
+        self._decoded.put(stored.key, _Decoded(stored, blob))
+        return self._open(stored, blob, model)
 
     async def append(self, tenant: str, memory_id: str, pages: Pages, quota: Quota) -> MemoryInfo:
         """Add pages to a memory, after those that it has.
@@ -265,7 +291,7 @@ class Memories:
         """
         change = partial(with_page, page_id, pages)
         memory = await self._change_pages(tenant, memory_id, change, quota)
-        self._engine.forget(memory_key(tenant, memory_id))
+        self._forget(tenant, memory_id)
         audit("memory.replace_page", memory_id=memory_id, page_id=page_id, pages=len(pages[1]))
         return memory
 
@@ -355,7 +381,7 @@ class Memories:
             StoreUnavailableError: The store cannot be reached.
         """
         await self._store.delete(tenant, memory_id)
-        self._engine.forget(memory_key(tenant, memory_id))
+        self._forget(tenant, memory_id)
         audit("memory.delete", memory_id=memory_id)
 
     async def delete_many(self, tenant: str, request: DeleteRequest) -> DeleteResponse:
@@ -373,7 +399,7 @@ class Memories:
             cursor = part.next_cursor
         deleted = await self._store.delete_many(tenant, dict.fromkeys(memory_ids))
         for memory_id in deleted:
-            self._engine.forget(memory_key(tenant, memory_id))
+            self._forget(tenant, memory_id)
             audit("memory.delete", memory_id=memory_id)
         return DeleteResponse(deleted=len(deleted), next_cursor=cursor)
 
@@ -387,11 +413,10 @@ class Memories:
             StoreUnavailableError: The store cannot be reached.
         """
         await self._change_pages(tenant, memory_id, partial(without_page, page_id), NO_QUOTA)
-        self._engine.forget(memory_key(tenant, memory_id))
+        self._forget(tenant, memory_id)
         audit("memory.delete_page", memory_id=memory_id, page_id=page_id)
 
-    def _decode(self, stored: StoredMemory, model: str | None) -> OpenMemory:
-        blob = self._unpack(stored)
+    def _open(self, stored: StoredMemory, blob: Blob, model: str | None) -> OpenMemory:
         if model is None:
             checkpoint = self._models.find_writer(blob.info.fingerprint, stored.model)
         else:
@@ -400,6 +425,12 @@ class Memories:
         config, backbone = checkpoint.model.config, checkpoint.model.backbone
         check_shape(blob, vectors=config.memory_tokens, width=backbone.width)
         return OpenMemory(stored, blob, checkpoint)
+
+    def _forget(self, tenant: str, memory_id: str) -> None:
+        """Drop what is kept of a memory that was deleted or changed."""
+        key = memory_key(tenant, memory_id)
+        self._decoded.remove(key)
+        self._engine.forget(key)
 
     def _apply(
         self, change: Callable[[Blob], Pages], stored: StoredMemory

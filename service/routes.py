@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from gradmem_core.config import EmbedsForm
 from gradmem_core.errors import EngineStoppedError
@@ -18,7 +18,6 @@ from service.clients import (
     needs,
     prefers_async,
     quota_of,
-    refuse_overload,
     tenant_of,
 )
 from service.descriptions import describe_limits, describe_model
@@ -69,7 +68,7 @@ router = APIRouter(responses=describe_problems(400, 401, 403, 421, 429, 431, 503
 
 @router.post(
     "/write",
-    dependencies=[needs("write"), Depends(refuse_overload("write", unless=prefers_async))],
+    dependencies=[needs("write", work="write", unless=prefers_async)],
     status_code=201,
     tags=["memories"],
     response_model=WriteResult,
@@ -138,7 +137,7 @@ async def _respond_written(
 
 @router.post(
     "/read",
-    dependencies=[needs("read"), Depends(refuse_overload("read"))],
+    dependencies=[needs("read", work="read")],
     tags=["memories"],
     response_model=ReadResponse,
     responses={**STREAMED, **describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504)},
@@ -250,7 +249,7 @@ async def delete_page(memory_id: MemoryPath, page_id: PagePath, request: Request
 
 @router.put(
     "/memories/{memory_id}/pages/{page_id}",
-    dependencies=[needs("write"), Depends(refuse_overload("write"))],
+    dependencies=[needs("write", work="write")],
     tags=["memories"],
     response_model=WriteResult,
     responses={**STREAMED, **describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507)},

@@ -109,7 +109,7 @@ class ServingRun:
                 )
         if self._begins("growth"):
             footprints = await measure_growth(
-                http, service.resident_bytes, requests=self.requests, seed=self.seed
+                service.url, service.resident_bytes, requests=self.requests, seed=self.seed
             )
             self.rows += footprints
             if not footprints:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from benchmarks.rows import Footprint
 from benchmarks.serving.documents import draw_documents
-from benchmarks.serving.targets import TTL_SECONDS, HttpTarget
+from benchmarks.serving.targets import TTL_SECONDS
 from service.client import AsyncClient, ClientError
 from training.tasks.base import Example
 
@@ -20,12 +20,12 @@ FOOTPRINTS = 100
 
 
 async def measure_growth(
-    target: HttpTarget, resident_bytes: Callable[[], int | None], *, requests: int, seed: int
+    url: str, resident_bytes: Callable[[], int | None], *, requests: int, seed: int
 ) -> list[Footprint]:
     """Send requests, and look at the memory of the service's process meanwhile.
 
     Args:
-        target: The service.
+        url: Base URL of the service.
         resident_bytes: Reads the memory of its process; None where that cannot be known.
         requests: Number of requests.
         seed: Seed of the documents.
@@ -44,8 +44,7 @@ async def measure_growth(
         nonlocal sent, failed
         while sent < requests:
             try:
-                async with target.client() as client:
-                    await _live(client, document)
+                await _live(client, document)
             except ClientError:
                 failed += 1
             sent += CYCLE
@@ -53,7 +52,8 @@ async def measure_growth(
             if held and sent >= every * (len(seen) + 1):
                 seen.append((sent, held))
 
-    await asyncio.gather(*(work(document) for document in documents))
+    async with AsyncClient(url, max_retries=0) as client:
+        await asyncio.gather(*(work(document) for document in documents))
     return [Footprint(requests=count, failed=failed, bytes=held) for count, held in seen]
 
 

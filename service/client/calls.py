@@ -63,23 +63,26 @@ class Call(Generic[T]):
     repeatable: bool = False
     "Sending it twice does what sending it once does."
 
+    def encode(self) -> tuple[str | bytes | None, dict[str, str]]:
+        """Return the content of the request and its headers.
+
+        Raises:
+            TypeError: A field of the body is of a type that JSON does not have.
+        """
+        if self.body is None:
+            return self.content, dict(self.headers)
+        fields = self.body if self.keep_none else _drop_none(self.body)
+        headers = {"Content-Type": "application/json", **self.headers}
+        return json.dumps(fields, default=_refuse), headers
+
     def build_request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """Return the request, as this httpx client sends it.
 
         Raises:
             TypeError: A field of the body is of a type that JSON does not have.
         """
-        if self.body is None:
-            return http.build_request(
-                self.method, self.path, content=self.content, headers=self.headers
-            )
-        fields = self.body if self.keep_none else _drop_none(self.body)
-        return http.build_request(
-            self.method,
-            self.path,
-            content=json.dumps(fields, default=_refuse),
-            headers={"Content-Type": "application/json", **self.headers},
-        )
+        content, headers = self.encode()
+        return http.build_request(self.method, self.path, content=content, headers=headers)
 
     def parse_response(self, response: httpx.Response) -> T:
         """Return the result in a response of success.

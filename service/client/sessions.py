@@ -42,7 +42,7 @@ def _find_url(base_url: str | None) -> str:
     return base_url or os.environ.get("GRADMEM_URL") or DEFAULT_URL
 
 
-def _find_key(key: str | None) -> dict[str, str]:
+def find_key_header(key: str | None = None) -> dict[str, str]:
     """Return the header with a key, or with GRADMEM_KEY of the environment; empty without.
 
     Raises:
@@ -62,7 +62,7 @@ def _http_options(base_url: str, key: str | None, timeout_seconds: float | None)
         url = httpx.URL(base_url)
     return _HttpOptions(
         base_url=url,
-        headers=_find_key(key),
+        headers=find_key_header(key),
         timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
         trust_env=url.host not in LOOPBACK,  # no proxy to reach this machine
     )

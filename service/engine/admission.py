@@ -66,6 +66,8 @@ class _Load:
 
     tokens: Counter[str] = field(default_factory=Counter)
     "Room taken by each client."
+    taken: int = 0
+    "Room taken by all of them."
     units: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     "Work left of each client, by checkpoint."
 
@@ -86,7 +88,7 @@ class Admission:
     @property
     def tokens(self) -> int:
         """Room that is taken."""
-        return sum(load.tokens.total() for load in self._loads.values())
+        return sum(load.taken for load in self._loads.values())
 
     def admit(self, works: Sequence[DeviceWork], *, share: str, deadline: Deadline) -> Permit:
         """Take a request on.
@@ -145,12 +147,12 @@ class Admission:
         So there is always some left, for clients that are new, and for READ beside WRITE.
         """
         load, most = self._loads[operation], self._limits.tokens
-        held, taken = load.tokens[share], load.tokens.total()
+        held = load.tokens[share]
         free = most - self.tokens
         if operation == "write":
-            free = min(free, int(WRITE_ROOM * most) - taken)
+            free = min(free, int(WRITE_ROOM * most) - load.taken)
         if self.tokens and held + tokens > free:
-            excess = min(1, (held + tokens - free) / max(1, taken))
+            excess = min(1, (held + tokens - free) / max(1, load.taken))
             seconds = _whole_seconds(excess * sum(self._backlogs(operation).values()))
             raise OverloadedError(
                 f"the service works on {self.tokens} of at most {most} tokens, {held} of them of"
@@ -182,6 +184,7 @@ class Admission:
     def _add(self, permit: Permit, tokens: int, units: int) -> None:
         load = self._loads[permit.operation]
         load.tokens[permit.share] += tokens
+        load.taken += tokens
         left = load.units[permit.share]
         left[permit.checkpoint] += units
         if not load.tokens[permit.share]:

@@ -4,7 +4,6 @@ Shapes: `B` pages that are written, `p` pages of a memory that is read, `T` toke
 vectors, `d` width.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from gradmem_core.writing.compression import TokenLosses, WrittenPage
 from gradmem_core.writing.descent import score_reconstruction, take_gradient_step
 from gradmem_core.writing.stopping import AutomaticStop
 from service.engine.work import PageKey, ReadWork, TokenChosen, WriteWork
+from service.recent import RecentlyUsed
 
 SMALL_MODEL = 2**24
 "Parameters below which one CPU thread answers queries."
@@ -209,15 +209,20 @@ class PrefixCache:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._cached: OrderedDict[PageKey, Prefix] = OrderedDict()
-        self.bytes = 0
+        self._cached: RecentlyUsed[PageKey, Prefix] = RecentlyUsed(
+            max_bytes, size=lambda prefix: prefix.bytes
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it holds."""
+        return self._cached.bytes
 
     def fetch(self, reads: Sequence[OngoingRead]) -> list[list[Prefix]]:
         """Return the prefixes of each read's pages; compute those that are missing together."""
         wanted = [dict(zip(_keys(read.work), read.work.memory, strict=True)) for read in reads]
         pages = {key: memory for memories in wanted for key, memory in memories.items()}
-        prefixes = {key: self._cached[key] for key in pages if key in self._cached}
+        prefixes = {key: prefix for key in pages if (prefix := self._cached.get(key)) is not None}
         missing = {key: memory for key, memory in pages.items() if key not in prefixes}
         if missing:
             model = reads[0].checkpoint.model
@@ -227,24 +232,13 @@ class PrefixCache:
         for read, keys in zip(reads, wanted, strict=True):
             if read.work.page_keys is not None:
                 for key in keys:
-                    self._insert(key, prefixes[key])
+                    self._cached.put(key, prefixes[key])
         return [[prefixes[key] for key in keys] for keys in wanted]
 
     def forget(self, memory_id: str) -> None:
         """Remove the prefixes of a memory's pages."""
         for page in [page for page in self._cached if page[0] == memory_id]:
-            self._remove(page)
-
-    def _insert(self, page: PageKey, prefix: Prefix) -> None:
-        self._remove(page)
-        self._cached[page] = prefix
-        self.bytes += prefix.bytes
-        while self.bytes > self._max_bytes:
-            self._remove(next(iter(self._cached)))
-
-    def _remove(self, page: PageKey) -> None:
-        prefix = self._cached.pop(page, None)
-        self.bytes -= prefix.bytes if prefix else 0
+            self._cached.remove(page)
 
 
 @contextmanager

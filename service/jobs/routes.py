@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.app_state import state_of
 from service.bodies import describe_body, describe_problems, json_body, respond
@@ -12,7 +12,6 @@ from service.clients import (
     needs,
     prefers_async,
     quota_of,
-    refuse_overload,
     tenant_of,
 )
 from service.idempotency import Claim
@@ -40,7 +39,7 @@ router = APIRouter(tags=["jobs"], responses=describe_problems(400, 401, 403, 421
 @router.post(
     "/write/batch",
     tags=["memories"],
-    dependencies=[needs("write"), Depends(refuse_overload("write", unless=prefers_async))],
+    dependencies=[needs("write", work="write", unless=prefers_async)],
     response_model=BatchResponse,
     responses={
         202: {"model": JobInfo, "description": "The job"},

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.sse import format_sse_event
 
 from service.app_state import state_of
 from service.bodies import JSON, describe_body, json_body
-from service.clients import client_of, needs, refuse_overload, tenant_of
+from service.clients import client_of, needs, tenant_of
 from service.openai.conversion import to_chunks, to_completion, to_read
 from service.openai.schemas import (
     ChatCompletion,
@@ -30,7 +30,6 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 router = APIRouter(
     prefix="/v1",
-    dependencies=[needs("read")],
     tags=["openai"],
     responses=_errors(400, 401, 403, 421, 429, 431, 503),
 )
@@ -38,7 +37,7 @@ router = APIRouter(
 
 @router.post(
     "/chat/completions",
-    dependencies=[Depends(refuse_overload("read"))],
+    dependencies=[needs("read", work="read")],
     response_model=ChatCompletion,
     responses={**STREAMED, **_errors(404, 408, 409, 413, 415, 422, 429, 503, 504)},
     openapi_extra=describe_body(ChatCompletionRequest),
@@ -59,13 +58,13 @@ async def create_chat_completion(body: ChatBody, request: Request) -> ChatComple
     return _stream(completion, body) if body.stream else completion
 
 
-@router.get("/models")
+@router.get("/models", dependencies=[needs("read")])
 async def list_models(request: Request) -> ModelList:
     """List the served checkpoints."""
     return ModelList(data=[ModelObject(id=each.name) for each in state_of(request).models.all()])
 
 
-@router.get("/models/{model}", responses=_errors(404))
+@router.get("/models/{model}", dependencies=[needs("read")], responses=_errors(404))
 async def show_model(model: ModelPath, request: Request) -> ModelObject:
     """Describe a served checkpoint."""
     return ModelObject(id=state_of(request).models.get(model).name)

@@ -1,6 +1,5 @@
 """The measurements on a tiny checkpoint: what they compute and count, not how fast."""
 
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from benchmarks.rows import Efficiency, Operation, PeakMemory, ReadByLength, Unr
 from benchmarks.serving import break_even, device, growth
 from benchmarks.serving.documents import draw_documents, tokenize
 from benchmarks.serving.process import RunningService
-from benchmarks.serving.targets import HttpTarget
 from gradmem_core.attention import causal_attention
 from gradmem_core.attention.blocks import BLOCK
 from gradmem_core.checkpoints.checkpoint import Checkpoint
@@ -120,11 +118,10 @@ async def test_growth_looks_at_the_memory_meanwhile(
     base_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(growth, "WORKERS", 4)
-    async with aclosing(HttpTarget(base_url)) as target:
-        rows = await growth.measure_growth(target, lambda: 2**20, requests=1, seed=3)
-        unseen = await growth.measure_growth(
-            target, RunningService(base_url, None).resident_bytes, requests=1, seed=3
-        )
+    rows = await growth.measure_growth(base_url, lambda: 2**20, requests=1, seed=3)
+    unseen = await growth.measure_growth(
+        base_url, RunningService(base_url, None).resident_bytes, requests=1, seed=3
+    )
     # Every worker lives through one memory before it sees that there were enough.
     assert [row.requests for row in rows] == [growth.CYCLE * count for count in range(1, 5)]
     assert {(row.failed, row.bytes) for row in rows} == {(0, 2**20)}
