@@ -371,6 +371,8 @@ class Overload(Row):
     measurement: Literal["overload"] = "overload"
     pairs: Count
     steps: Count
+    service_cores: Count | None
+    "Cores that the service has to itself; null where that is not known."
     before: Positive
     "Requests a second of a closed loop through HTTP just before."
     after: Positive

@@ -128,8 +128,9 @@ def overload(files: Files) -> str:
     """Show what the service does with more requests than it can take."""
     rows = frame(kinds.Overload, files)
     rows["capacity"] = capacity(rows)
+    rows["cores"] = rows.service_cores
     counts = ["sent", "succeeded", "refused", "failed", "unanswered", "goodput", "p50", "p99"]
-    return table(rows[["capacity", "offered", *counts]])
+    return table(rows[["cores", "capacity", "offered", *counts]])
 
 
 def beside_overload(files: Files) -> str:

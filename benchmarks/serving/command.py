@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Annotated
@@ -17,6 +17,7 @@ from benchmarks.options import CheckpointOption, Seed, one_of, separated
 from benchmarks.results import Row, subject_of
 from benchmarks.serving.break_even import measure_break_even
 from benchmarks.serving.company import measure_company
+from benchmarks.serving.cores import part_cores, restricted_to
 from benchmarks.serving.device import measure_device
 from benchmarks.serving.growth import measure_growth
 from benchmarks.serving.overload import measure_overload
@@ -71,49 +72,58 @@ class ServingRun:
                 self.rows += await measure_company(
                     settings, threads=threads, seconds=self.seconds, runs=self.runs, seed=self.seed
                 )
-            if not {"write", "read", "overload", "growth"} & set(self.only):
-                return
-            with self._service(settings) as service:
-                async with aclosing(HttpTarget(service.url, elsewhere)) as http:
-                    if {"write", "read"} & set(self.only):
-                        store_url = f"{settings.store_url}.engine"
-                        update = {"threads": threads, "store_url": store_url}
-                        await self._measure_load(
-                            http, settings.model_copy(update=update), elsewhere
-                        )
-                    await self._measure_service(http, service)
-
-    async def _measure_load(
-        self, http: HttpTarget, settings: Settings, elsewhere: Executor
-    ) -> None:
-        """Measure the service beside an engine in this process."""
-        async with EngineTarget.start(settings) as engine:
-            throughput = Throughput(
-                (http, engine), elsewhere, self.checkpoint, self.seconds, self.runs, self.seed
-            )
-            if self._begins("write"):
-                self.rows += await throughput.measure_writes()
-            if self._begins("read"):
-                self.rows += await throughput.measure_reads()
-
-    async def _measure_service(self, http: HttpTarget, service: RunningService) -> None:
-        """Measure the service alone."""
+            if {"write", "read"} & set(self.only):
+                await self._measure_load(settings, threads, elsewhere)
         if self._begins("overload"):
-            async with aclosing(HttpTarget(service.url, address=ANOTHER)) as other:
+            await self._measure_overload(settings)
+        if self._begins("growth"):
+            await self._measure_growth(settings)
+
+    async def _measure_load(self, settings: Settings, threads: int, elsewhere: Executor) -> None:
+        """Measure the service beside an engine in this process."""
+        update = {"threads": threads, "store_url": f"{settings.store_url}.engine"}
+        with self._service(settings) as service:
+            async with (
+                aclosing(HttpTarget(service.url, elsewhere)) as http,
+                EngineTarget.start(settings.model_copy(update=update)) as engine,
+            ):
+                throughput = Throughput(
+                    (http, engine), elsewhere, self.checkpoint, self.seconds, self.runs, self.seed
+                )
+                if self._begins("write"):
+                    self.rows += await throughput.measure_writes()
+                if self._begins("read"):
+                    self.rows += await throughput.measure_reads()
+
+    async def _measure_overload(self, settings: Settings) -> None:
+        """Measure an overload that comes from a core of its own, to a service on the others."""
+        own, others = part_cores()
+        with ExitStack() as stack:
+            with restricted_to(others):
+                service = stack.enter_context(self._service(settings))
+            stack.enter_context(restricted_to(own))
+            async with (
+                aclosing(HttpTarget(service.url)) as http,
+                aclosing(HttpTarget(service.url, address=ANOTHER)) as other,
+            ):
                 self.rows += await measure_overload(
                     http,
                     other,
+                    service_cores=len(others) if self.url is None and others else None,
                     seconds=self.seconds,
                     overload_seconds=self.overload_seconds,
                     seed=self.seed,
                 )
-        if self._begins("growth"):
+
+    async def _measure_growth(self, settings: Settings) -> None:
+        """Measure the memory of the service's processes over many requests."""
+        with self._service(settings) as service:
             footprints = await measure_growth(
                 service.url, service.resident_bytes, requests=self.requests, seed=self.seed
             )
-            self.rows += footprints
-            if not footprints:
-                self.notes.append("growth: the memory of the service's process cannot be seen")
+        self.rows += footprints
+        if not footprints:
+            self.notes.append("growth: the memory of the service's process cannot be seen")
 
     @contextmanager
     def _service(self, settings: Settings) -> Iterator[RunningService]:
@@ -183,8 +193,9 @@ def measure_serving(
 ) -> Measurement:
     """Measure the service under load, and what its device does with time and memory.
 
-    Through HTTP the service runs in a process of its own; in-process figures, those of the device
-    and ratios between them are of this machine, which should have nothing else to do.
+    Through HTTP the service runs in processes of its own; in-process figures, those of the device
+    and ratios between them are of this machine, which should have nothing else to do. An overload
+    is sent from one core, and a service that was started for it has the others.
     """
     threads = leave_cores_to_the_engine(Settings().threads)
     subject = subject_of(load_checkpoint(checkpoint))

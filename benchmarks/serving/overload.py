@@ -29,13 +29,20 @@ Sent = tuple[Outcome, Span]
 
 
 async def measure_overload(
-    target: Target, other: Target, *, seconds: float, overload_seconds: float, seed: int
+    target: Target,
+    other: Target,
+    *,
+    service_cores: int | None,
+    seconds: float,
+    overload_seconds: float,
+    seed: int,
 ) -> list[Overload | BesideOverload]:
     """Measure the capacity, send `FACTOR` times as much, and measure the capacity again.
 
     Args:
         target: Through HTTP.
         other: The same service for another client, which sends one request at a time.
+        service_cores: Cores that the service has to itself, where that is known.
         seconds: Length of each measurement of the capacity.
         overload_seconds: Time in which requests are sent.
         seed: Seed of the documents and of the times at which they are sent.
@@ -67,6 +74,7 @@ async def measure_overload(
     flood = Overload(
         pairs=PAIRS,
         steps=STEPS,
+        service_cores=service_cores,
         before=before.throughput,
         after=after.throughput,
         concurrency=BATCH,

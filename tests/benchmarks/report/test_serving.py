@@ -79,15 +79,21 @@ def test_memory_is_compared_once_it_is_warm() -> None:
 
 
 def test_goodput_is_a_share_of_what_a_closed_loop_did_before_and_after() -> None:
-    described = {"pairs": 16, "steps": 5, "before": 15.0, "after": 5.0, "concurrency": 32}
-    described |= {"offered": 50.0, "seconds": 60.0, "sent": 3000, "succeeded": 540}
+    described = {"pairs": 16, "steps": 5, "service_cores": 1, "before": 15.0, "after": 5.0}
+    described |= {
+        "concurrency": 32,
+        "offered": 50.0,
+        "seconds": 60.0,
+        "sent": 3000,
+        "succeeded": 540,
+    }
     described |= {"refused": 2459, "failed": 1, "unanswered": 0, "goodput": 9.0}
     row = Overload.model_validate(described | {"p50": None, "p99": None})
     goals = serving_goals(served(row))
     assert "| overload, goodput / capacity | 0.9 | ≥ 0.9 | yes |" in goals
     assert "| overload, failed (5xx or another) | 1 | ≤ 0 | no |" in goals
     assert rows(serving.overload(served(row))) == [
-        "| 10.0 | 50.0 | 3,000 | 540 | 2,459 | 1 | 0 | 9.0 |"
+        "| 1 | 10.0 | 50.0 | 3,000 | 540 | 2,459 | 1 | 0 | 9.0 |"
     ]
 
 
