@@ -369,6 +369,7 @@ class Overload(Row):
     """WRITE requests that come at a fixed mean rate, whoever is still waiting."""
 
     measurement: Literal["overload"] = "overload"
+    run: Count
     pairs: Count
     steps: Count
     service_cores: Count | None
@@ -403,6 +404,7 @@ class BesideOverload(Row):
     """Requests of another client, one at a time, while the others are an overload."""
 
     measurement: Literal["beside-overload"] = "beside-overload"
+    run: Count
     operation: Literal["write", "read"]
     alone: Seconds
     "Median latency before the overload."

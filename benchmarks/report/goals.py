@@ -124,6 +124,10 @@ def _median(kind: type[Row], values: Callable[[DataFrame], "Series[float]"], fil
     return float(values(frame(kind, files)).median())
 
 
+def _total(kind: type[Row], values: Callable[[DataFrame], "Series[float]"], files: Files) -> float:
+    return float(values(frame(kind, files)).sum(min_count=1))
+
+
 def _useful(rows: DataFrame) -> "Series[float]":
     return rows.write_flop / rows.write / (rows.gemm_flop / rows.gemm)
 
@@ -176,8 +180,8 @@ SERVING = (
     most("serving / unrolled WRITE, time, 16 pairs", 0.8, F(_unrolled, 16, "")),
     most("serving / unrolled WRITE, time, 96 pairs", 0.5, F(_unrolled, 96, "")),
     most("serving / unrolled WRITE, peak memory, 96 pairs", 0.15, F(_unrolled, 96, "_bytes")),
-    most("overload, unanswered", 0, F(_median, kinds.Overload, itemgetter("unanswered"))),
-    most("overload, failed (5xx or another)", 0, F(_median, kinds.Overload, itemgetter("failed"))),
+    most("overload, unanswered", 0, F(_total, kinds.Overload, itemgetter("unanswered"))),
+    most("overload, failed (5xx or another)", 0, F(_total, kinds.Overload, itemgetter("failed"))),
     least("overload, goodput / capacity", 0.9, F(_median, kinds.Overload, _answered)),
     most("memory after all requests / after 1,000", 1.05, _growth),
 )

@@ -125,20 +125,25 @@ def operations(files: Files) -> str:
 
 
 def overload(files: Files) -> str:
-    """Show what the service does with more requests than it can take."""
+    """Show what the service does with more requests than it can take: medians, and all outcomes."""
     rows = frame(kinds.Overload, files)
-    rows["capacity"] = capacity(rows)
-    rows["cores"] = rows.service_cores
-    counts = ["sent", "succeeded", "refused", "failed", "unanswered", "goodput", "p50", "p99"]
-    return table(rows[["cores", "capacity", "offered", *counts]])
+    rows["cores"], rows["capacity"] = rows.service_cores, capacity(rows)
+    groups = rows.groupby("cores", dropna=False)
+    counts = groups[["sent", "succeeded", "refused", "failed", "unanswered"]].sum()
+    rates = groups[["capacity", "offered", "goodput", "p50", "p99"]].median()
+    columns = ["cores", "capacity", "offered", *counts, "goodput", "p50", "p99"]
+    return table(rates.join(counts).reset_index()[columns])
 
 
 def beside_overload(files: Files) -> str:
-    """Show the requests of another client during an overload."""
-    columns = ["operation", "sent", "succeeded", "refused", "failed", "p50", "p99"]
+    """Show the requests of another client during an overload: medians, and all outcomes."""
     rows = frame(kinds.BesideOverload, files)
-    rows["p50 alone (ms)"] = rows.alone.map(milliseconds)
-    return table(rows[[*columns, "p50 alone (ms)"]])
+    groups = rows.groupby("operation", sort=False)
+    counts = groups[["sent", "succeeded", "refused", "failed"]].sum()
+    times = groups[["p50", "p99", "alone"]].median()
+    found = counts.join(times).reset_index()
+    found["p50 alone (ms)"] = found.pop("alone").map(milliseconds)
+    return table(found)
 
 
 def company(files: Files) -> str:

@@ -106,14 +106,16 @@ class ServingRun:
                 aclosing(HttpTarget(service.url)) as http,
                 aclosing(HttpTarget(service.url, address=ANOTHER)) as other,
             ):
-                self.rows += await measure_overload(
-                    http,
-                    other,
-                    service_cores=len(others) if self.url is None and others else None,
-                    seconds=self.seconds,
-                    overload_seconds=self.overload_seconds,
-                    seed=self.seed,
-                )
+                for run in range(1, self.runs + 1):
+                    self.rows += await measure_overload(
+                        http,
+                        other,
+                        run=run,
+                        service_cores=len(others) if self.url is None and others else None,
+                        seconds=self.seconds,
+                        overload_seconds=self.overload_seconds,
+                        seed=self.seed + run,
+                    )
 
     async def _measure_growth(self, settings: Settings) -> None:
         """Measure the memory of the service's processes over many requests."""

@@ -32,6 +32,7 @@ async def measure_overload(
     target: Target,
     other: Target,
     *,
+    run: int,
     service_cores: int | None,
     seconds: float,
     overload_seconds: float,
@@ -42,6 +43,7 @@ async def measure_overload(
     Args:
         target: Through HTTP.
         other: The same service for another client, which sends one request at a time.
+        run: Number of the run.
         service_cores: Cores that the service has to itself, where that is known.
         seconds: Length of each measurement of the capacity.
         overload_seconds: Time in which requests are sent.
@@ -72,6 +74,7 @@ async def measure_overload(
     counts = Counter(outcome for outcome, _ in outcomes)
     p50, p99 = _latencies(outcomes)
     flood = Overload(
+        run=run,
         pairs=PAIRS,
         steps=STEPS,
         service_cores=service_cores,
@@ -89,17 +92,20 @@ async def measure_overload(
         p50=p50,
         p99=p99,
     )
-    return [flood, *(_describe(kind, alone[kind], sent) for kind, sent in others.items())]
+    return [flood, *(_describe(run, kind, alone[kind], sent) for kind, sent in others.items())]
 
 
 def _count_written(outcomes: Sequence[Sent], *, until: float) -> int:
     return sum(outcome == "succeeded" and ended <= until for outcome, (_, ended) in outcomes)
 
 
-def _describe(operation: Operation, alone: float, outcomes: Sequence[Sent]) -> BesideOverload:
+def _describe(
+    run: int, operation: Operation, alone: float, outcomes: Sequence[Sent]
+) -> BesideOverload:
     counts = Counter(outcome for outcome, _ in outcomes)
     p50, p99 = _latencies(outcomes)
     return BesideOverload(
+        run=run,
         operation=operation,
         alone=alone,
         sent=len(outcomes),

@@ -80,26 +80,36 @@ def test_memory_is_compared_once_it_is_warm() -> None:
 
 def test_goodput_is_a_share_of_what_a_closed_loop_did_before_and_after() -> None:
     described = {"pairs": 16, "steps": 5, "service_cores": 1, "before": 15.0, "after": 5.0}
-    described |= {
-        "concurrency": 32,
-        "offered": 50.0,
-        "seconds": 60.0,
-        "sent": 3000,
-        "succeeded": 540,
-    }
-    described |= {"refused": 2459, "failed": 1, "unanswered": 0, "goodput": 9.0}
-    row = Overload.model_validate(described | {"p50": None, "p99": None})
-    goals = serving_goals(served(row))
+    described |= {"concurrency": 32, "offered": 50.0, "seconds": 60.0, "sent": 3000}
+    described |= {"succeeded": 540, "refused": 2459, "p50": None, "p99": None}
+    floods = [
+        Overload.model_validate(described | varied)
+        for varied in (
+            {"run": 1, "failed": 0, "unanswered": 1, "goodput": 8.0},
+            {"run": 2, "failed": 1, "unanswered": 0, "goodput": 9.0},
+            {"run": 3, "failed": 0, "unanswered": 0, "goodput": 9.5},
+        )
+    ]
+    goals = serving_goals(served(*floods))
     assert "| overload, goodput / capacity | 0.9 | ≥ 0.9 | yes |" in goals
     assert "| overload, failed (5xx or another) | 1 | ≤ 0 | no |" in goals
-    assert rows(serving.overload(served(row))) == [
-        "| 1 | 10.0 | 50.0 | 3,000 | 540 | 2,459 | 1 | 0 | 9.0 |"
+    assert "| overload, unanswered | 1 | ≤ 0 | no |" in goals
+    assert rows(serving.overload(served(*floods))) == [
+        "| 1 | 10.0 | 50.0 | 9,000 | 1,620 | 7,377 | 1 | 1 | 9.0 |"
     ]
 
 
 def test_another_client_and_another_program_have_tables() -> None:
     other = BesideOverload(
-        operation="read", alone=0.02, sent=9, succeeded=7, refused=2, failed=0, p50=0.5, p99=1.0
+        run=1,
+        operation="read",
+        alone=0.02,
+        sent=9,
+        succeeded=7,
+        refused=2,
+        failed=0,
+        p50=0.5,
+        p99=1.0,
     )
     assert rows(serving.beside_overload(served(other))) == [
         "| read | 9 | 7 | 2 | 0 | 500 | 1,000 | 20.00 |"
