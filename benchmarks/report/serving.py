@@ -128,22 +128,21 @@ def overload(files: Files) -> str:
     """Show what the service does with more requests than it can take: medians, and all outcomes."""
     rows = frame(kinds.Overload, files)
     rows["cores"], rows["capacity"] = rows.service_cores, capacity(rows)
+    outcomes = ["sent", "succeeded", "refused", "failed", "unanswered"]
     groups = rows.groupby("cores", dropna=False)
-    counts = groups[["sent", "succeeded", "refused", "failed", "unanswered"]].sum()
-    rates = groups[["capacity", "offered", "goodput", "p50", "p99"]].median()
-    columns = ["cores", "capacity", "offered", *counts, "goodput", "p50", "p99"]
-    return table(rates.join(counts).reset_index()[columns])
+    medians = groups[["capacity", "offered", "goodput", "p50", "p99"]].median()
+    found = medians.join(groups[outcomes].sum()).reset_index()
+    return table(found[["cores", "capacity", "offered", *outcomes, "goodput", "p50", "p99"]])
 
 
 def beside_overload(files: Files) -> str:
     """Show the requests of another client during an overload: medians, and all outcomes."""
-    rows = frame(kinds.BesideOverload, files)
-    groups = rows.groupby("operation", sort=False)
-    counts = groups[["sent", "succeeded", "refused", "failed"]].sum()
-    times = groups[["p50", "p99", "alone"]].median()
-    found = counts.join(times).reset_index()
-    found["p50 alone (ms)"] = found.pop("alone").map(milliseconds)
-    return table(found)
+    groups = frame(kinds.BesideOverload, files).groupby("operation", sort=False)
+    found = groups[["sent", "succeeded", "refused", "failed"]].sum()
+    medians = groups[["p50", "p99", "alone"]].median()
+    found[["p50", "p99"]] = medians[["p50", "p99"]]
+    found["p50 alone (ms)"] = medians.alone.map(milliseconds)
+    return table(found.reset_index())
 
 
 def company(files: Files) -> str:
