@@ -1,4 +1,4 @@
-"""What was used lately is kept, within a number of bytes."""
+"""The values that were used last are kept, within a number of bytes."""
 
 import pytest
 

@@ -22,7 +22,7 @@ async def test_errors_are_those_of_the_client(base_url: str) -> None:
     async with aclosing(HttpTarget(base_url)) as target:
         with pytest.raises(NotFound, match="no memory"):
             await target._read("0" * 32, "?!aB:")
-        with pytest.raises(InvalidRequest, match="at least 1"):
+        with pytest.raises(InvalidRequest, match="greater than or equal to 1"):
             await target._write("!aB:7x!|", steps=0)
 
 
