@@ -22,20 +22,20 @@ RESPOND_ASYNC = "respond-async"
 class _Needs(HTTPBearer):
     """The dependency that `needs` returns.
 
-    All of it is one dependency: each costs FastAPI as much as what this one does.
+    One dependency does all of it: FastAPI takes as long for another one as this takes for its work.
     """
 
     def __init__(
         self,
         role: Role,
-        work: Operation | None,
+        operation: Operation | None,
         unless: Callable[[Request], bool],
         *,
         without_store: bool,
     ) -> None:
         super().__init__(auto_error=False, scheme_name="key", description="A key of the service.")
         self._role = role
-        self._work: Operation | None = work
+        self._operation: Operation | None = operation
         self._unless = unless
         self._without_store = without_store
 
@@ -49,14 +49,14 @@ class _Needs(HTTPBearer):
         request.state.identity = identity
         if (known := current_request()) is not None:
             known.tenant, known.key_id = identity.tenant, identity.key_id
-        if self._work is not None and not self._unless(request):
-            _refuse_overload(request, self._work)
+        if self._operation is not None and not self._unless(request):
+            _refuse_overload(request, self._operation)
 
 
 def needs(
     role: Role,
     *,
-    work: Operation | None = None,
+    operation: Operation | None = None,
     unless: Callable[[Request], bool] = lambda _: False,
     without_store: bool = False,
 ) -> params.Depends:
@@ -67,13 +67,13 @@ def needs(
 
     Args:
         role: The role.
-        work: Work that the request is for the engine. Where any like it would be refused, it is
+        operation: What the request asks of the engine. Where any like it would be refused, it is
             refused before its body is read: under overload most requests are, and reading them
-            would take the time of those that are not.
-        unless: Tells requests that do not need the engine at once.
+            would take the time of those that are not. None to refuse nothing.
+        unless: Returns whether a request can wait for the engine, and is not to be refused.
         without_store: See `Access.identify`.
     """
-    return params.Depends(_Needs(role, work, unless, without_store=without_store))
+    return params.Depends(_Needs(role, operation, unless, without_store=without_store))
 
 
 def identity_of(request: Request) -> Identity:

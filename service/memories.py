@@ -19,7 +19,13 @@ from gradmem_core.blob import (
 )
 from gradmem_core.checkpoints.checkpoint import Checkpoint
 from gradmem_core.config import BlobDtype
-from gradmem_core.errors import BlobError, InputError, MemoryChangedError, TooManyPagesError
+from gradmem_core.errors import (
+    BlobError,
+    InputError,
+    MemoryChangedError,
+    MemoryNotFoundError,
+    TooManyPagesError,
+)
 from service.audit_log import audit
 from service.descriptions import describe_memory, summarize_memory
 from service.encryption import Keyring
@@ -57,6 +63,8 @@ ELEMENT_BYTES: dict[BlobDtype, int] = {"float32": 4, "float16": 2, "int8": 1}
 "Bytes of an element of a memory in its blob."
 DECODED_BYTES = 2**26
 "Most bytes of memories that stay decoded for later requests."
+DESCRIPTION_BYTES = 2**13
+"About the bytes that the description of a decoded page takes."
 MAX_LIST_CHARACTERS = 2**20
 "Most characters of metadata in a part of a list."
 
@@ -66,15 +74,16 @@ Change: TypeAlias = Callable[[StoredMemory], tuple[StoredMemory, Blob]]
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A record of the store, and the blob that it holds."""
+    """A blob and the bytes that the store had of it."""
 
-    stored: StoredMemory
+    data: bytes
     blob: Blob
 
     @property
     def bytes(self) -> int:
-        """Bytes of the record and of the decoded memory."""
-        return len(self.stored.blob) + self.blob.memory.nbytes
+        """About the bytes of both."""
+        pages = len(self.blob.info.pages)
+        return len(self.data) + self.blob.memory.nbytes + pages * DESCRIPTION_BYTES
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ class Memories:
         self._decoded: RecentlyUsed[str, _Decoded] = RecentlyUsed(
             DECODED_BYTES, size=lambda memory: memory.bytes
         )
+        self._dropped = 0  # times that any of them was dropped
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def add(
@@ -241,13 +251,7 @@ class Memories:
             BlobError: The memory is damaged.
             StoreUnavailableError: The store cannot be reached.
         """
-        stored = await self._store.get(tenant, memory_id)
-        kept = self._decoded.get(stored.key)
-        if kept is not None and kept.stored == stored:  # nobody has changed it since
-            blob = kept.blob
-        else:
-            blob = await call_by_size(len(stored.blob), self._unpack, stored)
-        self._decoded.put(stored.key, _Decoded(stored, blob))
+        stored, blob = await self._fetch(tenant, memory_id)
         return self._open(stored, blob, model)
 
     async def append(self, tenant: str, memory_id: str, pages: Pages, quota: Quota) -> MemoryInfo:
@@ -337,6 +341,7 @@ class Memories:
                 stored = await self._store.get(tenant, memory_id)
                 changed, blob = await asyncio.to_thread(change, stored)
                 if await self._store.replace(stored, changed, quota):
+                    self._drop_decoded(stored.key)
                     return describe_memory(changed, blob)
         raise MemoryChangedError(
             f"others changed the memory during each of {MAX_CHANGE_ATTEMPTS} attempts; nothing was"
@@ -369,9 +374,7 @@ class Memories:
             BlobError: The memory is damaged.
             StoreUnavailableError: The store cannot be reached.
         """
-        stored = await self._store.get(tenant, memory_id)
-        blob = await call_by_size(len(stored.blob), self._unpack, stored)
-        return describe_memory(stored, blob)
+        return describe_memory(*await self._fetch(tenant, memory_id))
 
     async def delete(self, tenant: str, memory_id: str) -> None:
         """Delete a memory for good.
@@ -380,8 +383,10 @@ class Memories:
             MemoryNotFoundError: No memory of the tenant has that id.
             StoreUnavailableError: The store cannot be reached.
         """
-        await self._store.delete(tenant, memory_id)
-        self._forget(tenant, memory_id)
+        try:
+            await self._store.delete(tenant, memory_id)
+        finally:  # it may be gone, whatever the store says
+            self._forget(tenant, memory_id)
         audit("memory.delete", memory_id=memory_id)
 
     async def delete_many(self, tenant: str, request: DeleteRequest) -> DeleteResponse:
@@ -416,6 +421,29 @@ class Memories:
         self._forget(tenant, memory_id)
         audit("memory.delete_page", memory_id=memory_id, page_id=page_id)
 
+    async def _fetch(self, tenant: str, memory_id: str) -> tuple[StoredMemory, Blob]:
+        """Return a memory as it is in the store, and its blob, which an earlier call may have kept.
+
+        Raises:
+            MemoryNotFoundError: No memory of the tenant has that id.
+            BlobError: The memory is damaged.
+            StoreUnavailableError: The store cannot be reached.
+        """
+        dropped = self._dropped
+        try:
+            stored = await self._store.get(tenant, memory_id)
+        except MemoryNotFoundError:
+            if self._decoded.get(memory_key(tenant, memory_id)) is not None:
+                self._forget(tenant, memory_id)  # it has expired, or another service deleted it
+            raise
+        kept = self._decoded.get(stored.key)
+        if kept is not None and kept.data == stored.blob:
+            return stored, kept.blob
+        blob = await call_by_size(len(stored.blob), self._unpack, stored)
+        if self._dropped == dropped:  # else it may be this memory that was deleted meanwhile
+            self._decoded.put(stored.key, _Decoded(stored.blob, blob))
+        return stored, blob
+
     def _open(self, stored: StoredMemory, blob: Blob, model: str | None) -> OpenMemory:
         if model is None:
             checkpoint = self._models.find_writer(blob.info.fingerprint, stored.model)
@@ -427,10 +455,14 @@ class Memories:
         return OpenMemory(stored, blob, checkpoint)
 
     def _forget(self, tenant: str, memory_id: str) -> None:
-        """Drop what is kept of a memory that was deleted or changed."""
+        """Drop all that is kept of a memory: it was deleted, or pages of it were."""
         key = memory_key(tenant, memory_id)
-        self._decoded.remove(key)
+        self._drop_decoded(key)
         self._engine.forget(key)
+
+    def _drop_decoded(self, key: str) -> None:
+        self._decoded.remove(key)
+        self._dropped += 1
 
     def _apply(
         self, change: Callable[[Blob], Pages], stored: StoredMemory

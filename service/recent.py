@@ -26,14 +26,19 @@ class RecentlyUsed(Generic[K, V]):
         "Bytes of all values."
 
     def get(self, key: K) -> V | None:
-        """Return the value of a key, without using it; None if there is none."""
+        """Return the value of a key, which is then the one used last; None if there is none."""
+        if key in self._values:
+            self._values.move_to_end(key)
         return self._values.get(key)
 
     def put(self, key: K, value: V) -> None:
-        """Keep a value, as the one used last."""
+        """Keep a value, as the one used last, unless it alone is too large."""
         self.remove(key)
+        size = self._size(value)
+        if size > self._max_bytes:
+            return
         self._values[key] = value
-        self.bytes += self._size(value)
+        self.bytes += size
         while self.bytes > self._max_bytes:
             self.remove(next(iter(self._values)))
 

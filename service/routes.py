@@ -68,7 +68,7 @@ router = APIRouter(responses=describe_problems(400, 401, 403, 421, 429, 431, 503
 
 @router.post(
     "/write",
-    dependencies=[needs("write", work="write", unless=prefers_async)],
+    dependencies=[needs("write", operation="write", unless=prefers_async)],
     status_code=201,
     tags=["memories"],
     response_model=WriteResult,
@@ -137,7 +137,7 @@ async def _respond_written(
 
 @router.post(
     "/read",
-    dependencies=[needs("read", work="read")],
+    dependencies=[needs("read", operation="read")],
     tags=["memories"],
     response_model=ReadResponse,
     responses={**STREAMED, **describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504)},
@@ -249,7 +249,7 @@ async def delete_page(memory_id: MemoryPath, page_id: PagePath, request: Request
 
 @router.put(
     "/memories/{memory_id}/pages/{page_id}",
-    dependencies=[needs("write", work="write")],
+    dependencies=[needs("write", operation="write")],
     tags=["memories"],
     response_model=WriteResult,
     responses={**STREAMED, **describe_problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507)},

@@ -25,14 +25,16 @@ from benchmarks.reliability_rows import FuzzedRoute
 from service.client import Client
 
 MEMORIES = 3
-"Memories that are there when the requests of a route begin."
+"Memories that are there when the requests of a route begin, and jobs that have ended by then."
 REQUEST_SECONDS = 120.0
 
-Known = Mapping[str, Sequence[str]]
+Known = Mapping[str, Sequence[Any]]
 "Values of the service by the name of the field or parameter that takes them."
 Operation = APIOperation[Any, Any, Any, Any]
 Report = Callable[[str], None]
 BLOB_TYPE = "application/vnd.safetensors"
+BLOB = "a whole body"
+"Name of the bodies that are no JSON, among the known values."
 load_all_checks()
 RESPONSE_CHECKS: list[Any] = [
     CHECKS.get_one(name)
@@ -145,8 +147,12 @@ class Fuzzer:
     def _known(self) -> Known:
         """Write memories; return what requests may name."""
         with Client(self.url, key=self.key) as client:
+            jobs = [client.submit([self.document], steps=1) for _ in range(MEMORIES)]
             memories = [client.write(self.document, steps=1) for _ in range(MEMORIES)]
             models = [model.name for model in client.models()]
+            blobs = [memory.export() for memory in memories]
+            for job in jobs:
+                job.wait()
         ids = [memory.memory_id for memory in memories]
         return {
             "memory_id": ids,
@@ -154,7 +160,10 @@ class Fuzzer:
             "append_to": ids,
             "page_id": [page.page_id for memory in memories for page in memory.info.pages],
             "page": [page.page_id for memory in memories for page in memory.info.pages],
+            "job_id": [job.job_id for job in jobs],
+            BLOB: blobs,
             "document": [self.document],
+            "messages": [[{"role": "user", "content": self.query}]],
             "query": [self.query],
             "model": models,
             "name": models,
@@ -179,9 +188,12 @@ def _is_late(case: Case[Any], status: int) -> bool:
 
 
 def _insert(case: Case[Any], known: Known, data: st.DataObject) -> None:
-    """Put values that the service knows in place of some that were drawn."""
+    """Put values that the service knows in place of all or some that were drawn."""
+    every = data.draw(st.booleans())
+    if case.media_type == BLOB_TYPE and (every or data.draw(st.booleans())):
+        case.body = data.draw(st.sampled_from(known[BLOB]))
     parts: list[Any] = [case.path_parameters, case.query, case.body]
     for part in parts:
         for name in sorted(known.keys() & set(part)) if isinstance(part, dict) else ():
-            if data.draw(st.booleans()):
+            if every or data.draw(st.booleans()):
                 part[name] = data.draw(st.sampled_from(known[name]))

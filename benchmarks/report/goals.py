@@ -182,7 +182,9 @@ SERVING = (
     most("serving / unrolled WRITE, peak memory, 96 pairs", 0.15, F(_unrolled, 96, "_bytes")),
     most("overload, unanswered", 0, F(_total, kinds.Overload, itemgetter("unanswered"))),
     most("overload, failed (5xx or another)", 0, F(_total, kinds.Overload, itemgetter("failed"))),
-    least("overload, goodput / capacity", 0.9, F(_median, kinds.Overload, _answered)),
+    least(
+        "overload from another core, goodput / capacity", 0.9, F(_median, kinds.Overload, _answered)
+    ),
     most("memory after all requests / after 1,000", 1.05, _growth),
 )
 "Ratios of one service, and counts of its requests."

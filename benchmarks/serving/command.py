@@ -98,6 +98,7 @@ class ServingRun:
     async def _measure_overload(self, settings: Settings) -> None:
         """Measure an overload that comes from a core of its own, to a service on the others."""
         own, others = part_cores()
+        apart = self.url is None and own.isdisjoint(others)
         with ExitStack() as stack:
             with restricted_to(others):
                 service = stack.enter_context(self._service(settings))
@@ -111,7 +112,7 @@ class ServingRun:
                         http,
                         other,
                         run=run,
-                        service_cores=len(others) if self.url is None and others else None,
+                        service_cores=len(others) if apart and others else None,
                         seconds=self.seconds,
                         overload_seconds=self.overload_seconds,
                         seed=self.seed + run,
@@ -197,7 +198,7 @@ def measure_serving(
 
     Through HTTP the service runs in processes of its own; in-process figures, those of the device
     and ratios between them are of this machine, which should have nothing else to do. An overload
-    is sent from one core, and a service that was started for it has the others.
+    is sent from one core, and a service that is started for it has the others, if there are any.
     """
     threads = leave_cores_to_the_engine(Settings().threads)
     subject = subject_of(load_checkpoint(checkpoint))

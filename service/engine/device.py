@@ -232,7 +232,8 @@ class PrefixCache:
         for read, keys in zip(reads, wanted, strict=True):
             if read.work.page_keys is not None:
                 for key in keys:
-                    self._cached.put(key, prefixes[key])
+                    if key in missing:
+                        self._cached.put(key, prefixes[key])
         return [[prefixes[key] for key in keys] for keys in wanted]
 
     def forget(self, memory_id: str) -> None:

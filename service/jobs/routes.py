@@ -39,7 +39,7 @@ router = APIRouter(tags=["jobs"], responses=describe_problems(400, 401, 403, 421
 @router.post(
     "/write/batch",
     tags=["memories"],
-    dependencies=[needs("write", work="write", unless=prefers_async)],
+    dependencies=[needs("write", operation="write", unless=prefers_async)],
     response_model=BatchResponse,
     responses={
         202: {"model": JobInfo, "description": "The job"},

@@ -37,7 +37,7 @@ router = APIRouter(
 
 @router.post(
     "/chat/completions",
-    dependencies=[needs("read", work="read")],
+    dependencies=[needs("read", operation="read")],
     response_model=ChatCompletion,
     responses={**STREAMED, **_errors(404, 408, 409, 413, 415, 422, 429, 503, 504)},
     openapi_extra=describe_body(ChatCompletionRequest),

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 import service.memories
 from gradmem_core.blob import Blob, unpack
 from gradmem_core.checkpoints.checkpoint import Checkpoint
+from gradmem_core.tenants import DEFAULT_TENANT
 from service.app import create_app
 from service.models import Models
 from service.settings import Settings
@@ -91,13 +92,58 @@ def test_a_memory_that_another_service_changed_is_decoded_anew(
     assert read(http, memory_id).status_code == 404
 
 
+def test_a_change_of_metadata_decodes_nothing(http: httpx.Client, decoded: list[bytes]) -> None:
+    memory_id = write(http)
+    read(http, memory_id)
+    http.patch(f"/memories/{memory_id}", json={"name": "another"})
+    decoded.clear()  # the change itself describes the memory
+    read(http, memory_id)
+    assert http.get(f"/memories/{memory_id}").json()["name"] == "another"
+    assert len(decoded) == 1  # a change drops what is kept, and the two after it share
+
+
 def test_a_memory_that_was_deleted_does_not_stay(http: httpx.Client, app: FastAPI) -> None:
     kept = app.state.gradmem.memories._decoded
-    memory_id, other = write(http), write(http)
-    for each in (memory_id, other):
-        read(http, each)
-    assert len(list(kept)) == 2
+    memory_id, other, replaced = write(http), write(http), write(http)
+    pages = [read(http, each).json()["answers"][0]["page_id"] for each in (memory_id, other)]
+    page = read(http, replaced).json()["answers"][0]["page_id"]
+    assert (len(pages), len(list(kept))) == (2, 3)
     http.delete(f"/memories/{memory_id}")
-    assert len(list(kept)) == 1
+    assert len(list(kept)) == 2
     http.post("/memories/delete", json={"memory_ids": [other]})
+    assert len(list(kept)) == 1
+    http.put(f"/memories/{replaced}/pages/{page}", json={"document": "!aB:k!|", "steps": 1})
     assert kept.bytes == 0
+
+
+def test_a_memory_that_another_service_deleted_leaves_once_it_is_missed(
+    http: httpx.Client, app: FastAPI, make_app: Callable[[], FastAPI], serving: Serving
+) -> None:
+    kept = app.state.gradmem.memories._decoded
+    memory_id = write(http)
+    read(http, memory_id)
+    with serving(make_app()) as url:
+        httpx.delete(f"{url}/memories/{memory_id}")
+    assert kept.bytes > 0
+    assert read(http, memory_id).status_code == 404
+    assert kept.bytes == 0
+
+
+@pytest.mark.anyio
+async def test_a_memory_that_is_deleted_while_it_is_decoded_does_not_stay(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with app.router.lifespan_context(app):
+        memories = app.state.gradmem.memories
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            response = await client.post("/write", json={"document": DOCUMENT, "steps": 1})
+        memory_id = response.json()["memory_id"]
+
+        async def decode_late(_size: int, decode: Callable[..., Blob], *values: object) -> Blob:
+            await memories.delete(DEFAULT_TENANT, memory_id)
+            return decode(*values)
+
+        monkeypatch.setattr(service.memories, "call_by_size", decode_late)
+        assert (await memories.open(DEFAULT_TENANT, memory_id)).stored.memory_id == memory_id
+        assert memories._decoded.bytes == 0

@@ -87,12 +87,12 @@ def test_goodput_is_a_share_of_what_a_closed_loop_did_before_and_after() -> None
         Overload.model_validate(described | untimed | varied)
         for varied in (
             {"run": 1, "failed": 0, "unanswered": 1, "goodput": 8.0},
-            {"run": 2, "failed": 1, "unanswered": 0, "goodput": 9.0},
+            {"run": 2, "failed": 1, "unanswered": 0, "goodput": 9.0, "offered": 70.0},
             {"run": 3, "failed": 0, "unanswered": 0, "goodput": 9.5},
         )
     ]
     goals = serving_goals(served(*floods))
-    assert "| overload, goodput / capacity | 0.9 | ≥ 0.9 | yes |" in goals
+    assert "| overload from another core, goodput / capacity | 0.9 | ≥ 0.9 | yes |" in goals
     assert "| overload, failed (5xx or another) | 1 | ≤ 0 | no |" in goals
     assert "| overload, unanswered | 1 | ≤ 0 | no |" in goals
     assert rows(serving.overload(served(*floods))) == [
@@ -101,19 +101,17 @@ def test_goodput_is_a_share_of_what_a_closed_loop_did_before_and_after() -> None
 
 
 def test_another_client_and_another_program_have_tables() -> None:
-    other = BesideOverload(
-        run=1,
-        operation="read",
-        alone=0.02,
-        sent=9,
-        succeeded=7,
-        refused=2,
-        failed=0,
-        p50=0.5,
-        p99=1.0,
-    )
-    assert rows(serving.beside_overload(served(other))) == [
-        "| read | 9 | 7 | 2 | 0 | 500 | 1,000 | 20.00 |"
+    described = {"operation": "read", "alone": 0.02, "refused": 2, "failed": 0, "p99": 1.0}
+    others = [
+        BesideOverload.model_validate(described | varied)
+        for varied in (
+            {"run": 1, "sent": 9, "succeeded": 7, "p50": 0.1},
+            {"run": 2, "sent": 4, "succeeded": 2, "p50": 0.5},
+            {"run": 3, "sent": 8, "succeeded": 6, "p50": 0.6},
+        )
+    ]
+    assert rows(serving.beside_overload(served(*others))) == [
+        "| read | 21 | 15 | 6 | 0 | 500 | 1,000 | 20.00 |"
     ]
     together = [
         Company(run=run, waiting=waiting, device_threads=2, busy=busy, throughput=each, failed=0)
