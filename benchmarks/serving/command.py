@@ -98,7 +98,7 @@ class ServingRun:
     async def _measure_overload(self, settings: Settings) -> None:
         """Measure an overload that comes from a core of its own, to a service on the others."""
         own, others = part_cores()
-        apart = self.url is None and own.isdisjoint(others)
+        alone = others - own if self.url is None else set()
         with ExitStack() as stack:
             with restricted_to(others):
                 service = stack.enter_context(self._service(settings))
@@ -112,7 +112,7 @@ class ServingRun:
                         http,
                         other,
                         run=run,
-                        service_cores=len(others) if apart and others else None,
+                        service_cores=len(alone) or None,
                         seconds=self.seconds,
                         overload_seconds=self.overload_seconds,
                         seed=self.seed + run,

@@ -92,14 +92,14 @@ def test_a_memory_that_another_service_changed_is_decoded_anew(
     assert read(http, memory_id).status_code == 404
 
 
-def test_a_change_of_metadata_decodes_nothing(http: httpx.Client, decoded: list[bytes]) -> None:
+def test_a_changed_memory_is_decoded_once_more(http: httpx.Client, decoded: list[bytes]) -> None:
     memory_id = write(http)
     read(http, memory_id)
     http.patch(f"/memories/{memory_id}", json={"name": "another"})
-    decoded.clear()  # the change itself describes the memory
+    decoded.clear()  # the change itself decodes what it changes
     read(http, memory_id)
     assert http.get(f"/memories/{memory_id}").json()["name"] == "another"
-    assert len(decoded) == 1  # a change drops what is kept, and the two after it share
+    assert len(decoded) == 1
 
 
 def test_a_memory_that_was_deleted_does_not_stay(http: httpx.Client, app: FastAPI) -> None:
